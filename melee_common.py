@@ -936,6 +936,12 @@ class Pool:
             (self.directory / f"{old}.pt").unlink(missing_ok=True)
         return name
 
+    def forget_after(self, step: int) -> None:
+        """Drops what was added after `step`: a resumed run will add it again."""
+        for name in self.ids():
+            if int(name.rpartition("_")[2]) > step:
+                (self.directory / f"{name}.pt").unlink()
+
     def load(self, name: str) -> Policy:
         return self._load(name)
 
