@@ -5,6 +5,17 @@ A frame holds what Slippi can show of one game after one frame, in Slippi's own 
 came from a .slp file, from this game or from Dolphin. What Slippi cannot show (timers) lives in `HIDDEN`.
 """
 
+import collections
+import csv
+import hashlib
+import importlib.util
+import os
+import pathlib
+import sys
+import tempfile
+import zipfile
+
+import numba
 import numpy as np
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -62,3 +73,1794 @@ BUTTON_L, BUTTON_R, BUTTON_Z = 0x40, 0x20, 0x10
 BUTTON_D_LEFT, BUTTON_D_RIGHT, BUTTON_D_DOWN, BUTTON_D_UP = 0x1, 0x2, 0x4, 0x8
 
 FIRST_FRAME, FIRST_CONTROL_FRAME, TIME_LIMIT = -123, -39, 8 * 60 * 60  # frame ids; the clock runs out at TIME_LIMIT
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What Slippi does not show: timers, the last controller, random streams. A frame plus this is a whole game.
+# ---------------------------------------------------------------------------------------------------------------------
+
+HIDDEN_PLAYER = np.dtype([
+    ("stick_x", "f4"), ("stick_y", "f4"), ("c_x", "f4"), ("c_y", "f4"), ("trigger", "f4"),  # this frame's controller
+    ("last_stick_x", "f4"), ("last_stick_y", "f4"), ("last_c_x", "f4"), ("last_c_y", "f4"), ("last_trigger", "f4"),
+    ("shield_tilt", "f4"),                             # analog press while shielding, 0..1
+    ("buttons", "i4"), ("last_buttons", "i4"),
+    ("tilt_x_age", "i4"), ("tilt_y_age", "i4"),        # frames since the stick passed +-.25 on this side, 254 at rest
+    ("trigger_age", "i4"),                             # frames since L, R or Z went down
+    ("air_frames", "i4"), ("ledge_cooldown", "i4"), ("action_frames", "i4"),  # action_frames stand still in hitlag
+    ("flag", "i4"),                                    # of the action: short hop chosen, turn done, first jump frame
+    ("landed_cancel", "i4"),                           # the l_cancel of this aerial landing
+    ("has_hit", "i4"),                                 # this swing has connected and may not connect again
+    ("hurt_timer", "i4"), ("hurt_kind", "i4"),         # frames of PLAYER.hurtbox from outside the action
+    ("guard_frames", "i4"),                            # shield stun left
+    ("grab_timer", "i4"),                              # frames until the held player breaks free
+    ("combo_timer", "i4"),
+    ("stale", "i4", 9),                                # attack ids of the last hits that landed, newest first
+])
+
+HIDDEN = np.dtype([("players", HIDDEN_PLAYER, NUM_PLAYERS), ("seed", "u8"), ("reserved", "u8")])
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Characters: attributes in Melee's units (Fox falls .23 units faster each frame, up to 2.8). A character is a row here,
+# in LEDGE_BOX and in the tables of data/.
+# ---------------------------------------------------------------------------------------------------------------------
+
+CHARACTERS = {"fox": 1, "captain_falcon": 2, "sheik": 7, "mewtwo": 16, "marth": 18, "falco": 22, "gameandwatch": 24,
+              "link": 6, "zelda": 19, "ganondorf": 25}
+FOX, FALCO, MEWTWO, GAMEANDWATCH = 1, 22, 16, 24
+NUM_CHARACTERS, NUM_ACTIONS, MAX_FRAMES = 26, 400, 80
+
+ATTRIBUTES = """
+walk_base walk_slope walk_max friction
+dash_speed run_slope run_base run_max dash_to_run dash_frames turn_frames jumpsquat
+jump_drift jump_keep jump_max full_hop short_hop double_jump double_drift
+gravity fall_max fast_fall air_slope air_base air_max air_friction weight landing height
+""".split()  # one line of names per block of columns below
+
+ATTRIBUTE_ROWS = {
+    # walk             dash and run                           jumps                                 air
+    1: ((.1, .2, 1.6, .08), (1.9, .1, .02, 2.2, 11, 21, 5, 3), (.72, .83, 1.7, 3.68, 2.1, 1.2, .9),
+        (.23, 2.8, 3.4, .06, .02, .83, .02, 75, 4, 11)),
+    2: ((.1, .15, .85, .08), (2.0, .15, .01, 2.3, 15, 21, 7, 4), (.95, .75, 2.1, 3.1, 1.9, .9, .9),
+        (.13, 2.9, 3.5, .04, .02, 1.12, .01, 104, 4, 16)),
+    6: ((.1, .1, 1.2, .1), (1.3, .1, .02, 1.3, 12, 27, 5, 6), (.8, .8, 1.4, 2.2, 1.5, 1.0, 1.0),
+        (.11, 2.13, 3.0, .04, .02, 1.0, .005, 104, 4, 14)),
+    7: ((.1, .2, 1.2, .08), (1.7, .1, .02, 1.8, 7, 21, 5, 3), (.8, .8, 1.4, 2.8, 2.14, 1.1, 1.0),
+        (.12, 2.13, 3.0, .04, .02, .8, .04, 90, 4, 14)),
+    16: ((.1, .3, 1.0, .04), (1.4, 0, .1, 1.4, 18, 29, 5, 5), (.9, .7, 1.4, 2.3, 1.4, 0, .95),
+         (.082, 1.5, 2.3, .03, .02, 1.2, .016, 85, 4, 17)),
+    18: ((0, .15, 1.6, .06), (1.5, .06, 0, 1.8, 15, 27, 5, 4), (1.0, .8, 1.2, 2.4, 1.5, .88, 1.0),
+         (.085, 2.2, 2.5, .03, .02, .9, .005, 87, 4, 16)),
+    19: ((.1, .1, .7, .1), (1.1, .06, .02, 1.1, 11, 21, 5, 6), (.8, .8, 1.4, 2.1, 1.4, .86, .95),
+         (.073, 1.4, 1.85, .03, .018, .95, .005, 90, 4, 15)),
+    22: ((.1, .2, 1.4, .08), (1.9, .1, .02, 1.5, 11, 21, 5, 5), (.7, 1.0, 1.7, 4.1, 1.9, .94, .94),
+         (.17, 3.1, 3.5, .05, .02, .83, .02, 80, 4, 13)),
+    24: ((.1, .1, 1.1, .06), (1.5, .06, .02, 1.5, 8, 25, 5, 4), (1.0, .8, 1.5, 2.3, 1.4, 1.0, .95),
+         (.095, 1.7, 2.3, .03, .02, 1.0, .016, 60, 4, 12)),
+    25: ((0, .08, .73, .07), (1.3, .08, .03, 1.35, 14, 27, 8, 6), (.9, .6, 1.5, 2.6, 1.75, .95, .9),
+         (.13, 2.0, 2.6, .04, .02, .78, .02, 109, 4, 17)),
+}
+
+LEDGE_BOX = {  # top of the box that reaches for the ledge, and the upward speed of a jump from the ledge
+    1: (-8.8, 3.68), 7: (-9.0, 2.8), 16: (-8.8, 2.3), 18: (-11.3, 2.4), 22: (-8.4, 3.9), 24: (-9.5, 2.8)}
+LEDGE_BOX_WIDTH, LEDGE_BOX_HEIGHT = 14.5, 11.5
+
+# Game & Watch's own ids for moves that everyone else does with the common ones, and his aerials' landings.
+GAMEANDWATCH_ACTIONS = {44: 341, 48: 343, 57: 345, 60: 346, 65: 347, 67: 348, 68: 349, 70: 350, 72: 351, 73: 352}
+
+CHARACTER = np.dtype([(name, "f4") for name in ATTRIBUTES] + [
+    ("ledge_top", "f4"), ("ledge_jump", "f4"),
+    ("frames", "i2", NUM_ACTIONS),                     # length of an action, 0 unknown
+    ("next_action", "i2", NUM_ACTIONS),                # what follows when it runs out, -1 the standing or falling state
+    ("interruptible", "i2", NUM_ACTIONS),              # IASA frame, 0 never
+    ("ecb_bottom", "f4", NUM_ACTIONS),                 # the feet above the position, while airborne
+    ("root_row", "i2", NUM_ACTIONS),                   # row of ROOT_MOTION, 0 none
+    ("velocity_row", "i2", NUM_ACTIONS),               # row of VELOCITIES, 0 none
+    ("hit_row", "i2", (NUM_ACTIONS, MAX_FRAMES)),      # row of HITBOXES, 0 none
+    ("zero_indexed", "i2", NUM_ACTIONS),               # libmelee adds one to the frame of these
+    ("attack_id", "i2", NUM_ACTIONS),                  # Slippi's, 0 no attack
+    ("special_start", "i2", (2, 5)),                   # [airborne, direction]: neutral 1, side 2, up 3, down 4
+    ("ledge_pose", "f4", (8, 2)),                      # seven frames of catching the ledge and one of hanging
+    ("own_action", "i2", 80),                          # common id to own id
+    ("aerial", "i2", NUM_ACTIONS), ("aerial_landing", "i2", NUM_ACTIONS),  # 0 neutral .. 4 down, -1 neither
+    ("landing_lag", "f4", 5), ("autocancel_before", "f4", 5), ("autocancel_after", "f4", 5),
+])
+
+HITBOXES = np.dtype([  # four boxes of one frame of one action; size 0 is off
+    ("x", "f4", 4), ("y", "f4", 4), ("size", "f4", 4), ("damage", "f4", 4), ("angle", "f4", 4), ("growth", "f4", 4),
+    ("set_knockback", "f4", 4), ("base", "f4", 4), ("effect", "i2", 4)])
+EFFECT_NORMAL, EFFECT_ELECTRIC, EFFECT_GRAB = 0, 1, 2
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Stages. Row 0 of the floors is the main one; the others are platforms to drop through.
+# ---------------------------------------------------------------------------------------------------------------------
+
+STAGES = {"final_destination": 32, "battlefield": 31, "dream_land": 28, "yoshis_story": 8, "pokemon_stadium": 3,
+          "fountain_of_dreams": 2}
+NUM_STAGES, MAX_FLOORS, NO_SLOPE = 33, 4, 1e9
+
+STAGE = np.dtype([
+    ("floor_y", "f4", MAX_FLOORS), ("floor_left", "f4", MAX_FLOORS), ("floor_right", "f4", MAX_FLOORS),
+    ("num_floors", "i4"), ("slope_start", "f4"), ("slope", "f4"),   # the main floor falls off beyond |x| = slope_start
+    ("blast_left", "f4"), ("blast_right", "f4"), ("blast_top", "f4"), ("blast_bottom", "f4"),
+    ("spawn_x", "f4", 2), ("spawn_y", "f4", 2), ("revive_y", "f4")])
+
+STAGE_ROWS = {  # floors (y, left, right); blast zones (left, right, top, bottom); neutral spawns of ports 1 and 2
+    32: ([(0, -85.5657, 85.5657)], (-246, 246, 188, -140), [(-60, 10), (60, 10)]),
+    31: ([(0, -68.4, 68.4), (27.2, -57.6, -20), (27.2, 20, 57.6), (54.4, -18.8, 18.8)],
+         (-224, 224, 200, -108.8), [(-38.8, 35.2), (38.8, 35.2)]),
+    28: ([(.0089, -77.2713, 77.2713), (30.1422, -61.3929, -31.7254), (30.2426, 31.7036, 63.0745),
+          (51.4254, -19.0181, 19.0171)], (-255, 255, 250, -123), [(-46.6, 37.2), (47.4, 37.3)]),
+    8: ([(0, -56, 56), (23.45, -59.5, -28), (23.45, 28, 59.5), (42, -15.75, 15.75)],
+        (-175.7, 173.6, 168, -91), [(-42, 26.6), (42, 28)]),
+    3: ([(0, -87.75, 87.75), (25, -55, -25), (25, 25, 55)], (-230, 230, 180, -111), [(-40, 32), (40, 32)]),
+    2: ([(0, -63.3475, 63.3475), (42.75, -14.25, 14.25)], (-198.75, 198.75, 202.5, -146.25),
+        [(-41.25, 21), (41.25, 27)]),
+}
+SLOPES = {8: (39.2, .2088)}  # Yoshi's Story falls off beyond x = 39.2
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Building the tables. Reading 65,000 lines of CSV takes seconds, so the result is kept beside numba's cache.
+# ---------------------------------------------------------------------------------------------------------------------
+
+Tables = collections.namedtuple("Tables", "characters stages hitboxes root_motion velocities")
+DATA = pathlib.Path(__file__).resolve().parent / "data"
+
+
+def read_rows(name):
+    with open(DATA / name, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def melee_folder():
+    """Where libmelee lies; importing it would load half a second of code for two data files."""
+    spec = importlib.util.find_spec("melee")
+    if spec is None:
+        raise SystemExit("mock_melee needs libmelee's frame data: pip install melee")
+    return pathlib.Path(spec.submodule_search_locations[0])
+
+
+def build_tables():
+    """Derive every table from the rows above, data/ and libmelee's framedata.csv."""
+    characters = np.zeros(NUM_CHARACTERS, CHARACTER)
+    for character, blocks in ATTRIBUTE_ROWS.items():
+        row = characters[character]
+        for name, value in zip(ATTRIBUTES, (value for block in blocks for value in block), strict=True):
+            row[name] = value
+        row["ledge_top"], row["ledge_jump"] = LEDGE_BOX.get(character, (-9.0, row["full_hop"]))
+        row["next_action"], row["aerial"], row["aerial_landing"] = -1, -1, -1
+        row["own_action"] = np.arange(80)
+        if character == GAMEANDWATCH:
+            for common, own in GAMEANDWATCH_ACTIONS.items():
+                row["own_action"][common] = own
+        for index in range(5):
+            row["aerial"][row["own_action"][65 + index]] = index
+            row["aerial_landing"][row["own_action"][70 + index]] = index
+
+    knockback, windows = {}, collections.defaultdict(list)
+    for move in read_rows("moves.csv"):
+        character, action, box = int(move["character"]), int(move["action"]), int(move["hitbox"])
+        if character == GAMEANDWATCH and action < 80:
+            action = GAMEANDWATCH_ACTIONS.get(action, action)
+        characters[character]["attack_id"][action] = int(move["attack_id"])
+        windows[character, action, box].append((int(move["first_frame"]), int(move["last_frame"]), move))
+
+    hitboxes, root_motion = [np.zeros((), HITBOXES)], [np.zeros((MAX_FRAMES, 3), "f4")]
+    motion = collections.defaultdict(lambda: np.zeros((MAX_FRAMES, 3), "f4"))
+    with open(melee_folder() / "framedata.csv", newline="") as file:
+        for line in csv.DictReader(file):
+            character, action, frame = int(line["character"]), int(line["action"]), int(line["frame"])
+            if character not in ATTRIBUTE_ROWS or action >= NUM_ACTIONS:
+                continue
+            row = characters[character]
+            row["frames"][action] = max(row["frames"][action], frame)
+            if line["iasa"] == "True" and not row["interruptible"][action]:
+                row["interruptible"][action] = frame
+            if frame >= MAX_FRAMES:
+                continue
+            motion[character, action][frame] = (
+                float(line["locomotion_x"]), float(line["locomotion_y"]), line["facing_changed"] == "True")
+            record = np.zeros((), HITBOXES)
+            for box in range(4):
+                if line[f"hitbox_{box + 1}_status"] == "True":
+                    move = nearest_window(windows, character, action, box, frame)
+                    if move is None:
+                        continue
+                    record["size"][box] = float(line[f"hitbox_{box + 1}_size"])
+                    record["x"][box] = float(line[f"hitbox_{box + 1}_x"])
+                    record["y"][box] = float(line[f"hitbox_{box + 1}_y"])
+                    for name in ("damage", "angle", "growth", "set_knockback", "base"):
+                        record[name][box] = float(move[name])
+                    record["effect"][box] = {"electric": EFFECT_ELECTRIC, "grab": EFFECT_GRAB}.get(move["effect"], 0)
+            if record["size"].any():
+                row["hit_row"][action, frame] = len(hitboxes)
+                hitboxes.append(record)
+    for (character, action), rows in motion.items():
+        if np.abs(rows[:, :2]).sum() > .5:             # below that it is rounding in libmelee's table
+            characters[character]["root_row"][action] = len(root_motion)
+            root_motion.append(rows)
+
+    velocities = [np.full((MAX_FRAMES, 3), np.nan, "f4")]
+    for line in read_rows("velocities.csv"):
+        row, action = characters[int(line["character"])], int(line["action"])
+        if not row["velocity_row"][action]:
+            row["velocity_row"][action] = len(velocities)
+            velocities.append(np.full((MAX_FRAMES, 3), np.nan, "f4"))
+        velocities[row["velocity_row"][action]][int(line["frame"])] = [
+            float(line[name] or "nan") for name in ("ground_vx", "air_vx", "vy")]
+
+    for line in read_rows("actions.csv"):
+        row, action = characters[int(line["character"])], int(line["action"])
+        if action < 0:                                 # the character's usual value
+            row["ecb_bottom"][:] = float(line["ecb_bottom"])
+            continue
+        for name, kind in (("frames", int), ("next_action", int), ("ecb_bottom", float)):
+            if line[name]:
+                row[name][action] = kind(line[name])
+    for line in read_rows("aerials.csv"):
+        row, index = characters[int(line["character"])], int(line["action"]) - 65
+        for name in ("landing_lag", "autocancel_before", "autocancel_after"):
+            row[name][index] = float(line[name] or 0)
+    for line in read_rows("ledge_poses.csv"):
+        characters[int(line["character"])]["ledge_pose"][int(line["frame"])] = float(line["dx"]), float(line["dy"])
+    for line in read_rows("special_starts.csv"):
+        start = characters[int(line["character"])]["special_start"]
+        start[int(line["airborne"]), int(line["direction"])] = int(line["action"])
+    with open(melee_folder() / "actiondata.csv", newline="") as file:
+        for line in csv.DictReader(file):
+            character, action = int(line["character"]), int(line["action"])
+            if character in ATTRIBUTE_ROWS and action < NUM_ACTIONS:
+                characters[character]["zero_indexed"][action] = line["zeroindex"] == "True"
+
+    stages = np.zeros(NUM_STAGES, STAGE)
+    for stage, (floors, blast, spawns) in STAGE_ROWS.items():
+        row = stages[stage]
+        row["num_floors"] = len(floors)
+        for index, (y, left, right) in enumerate(floors):
+            row["floor_y"][index], row["floor_left"][index], row["floor_right"][index] = y, left, right
+        row["blast_left"], row["blast_right"], row["blast_top"], row["blast_bottom"] = blast
+        row["spawn_x"], row["spawn_y"] = np.transpose(spawns)
+        row["slope_start"], row["slope"] = SLOPES.get(stage, (NO_SLOPE, 0))
+        row["revive_y"] = 70
+    return Tables(characters, stages, np.array(hitboxes), np.array(root_motion), np.array(velocities))
+
+
+def nearest_window(windows, character, action, box, frame):
+    """The row of moves.csv for this hitbox on this frame; public frame data and libmelee differ by a frame at times."""
+    rows = windows.get((character, action, box)) or [
+        row for other in range(4) for row in windows.get((character, action, other), [])]
+    def distance(row):
+        first, last, _ = row
+        return 0 if last == 0 else max(first - frame, frame - last, 0)
+    return min(rows, key=distance)[2] if rows else None
+
+
+def load_tables():
+    """The tables, from the cache file if this very source, data and libmelee made it."""
+    import importlib.metadata
+    digest = hashlib.sha256(importlib.metadata.version("melee").encode())
+    for path in [pathlib.Path(__file__), *sorted(DATA.glob("*.csv"))]:
+        digest.update(path.read_bytes())
+    name = f"mock_melee.{digest.hexdigest()[:16]}.npz"
+    folders = [pathlib.Path(__file__).resolve().parent / "__pycache__",
+               pathlib.Path(tempfile.gettempdir()) / f"mock_melee_{os.getuid() if hasattr(os, 'getuid') else 0}"]
+    for folder in folders:
+        try:
+            with np.load(folder / name) as file:
+                return Tables(*(file[field] for field in Tables._fields))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            continue
+    tables = build_tables()
+    for folder in folders:
+        try:
+            folder.mkdir(exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=folder, suffix=".npz", delete=False) as file:
+                np.savez(file, **tables._asdict())
+            os.replace(file.name, folder / name)       # whole or not at all: several processes may start together
+            break
+        except OSError:
+            continue
+    return tables
+
+
+TABLES = load_tables()
+jit = numba.njit(cache=True, error_model="numpy")      # numpy's error model: a division by zero is no exception
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Actions, by Melee's ids
+# ---------------------------------------------------------------------------------------------------------------------
+
+DEAD_DOWN, DEAD_LEFT, DEAD_RIGHT, DEAD_UP, SLEEP, REBIRTH, REBIRTH_WAIT = 0, 1, 2, 4, 11, 12, 13
+WAIT, WALK_SLOW, WALK_MIDDLE, WALK_FAST, TURN, TURN_RUN, DASH, RUN, RUN_BRAKE = 14, 15, 16, 17, 18, 19, 20, 21, 23
+JUMPSQUAT, JUMP_FORWARD, JUMP_BACKWARD, DOUBLE_FORWARD, DOUBLE_BACKWARD = 24, 25, 26, 27, 28
+FALL, FALL_AERIAL, FALL_SPECIAL, TUMBLE, CROUCH_START, CROUCH, CROUCH_END = 29, 32, 35, 38, 39, 40, 41
+LANDING, LANDING_SPECIAL = 42, 43
+JAB_1, JAB_2, DASH_ATTACK, FTILT, UTILT, DTILT, FSMASH, USMASH, DSMASH = 44, 45, 50, 53, 56, 57, 60, 63, 64
+NAIR, FAIR, BAIR, UAIR, DAIR = 65, 66, 67, 68, 69
+DAMAGE_FIRST, DAMAGE_AIR, DAMAGE_FLY_HIGH, DAMAGE_FLY, DAMAGE_FLY_LOW, DAMAGE_FLY_TOP, DAMAGE_LAST = (
+    75, 84, 87, 88, 89, 90, 91)
+SHIELD_START, SHIELD, SHIELD_RELEASE, SHIELD_STUN = 178, 179, 180, 181
+DOWN_BOUND_UP, DOWN_WAIT_UP, DOWN_BOUND_DOWN, TECH, TECH_FORWARD, TECH_BACKWARD = 183, 184, 191, 199, 200, 201
+SHIELD_BREAK_FLY, SHIELD_BREAK_FALL, FURAFURA = 205, 206, 211
+GRAB, GRAB_DASH = 212, 214
+ROLL_FORWARD, ROLL_BACKWARD, SPOT_DODGE, AIR_DODGE, PLATFORM_DROP, TEETER, TEETER_WAIT = 233, 234, 235, 236, 244, 245, 246
+LEDGE_CATCH, LEDGE_HANG = 252, 253
+BUTTON_XY, BUTTON_LR, BUTTON_LRZ = BUTTON_X | BUTTON_Y, BUTTON_L | BUTTON_R, BUTTON_L | BUTTON_R | BUTTON_Z
+
+# Stick thresholds in processed units. The stick moves in steps of 1/80, so .275 means "more than 21 steps".
+TILT, JUMP_Y, SMASH, DASH_X, WALK_X, CROUCH_Y, RUN_X, DROP_Y, SIDE_SPECIAL, UP_SPECIAL = (
+    .2875, .6625, .66, .8, .275, -.6125, .62, -.6625, .6, .55)
+MAX_TIMER = 254
+FIRST_JUMP_FRAME = 7  # value of `flag`: this frame the ground jump has neither gravity nor drift
+
+
+@jit
+def set_action(p, h, action):
+    p.action, p.state_age = action, 0
+    if action == DASH or action == TURN or ROLL_FORWARD <= action <= SPOT_DODGE:
+        p.state_age = 1
+    h.action_frames, h.flag, h.has_hit = 0, 0, 0
+
+
+@jit
+def leave_ground(p, h):
+    p.airborne, p.jumps, h.air_frames, p.fastfall = 1, 1, 0, 0
+    p.self_vy = 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Random numbers: a hash of seed, frame and purpose, so that no stream has to be carried along (splitmix64)
+# ---------------------------------------------------------------------------------------------------------------------
+
+@jit
+def random_uniform(seed, frame, purpose):
+    z = np.uint64(seed) + np.uint64(frame + 1000) * np.uint64(0x9E3779B97F4A7C15)
+    z += np.uint64(purpose) * np.uint64(0xD1B54A32D192ED03)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.float64((z ^ (z >> np.uint64(31))) >> np.uint64(11)) * 2.0 ** -53
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 1. The controller
+# ---------------------------------------------------------------------------------------------------------------------
+
+@jit
+def legal_axis(value):
+    if not abs(value) <= 10:                           # also NaN
+        return 0.0 if value != value else np.sign(value)
+    return value
+
+
+@jit
+def legal_stick(x, y):
+    """Dead zone on each axis, then the rim of the unit circle."""
+    x, y = legal_axis(x), legal_axis(y)
+    if abs(x) < .28:
+        x = 0.0
+    if abs(y) < .28:
+        y = 0.0
+    length = np.sqrt(x * x + y * y)
+    if length > 1.01:                                  # the game's own rounding leaves real sticks up to 1.006 long
+        x, y = x / length, y / length
+    return x, y
+
+
+@jit
+def read_controller(h, pad):
+    """Takes this frame's controller over, the former one becoming the last, and updates the input timers."""
+    h.last_stick_x, h.last_stick_y, h.last_c_x, h.last_c_y = h.stick_x, h.stick_y, h.c_x, h.c_y
+    h.last_trigger, h.last_buttons = h.trigger, h.buttons
+    h.stick_x, h.stick_y = legal_stick(pad.main_x, pad.main_y)
+    h.c_x, h.c_y = legal_stick(pad.c_x, pad.c_y)
+    trigger = min(max(legal_axis(pad.l), legal_axis(pad.r), 0.0), 1.0)
+    h.trigger = trigger if trigger >= .3 else 0.0
+    h.buttons = pad.buttons
+    h.tilt_x_age = tilt_age(h.tilt_x_age, h.stick_x, h.last_stick_x)
+    h.tilt_y_age = tilt_age(h.tilt_y_age, h.stick_y, h.last_stick_y)
+    fresh = pressed(h, BUTTON_LRZ) or (h.trigger > 0 and h.last_trigger == 0)
+    h.trigger_age = 0 if fresh else min(h.trigger_age + 1, MAX_TIMER)
+
+
+@jit
+def tilt_age(age, now, last):
+    if now >= .25:
+        return min(age + 1, MAX_TIMER) if last >= .25 else 0
+    if now <= -.25:
+        return min(age + 1, MAX_TIMER) if last <= -.25 else 0
+    return MAX_TIMER
+
+
+@jit
+def pressed(h, mask):
+    return (h.buttons & ~h.last_buttons & mask) != 0
+
+
+@jit
+def jump_pressed(h):
+    return pressed(h, BUTTON_XY) or (h.stick_y >= JUMP_Y and h.tilt_y_age < 4)
+
+
+@jit
+def shield_held(h):
+    return (h.buttons & BUTTON_LR) != 0 or h.trigger >= .3
+
+
+@jit
+def dash_flick(h):
+    return abs(h.stick_x) >= DASH_X and h.tilt_x_age < 2
+
+
+@jit
+def c_stick_up(h):
+    return h.c_y >= SMASH and h.last_c_y < SMASH
+
+
+@jit
+def special_direction(h):
+    """B: 0 none, 1 neutral, 2 side, 3 up, 4 down."""
+    if not pressed(h, BUTTON_B):
+        return 0
+    if h.stick_y >= UP_SPECIAL:
+        return 3
+    if h.stick_y <= -UP_SPECIAL:
+        return 4
+    return 2 if abs(h.stick_x) >= SIDE_SPECIAL else 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 2. What inputs start
+# ---------------------------------------------------------------------------------------------------------------------
+
+@jit
+def start_dash(p, h):
+    set_action(p, h, DASH)
+
+
+@jit
+def start_walk(p, h, c):
+    set_action(p, h, walk_action(p, c))
+
+
+@jit
+def walk_action(p, c):
+    speed = abs(p.self_vx_ground)
+    return WALK_SLOW + (speed > .4 * c.walk_max) + (speed > .8 * c.walk_max)
+
+
+@jit
+def start_platform_drop(p, h):
+    set_action(p, h, PLATFORM_DROP)
+    leave_ground(p, h)
+
+
+@jit
+def start_double_jump(p, h, c):
+    set_action(p, h, DOUBLE_BACKWARD if h.stick_x * p.facing < -.3 else DOUBLE_FORWARD)
+    p.self_vy, p.self_vx_air = c.full_hop * c.double_jump, h.stick_x * c.double_drift
+    p.jumps, p.fastfall = 0, 0
+
+
+@jit
+def start_air_dodge(p, h):
+    set_action(p, h, AIR_DODGE)
+    length = np.sqrt(h.stick_x ** 2 + h.stick_y ** 2)
+    p.self_vx_air = 3.1 * h.stick_x / length if length > 0 else 0.0
+    p.self_vy = 3.1 * h.stick_y / length if length > 0 else 0.0
+    p.fastfall = 0
+
+
+@jit
+def ground_attack(p, h, facing):
+    """The common action id of the ground attack these inputs ask for, 0 none; smashes turn the character."""
+    if abs(h.c_x) >= DASH_X and abs(h.last_c_x) < DASH_X:
+        p.facing = 1 if h.c_x > 0 else -1
+        return FSMASH
+    if c_stick_up(h):
+        return USMASH
+    if h.c_y <= -SMASH and h.last_c_y > -SMASH:
+        return DSMASH
+    if not pressed(h, BUTTON_A):
+        return 0
+    if abs(h.stick_x) >= DASH_X and h.tilt_x_age < 3:
+        p.facing = 1 if h.stick_x > 0 else -1
+        return FSMASH
+    if h.stick_y >= SMASH and h.tilt_y_age < 3:
+        return USMASH
+    if h.stick_y <= -SMASH and h.tilt_y_age < 3:
+        return DSMASH
+    if h.stick_x * facing >= TILT and abs(h.stick_x) > abs(h.stick_y):
+        return FTILT
+    if h.stick_y <= -TILT:
+        return DTILT
+    return UTILT if h.stick_y >= TILT else JAB_1
+
+
+@jit
+def air_attack(p, h):
+    x, y = h.stick_x, h.stick_y
+    if max(abs(h.c_x), abs(h.c_y)) >= .3 and max(abs(h.last_c_x), abs(h.last_c_y)) < .3:
+        x, y = h.c_x, h.c_y
+    elif not pressed(h, BUTTON_A | BUTTON_Z):
+        return 0
+    if abs(x) < .28 and abs(y) < .28:
+        return NAIR
+    if abs(x) >= abs(y):
+        return FAIR if x * p.facing > 0 else BAIR
+    return UAIR if y > 0 else DAIR
+
+
+@jit
+def start_from_stand(p, h, c, may_turn, may_move):
+    """Everything a free, standing character can start; True if something did."""
+    direction = special_direction(h)
+    if direction:
+        if c.special_start[0, direction]:
+            set_action(p, h, c.special_start[0, direction])
+        return c.special_start[0, direction] > 0
+    if pressed(h, BUTTON_Z) or (pressed(h, BUTTON_A) and shield_held(h)):
+        set_action(p, h, GRAB)
+        return True
+    attack = ground_attack(p, h, p.facing)
+    if attack:
+        set_action(p, h, c.own_action[attack])
+    elif shield_held(h):
+        set_action(p, h, SHIELD_START)
+    elif jump_pressed(h):
+        set_action(p, h, JUMPSQUAT)
+    elif may_turn and dash_flick(h) and h.stick_x * p.facing > 0:
+        start_dash(p, h)
+    elif may_turn and h.stick_x * p.facing <= -TILT:
+        set_action(p, h, TURN)
+    elif may_move and h.stick_y <= CROUCH_Y:
+        set_action(p, h, CROUCH_START)
+    elif may_move and abs(h.stick_x) >= WALK_X:
+        start_walk(p, h, c)
+    else:
+        return False
+    return True
+
+
+@jit
+def start_from_air(p, h, c, may_jump):
+    direction = special_direction(h)
+    if direction:
+        if c.special_start[1, direction]:
+            set_action(p, h, c.special_start[1, direction])
+            p.fastfall = 0
+        return
+    attack = air_attack(p, h)
+    if attack:
+        set_action(p, h, c.own_action[attack])
+    elif pressed(h, BUTTON_LR):
+        start_air_dodge(p, h)
+    elif may_jump and p.jumps > 0 and jump_pressed(h):
+        start_double_jump(p, h, c)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 3. The action runs out
+# ---------------------------------------------------------------------------------------------------------------------
+
+@jit
+def in_damage(action):
+    return DAMAGE_FIRST <= action <= DAMAGE_LAST
+
+
+@jit
+def action_length(p, h, c):
+    """Frames this action lasts; 0 if it has no end of its own."""
+    action, frames = p.action, h.action_frames
+    if action == LANDING:
+        return 30                                      # control returns after c.landing frames
+    if action == LANDING_SPECIAL:                      # plays its 30 frames at the speed it started with
+        return int(np.ceil(30 / (p.state_age / frames) - .01)) if frames > 1 and p.state_age > 0 else 10
+    if c.aerial_landing[action] >= 0:
+        lag = int(c.landing_lag[c.aerial_landing[action]])
+        return lag // 2 if h.landed_cancel == 1 else lag
+    if action == 261 or action == 263:                 # jump from the ledge, second half
+        return 45
+    if action == DASH:
+        return int(c.dash_frames)
+    if action == TURN:
+        return max(c.frames[action], 11) if c.frames[action] <= 5 else c.frames[action]
+    return c.frames[action]
+
+
+@jit
+def damage_frames(action):
+    """Length of the damage animations: small, middle, large; the flying ones."""
+    if action == DAMAGE_LAST:
+        return 0
+    if action == DAMAGE_FLY_TOP:
+        return 60
+    if action >= DAMAGE_FLY_HIGH or action % 3 == 2:
+        return 30
+    return 12 if action % 3 == 0 else 24
+
+
+@jit
+def leave_jumpsquat(p, h, c):
+    """The jump reads the stick of the frame before: animations run before inputs."""
+    short = h.flag == 1
+    drift = p.self_vx_ground * c.jump_keep + h.last_stick_x * c.jump_drift
+    set_action(p, h, JUMP_BACKWARD if h.last_stick_x * p.facing < -TILT else JUMP_FORWARD)
+    leave_ground(p, h)
+    p.self_vx_air = min(max(drift, -c.jump_max), c.jump_max)
+    p.self_vy = c.short_hop if short else c.full_hop
+    h.flag = FIRST_JUMP_FRAME
+
+
+@jit
+def end_of_action(p, h, c):
+    action, frames = p.action, h.action_frames
+    if action == JUMPSQUAT:
+        if frames >= c.jumpsquat:
+            leave_jumpsquat(p, h, c)
+        return
+    if action in (WAIT, WALK_SLOW, WALK_MIDDLE, WALK_FAST, RUN, FALL, FALL_AERIAL, FALL_SPECIAL, TUMBLE, CROUCH, SHIELD,
+                  LEDGE_HANG):
+        return
+    if in_damage(action):                              # lasts until hitstun and animation are both over
+        if p.in_hitstun:
+            p.hitstun = max(0, p.hitstun - 1)
+            p.in_hitstun = p.hitstun > 0
+        if not p.in_hitstun and p.state_age >= damage_frames(action):
+            set_action(p, h, TUMBLE if action >= DAMAGE_FLY_HIGH else FALL if p.airborne else WAIT)
+        return
+    if action == SHIELD_STUN:
+        if h.guard_frames > 0:
+            h.guard_frames -= 1
+        if h.guard_frames == 0:
+            set_action(p, h, SHIELD)
+        return
+    length = action_length(p, h, c)
+    if length <= 0 or frames < length:
+        return
+    following = c.next_action[action]
+    if action == JUMP_FORWARD or action == JUMP_BACKWARD:
+        following = FALL
+    elif action == DOUBLE_FORWARD or action == DOUBLE_BACKWARD:
+        following = FALL_AERIAL
+    elif action == SHIELD_START:
+        following = SHIELD
+    elif action == AIR_DODGE:
+        following = FALL_SPECIAL
+    elif action == LEDGE_CATCH:
+        following = LEDGE_HANG
+    elif action == CROUCH_START:
+        following = CROUCH
+    elif action == DOWN_BOUND_UP or action == DOWN_BOUND_DOWN:
+        following = action + 1
+    if following < 0 or (following == WAIT and p.airborne):
+        following = FALL if p.airborne else WAIT
+    set_action(p, h, following)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 4. Inputs change the action
+# ---------------------------------------------------------------------------------------------------------------------
+
+@jit
+def in_shine(p):
+    return (p.character == FOX or p.character == FALCO) and 360 <= p.action <= 369
+
+
+@jit
+def air_inputs(p, h, c):
+    action = p.action
+    if in_shine(p):
+        if p.jumps > 0 and jump_pressed(h):
+            start_double_jump(p, h, c)
+        return
+    jumping = JUMP_FORWARD <= action <= DOUBLE_BACKWARD
+    free = jumping or FALL <= action <= 34 or action == PLATFORM_DROP
+    free = free or (action == TUMBLE or DAMAGE_AIR <= action < DAMAGE_FLY_HIGH) and not p.in_hitstun
+    if c.aerial[action] >= 0:
+        free = 0 < c.interruptible[action] <= h.action_frames + 1
+    if not free:
+        return
+    first_jump_frame = jumping and h.flag == FIRST_JUMP_FRAME
+    if h.action_frames > 0 or first_jump_frame or action == JUMP_FORWARD or action == JUMP_BACKWARD:
+        start_from_air(p, h, c, h.action_frames > 0)
+    elif not jumping:
+        start_from_air(p, h, c, True)
+    if action == TUMBLE and p.action == TUMBLE and dash_flick(h):
+        set_action(p, h, FALL)
+
+
+@jit
+def ground_inputs(p, h, c, on_platform):
+    action, frames = p.action, h.action_frames
+    if action == CROUCH_END:
+        start_from_stand(p, h, c, False, False)
+    elif action == WAIT or action == TEETER or action == TEETER_WAIT:
+        start_from_stand(p, h, c, True, True)
+    elif action == LANDING:
+        if frames >= c.landing:
+            if h.stick_y <= CROUCH_Y and frames == c.landing:
+                set_action(p, h, CROUCH)
+            else:
+                start_from_stand(p, h, c, True, True)
+    elif WALK_SLOW <= action <= WALK_FAST:
+        walk_inputs(p, h, c)
+    elif action == TURN:
+        turn_inputs(p, h, c)
+    elif action == DASH:
+        dash_inputs(p, h, c)
+    elif action == RUN or action == RUN_BRAKE or action == TURN_RUN:
+        run_inputs(p, h, c)
+    elif action == JUMPSQUAT:
+        jumpsquat_inputs(p, h, c)
+    elif action == CROUCH_START or action == CROUCH:
+        crouch_inputs(p, h, c, on_platform)
+    elif SHIELD_START <= action <= SHIELD_RELEASE:
+        shield_inputs(p, h, on_platform)
+    elif in_shine(p):
+        if action <= 364 and jump_pressed(h):
+            set_action(p, h, JUMPSQUAT)
+    elif JAB_1 <= action <= DSMASH or c.aerial_landing[action] >= 0 or c.attack_id[action] > 0:
+        if 0 < c.interruptible[action] <= frames + 1:
+            start_from_stand(p, h, c, True, True)
+        elif action == JAB_1 and frames > 3 and pressed(h, BUTTON_A):
+            set_action(p, h, JAB_2)
+    elif action == DOWN_WAIT_UP or action == DOWN_WAIT_UP + 8:
+        floor_inputs(p, h)
+    elif in_damage(action) and not p.in_hitstun:
+        start_from_stand(p, h, c, True, True)
+
+
+@jit
+def walk_inputs(p, h, c):
+    if start_from_stand(p, h, c, True, False):
+        return
+    if h.stick_y <= CROUCH_Y:
+        set_action(p, h, CROUCH_START)
+    elif abs(h.stick_x) < WALK_X:
+        set_action(p, h, WAIT)
+    else:
+        p.action = walk_action(p, c)                   # speeding up changes the animation, not the timers
+
+
+@jit
+def turn_inputs(p, h, c):
+    """The first frames of a turn can still become a dash back."""
+    frames = h.action_frames
+    if h.flag == 0 and frames >= c.turn_frames:
+        p.facing, h.flag = -p.facing, 1
+    if frames <= 1 and h.flag == 0 and abs(h.stick_x) >= DASH_X and h.stick_x * p.facing < 0 and h.tilt_x_age < 3:
+        p.facing = -p.facing
+        start_dash(p, h)
+        return
+    if jump_pressed(h):
+        set_action(p, h, JUMPSQUAT)
+        return
+    if shield_held(h):
+        set_action(p, h, SHIELD_START)
+        return
+    facing_after = -p.facing if h.flag == 0 else p.facing
+    attack = ground_attack(p, h, facing_after)
+    if attack:
+        p.facing = facing_after
+        set_action(p, h, c.own_action[attack])
+    elif h.flag == 1 and frames == c.turn_frames and dash_flick(h) and h.stick_x * p.facing > 0:
+        start_dash(p, h)
+
+
+@jit
+def dash_inputs(p, h, c):
+    frames = h.action_frames
+    if jump_pressed(h):
+        set_action(p, h, JUMPSQUAT)
+    elif pressed(h, BUTTON_Z):
+        set_action(p, h, GRAB_DASH)
+    elif shield_held(h):
+        set_action(p, h, SHIELD_START)
+    elif abs(h.c_x) >= DASH_X and abs(h.last_c_x) < DASH_X:
+        set_action(p, h, c.own_action[FSMASH])
+    elif pressed(h, BUTTON_A):
+        smash = frames < 4 and h.stick_x * p.facing >= DASH_X
+        set_action(p, h, c.own_action[FSMASH] if smash else DASH_ATTACK)
+    elif dash_flick(h) and h.stick_x * p.facing < 0:   # dash back
+        set_action(p, h, TURN)
+        p.self_vx_ground *= .25
+    elif frames >= c.dash_to_run and h.stick_x * p.facing >= RUN_X:
+        set_action(p, h, RUN)
+    elif frames > c.dash_to_run and dash_flick(h) and h.stick_x * p.facing > 0:
+        start_dash(p, h)
+
+
+@jit
+def run_inputs(p, h, c):
+    if jump_pressed(h):
+        set_action(p, h, JUMPSQUAT)
+    elif p.action == RUN:
+        if pressed(h, BUTTON_Z):
+            set_action(p, h, GRAB_DASH)
+        elif shield_held(h):
+            set_action(p, h, SHIELD_START)
+        elif pressed(h, BUTTON_A) or (abs(h.c_x) >= DASH_X and abs(h.last_c_x) < DASH_X):
+            set_action(p, h, DASH_ATTACK)
+        elif h.stick_x * p.facing <= -TILT:
+            set_action(p, h, TURN_RUN)
+        elif h.stick_x * p.facing < RUN_X:
+            set_action(p, h, RUN_BRAKE)
+    elif p.action == RUN_BRAKE:
+        if h.stick_x * p.facing <= -TILT:
+            set_action(p, h, TURN_RUN)
+        elif h.stick_y <= CROUCH_Y:
+            set_action(p, h, CROUCH_START)
+
+
+@jit
+def jumpsquat_inputs(p, h, c):
+    if (h.buttons & BUTTON_XY) == 0 and h.stick_y < JUMP_Y and h.action_frames > 0:
+        h.flag = 1                                     # let go: short hop
+    if c_stick_up(h) or (pressed(h, BUTTON_A) and h.stick_y >= SMASH):
+        set_action(p, h, USMASH)
+    elif pressed(h, BUTTON_Z):
+        set_action(p, h, GRAB)
+
+
+@jit
+def crouch_inputs(p, h, c, on_platform):
+    if p.action == CROUCH_START and on_platform and h.stick_y <= DROP_Y and h.action_frames >= 3 and h.tilt_y_age < 8:
+        start_platform_drop(p, h)
+        return
+    settled = p.action == CROUCH
+    if start_from_stand(p, h, c, False, False):
+        return
+    if settled and dash_flick(h):
+        if h.stick_x * p.facing > 0:
+            start_dash(p, h)
+        else:
+            set_action(p, h, TURN)
+    elif settled and h.stick_y > CROUCH_Y:
+        set_action(p, h, CROUCH_END)
+
+
+@jit
+def shield_inputs(p, h, on_platform):
+    if jump_pressed(h):
+        set_action(p, h, JUMPSQUAT)
+    elif p.action == SHIELD_RELEASE:
+        return
+    elif c_stick_up(h):
+        set_action(p, h, JUMPSQUAT)
+    elif pressed(h, BUTTON_A | BUTTON_Z):
+        set_action(p, h, GRAB)
+    elif (abs(h.stick_x) >= .7 and h.tilt_x_age < 4) or (abs(h.c_x) >= .7 and abs(h.last_c_x) < .7):
+        x = h.stick_x if abs(h.stick_x) >= .7 else h.c_x
+        set_action(p, h, ROLL_FORWARD if x * p.facing > 0 else ROLL_BACKWARD)
+    elif (h.stick_y <= -.7 and h.tilt_y_age < 4) or (h.c_y <= -.7 and h.last_c_y > -.7):
+        set_action(p, h, SPOT_DODGE)
+    elif on_platform and h.stick_y <= DROP_Y and h.tilt_y_age < 4:
+        start_platform_drop(p, h)
+    elif p.action == SHIELD and not shield_held(h):
+        set_action(p, h, SHIELD_RELEASE)
+
+
+@jit
+def floor_inputs(p, h):
+    """Lying on the floor: get-up attack, stand, roll. The ids come in two sets, face up and face down."""
+    base = p.action - DOWN_WAIT_UP
+    if pressed(h, BUTTON_A | BUTTON_B):
+        set_action(p, h, base + 187)
+    elif h.stick_y >= .6 or pressed(h, BUTTON_LR):
+        set_action(p, h, base + 186)
+    elif abs(h.stick_x) >= .6:
+        set_action(p, h, base + (188 if h.stick_x * p.facing > 0 else 189))
+
+
+@jit
+def ledge_inputs(p, h):
+    """Hanging: down or away lets go, up or toward climbs, and jump, roll, attack; slower versions at 100 %."""
+    if h.action_frames < 1:
+        return
+    toward = h.stick_x * p.facing
+    slow = p.percent >= 100
+    if pressed(h, BUTTON_LR):
+        set_action(p, h, 258 if slow else 259)
+    elif pressed(h, BUTTON_XY):
+        set_action(p, h, 260 if slow else 262)
+    elif pressed(h, BUTTON_A | BUTTON_B):
+        set_action(p, h, 256 if slow else 257)
+    elif (h.stick_y <= -TILT and h.tilt_y_age == 0) or (toward <= -TILT and h.tilt_x_age == 0):
+        set_action(p, h, FALL)
+        leave_ground(p, h)
+        p.self_vx_air, h.ledge_cooldown, h.air_frames = 0, 30, 12
+    elif (h.stick_y >= TILT and h.tilt_y_age == 0) or (toward >= TILT and h.tilt_x_age == 0):
+        set_action(p, h, 254 if slow else 255)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 5. Velocity
+# ---------------------------------------------------------------------------------------------------------------------
+
+@jit
+def slowed(speed, by):
+    return max(speed - by, 0.0) if speed > 0 else min(speed + by, 0.0)
+
+
+@jit
+def approach(speed, acceleration, target, friction):
+    """Accelerate toward the target speed; above it, or without a target, friction takes over."""
+    if target == 0 or ((speed > 0) == (target > 0) and abs(speed) > abs(target)):
+        after = slowed(speed, friction)
+        if target != 0 and (after > 0) == (target > 0) and abs(after) < abs(target):
+            return target
+        return after
+    after = speed + acceleration
+    return target if (after > 0) == (target > 0) and abs(after) > abs(target) else after
+
+
+@jit
+def drift(p, h, c):
+    x = h.stick_x
+    acceleration = x * c.air_slope + np.sign(x) * c.air_base
+    p.self_vx_air = approach(p.self_vx_air, acceleration, x * c.air_max, c.air_friction)
+
+
+@jit
+def fall(p, h, c):
+    p.self_vy = -c.fast_fall if p.fastfall else max(p.self_vy - c.gravity, -c.fall_max)
+
+
+@jit
+def air_velocity(p, h, c, t):
+    action, frame = p.action, h.action_frames
+    if h.flag == FIRST_JUMP_FRAME and (action == JUMP_FORWARD or action == JUMP_BACKWARD):
+        h.flag = 0
+        return
+    row = c.velocity_row[action]
+    if row and frame < MAX_FRAMES and not np.isnan(t.velocities[row, frame, 2]):  # specials, Mewtwo's double jump
+        p.self_vy = t.velocities[row, frame, 2]
+        vx = t.velocities[row, frame, 1]
+        if np.isnan(vx):
+            drift(p, h, c)
+        else:
+            p.self_vx_air = vx * p.facing
+        return
+    if action == AIR_DODGE:
+        if frame < 30:
+            p.self_vx_air *= .9
+            p.self_vy *= .9
+        else:
+            fall(p, h, c)
+            drift(p, h, c)
+        return
+    if c.double_jump == 0 and frame == 0 and (action == DOUBLE_FORWARD or action == DOUBLE_BACKWARD):
+        return                                         # Mewtwo's double jump follows a curve from its second frame
+    if p.self_vy < 0 and h.stick_y <= DROP_Y and h.tilt_y_age < 4 and not in_damage(action) and action != TUMBLE:
+        p.fastfall = 1
+    fall(p, h, c)
+    if not (in_damage(action) and p.in_hitstun):
+        drift(p, h, c)
+
+
+@jit
+def ground_velocity(p, h, c, t):
+    action, speed, frame = p.action, p.self_vx_ground, h.action_frames
+    run_acceleration = h.stick_x * c.run_slope + np.sign(h.stick_x) * c.run_base
+    run_target = h.stick_x * c.run_max
+    root, learned = c.root_row[action], c.velocity_row[action]
+    if action == DASH:
+        if frame > 0:
+            speed = approach(speed, run_acceleration, run_target, c.friction)
+    elif action == RUN:
+        if run_target != 0 and 0 < speed / run_target < 1:
+            run_acceleration *= (1 - speed / run_target) * .4
+        speed = approach(speed, run_acceleration, run_target, c.friction)
+    elif WALK_SLOW <= action <= WALK_FAST:
+        acceleration = h.stick_x * c.walk_slope + np.sign(h.stick_x) * c.walk_base
+        target = h.stick_x * c.walk_max
+        if target != 0 and 0 < speed / target < 1:
+            acceleration *= (1 - speed / target) * .5
+        speed = approach(speed, acceleration, target, c.friction)
+    elif action == TURN_RUN:
+        if h.stick_x * p.facing < 0:
+            speed = approach(speed, run_acceleration, run_target, c.friction)
+        else:
+            speed = slowed(speed, c.friction)
+    elif root and frame + 1 < MAX_FRAMES:              # the animation moves the character
+        turned = t.root_motion[root, frame + 1, 2] != 0
+        if turned and t.root_motion[root, frame, 2] == 0:
+            p.facing = -p.facing
+        backward = action in (ROLL_BACKWARD, 189, 197, TECH_BACKWARD)
+        speed = t.root_motion[root, frame + 1, 0] * (-p.facing if backward != turned else p.facing)
+    elif learned and frame < MAX_FRAMES and not np.isnan(t.velocities[learned, frame, 0]):
+        speed = t.velocities[learned, frame, 0] * p.facing
+    else:
+        too_fast = abs(speed) > c.walk_max and action != RUN_BRAKE
+        speed = slowed(speed, c.friction * (2 if too_fast else 1))
+    p.self_vx_ground = speed
+
+
+@jit
+def knockback_decay(p, c):
+    """Knockback fades by .051 a frame along its direction in the air, by friction on the ground."""
+    speed = np.sqrt(p.kb_vx * p.kb_vx + p.kb_vy * p.kb_vy)
+    if speed == 0:
+        return
+    if p.airborne:
+        keep = max(0.0, speed - .051) / speed
+        p.kb_vx *= keep
+        p.kb_vy *= keep
+    else:
+        p.kb_vx, p.kb_vy = slowed(p.kb_vx, c.friction), 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 6. The stage
+# ---------------------------------------------------------------------------------------------------------------------
+
+@jit
+def floor_height(s, floor, x):
+    y = s.floor_y[floor]
+    return y - max(0.0, abs(x) - s.slope_start) * s.slope if floor == 0 else y
+
+
+@jit
+def floor_under(p, s):
+    for floor in range(s.num_floors):
+        on_line = s.floor_left[floor] - .5 <= p.x <= s.floor_right[floor] + .5
+        if on_line and abs(p.y - floor_height(s, floor, p.x)) < .3:
+            return floor
+    return -1
+
+
+@jit
+def land(p, h, c, y):
+    action = p.action
+    p.y, p.airborne, p.self_vx_ground, p.self_vy = y + .0001, 0, p.self_vx_air, 0
+    p.jumps, p.fastfall, h.air_frames = 2, 0, 0
+    aerial = c.aerial[action]
+    if action == AIR_DODGE or FALL_SPECIAL <= action <= 37:
+        set_action(p, h, LANDING_SPECIAL)
+    elif aerial >= 0:
+        h.landed_cancel = p.l_cancel = 1 if h.trigger_age < 7 else 2
+        set_action(p, h, c.own_action[70 + aerial])
+    elif DAMAGE_FLY_HIGH <= action <= DAMAGE_LAST or action == TUMBLE:
+        p.in_hitstun, p.hitstun = 0, 0
+        if h.trigger_age < 20:
+            toward = h.stick_x * p.facing
+            set_action(p, h, TECH_FORWARD if toward > .2 else TECH_BACKWARD if toward < -.2 else TECH)
+        else:
+            set_action(p, h, DOWN_BOUND_UP)
+    elif not in_damage(action) or not p.in_hitstun:
+        set_action(p, h, LANDING)
+
+
+@jit
+def passes_platform(p, h):
+    """Platforms let a character through who holds down, unless he dodges or is hurt."""
+    if p.action == PLATFORM_DROP and h.action_frames < 3:
+        return True
+    return h.stick_y <= DROP_Y and p.action != AIR_DODGE and not in_damage(p.action)
+
+
+@jit
+def collide_in_air(p, h, c, s, old_x, old_y):
+    feet = 0.0 if h.air_frames < 10 else c.ecb_bottom[p.action]
+    if -30 < p.y < -1.5 and old_y < 0:                 # side walls of the main floor, taken as vertical
+        for side in (-1, 1):
+            wall = s.floor_right[0] * side
+            if (old_x - wall) * side >= 0 and (p.x - wall) * side < .2:
+                p.x = wall + .2 * side
+    if p.y > old_y:
+        return
+    for floor in range(s.num_floors):
+        y = floor_height(s, floor, p.x)
+        crossed = old_y + feet >= y - .001 and p.y + feet < y
+        if crossed and s.floor_left[floor] <= p.x <= s.floor_right[floor]:
+            if floor == 0 or not passes_platform(p, h):
+                p.ground = floor
+                land(p, h, c, y)
+                return
+    catch_ledge(p, h, c, s)
+
+
+@jit
+def catch_ledge(p, h, c, s):
+    """The corner lies inside the box in front of a falling character who does not hold down."""
+    action = p.action
+    able = JUMP_FORWARD <= action <= 37 or action == TUMBLE or action == PLATFORM_DROP or action >= 350
+    if not able or h.ledge_cooldown > 0 or h.stick_y <= -.6 or p.y >= -2 or h.air_frames <= 1:
+        return
+    for side in (-1, 1):
+        corner = s.floor_right[0] * side
+        outside = (p.x - corner) * side
+        if 0 < outside < LEDGE_BOX_WIDTH and p.facing == -side and \
+                c.ledge_top - LEDGE_BOX_HEIGHT < p.y < c.ledge_top:
+            set_action(p, h, LEDGE_CATCH)
+            p.x, p.y = corner + side * c.ledge_pose[0, 0], s.floor_y[0] + c.ledge_pose[0, 1]
+            p.self_vx_air, p.self_vy, p.jumps, p.fastfall = 0, 0, 1, 0
+            p.kb_vx, p.kb_vy = 0, 0
+            h.hurt_kind, h.hurt_timer = 2, 37
+            return
+
+
+@jit
+def walk_off(p, h, s, floor):
+    """A grounded character at the end of his floor: stop, teeter or fall."""
+    if s.floor_left[floor] - .1 <= p.x <= s.floor_right[floor] + .1:
+        p.y = floor_height(s, floor, p.x) + .0001
+        return
+    action = p.action
+    side = 1 if p.x > .5 * (s.floor_left[floor] + s.floor_right[floor]) else -1
+    slow_walk = WALK_SLOW <= action <= WALK_FAST and abs(h.stick_x) < .6
+    stops = JAB_1 <= action <= DSMASH or 183 <= action <= 201 or action == ROLL_FORWARD or action == ROLL_BACKWARD
+    if stops or (p.facing == side and (action == WAIT or slow_walk or action == CROUCH_START or action == CROUCH)):
+        p.x = s.floor_right[floor] if side > 0 else s.floor_left[floor]
+        p.self_vx_ground = 0
+        if action < JAB_1 and p.facing == side:
+            set_action(p, h, TEETER)
+        return
+    leave_ground(p, h)
+    p.self_vx_air = p.self_vx_ground
+    if action < DAMAGE_FIRST or SHIELD_START <= action <= SHIELD_STUN:
+        set_action(p, h, FALL)
+
+
+@jit
+def ledge_motion(p, h, c, s, t):
+    """Hanging: the pose is fixed to the corner. Getting up: the animation moves the character."""
+    side = -p.facing
+    corner = s.floor_right[0] * side
+    if p.action == LEDGE_CATCH or p.action == LEDGE_HANG:
+        pose = 7 if p.action == LEDGE_HANG else min(h.action_frames, 6)
+        p.x, p.y = corner + side * c.ledge_pose[pose, 0], s.floor_y[0] + c.ledge_pose[pose, 1]
+    elif 254 <= p.action <= 262 and h.action_frames + 1 < MAX_FRAMES:
+        row = c.root_row[p.action]
+        p.x += t.root_motion[row, h.action_frames + 1, 0] * p.facing
+        p.y += t.root_motion[row, h.action_frames + 1, 1]
+        if p.y > s.floor_y[0] and p.airborne and p.x * side < s.floor_right[0] and p.action < 260:
+            p.y, p.airborne, p.jumps = s.floor_y[0] + .0001, 0, 2
+
+
+@jit
+def on_ledge(action):
+    return LEDGE_CATCH <= action <= 260 or action == 262
+
+
+@jit
+def past_blast_zone(p, s):
+    """The death action, or -1."""
+    if p.y < s.blast_bottom:
+        return DEAD_DOWN
+    if p.x < s.blast_left:
+        return DEAD_LEFT
+    if p.x > s.blast_right:
+        return DEAD_RIGHT
+    return DEAD_UP if p.y > s.blast_top and p.kb_vy > 0 else -1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 7. Hits
+# ---------------------------------------------------------------------------------------------------------------------
+
+HURT_RADIUS = 3.0
+STALE_STEPS = np.array([.09, .08, .07, .06, .05, .04, .03, .02, .01])
+SHIELD_HEALTH, SHIELD_REGEN, TUMBLE_KNOCKBACK, MAX_KNOCKBACK = 60.0, .07, 80.0, 2500.0
+
+
+@jit
+def stale_factor(h, attack):
+    """Each equal entry among the last nine hits takes its share off, the newest .09."""
+    factor = 1.0
+    for place in range(9):
+        if h.stale[place] == attack:
+            factor -= STALE_STEPS[place]
+    return factor
+
+
+@jit
+def remember_hit(h, attack):
+    for place in range(8, 0, -1):
+        h.stale[place] = h.stale[place - 1]
+    h.stale[0] = attack
+
+
+@jit
+def knockback(percent, damage, staled, weight, growth, set_knockback, base):
+    """Melee's formula; percent is the victim's before the hit. A set knockback stands for damage and percent."""
+    if set_knockback > 0:
+        p, d = 10.0, set_knockback
+    else:
+        p, d = np.floor(percent) + staled, damage
+    value = growth / 100 * (1.4 * (200 / (weight + 100)) * (.1 * p + .05 * d * p) + 18) + base
+    return min(value, MAX_KNOCKBACK)
+
+
+@jit
+def launch_angle(angle, force, airborne):
+    """Angle 361 means 45 degrees in the air, and on the ground flat until the knockback is strong."""
+    if angle != 361:
+        return angle
+    if airborne:
+        return 45.0
+    return min(max((force - 32) / .1, 0.0), 1.0) * 44
+
+
+@jit
+def hitlag_frames(damage, electric, crouching):
+    frames = np.floor(damage / 3 + 3)
+    if electric:
+        frames = np.floor(frames * 1.5)
+    return np.floor(frames * 2 / 3) if crouching else frames
+
+
+@jit
+def is_shielding(action):
+    return SHIELD_START <= action <= 182 and action != SHIELD_RELEASE
+
+
+@jit
+def is_vulnerable(p):
+    return p.hurtbox == 0 and p.action > REBIRTH_WAIT and p.stocks > 0
+
+
+@jit
+def body_height(p, c):
+    action = p.action
+    if CROUCH_START <= action <= CROUCH_END or action == DTILT:
+        return c.height * .65
+    if 183 <= action <= 198:
+        return HURT_RADIUS * 2
+    return c.height
+
+
+@jit
+def touching_box(a, attack, v, height):
+    """First of the four hitboxes that touches the victim's upright capsule, -1 none."""
+    low, high = v.y + HURT_RADIUS, v.y + max(height - HURT_RADIUS, HURT_RADIUS)
+    for box in range(4):
+        size = attack.size[box]
+        if size > 0 and attack.effect[box] != EFFECT_GRAB:
+            x, y = a.x + attack.x[box] * a.facing, a.y + attack.y[box]
+            distance = np.sqrt((x - v.x) ** 2 + (y - min(max(y, low), high)) ** 2)
+            if distance < size + HURT_RADIUS:
+                return box
+    return -1
+
+
+@jit
+def attack_row(a, ah, ac):
+    """This frame's row of HITBOXES, 0 none. A swing that comes back after a gap can hit again."""
+    frame = ah.action_frames + 1
+    if a.action >= NUM_ACTIONS or a.action < 0 or frame >= MAX_FRAMES:
+        return 0
+    row = ac.hit_row[a.action, frame]
+    if row and frame > 1 and ac.hit_row[a.action, frame - 1] == 0 and a.hitlag == 0:
+        ah.has_hit = 0
+    return row if ah.has_hit == 0 and a.hitlag == 0 else 0
+
+
+@jit
+def hit_test(a, ah, ac, v, vc, t):
+    """-> (row, box) of the hit that lands this frame, box -1 if none. Nothing changes but the re-arming of a swing."""
+    if a.present == 0 or v.present == 0 or a.action <= REBIRTH_WAIT:
+        return 0, -1
+    row = attack_row(a, ah, ac)
+    if row == 0 or not is_vulnerable(v):
+        return 0, -1
+    return row, touching_box(a, t.hitboxes[row], v, body_height(v, vc))
+
+
+@jit
+def land_hit(a, ah, ac, v, vh, vc, attack, box, attacker_index):
+    attack_id = ac.attack_id[a.action]
+    damage = attack.damage[box]
+    staled = damage * stale_factor(ah, attack_id)
+    electric = attack.effect[box] == EFFECT_ELECTRIC
+    ah.has_hit = 1
+    side = 1.0 if v.x > a.x or (v.x == a.x and a.facing > 0) else -1.0
+    if is_shielding(v.action):
+        hit_shield(a, v, vh, staled, side)
+        return
+    crouching = CROUCH_START <= v.action <= CROUCH_END
+    force = knockback(v.percent, damage, staled, vc.weight, attack.growth[box], attack.set_knockback[box],
+                      attack.base[box])
+    if crouching:
+        force *= 2 / 3
+    a.hitlag = hitlag_frames(staled, electric, False)
+    v.hitlag = hitlag_frames(staled, electric, crouching)
+    v.percent = min(v.percent + staled, 999)
+    remember_hit(ah, attack_id)
+    a.last_attack, v.last_hit_by = attack_id, attacker_index
+    a.combo = a.combo + 1 if ah.combo_timer > 0 else 1
+    ah.combo_timer = 45
+    if force > 0:
+        contact = (a.y + attack.y[box] - v.y) / vc.height
+        launch(v, vh, launch_angle(attack.angle[box], force, v.airborne), force, side, contact)
+
+
+@jit
+def launch(v, vh, angle, force, side, contact):
+    """Knockback velocity, hitstun and the damage action."""
+    radians = angle * np.pi / 180
+    speed = .03 * force
+    v.kb_vx, v.kb_vy = side * speed * np.cos(radians), speed * np.sin(radians)
+    v.self_vx_air, v.self_vy, v.self_vx_ground = 0, 0, 0
+    v.facing, v.fastfall = -side, 0
+    hitstun = max(np.floor(.4 * force), 1)
+    height = 0 if contact > .66 else 1 if contact > .33 else 2
+    flying = force >= TUMBLE_KNOCKBACK
+    if not v.airborne and not flying and v.kb_vy <= 0:
+        v.kb_vy = 0                                    # meets the floor: stays on it
+    elif not v.airborne and flying and v.kb_vy < 0:
+        v.kb_vy *= -.8                                 # bounces off the floor
+    was_airborne = v.airborne
+    if v.kb_vy > 0 and not v.airborne:
+        leave_ground(v, vh)
+    if flying:
+        action = DAMAGE_FLY_TOP if 65 < angle < 115 else DAMAGE_FLY_HIGH + height
+    else:
+        level = 0 if hitstun < 10 else 1 if hitstun < 21 else 2
+        action = (DAMAGE_AIR if was_airborne else DAMAGE_FIRST + 3 * height) + level
+    set_action(v, vh, action)
+    v.hitstun, v.in_hitstun = hitstun, 1
+
+
+@jit
+def hit_shield(a, v, vh, staled, side):
+    v.shield = v.shield - .7 * staled
+    v.hitlag = a.hitlag = hitlag_frames(staled, False, False)
+    stun = np.floor(.45 * staled + 2)
+    vh.guard_frames = int(stun)
+    set_action(v, vh, SHIELD_STUN)
+    v.self_vx_ground = side * min(2.0, stun * .12)
+    if not a.airborne:
+        a.self_vx_ground -= side * min(2.0, staled * .06)
+    if v.shield <= 0:
+        break_shield(v, vh)
+
+
+@jit
+def break_shield(v, vh):
+    v.shield = 30
+    set_action(v, vh, SHIELD_BREAK_FLY)
+    leave_ground(v, vh)
+    v.self_vy, v.self_vx_air = 2.5, 0
+    v.hitlag = 0
+    vh.hurt_kind, vh.hurt_timer = 1, 40
+
+
+@jit
+def directional_influence(p, h):
+    """On leaving hitlag the stick turns the launch by up to 18 degrees, by its part across the launch, squared."""
+    speed = np.sqrt(p.kb_vx ** 2 + p.kb_vy ** 2)
+    if speed == 0 or not p.airborne:
+        return
+    across = (p.kb_vx * h.stick_y - p.kb_vy * h.stick_x) / speed
+    turn = np.sign(across) * across * across * 18 * np.pi / 180
+    cosine, sine = np.cos(turn), np.sin(turn)
+    p.kb_vx, p.kb_vy = p.kb_vx * cosine - p.kb_vy * sine, p.kb_vx * sine + p.kb_vy * cosine
+
+
+@jit
+def end_of_hitlag(p, h):
+    """Automatic smash DI: three units along the c-stick, or else the stick; then DI."""
+    if not in_damage(p.action) or not p.in_hitstun:
+        return
+    x, y = (h.c_x, h.c_y) if h.c_x != 0 or h.c_y != 0 else (h.stick_x, h.stick_y)
+    p.x += 3 * x
+    if p.airborne:
+        p.y += 3 * y
+    directional_influence(p, h)
+
+
+@jit
+def smash_influence(p, h):
+    """A new tilt of the stick during hitlag shifts the victim by six units along it."""
+    if not in_damage(p.action) or not p.in_hitstun:
+        return
+    tilted = np.sqrt(h.stick_x ** 2 + h.stick_y ** 2) >= .7
+    if tilted and min(h.tilt_x_age, h.tilt_y_age) < 1:
+        p.x += 6 * h.stick_x
+        if p.airborne:
+            p.y += 6 * h.stick_y
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 8. One player, one frame, in Melee's order: hitlag, action end, inputs, velocity, position, stage
+# ---------------------------------------------------------------------------------------------------------------------
+
+DODGE_FIRST, DODGE_LAST = 3, 16                        # usual intangible frames of rolls and dodges
+
+
+@jit
+def is_solid(p):
+    """Stands in the other's way."""
+    grabbed = 213 <= p.action <= 232 or 239 <= p.action <= 243
+    return p.airborne == 0 and p.hitlag <= 1 and p.action > REBIRTH_WAIT and not grabbed and not on_ledge(p.action)
+
+
+@jit
+def push_apart(a, b):
+    """Two grounded players who overlap push each other .3 units a frame: the share of the first."""
+    distance = a.x - b.x
+    if abs(distance) >= 6.6 or abs(a.y - b.y) > 1 or not is_solid(a) or not is_solid(b):
+        return 0.0
+    return .3 if distance > 0 else -.3
+
+
+@jit
+def step_dead(p, h, s):
+    """Dying for 60 frames, then down on the platform of light, waiting there, and falling from it."""
+    h.action_frames += 1
+    p.state_age += 1
+    if p.action == SLEEP:
+        return
+    if p.action < REBIRTH:
+        if p.action == DEAD_UP and h.action_frames > 1:
+            p.y += p.self_vy
+        if h.action_frames >= 60:
+            if p.stocks <= 0:
+                set_action(p, h, SLEEP)
+                return
+            set_action(p, h, REBIRTH)
+            p.x, p.y, p.airborne, p.percent, p.facing = 0, s.revive_y, 1, 0, 1
+            p.kb_vx, p.kb_vy, p.self_vx_air, p.self_vy, p.self_vx_ground = 0, 0, 0, -1.15, 0
+            p.jumps, p.shield, p.fastfall = 1, SHIELD_HEALTH, 0
+    elif p.action == REBIRTH:
+        p.y += p.self_vy
+        if h.action_frames >= 60:
+            set_action(p, h, REBIRTH_WAIT)
+            p.self_vy = 0
+    else:
+        moved = h.stick_x != 0 or h.stick_y != 0 or pressed(h, BUTTON_A | BUTTON_B | BUTTON_XY | BUTTON_LRZ)
+        if h.action_frames >= 240 or (moved and h.action_frames > 1):
+            set_action(p, h, FALL)
+            h.hurt_kind, h.hurt_timer = 1, 120
+
+
+@jit
+def die(p, h, action):
+    set_action(p, h, action)
+    p.stocks = max(p.stocks - 1, 0)
+    p.in_hitstun, p.hitstun, p.hitlag, p.fastfall = 0, 0, 0, 0
+    p.self_vx_air, p.self_vy, p.self_vx_ground, p.kb_vx, p.kb_vy = 0, 0, 0, 0, 0
+    h.stale[:] = 0
+    h.hurt_timer = 0
+
+
+@jit
+def shield_health(p, h):
+    """Holding a shield costs .28 a frame at full press; otherwise it grows back."""
+    if p.action == SHIELD or (p.action == SHIELD_START and h.action_frames > 0):
+        press = 1.0 if h.buttons & BUTTON_LR else h.trigger
+        p.shield -= .14 * (.1 + 1.9 * press)
+        if p.shield <= 0:
+            break_shield(p, h)
+    elif p.action != SHIELD_STUN and p.action != SHIELD_START:
+        p.shield = min(p.shield + SHIELD_REGEN, SHIELD_HEALTH)
+
+
+@jit
+def update_hurtbox(p, h, c):
+    """Invulnerable after respawn, intangible on the ledge, in dodges, rolls and techs."""
+    h.hurt_timer = max(0, h.hurt_timer - 1)
+    p.hurtbox = h.hurt_kind if h.hurt_timer > 0 else 0
+    action, frame = p.action, h.action_frames + 1
+    if REBIRTH <= action <= REBIRTH_WAIT:
+        p.hurtbox = 1
+    elif ROLL_FORWARD <= action <= SPOT_DODGE:
+        first, last = (2, 15) if action == SPOT_DODGE else (4, 19)
+        p.hurtbox = 2 if first <= frame <= last else p.hurtbox
+    elif action == AIR_DODGE:
+        p.hurtbox = 2 if 4 <= frame <= 29 else p.hurtbox
+    elif TECH <= action <= TECH_BACKWARD:
+        p.hurtbox = 2 if frame <= 20 else p.hurtbox
+    elif action in (186, 188, 189, 194, 196, 197):
+        p.hurtbox = 2 if frame <= 20 else p.hurtbox
+    elif 254 <= action <= 263:
+        p.hurtbox = 2 if frame <= 30 else p.hurtbox
+
+
+@jit
+def step_player(p, h, c, s, t):
+    h.ledge_cooldown = max(0, h.ledge_cooldown - 1)
+    h.combo_timer = max(0, h.combo_timer - 1)
+    p.l_cancel = 0
+    if p.action <= REBIRTH_WAIT:
+        step_dead(p, h, s)
+        return
+    if p.hitlag > 0:
+        p.hitlag = max(0, p.hitlag - 1)
+        if p.hitlag > 0:
+            smash_influence(p, h)
+            return
+        end_of_hitlag(p, h)
+    if 322 <= p.action <= 324:                         # entry animations of recorded games
+        return
+    act(p, h, c, s, t)
+    shield_health(p, h)
+    death = past_blast_zone(p, s)
+    if death >= 0:
+        die(p, h, death)
+
+
+@jit
+def act(p, h, c, s, t):
+    before = p.action
+    if before == LANDING_SPECIAL and h.action_frames > 0:
+        p.state_age += p.state_age / h.action_frames   # keeps the speed it has
+    else:
+        p.state_age += 3 if before == LANDING_SPECIAL else 1
+    h.action_frames += 1
+    if p.airborne:
+        h.air_frames += 1
+    end_of_action(p, h, c)
+    floor = -1 if p.airborne else floor_under(p, s)
+    if p.action == LEDGE_HANG:
+        ledge_inputs(p, h)
+    elif before != LEDGE_HANG and before != LEDGE_CATCH:
+        if p.airborne:
+            air_inputs(p, h, c)
+        else:
+            ground_inputs(p, h, c, floor > 0)
+    if on_ledge(p.action) or 223 <= p.action <= 232 or 239 <= p.action <= 243:
+        ledge_motion(p, h, c, s, t)
+        return
+    if (p.action == 261 or p.action == 263) and h.action_frames == 0:  # off the ledge
+        p.airborne, p.self_vx_air, p.self_vy = 1, p.facing, c.ledge_jump
+    move(p, h, c, s, t, floor)
+
+
+@jit
+def move(p, h, c, s, t, floor):
+    old_x, old_y = p.x, p.y
+    knockback_decay(p, c)
+    if DOWN_BOUND_UP <= p.action <= TECH_BACKWARD:
+        p.airborne = 0
+    if p.airborne:
+        air_velocity(p, h, c, t)
+        p.x += p.self_vx_air + p.kb_vx
+        p.y += p.self_vy + p.kb_vy
+        collide_in_air(p, h, c, s, old_x, old_y)
+        return
+    ground_velocity(p, h, c, t)
+    along_slope = .9789 if floor == 0 and abs(p.x) > s.slope_start else 1.0
+    p.x += (p.self_vx_ground + p.kb_vx) * along_slope
+    p.self_vx_air, p.self_vy = p.self_vx_ground, 0
+    if p.action == DASH and h.action_frames == 0:      # the dash's speed comes after this frame's move
+        p.self_vx_ground += c.dash_speed * p.facing
+        speed = abs(p.self_vx_ground)
+        if speed > c.dash_speed:
+            p.self_vx_ground = max(c.dash_speed, min(speed, c.run_max)) * np.sign(p.self_vx_ground)
+    if floor >= 0:
+        p.ground = floor
+        walk_off(p, h, s, floor)
+
+
+@jit
+def step_all(frames, hidden, controllers, t):
+    for game in range(len(frames)):
+        frame, secret = frames[game], hidden[game]
+        s = t.stages[frame.stage if 0 <= frame.stage < NUM_STAGES else 32]
+        p, q, hp, hq = frame.players[0], frame.players[1], secret.players[0], secret.players[1]
+        c = t.characters[p.character if 0 <= p.character < NUM_CHARACTERS else 1]
+        d = t.characters[q.character if 0 <= q.character < NUM_CHARACTERS else 1]
+        frame.frame_id += 1
+        push = push_apart(p, q)
+        read_controller(hp, controllers[game, 0])
+        read_controller(hq, controllers[game, 1])
+        step_player(p, hp, c, s, t)
+        step_player(q, hq, d, s, t)
+        if not p.airborne and not q.airborne:
+            p.x += push
+            q.x -= push
+        row, box = hit_test(p, hp, c, q, d, t)         # both are looked up before either lands: ports are equal
+        row_back, box_back = hit_test(q, hq, d, p, c, t)
+        if box >= 0:
+            land_hit(p, hp, c, q, hq, d, t.hitboxes[row], box, p.port)
+        if box_back >= 0:
+            land_hit(q, hq, d, p, hp, c, t.hitboxes[row_back], box_back, q.port)
+        for index in range(2):
+            player, secrets = frame.players[index], secret.players[index]
+            own = c if index == 0 else d
+            update_hurtbox(player, secrets, own)
+            if 0 <= player.action < NUM_ACTIONS:
+                player.action_frame = int(player.state_age) + own.zero_indexed[player.action]
+
+
+def step_games(frames, hidden, controllers):
+    """One frame for all games, in place. frames [N] FRAME, hidden [N] HIDDEN, controllers [N, 2] CONTROLLER."""
+    step_all(frames, hidden, controllers, TABLES)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Starting and ending games
+# ---------------------------------------------------------------------------------------------------------------------
+
+def reset_games(frames, hidden, mask, characters, stages, seeds):
+    """Start a new game wherever mask is set. characters [N, 2] internal ids, stages [N] Slippi ids, seeds [N] u64."""
+    wanted = np.asarray(characters)[mask]
+    unknown = set(np.unique(wanted)) - set(CHARACTERS.values())
+    if unknown:
+        raise ValueError(f"unknown character ids {sorted(map(int, unknown))}; the game knows {CHARACTERS}")
+    unknown = set(np.unique(np.asarray(stages)[mask])) - set(STAGES.values())
+    if unknown:
+        raise ValueError(f"unknown stage ids {sorted(map(int, unknown))}; the game knows {STAGES}")
+    reset_all(frames, hidden, np.asarray(mask, np.bool_), np.asarray(characters, np.int64),
+              np.asarray(stages, np.int64), np.asarray(seeds, np.uint64), EMPTY_FRAME, EMPTY_HIDDEN, TABLES)
+
+
+EMPTY_FRAME, EMPTY_HIDDEN = np.zeros(1, FRAME), np.zeros(1, HIDDEN)
+
+
+@jit
+def reset_all(frames, hidden, mask, characters, stages, seeds, empty_frame, empty_hidden, t):
+    for game in range(len(frames)):
+        if not mask[game]:
+            continue
+        frames[game], hidden[game] = empty_frame[0], empty_hidden[0]
+        frame, s = frames[game], t.stages[stages[game]]
+        frame.frame_id, frame.stage, hidden[game].seed = FIRST_CONTROL_FRAME - 1, stages[game], seeds[game]
+        for index in range(2):
+            p, h = frame.players[index], hidden[game].players[index]
+            p.x, p.ground, p.y = s.spawn_x[index], 0, floor_height(s, 0, s.spawn_x[index])
+            for floor in range(s.num_floors):          # down to the floor below the spawn
+                below = p.y < s.floor_y[floor] <= s.spawn_y[index]
+                if below and s.floor_left[floor] <= p.x <= s.floor_right[floor]:
+                    p.y, p.ground = s.floor_y[floor], floor
+            p.y += .0001
+            p.facing = 1 if p.x < 0 else -1
+            p.character, p.port, p.present, p.stocks, p.jumps = characters[game, index], index, 1, 4, 2
+            p.shield, p.action, p.last_hit_by = SHIELD_HEALTH, WAIT, 6
+            p.action_frame = t.characters[p.character].zero_indexed[WAIT]
+            h.tilt_x_age, h.tilt_y_age, h.trigger_age = MAX_TIMER, MAX_TIMER, MAX_TIMER
+
+
+def game_over(frames):
+    """[N] bool: somebody has no stocks left, or the clock ran out."""
+    return (frames["players"]["stocks"] <= 0).any(1) | (frames["frame_id"] >= TIME_LIMIT)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Bots: fixed opponents. They read the game only through frames and act only through controllers.
+# ---------------------------------------------------------------------------------------------------------------------
+
+BOTS = {"idle": 1, "random": 2, "attacker": 3}
+BOT = np.dtype([("kind", "i4"), ("wait", "i4"), ("seed", "u8"), ("held", CONTROLLER)])
+RANDOM_BUTTONS = np.array([0, 0, 0, 0, 0, BUTTON_A, BUTTON_A, BUTTON_B, BUTTON_X, BUTTON_Y, BUTTON_L, BUTTON_R, BUTTON_Z])
+
+
+@jit
+def clear_controller(pad):
+    pad.main_x, pad.main_y, pad.c_x, pad.c_y, pad.l, pad.r, pad.buttons = 0, 0, 0, 0, 0, 0, 0
+
+
+@jit
+def copy_controller(source, target):
+    target.main_x, target.main_y, target.c_x, target.c_y = source.main_x, source.main_y, source.c_x, source.c_y
+    target.l, target.r, target.buttons = source.l, source.r, source.buttons
+
+
+@jit
+def random_bot(bot, frame_id):
+    """Holds a random stick and button for two to fifteen frames, like a beginner."""
+    if bot.wait > 0:
+        bot.wait -= 1
+        return
+    seed = bot.seed
+    clear_controller(bot.held)
+    bot.wait = 2 + int(14 * random_uniform(seed, frame_id, 1))
+    if random_uniform(seed, frame_id, 2) < .7:
+        angle = 2 * np.pi * np.floor(8 * random_uniform(seed, frame_id, 3)) / 8
+        tilt = 1.0 if random_uniform(seed, frame_id, 4) < .7 else .5
+        bot.held.main_x, bot.held.main_y = tilt * np.cos(angle), tilt * np.sin(angle)
+    choice = int(len(RANDOM_BUTTONS) * random_uniform(seed, frame_id, 5))
+    bot.held.buttons = RANDOM_BUTTONS[choice]
+    if bot.held.buttons & BUTTON_LR:
+        bot.held.r = 1.0
+
+
+@jit
+def attacker_bot(bot, me, foe, frame_id, edge):
+    """Comes close, hits when the other is in reach, and finds back to the stage. Decides every few frames."""
+    if bot.wait > 0:
+        bot.wait -= 1
+        if bot.wait % 4 == 1:                          # let buttons go, so that they can be pressed again
+            bot.held.buttons = bot.held.buttons & BUTTON_XY
+            bot.held.c_x, bot.held.c_y = 0, 0
+        return
+    seed, pad = bot.seed, bot.held
+    clear_controller(pad)
+    bot.wait = 4 + int(9 * random_uniform(seed, frame_id, 1))
+    chance = random_uniform(seed, frame_id, 2)
+    dx, dy = foe.x - me.x, foe.y - me.y
+    side = 1.0 if dx > 0 else -1.0
+    if abs(me.x) > edge - 1 and me.airborne:           # off the stage: toward it, jump, special upward
+        pad.main_x = -1.0 if me.x > 0 else 1.0
+        bot.wait = 2
+        if me.action == LEDGE_HANG:
+            pad.main_x, pad.buttons, bot.wait = 0, BUTTON_X, 12
+        elif me.y < 0 and me.self_vy < 0 and me.jumps > 0:
+            pad.buttons, bot.wait = BUTTON_X, 3
+        elif me.y < -20 and me.jumps == 0 and me.action < 341:
+            pad.main_y, pad.main_x, pad.buttons, bot.wait = 1.0, 0, BUTTON_B, 6
+        return
+    if me.action == 184 or me.action == 192:           # on the floor: get up, one way or another
+        pad.main_y, bot.wait = 1.0, 4
+        return
+    if foe.action <= REBIRTH_WAIT or foe.hurtbox == 1:
+        pad.main_x = -.5 if me.x > 10 else .5 if me.x < -10 else 0
+        return
+    outside = abs(foe.x) > edge - 3                    # do not follow over the edge
+    if abs(dx) < 16 and -8 < dy < 12:
+        if me.airborne:
+            pad.c_x, bot.wait = side, 8
+        elif chance < .45 and me.facing == side:
+            pad.buttons, bot.wait = BUTTON_A, 8
+            pad.main_x = .5 * side if chance < .25 else 0
+        elif chance < .6:
+            pad.c_y, bot.wait = -1.0 if dy < 5 else 1.0, 10
+        elif chance < .8:
+            pad.c_x, bot.wait = side, 12
+        elif chance < .9:
+            pad.r, pad.buttons, bot.wait = 1.0, BUTTON_R, 12
+        else:
+            pad.main_x = .5 * side
+    elif abs(dx) < 20 and dy >= 12:
+        if me.airborne:
+            pad.c_y, bot.wait = 1.0, 8
+        elif chance < .6:
+            pad.buttons, bot.wait = BUTTON_X, 8
+        else:
+            pad.c_y = 1.0
+    elif me.airborne:
+        pad.main_x = side
+        if dy < -12 and abs(dx) < 12:
+            pad.main_y = -1.0
+    elif outside and abs(me.x) > edge - 20 and me.x * foe.x > 0:
+        pad.main_x = -.5 if me.x > 0 else .5
+    else:
+        near_edge = me.x * side > edge - 18
+        pad.main_x = side * (.5 if near_edge or chance < .2 else 1.0)
+        if chance > .93 and not near_edge:
+            pad.buttons = BUTTON_X
+
+
+@jit
+def run_bots(frames, bots, controllers, t):
+    for game in range(len(frames)):
+        frame = frames[game]
+        stage = frame.stage if 0 <= frame.stage < NUM_STAGES else 32
+        for index in range(2):
+            bot = bots[game, index]
+            if bot.kind <= 0:
+                continue
+            if bot.kind == 2:
+                random_bot(bot, frame.frame_id)
+            elif bot.kind == 3:
+                attacker_bot(bot, frame.players[index], frame.players[1 - index], frame.frame_id,
+                             t.stages[stage].floor_right[0])
+            else:
+                clear_controller(bot.held)
+            copy_controller(bot.held, controllers[game, index])
+
+
+def bot_controllers(frames, bots, controllers):
+    """Write the next controller of every slot with a bot. bots, controllers [N, 2]."""
+    run_bots(frames, bots, controllers, TABLES)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Compilation
+# ---------------------------------------------------------------------------------------------------------------------
+
+COLD_COMPILE_SECONDS = 30
+
+
+def warm_up():
+    """Compile everything now, or load it from numba's cache."""
+    index_files = pathlib.Path(step_all.stats.cache_path).glob("mock_melee.step_all*.nbi")
+    if not any(index_files):
+        print(f"compiling the embedded game (about {COLD_COMPILE_SECONDS} s, once per machine)", file=sys.stderr)
+    frames, hidden = np.zeros(1, FRAME), np.zeros(1, HIDDEN)
+    bots, controllers = np.zeros((1, 2), BOT), np.zeros((1, 2), CONTROLLER)
+    bots["kind"] = BOTS["random"]
+    reset_games(frames, hidden, np.ones(1, bool), np.full((1, 2), FOX), np.full(1, 32), np.zeros(1, np.uint64))
+    bot_controllers(frames, bots, controllers)
+    step_games(frames, hidden, controllers)
+    random_uniform(np.uint64(0), 0, 0)

@@ -1,0 +1,64 @@
+"""Lets the acceptance tool score the embedded game: `fidelity.py --sim tests/fidelity_adapter.py replay.slp ...`.
+
+Offers step(state, inputs, stage) over the tool's records, and CHARS, the characters the game supports. Fields are
+matched by name, so the tool may lie anywhere.
+"""
+
+import pathlib
+import sys
+
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+import mock_melee as game
+
+CHARS = set(game.CHARACTERS.values())
+
+TO_PLAYER = {"x": "x", "y": "y", "air_vx": "self_vx_air", "vy": "self_vy", "ground_vx": "self_vx_ground",
+             "kb_vx": "kb_vx", "kb_vy": "kb_vy", "facing": "facing", "percent": "percent", "shield": "shield",
+             "hitlag": "hitlag", "hitstun": "hitstun", "age": "state_age", "action": "action", "char": "character",
+             "stocks": "stocks", "jumps": "jumps", "airborne": "airborne", "in_hitstun": "in_hitstun",
+             "fastfall": "fastfall", "hurtbox": "hurtbox", "lcancel": "l_cancel", "attack": "last_attack",
+             "ground": "ground"}
+TO_HIDDEN = {"p_sx": "stick_x", "p_sy": "stick_y", "p_cx": "c_x", "p_cy": "c_y", "p_trig": "trigger",
+             "p_btn": "buttons", "t_sx": "tilt_x_age", "t_sy": "tilt_y_age", "t_lr": "trigger_age",
+             "t_air": "air_frames", "t_ledge": "ledge_cooldown", "t_act": "action_frames", "hit_done": "has_hit",
+             "lcancel": "landed_cancel", "stale": "stale"}
+TO_CONTROLLER = {"sx": "main_x", "sy": "main_y", "cx": "c_x", "cy": "c_y", "trig": "r", "btn": "buttons"}
+LEDGE_INTANGIBLE, UNKNOWN_TIMER = 37, 10
+
+
+def step(state, inputs, stage):
+    frames, hidden = np.zeros(len(state), game.FRAME), np.zeros(len(state), game.HIDDEN)
+    controllers = np.zeros(inputs.shape, game.CONTROLLER)
+    players, secrets = frames["players"], hidden["players"]
+    for theirs, ours in TO_PLAYER.items():
+        players[ours] = state[theirs]
+    for theirs, ours in TO_HIDDEN.items():
+        secrets[ours] = state[theirs]
+    for theirs, ours in TO_CONTROLLER.items():
+        controllers[ours] = inputs[theirs]
+    unsupported = ~np.isin(state["char"], list(CHARS))
+    players["character"][unsupported] = game.FOX       # their rows are not scored, but they may stand in the way
+    players["present"], players["port"] = 1, [0, 1]
+    frames["stage"], frames["frame_id"] = stage, 1000
+    # The action's own variable tells whether a jump will be short and whether a turn is done.
+    own_variable = np.isin(state["action"], (game.TURN, game.JUMPSQUAT))
+    secrets["flag"] = np.where(own_variable & (state["misc"] != 0), 1, 0)
+    # Timers that Slippi does not log: what is left of the ledge's intangibility, else "not over yet".
+    ledge_left = np.maximum(LEDGE_INTANGIBLE - state["t_act"], 1)
+    secrets["hurt_kind"] = state["hurtbox"]
+    secrets["hurt_timer"] = np.where(state["hurtbox"] == 0, 0,
+                                     np.where(state["action"] == game.LEDGE_CATCH, ledge_left, UNKNOWN_TIMER))
+    secrets["guard_frames"] = np.where(state["action"] == game.SHIELD_STUN, UNKNOWN_TIMER, 0)
+
+    game.step_games(frames, hidden, controllers)
+
+    after = state.copy()
+    for theirs, ours in TO_PLAYER.items():
+        after[theirs] = players[ours]
+    for theirs, ours in TO_HIDDEN.items():
+        after[theirs] = secrets[ours]
+    after["char"] = state["char"]
+    after["misc"] = secrets["flag"]
+    return after
