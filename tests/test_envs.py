@@ -1,0 +1,253 @@
+"""Games, rewards, advantages and results: what would be silently wrong in reinforcement learning if it broke."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+import mock_melee
+from melee_common import (
+    BOTS, CHARACTERS, CONTROLLER, FRAME, STAGES, Games, Policy, Pool, Ratings, UserError, VecEnv, compute_gae,
+    compute_rewards, decode_actions, outcomes, wilson_interval,
+)
+from test_policy import random_actions
+
+FOX, FD = CHARACTERS["fox"], STAGES["final_destination"]
+
+
+def make(n=4, **options):
+    return VecEnv(n, FOX, FD, **{"seed": 3, "max_episode_frames": 300, **options})
+
+
+def play(envs, steps, seed=0):
+    """Random play -> the bytes of every frame and flag that came out."""
+    rng, seen = np.random.default_rng(seed), []
+    for _ in range(steps):
+        ends = envs.step(decode_actions(random_actions(rng, envs.num_games, 2)))
+        seen.append(envs.frames.tobytes() + b"".join(e.tobytes() for e in ends))
+    return seen
+
+
+# ------------------------------------------------------------------------------------------------------------ advantages
+
+def slow_gae(rewards, values, next_values, terminated, truncated, gamma, lam):
+    """The definition: discounted sum of one-step errors until the game ends, one start at a time."""
+    T = len(rewards)
+    out = np.zeros(T)
+    for t in range(T):
+        weight = 1.
+        for k in range(t, T):
+            nxt = 0. if terminated[k] else next_values[k]
+            out[t] += weight * (rewards[k] + gamma * nxt - values[k])
+            if terminated[k] or truncated[k]:
+                break
+            weight *= gamma * lam
+    return out
+
+
+def test_gae_against_a_slow_loop():
+    rng = np.random.default_rng(0)
+    T, B = 50, 6
+    rewards, values, next_values = rng.normal(size=(3, T, B)).astype(np.float32)
+    terminated = rng.random((T, B)) < .08
+    truncated = (rng.random((T, B)) < .08) & ~terminated
+    fast = compute_gae(rewards, values, next_values, terminated, truncated, .97, .9)
+    for b in range(B):
+        slow = slow_gae(rewards[:, b], values[:, b], next_values[:, b], terminated[:, b], truncated[:, b], .97, .9)
+        assert np.allclose(fast[:, b], slow, atol=1e-4)
+
+
+def test_truncation_bootstraps_and_termination_does_not():
+    zero, one = np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32)
+    yes, no = np.ones((1, 1), bool), np.zeros((1, 1), bool)
+    assert compute_gae(zero, zero, one, yes, no, .9, .95)[0, 0] == 0
+    assert compute_gae(zero, zero, one, no, yes, .9, .95)[0, 0] == pytest.approx(.9)
+
+
+# ----------------------------------------------------------------------------------------------------- rewards, outcomes
+
+def test_rewards_are_zero_sum_and_credit_the_dealer():
+    before, after = np.zeros(3, FRAME), np.zeros(3, FRAME)
+    before["players"]["stocks"] = after["players"]["stocks"] = 4
+    before["players"]["percent"] = 50
+    after["players"]["percent"] = [[50, 62], [0, 50], [50, 50]]             # dealt 12; respawned; nothing
+    after["players"]["stocks"][2] = [4, 3]                                  # took a stock
+    rewards = compute_rewards(before, after, 1., .01)
+    assert np.allclose(rewards, [[.12, -.12], [0, 0], [1, -1]])
+    assert np.allclose(compute_rewards(before, after, 0., .01)[2], 0)
+
+
+def test_outcomes_by_stocks_then_percent():
+    frames = np.zeros(4, FRAME)
+    frames["players"]["stocks"] = [[2, 1], [1, 1], [1, 1], [0, 3]]
+    frames["players"]["percent"] = [[90, 0], [30, 80], [40, 40], [0, 200]]
+    assert outcomes(frames).tolist() == [1, 1, 0, -1]
+
+
+def test_wilson_interval():
+    low, high = wilson_interval(5, 10)
+    assert low == pytest.approx(.2366, abs=1e-4) and high == pytest.approx(.7634, abs=1e-4)
+    assert wilson_interval(0, 0) == (0, 1) and wilson_interval(20, 20)[1] == pytest.approx(1)
+
+
+def test_ratings():
+    ratings = Ratings()
+    ratings.record("a", "b", 1.)
+    assert ratings.table["a"][0] == 1516 and ratings.table["b"][0] == 1484
+    ratings.record("a", "b", .5)
+    assert 1500 < ratings.table["a"][0] < 1516                              # the favourite loses by a draw
+    assert [row[2:] for row in ratings.ranking()] == [(1, 0, 1), (0, 1, 1)]
+    assert sum(row[0] for row in ratings.table.values()) == pytest.approx(3000)
+
+
+# ------------------------------------------------------------------------------------------------------------------ pool
+
+def test_pool_keeps_the_newest_and_what_is_in_use(tmp_path, capsys):
+    pool, policy = Pool(tmp_path, history_size=3), Policy("mlp", (8,))
+    first = pool.add(policy, "main", 1)
+    for step in range(2, 7):
+        pool.add(policy, "main", step, in_use={first})
+    assert [int(i.split("_")[1]) for i in pool.ids()] == [1, 4, 5, 6]
+    (tmp_path / f"{pool.ids()[-1]}.pt").write_bytes(b"broken")
+    drawn = {pool.sample(np.random.default_rng(k)) for k in range(40)}
+    assert drawn == set(pool.ids()[:-1])                                    # the broken one is skipped, with a warning
+    assert "main_000000000006" in capsys.readouterr().err
+    pool.forget_after(4)
+    assert [int(i.split("_")[1]) for i in pool.ids()] == [1, 4]
+    assert Pool(tmp_path / "empty").sample(np.random.default_rng(0)) is None
+
+
+def test_a_frozen_policy_does_not_follow_the_learner(tmp_path):
+    pool, policy = Pool(tmp_path), Policy("mlp", (8,))
+    name = pool.add(policy, "main", 1)
+    frozen = pool.load(name)
+    before = frozen.value_head.weight.clone()
+    policy.value_head.weight.data += 1
+    assert (pool.load(name).value_head.weight == before).all() and not frozen.value_head.weight.requires_grad
+
+
+# ----------------------------------------------------------------------------------------------------------------- games
+
+def test_same_seed_same_games_and_another_seed_differs():
+    bots = [[BOTS["random"], BOTS["attacker"]]] * 4
+    runs = [play(make(seed=seed, bot_kinds=bots), 400) for seed in (3, 3, 4)]
+    assert runs[0] == runs[1] and runs[0] != runs[2]
+
+
+def test_workers_play_the_same_games_as_one_process():
+    bots = [[0, BOTS["random"]]] * 5
+    with make(5, bot_kinds=bots) as alone, make(5, bot_kinds=bots, num_workers=2) as workers:
+        assert play(alone, 400) == play(workers, 400)
+
+
+def test_truncation_and_autoreset():
+    with make(3, max_episode_frames=50) as envs:
+        neutral = np.zeros((3, 2), CONTROLLER)
+        for frame in range(1, 120):
+            last = envs.frames.copy()
+            terminated, truncated, broken = envs.step(neutral)
+            assert truncated.all() == (frame % 50 == 0) and not terminated.any() and not broken.any()
+            if truncated.all():
+                assert (envs.final_frames["frame_id"] == last["frame_id"] + 1).all()
+                assert (envs.frames["frame_id"] == mock_melee.FIRST_CONTROL_FRAME - 1).all()
+                assert (envs.controllers["main_x"] == 0).all()
+
+
+def test_a_won_game_terminates_and_keeps_its_last_frame():
+    with make(2, max_episode_frames=0) as envs:
+        envs.frames["players"]["stocks"][0, 1] = 1
+        envs.frames["players"]["y"][0, 1], envs.frames["players"]["airborne"][0, 1] = -300, 1
+        terminated, truncated, _ = envs.step(np.zeros((2, 2), CONTROLLER))
+        assert terminated.tolist() == [True, False] and not truncated.any()
+        assert outcomes(envs.final_frames[:1])[0] == 1 and envs.frames["players"]["stocks"][0, 1] == 4
+
+
+def test_action_repeat_is_the_same_as_holding_the_controller():
+    with make(3, action_repeat=4, max_episode_frames=0) as fast, make(3, max_episode_frames=0) as slow:
+        rng = np.random.default_rng(0)
+        for _ in range(50):
+            controllers = decode_actions(random_actions(rng, 3, 2))
+            fast.step(controllers)
+            for _ in range(4):
+                slow.step(controllers)
+            assert fast.frames.tobytes() == slow.frames.tobytes()
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_state_dict_continues_exactly(num_workers):
+    bots = [[0, BOTS["attacker"]]] * 4
+    with make(bot_kinds=bots, num_workers=num_workers) as a, make(bot_kinds=bots, seed=99) as b:
+        play(a, 150)
+        b.load_state_dict(a.state_dict())
+        assert play(a, 400, seed=1) == play(b, 400, seed=1)
+
+
+def test_a_killed_worker_is_replaced_and_the_others_never_notice():
+    log = []
+    with make(6, num_workers=3, log=log.append) as envs, make(6) as alone:
+        play(envs, 20), play(alone, 20)
+        os.kill(envs._workers[1].pid, signal.SIGKILL)
+        controllers = decode_actions(random_actions(np.random.default_rng(5), 6, 2))
+        started = time.monotonic()
+        terminated, truncated, broken = (x.copy() for x in envs.step(controllers))
+        assert time.monotonic() - started < 1
+        alone.step(controllers)
+        assert broken.tolist() == truncated.tolist() == [False, False, True, True, False, False] and not terminated.any()
+        healthy = [0, 1, 4, 5]
+        assert envs.frames[healthy].tobytes() == alone.frames[healthy].tobytes()
+        assert (envs.frames["frame_id"][2:4] == mock_melee.FIRST_CONTROL_FRAME - 1).all()
+        for _ in range(30):
+            _, _, broken = envs.step(controllers)
+            assert not broken.any()
+        assert len(log) == 1 and "worker 1 (games 2 to 3) died" in log[0]
+
+
+def test_a_hung_worker_is_replaced():
+    log = []
+    with make(4, num_workers=2, timeout=.5, log=log.append) as envs:
+        os.kill(envs._workers[0].pid, signal.SIGSTOP)
+        _, truncated, broken = envs.step(np.zeros((4, 2), CONTROLLER))
+        assert broken.tolist() == [True, True, False, False] and "hung" in log[0]
+        assert not envs.step(np.zeros((4, 2), CONTROLLER))[2].any()
+
+
+def test_a_raising_worker_tells_why(monkeypatch):
+    log = []
+    step = Games.step
+
+    def fails(self, *limits):
+        if self.frames["players"]["x"][0, 0] == 12345:
+            raise RuntimeError("the stage fell over")
+        return step(self, *limits)
+
+    monkeypatch.setattr(Games, "step", fails)
+    with make(4, num_workers=2, log=log.append) as envs:
+        envs.frames["players"]["x"][2, 0] = 12345
+        _, _, broken = envs.step(np.zeros((4, 2), CONTROLLER))
+        assert broken.tolist() == [False, False, True, True] and "the stage fell over" in log[0]
+        assert not envs.step(np.zeros((4, 2), CONTROLLER))[2].any()
+
+
+def test_too_many_failures_end_the_run():
+    with make(2, num_workers=1, max_restarts=0, log=lambda line: None) as envs:
+        os.kill(envs._workers[0].pid, signal.SIGKILL)
+        with pytest.raises(RuntimeError, match="more than 0 times"):
+            envs.step(np.zeros((2, 2), CONTROLLER))
+
+
+def test_closing_leaves_no_process():
+    envs = make(4, num_workers=2)
+    pids = [w.pid for w in envs._workers] + [envs._forks._pid]
+    envs.close()
+    deadline = time.monotonic() + 3
+    while any(os.path.exists(f"/proc/{pid}") for pid in pids) and time.monotonic() < deadline:
+        time.sleep(.02)
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+
+
+@pytest.mark.parametrize("options", [{"num_games": 0}, {"num_workers": 5}, {"num_workers": -1}])
+def test_impossible_sizes(options):
+    with pytest.raises(UserError):
+        VecEnv(**{"num_games": 4, "characters": FOX, "stages": FD, **options})
