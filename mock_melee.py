@@ -81,7 +81,7 @@ FIRST_FRAME, FIRST_CONTROL_FRAME, TIME_LIMIT = -123, -39, 8 * 60 * 60  # frame i
 HIDDEN_PLAYER = np.dtype([
     ("stick_x", "f4"), ("stick_y", "f4"), ("c_x", "f4"), ("c_y", "f4"), ("trigger", "f4"),  # this frame's controller
     ("last_stick_x", "f4"), ("last_stick_y", "f4"), ("last_c_x", "f4"), ("last_c_y", "f4"), ("last_trigger", "f4"),
-    ("shield_tilt", "f4"),                             # analog press while shielding, 0..1
+    ("old_x", "f4"), ("old_y", "f4"),                  # the position a frame ago
     ("buttons", "i4"), ("last_buttons", "i4"),
     ("tilt_x_age", "i4"), ("tilt_y_age", "i4"),        # frames since the stick passed +-.25 on this side, 254 at rest
     ("trigger_age", "i4"),                             # frames since L, R or Z went down
@@ -89,6 +89,7 @@ HIDDEN_PLAYER = np.dtype([
     ("flag", "i4"),                                    # of the action: short hop chosen, turn done, first jump frame
     ("landed_cancel", "i4"),                           # the l_cancel of this aerial landing
     ("has_hit", "i4"),                                 # this swing has connected and may not connect again
+    ("staled", "f4"),                                  # the action's staleness, fixed by its first hit; 0 not yet
     ("hurt_timer", "i4"), ("hurt_kind", "i4"),         # frames of PLAYER.hurtbox from outside the action
     ("guard_frames", "i4"),                            # shield stun left
     ("grab_timer", "i4"),                              # frames until the held player breaks free
@@ -124,15 +125,15 @@ ATTRIBUTE_ROWS = {
     6: ((.1, .1, 1.2, .1), (1.3, .1, .02, 1.3, 12, 27, 5, 6), (.8, .8, 1.4, 2.2, 1.5, 1.0, 1.0),
         (.11, 2.13, 3.0, .04, .02, 1.0, .005, 104, 4, 14)),
     7: ((.1, .2, 1.2, .08), (1.7, .1, .02, 1.8, 7, 21, 5, 3), (.8, .8, 1.4, 2.8, 2.14, 1.1, 1.0),
-        (.12, 2.13, 3.0, .04, .02, .8, .04, 90, 4, 14)),
+        (.12, 2.13, 3.0, .04, .02, .8, .04, 90, 4, 12)),
     16: ((.1, .3, 1.0, .04), (1.4, 0, .1, 1.4, 18, 29, 5, 5), (.9, .7, 1.4, 2.3, 1.4, 0, .95),
          (.082, 1.5, 2.3, .03, .02, 1.2, .016, 85, 4, 17)),
     18: ((0, .15, 1.6, .06), (1.5, .06, 0, 1.8, 15, 27, 5, 4), (1.0, .8, 1.2, 2.4, 1.5, .88, 1.0),
-         (.085, 2.2, 2.5, .03, .02, .9, .005, 87, 4, 16)),
+         (.085, 2.2, 2.5, .03, .02, .9, .005, 87, 4, 15)),
     19: ((.1, .1, .7, .1), (1.1, .06, .02, 1.1, 11, 21, 5, 6), (.8, .8, 1.4, 2.1, 1.4, .86, .95),
          (.073, 1.4, 1.85, .03, .018, .95, .005, 90, 4, 15)),
     22: ((.1, .2, 1.4, .08), (1.9, .1, .02, 1.5, 11, 21, 5, 5), (.7, 1.0, 1.7, 4.1, 1.9, .94, .94),
-         (.17, 3.1, 3.5, .05, .02, .83, .02, 80, 4, 13)),
+         (.17, 3.1, 3.5, .05, .02, .83, .02, 80, 4, 14)),
     24: ((.1, .1, 1.1, .06), (1.5, .06, .02, 1.5, 8, 25, 5, 4), (1.0, .8, 1.5, 2.3, 1.4, 1.0, .95),
          (.095, 1.7, 2.3, .03, .02, 1.0, .016, 60, 4, 12)),
     25: ((0, .08, .73, .07), (1.3, .08, .03, 1.35, 14, 27, 8, 6), (.9, .6, 1.5, 2.6, 1.75, .95, .9),
@@ -155,6 +156,7 @@ CHARACTER = np.dtype([(name, "f4") for name in ATTRIBUTES] + [
     ("root_row", "i2", NUM_ACTIONS),                   # row of ROOT_MOTION, 0 none
     ("velocity_row", "i2", NUM_ACTIONS),               # row of VELOCITIES, 0 none
     ("hit_row", "i2", (NUM_ACTIONS, MAX_FRAMES)),      # row of HITBOXES, 0 none
+    ("dodge_first", "i2", NUM_ACTIONS), ("dodge_last", "i2", NUM_ACTIONS),  # untouchable from one to before the other
     ("zero_indexed", "i2", NUM_ACTIONS),               # libmelee adds one to the frame of these
     ("attack_id", "i2", NUM_ACTIONS),                  # Slippi's, 0 no attack
     ("special_start", "i2", (2, 5)),                   # [airborne, direction]: neutral 1, side 2, up 3, down 4
@@ -201,6 +203,7 @@ SLOPES = {8: (39.2, .2088)}  # Yoshi's Story falls off beyond x = 39.2
 # Building the tables. Reading 65,000 lines of CSV takes seconds, so the result is kept beside numba's cache.
 # ---------------------------------------------------------------------------------------------------------------------
 
+ANYONE = -1                                            # in the tables of data/: a row for whoever has none of his own
 Tables = collections.namedtuple("Tables", "characters stages hitboxes root_motion velocities")
 DATA = pathlib.Path(__file__).resolve().parent / "data"
 
@@ -287,8 +290,16 @@ def build_tables():
         velocities[row["velocity_row"][action]][int(line["frame"])] = [
             float(line[name] or "nan") for name in ("ground_vx", "air_vx", "vy")]
 
-    for line in read_rows("actions.csv"):
-        row, action = characters[int(line["character"])], int(line["action"])
+    for line in read_rows("special_chains.csv"):
+        characters[int(line["character"])]["next_action"][int(line["action"])] = int(line["next_action"])
+    for line in read_rows("actions.csv"):              # sorted: what anyone does comes before what one does
+        character, action = int(line["character"]), int(line["action"])
+        if character == ANYONE:
+            unknown = characters["frames"][:, action] == 0
+            characters["frames"][unknown, action] = int(line["frames"])
+            characters["next_action"][:, action] = int(line["next_action"])
+            continue
+        row = characters[character]
         if action < 0:                                 # the character's usual value
             row["ecb_bottom"][:] = float(line["ecb_bottom"])
             continue
@@ -301,7 +312,11 @@ def build_tables():
             row[name][index] = float(line[name] or 0)
     for line in read_rows("ledge_poses.csv"):
         characters[int(line["character"])]["ledge_pose"][int(line["frame"])] = float(line["dx"]), float(line["dy"])
-    for line in read_rows("special_starts.csv"):
+    for line in read_rows("dodges.csv"):
+        character, action = int(line["character"]), int(line["action"])
+        rows = characters if character == ANYONE else characters[character:character + 1]
+        rows["dodge_first"][:, action], rows["dodge_last"][:, action] = line["first_frame"], int(line["last_frame"]) + 1
+    for line in read_rows("specials.csv"):
         start = characters[int(line["character"])]["special_start"]
         start[int(line["airborne"]), int(line["direction"])] = int(line["action"])
     with open(melee_folder() / "actiondata.csv", newline="") as file:
@@ -397,7 +412,7 @@ def set_action(p, h, action):
     p.action, p.state_age = action, 0
     if action == DASH or action == TURN or ROLL_FORWARD <= action <= SPOT_DODGE:
         p.state_age = 1
-    h.action_frames, h.flag, h.has_hit = 0, 0, 0
+    h.action_frames, h.flag, h.has_hit, h.staled = 0, 0, 0, 0
 
 
 @jit
@@ -1237,7 +1252,6 @@ def past_blast_zone(p, s):
 # 7. Hits
 # ---------------------------------------------------------------------------------------------------------------------
 
-HURT_RADIUS = 3.0
 STALE_STEPS = np.array([.09, .08, .07, .06, .05, .04, .03, .02, .01])
 SHIELD_HEALTH, SHIELD_REGEN, TUMBLE_KNOCKBACK, MAX_KNOCKBACK = 60.0, .07, 80.0, 2500.0
 
@@ -1299,25 +1313,39 @@ def is_vulnerable(p):
 
 
 @jit
-def body_height(p, c):
+def body(p, c):
+    """The hurtboxes as one upright capsule: (radius, bottom, top, forward). Fitted to who hit whom in real games."""
     action = p.action
     if CROUCH_START <= action <= CROUCH_END or action == DTILT:
-        return c.height * .65
-    if 183 <= action <= 198:
-        return HURT_RADIUS * 2
-    return c.height
+        return 2.5, 0.0, c.height * .5, 0.0
+    if action == DOWN_BOUND_UP or action == DOWN_BOUND_DOWN:
+        return 4.0, 1.5, c.height * .8, 0.0
+    if DOWN_WAIT_UP <= action < TECH:                  # lying
+        return 2.5, 0.0, c.height * .6, 2.0
+    if p.airborne and (in_damage(action) or action == TUMBLE):
+        return 3.0, 0.0, c.height * 1.1, 0.0
+    if p.airborne:
+        return 5.0, 0.0, c.height * 1.2, 0.0
+    return 4.5, 0.0, c.height, 1.0
 
 
 @jit
-def touching_box(a, attack, v, height):
-    """First of the four hitboxes that touches the victim's upright capsule, -1 none."""
-    low, high = v.y + HURT_RADIUS, v.y + max(height - HURT_RADIUS, HURT_RADIUS)
+def touching_box(a, ah, attack, before, v, c):
+    """First of the four hitboxes that touches the victim, -1 none. A box sweeps from where it was a frame before."""
+    radius, bottom, top, forward = body(v, c)
+    body_x = v.x + forward * v.facing
+    low, high = v.y + bottom + radius, v.y + max(top - radius, bottom + radius)
     for box in range(4):
-        size = attack.size[box]
-        if size > 0 and attack.effect[box] != EFFECT_GRAB:
-            x, y = a.x + attack.x[box] * a.facing, a.y + attack.y[box]
-            distance = np.sqrt((x - v.x) ** 2 + (y - min(max(y, low), high)) ** 2)
-            if distance < size + HURT_RADIUS:
+        if attack.size[box] == 0 or attack.effect[box] == EFFECT_GRAB:
+            continue
+        x, y = a.x + attack.x[box] * a.facing, a.y + attack.y[box]
+        old_x, old_y = x, y
+        if before.size[box] > 0:
+            old_x, old_y = ah.old_x + before.x[box] * a.facing, ah.old_y + before.y[box]
+        for step in range(4):
+            now_x, now_y = x + (old_x - x) * step / 4, y + (old_y - y) * step / 4
+            away_x, away_y = now_x - body_x, now_y - min(max(now_y, low), high)
+            if away_x * away_x + away_y * away_y < (attack.size[box] + radius) ** 2:
                 return box
     return -1
 
@@ -1342,14 +1370,18 @@ def hit_test(a, ah, ac, v, vc, t):
     row = attack_row(a, ah, ac)
     if row == 0 or not is_vulnerable(v):
         return 0, -1
-    return row, touching_box(a, t.hitboxes[row], v, body_height(v, vc))
+    before = ac.hit_row[a.action, ah.action_frames] if ah.action_frames > 0 else 0
+    return row, touching_box(a, ah, t.hitboxes[row], t.hitboxes[before], v, vc)
 
 
 @jit
 def land_hit(a, ah, ac, v, vh, vc, attack, box, attacker_index):
     attack_id = ac.attack_id[a.action]
     damage = attack.damage[box]
-    staled = damage * stale_factor(ah, attack_id)
+    first_hit = ah.staled == 0                         # all hits of one action are as stale as its first, and count once
+    if first_hit:
+        ah.staled = stale_factor(ah, attack_id)
+    staled = damage * ah.staled
     electric = attack.effect[box] == EFFECT_ELECTRIC
     ah.has_hit = 1
     side = 1.0 if v.x > a.x or (v.x == a.x and a.facing > 0) else -1.0
@@ -1364,7 +1396,8 @@ def land_hit(a, ah, ac, v, vh, vc, attack, box, attacker_index):
     a.hitlag = hitlag_frames(staled, electric, False)
     v.hitlag = hitlag_frames(staled, electric, crouching)
     v.percent = min(v.percent + staled, 999)
-    remember_hit(ah, attack_id)
+    if first_hit:
+        remember_hit(ah, attack_id)
     a.last_attack, v.last_hit_by = attack_id, attacker_index
     a.combo = a.combo + 1 if ah.combo_timer > 0 else 1
     ah.combo_timer = 45
@@ -1382,21 +1415,20 @@ def launch(v, vh, angle, force, side, contact):
     v.self_vx_air, v.self_vy, v.self_vx_ground = 0, 0, 0
     v.facing, v.fastfall = -side, 0
     hitstun = max(np.floor(.4 * force), 1)
-    height = 0 if contact > .66 else 1 if contact > .33 else 2
     flying = force >= TUMBLE_KNOCKBACK
-    if not v.airborne and not flying and v.kb_vy <= 0:
-        v.kb_vy = 0                                    # meets the floor: stays on it
-    elif not v.airborne and flying and v.kb_vy < 0:
-        v.kb_vy *= -.8                                 # bounces off the floor
+    part = 0 if contact > 1.2 else 1 if contact > .05 else 2  # hit high, in the middle, low
     was_airborne = v.airborne
-    if v.kb_vy > 0 and not v.airborne:
+    if not v.airborne and v.kb_vy < 0:
+        v.kb_vy = -.8 * v.kb_vy if flying else 0       # bounces off the floor, or stays on it
+    if not v.airborne and (flying or v.kb_vy > 0):
         leave_ground(v, vh)
     if flying:
-        action = DAMAGE_FLY_TOP if 65 < angle < 115 else DAMAGE_FLY_HIGH + height
+        action = DAMAGE_FLY_TOP if 75 < angle < 105 else DAMAGE_FLY_HIGH + part
     else:
         level = 0 if hitstun < 10 else 1 if hitstun < 21 else 2
-        action = (DAMAGE_AIR if was_airborne else DAMAGE_FIRST + 3 * height) + level
+        action = (DAMAGE_AIR if was_airborne else DAMAGE_FIRST + 3 * part) + level
     set_action(v, vh, action)
+    v.state_age = 1
     v.hitstun, v.in_hitstun = hitstun, 1
 
 
@@ -1463,9 +1495,6 @@ def smash_influence(p, h):
 # ---------------------------------------------------------------------------------------------------------------------
 # 8. One player, one frame, in Melee's order: hitlag, action end, inputs, velocity, position, stage
 # ---------------------------------------------------------------------------------------------------------------------
-
-DODGE_FIRST, DODGE_LAST = 3, 16                        # usual intangible frames of rolls and dodges
-
 
 @jit
 def is_solid(p):
@@ -1540,24 +1569,16 @@ def update_hurtbox(p, h, c):
     """Invulnerable after respawn, intangible on the ledge, in dodges, rolls and techs."""
     h.hurt_timer = max(0, h.hurt_timer - 1)
     p.hurtbox = h.hurt_kind if h.hurt_timer > 0 else 0
-    action, frame = p.action, h.action_frames + 1
+    action = p.action
     if REBIRTH <= action <= REBIRTH_WAIT:
         p.hurtbox = 1
-    elif ROLL_FORWARD <= action <= SPOT_DODGE:
-        first, last = (2, 15) if action == SPOT_DODGE else (4, 19)
-        p.hurtbox = 2 if first <= frame <= last else p.hurtbox
-    elif action == AIR_DODGE:
-        p.hurtbox = 2 if 4 <= frame <= 29 else p.hurtbox
-    elif TECH <= action <= TECH_BACKWARD:
-        p.hurtbox = 2 if frame <= 20 else p.hurtbox
-    elif action in (186, 188, 189, 194, 196, 197):
-        p.hurtbox = 2 if frame <= 20 else p.hurtbox
-    elif 254 <= action <= 263:
-        p.hurtbox = 2 if frame <= 30 else p.hurtbox
+    elif c.dodge_first[action] <= h.action_frames < c.dodge_last[action]:
+        p.hurtbox = 2
 
 
 @jit
 def step_player(p, h, c, s, t):
+    h.old_x, h.old_y = p.x, p.y
     h.ledge_cooldown = max(0, h.ledge_cooldown - 1)
     h.combo_timer = max(0, h.combo_timer - 1)
     p.l_cancel = 0
