@@ -8,39 +8,1193 @@
 Time: post[t-1] + pre[t] -> post[t]. A policy that has seen frames[t] chooses controllers[t + 1]. Every stage keeps to that.
 """
 
+import contextlib
 import ctypes
+import functools
 import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
 import json
 import mmap
+import multiprocessing
+import multiprocessing.connection
 import os
 import platform
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import rich.console
+import rich.progress
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+import tyro
 
 import mock_melee
 from mock_melee import (  # re-exported: the frame language
     BOTS, BUTTON_A, BUTTON_B, BUTTON_D_UP, BUTTON_L, BUTTON_R, BUTTON_X, BUTTON_Y, BUTTON_Z, CHARACTERS, CONTROLLER,
-    FIRST_CONTROL_FRAME, FIRST_FRAME, FRAME, ITEM, NUM_ITEMS, PLAYER, STAGES, TIME_LIMIT,
+    FIRST_CONTROL_FRAME, FIRST_FRAME, FRAME, ITEM, NUM_ITEMS, NUM_PLAYERS, PLAYER, STAGES, TIME_LIMIT,
 )
 
 
 class UserError(ValueError):
     """A mistake of the user's, told in one line: what is wrong, with which file or value, and what to do."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Slippi's ids and events. Source: the Slippi replay specification, checked against real files.
+# ---------------------------------------------------------------------------------------------------------------------
+
+# Post-frames speak of internal character ids, the game start of external ones. Index: internal id, 10 Popo, 11 Nana.
+EXTERNAL_CHARACTER = (8, 2, 0, 1, 4, 5, 6, 19, 11, 12, 14, 14, 13, 16, 17, 15, 10, 7, 9, 18, 21, 22, 20, 24, 3, 25, 23)
+SHEIK, ZELDA = 7, 19  # internal ids; one fighter with two bodies
+
+STAGE_FOUNTAIN, STAGE_STADIUM, STAGE_DREAM_LAND = 2, 3, 28
+LIBMELEE_STAGE = {8: STAGE_FOUNTAIN, 18: STAGE_STADIUM, 6: 8, 26: STAGE_DREAM_LAND, 24: 31, 25: 32}  # its enum's values
+NOT_VERSUS_STAGES = (*range(33, 59), 84)                  # Break the Targets, Home-Run Contest
+PLATFORM_LEFT, PLATFORM_RIGHT = 20.0, 28.0                # Fountain of Dreams before the platforms first move
+STADIUM_NORMAL = 5                                        # Slippi's id of the plain Stadium, 0 in our frames
+
+# Which misc byte of an item is its charge, by type: Samus's charge shot and Mewtwo's shadow ball: the charge; Samus's
+# missile: is it a super missile; Peach's turnip: its face. In other items these bytes are leftovers.
+ITEM_CHARGE_BYTE = {94: 3, 112: 3, 95: 0, 99: 1}
+HITSTUN_FLAG, FASTFALL_FLAG = 0x02, 0x08                  # in state_flags[3] and state_flags[1]
+END_METHODS = {"Unresolved": 0, "Time": 1, "Game": 2, "Resolved": 3, "NoContest": 7}
+SLP_VERSION = (3, 18, 0)                                  # the layout below; the first with stage events
+
+_HEAD = [("command", "u1"), ("frame", ">i4")]
+_WHO = [*_HEAD, ("port", "u1"), ("follower", "u1")]
+FRAME_START_EVENT = np.dtype([*_HEAD, ("seed", ">u4"), ("scene_frame", ">u4")])
+PRE_EVENT = np.dtype([
+    *_WHO, ("seed", ">u4"), ("action", ">u2"), ("x", ">f4"), ("y", ">f4"), ("facing", ">f4"),
+    ("main_x", ">f4"), ("main_y", ">f4"), ("c_x", ">f4"), ("c_y", ">f4"), ("trigger", ">f4"), ("buttons", ">u4"),
+    ("physical_buttons", ">u2"), ("physical_l", ">f4"), ("physical_r", ">f4"), ("raw_x", "i1"), ("percent", ">f4"),
+    ("raw_y", "i1"), ("raw_c_x", "i1"), ("raw_c_y", "i1"),
+])
+POST_EVENT = np.dtype([
+    *_WHO, ("character", "u1"), ("action", ">u2"), ("x", ">f4"), ("y", ">f4"), ("facing", ">f4"), ("percent", ">f4"),
+    ("shield", ">f4"), ("last_attack", "u1"), ("combo", "u1"), ("last_hit_by", "u1"), ("stocks", "u1"),
+    ("state_age", ">f4"), ("flags_0", "u1"), ("flags_1", "u1"), ("flags_2", "u1"), ("flags_3", "u1"), ("flags_4", "u1"),
+    ("hitstun", ">f4"), ("airborne", "u1"), ("ground", ">u2"), ("jumps", "u1"), ("l_cancel", "u1"), ("hurtbox", "u1"),
+    ("self_vx_air", ">f4"), ("self_vy", ">f4"), ("kb_vx", ">f4"), ("kb_vy", ">f4"), ("self_vx_ground", ">f4"),
+    ("hitlag", ">f4"), ("animation", ">u4"), ("last_hit_by_instance", ">u2"), ("instance", ">u2"),
+])
+ITEM_EVENT = np.dtype([
+    *_HEAD, ("type", ">u2"), ("state", "u1"), ("facing", ">f4"), ("vx", ">f4"), ("vy", ">f4"), ("x", ">f4"),
+    ("y", ">f4"), ("damage", ">u2"), ("timer", ">f4"), ("id", ">u4"), ("misc_0", "u1"), ("misc_1", "u1"),
+    ("misc_2", "u1"), ("misc_3", "u1"), ("owner", "i1"), ("instance", ">u2"),
+])
+BOOKEND_EVENT = np.dtype([*_HEAD, ("latest_finalized", ">i4")])
+GAME_START_SIZE = 761
+EVENT_SIZES = {  # bytes, with the command byte
+    0x36: GAME_START_SIZE, 0x37: PRE_EVENT.itemsize, 0x38: POST_EVENT.itemsize, 0x39: 7,
+    0x3A: FRAME_START_EVENT.itemsize, 0x3B: ITEM_EVENT.itemsize, 0x3C: BOOKEND_EVENT.itemsize,
+    0x3F: 10, 0x40: 6, 0x41: 9,  # Fountain of Dreams' platforms, Whispy, Stadium
+}
+
+
+class ReplayError(UserError):
+    """A replay or a folder of replays that cannot be used; the message is one line: `<file>: <what is wrong>`."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Events to frames. A file and a live game go through the same lines, so that they cannot disagree.
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=1)
+def _zero_indexed_actions():
+    """[32, 1024] bool: does Melee count this (internal character, action) from frame 0? From libmelee's own table."""
+    spec = importlib.util.find_spec("melee")  # finds the package without importing it, which takes a second
+    if spec is None:
+        raise ImportError("libmelee is not installed: pip install melee==0.47.6")
+    table = np.zeros((32, 1024), bool)
+    with open(Path(spec.origin).parent / "actiondata.csv") as file:
+        next(file)
+        for line in file:
+            character, action, zero_index = line.strip().replace('"', "").split(",")
+            if int(action) < 1024:  # 65535 stands for "unknown"
+                table[int(character), int(action)] = zero_index == "True"
+    return table
+
+
+def _no_nan(column):
+    return np.where(np.isnan(column), 0, column)
+
+
+def _players_from_post(post):
+    """[N] PLAYER from the columns of N post-frame events (a POST_EVENT array or a dict of the same names)."""
+    players = np.zeros(len(post["x"]), PLAYER)
+    for name in ("x", "y", "self_vx_air", "self_vy", "self_vx_ground", "kb_vx", "kb_vy", "percent", "shield", "hitlag",
+                 "state_age"):
+        players[name] = _no_nan(post[name])
+    for name in ("action", "character", "stocks", "jumps", "airborne", "hurtbox", "l_cancel", "last_attack",
+                 "last_hit_by", "combo"):
+        players[name] = post[name]
+    players["ground"] = np.asarray(post["ground"]).astype(np.uint16).astype(np.int16)  # 0xFFFF, no ground, becomes -1
+    players["facing"] = np.where(np.asarray(post["facing"]) > 0, 1, -1)
+    players["in_hitstun"] = (np.asarray(post["flags_3"]) & HITSTUN_FLAG) != 0
+    players["fastfall"] = (np.asarray(post["flags_1"]) & FASTFALL_FLAG) != 0
+    # Outside hitstun Slippi's field holds whatever else Melee keeps at that address, NaN included.
+    players["hitstun"] = np.where(players["in_hitstun"] != 0, _no_nan(post["hitstun"]), 0)
+    first = _zero_indexed_actions()[players["character"] & 31, players["action"] & 1023]
+    players["action_frame"] = np.clip(players["state_age"], -30000, 30000).astype(np.int16) + first
+    players["present"] = 1
+    return players
+
+
+def _place_items(items, row, events, ports):
+    """Write N item events (columns as ITEM_EVENT) into `items` [T, 8] ITEM; `row` [N] is each event's frame index.
+
+    The slots of a frame are filled in the order of Slippi's item ids, oldest first; what does not fit is dropped.
+    """
+    order = np.lexsort((events["id"], row))
+    row = row[order]
+    slot = np.arange(len(row)) - np.searchsorted(row, row)
+    events = {name: np.asarray(events[name])[order][slot < NUM_ITEMS] for name in ITEM_EVENT.names[2:]}
+    records = np.zeros(len(events["id"]), ITEM)
+    for name in ("x", "y", "vx", "vy", "facing", "timer"):
+        records[name] = _no_nan(events[name])
+    for name in ("type", "state", "damage"):
+        records[name] = events[name]
+    records["owner"] = -1
+    for player, port in enumerate(ports):
+        records["owner"][events["owner"] == port] = player
+    for item_type, byte in ITEM_CHARGE_BYTE.items():
+        records["charge"] += np.where(records["type"] == item_type, events[f"misc_{byte}"], 0).astype(np.int16)
+    records["present"] = 1
+    items[row[slot < NUM_ITEMS], slot[slot < NUM_ITEMS]] = records
+
+
+def _controllers_from_pre(pre):
+    """[N] CONTROLLER from the columns of N pre-frame events (a PRE_EVENT array or a dict of the same names)."""
+    controllers = np.zeros(len(pre["main_x"]), CONTROLLER)
+    for name in ("main_x", "main_y", "c_x", "c_y"):
+        controllers[name] = _no_nan(pre[name])
+    # The game merges both analog triggers into one value; it goes to the side that was pressed further.
+    trigger = _no_nan(pre["trigger"])
+    right = np.asarray(pre["physical_r"]) > np.asarray(pre["physical_l"])
+    controllers["l"] = np.where(right, 0, trigger)
+    controllers["r"] = np.where(right, trigger, 0)
+    controllers["buttons"] = np.asarray(pre["buttons"]) & 0xFFFF  # above: stick directions as buttons
+    return controllers
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Replays in: .slp -> frames, controllers, meta
+# ---------------------------------------------------------------------------------------------------------------------
+
+MIN_VERSION = (3, 8, 0)       # velocities since 3.5, item owners since 3.6, hitlag since 3.8
+OLDEST_VERSION = (2, 0, 0)    # before it no file says who is in the air
+PARSER_VERSION = 1            # part of the cache's key: raise it when read_replay's result changes
+
+# Where peppi-py keeps what the events call so.
+_POST_PATHS = {
+    "character": "character", "action": "state", "x": "position.x", "y": "position.y", "facing": "direction",
+    "percent": "percent", "shield": "shield", "last_attack": "last_attack_landed", "combo": "combo_count",
+    "last_hit_by": "last_hit_by", "stocks": "stocks", "state_age": "state_age", "flags_1": "state_flags.1",
+    "flags_3": "state_flags.3", "hitstun": "misc_as", "airborne": "airborne", "ground": "ground", "jumps": "jumps",
+    "l_cancel": "l_cancel", "hurtbox": "hurtbox_state", "self_vx_air": "velocities.self_x_air",
+    "self_vy": "velocities.self_y", "kb_vx": "velocities.knockback_x", "kb_vy": "velocities.knockback_y",
+    "self_vx_ground": "velocities.self_x_ground", "hitlag": "hitlag",
+}
+_PRE_PATHS = {
+    "main_x": "joystick.x", "main_y": "joystick.y", "c_x": "cstick.x", "c_y": "cstick.y", "trigger": "triggers",
+    "buttons": "buttons", "physical_l": "triggers_physical.l", "physical_r": "triggers_physical.r",
+}
+_ITEM_PATHS = {
+    "type": "type", "state": "state", "facing": "direction", "vx": "velocity.x", "vy": "velocity.y", "x": "position.x",
+    "y": "position.y", "damage": "damage", "timer": "timer", "id": "id", "misc_0": "misc.0", "misc_1": "misc.1",
+    "misc_2": "misc.2", "misc_3": "misc.3", "owner": "owner", "instance": "instance_id",
+}
+_REPLAY_FLOAT_LIMITS = {
+    "x": 1e3, "y": 1e3, "percent": 1e3, "shield": 100, "hitlag": 1e3, "hitstun": 1e3, "state_age": 1e4,
+    "self_vx_air": 100, "self_vy": 100, "self_vx_ground": 100, "kb_vx": 100, "kb_vy": 100,
+}
+_REPLAY_INT_LIMITS = {
+    "action": 1023, "character": 26, "stocks": 99, "jumps": 10, "airborne": 1, "hurtbox": 2, "l_cancel": 2,
+}
+
+
+@dataclass
+class Replay:
+    """One 1v1 game. `controllers[t]` is the input that *produced* `frames[t]`: post[t-1] + pre[t] -> post[t].
+
+    So the label for a policy that has seen `frames[t]` is `controllers[t + 1]`; a policy trained on `controllers[t]`
+    reads the answer from the frame, looks better in the loss and freezes in play.
+    Player 0 sits at the lower port. `meta` holds plain values only, see `read_replay`.
+    """
+
+    frames: np.ndarray       # [T] FRAME
+    controllers: np.ndarray  # [T, 2] CONTROLLER
+    meta: dict
+
+    def __len__(self):
+        return len(self.frames)
+
+
+def controlled(replay: Replay) -> Replay:
+    """The part of a replay in which the players have control (frame id -39 on); arrays are views."""
+    first = int(np.searchsorted(replay.frames["frame_id"], FIRST_CONTROL_FRAME))
+    return Replay(replay.frames[first:], replay.controllers[first:], replay.meta)
+
+
+def read_replay(path: str | Path, *, min_version: tuple = MIN_VERSION) -> Replay:
+    """Read one .slp file of a 1v1 game.
+
+    Returns a Replay: frames [T] FRAME from frame id -123 on (cut with `controlled`), controllers [T, 2] CONTROLLER.
+    Rolled-back frames appear once, as the game finally played them. In `meta`, tuples are indexed by player:
+    path, hash (sha256 of the file), game (key of the game: two players' files of one online game share it), version,
+    stage (Slippi's external id), characters (internal ids at the start), ports (0..3), types ("Human" or "Cpu"),
+    cpu_levels, names, codes, tags ("" if none), winner (player index, None if the game was quit, tied or has no
+    clear end), end (Slippi's method, None if the file has no game end), lras (player index of who quit, or None),
+    frames (their number), seed, started, played_on, frozen_stadium.
+
+    A `min_version` below 3.8 admits files without hitlag (0 then) and below 3.5 without velocities (differences of
+    positions then, all of it taken as the player's own). Below 2.0, and 3.0 to 3.6 (peppi-py cannot), always refused.
+    Raises ReplayError with one line for whatever is wrong with the file.
+    """
+    return _read_hashed(path, _file_hash(path), min_version)
+
+
+def _file_hash(path):
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise ReplayError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+
+
+def _read_hashed(path, digest, min_version):
+    try:
+        return _parse_replay(path, digest, tuple(min_version))
+    except ReplayError as error:
+        raise ReplayError(f"{path}: {error}") from None
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:  # what peppi-py let pass
+        raise ReplayError(f"{path}: a damaged .slp file ({type(error).__name__}: {_one_line(error)})") from None
+
+
+def _one_line(error):
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+@contextlib.contextmanager
+def _silent_stderr():
+    """peppi-py's Rust code prints a trace on file descriptor 2 before Python sees its panic."""
+    sys.stderr.flush()
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)
+
+
+def _peppi(path, skip_frames):
+    from peppi_py._peppi import read_slippi  # here: pyarrow is slow to import and most processes read no replay
+
+    try:
+        with _silent_stderr():
+            return read_slippi(str(path), skip_frames)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # its PanicException is no Exception, and does not survive pickling
+        text = _one_line(error).removeprefix("invalid data: ")
+        if text.startswith("expected: [123, 85, 3"):
+            raise ReplayError("not a .slp file") from None
+        if text.startswith("invalid game end method"):
+            raise ReplayError(f"not a versus game ({text})") from None
+        if text.startswith("Cannot skip to game end"):
+            text = "cut short or still being written"
+        raise ReplayError(f"a damaged .slp file ({text})") from None
+
+
+def _check_start(start, min_version):
+    """Refuse what is not a 1v1 game of a version that we can read. Returns the version."""
+    version = tuple(start["slippi"]["version"])
+    text = ".".join(map(str, version))
+    if version < OLDEST_VERSION:
+        raise ReplayError(f"written by Slippi {text}, which lacks airborne and jumps; needs 2.0.0 or newer")
+    if version < min_version:
+        needs = f"needs {'.'.join(map(str, min_version))} or newer"
+        if version < MIN_VERSION:
+            needs = f"which lacks {'velocities and hitlag' if version < (3, 5, 0) else 'hitlag'}; {needs}"
+        raise ReplayError(f"written by Slippi {text}, {needs}")
+    if (3, 0, 0) <= version < (3, 7, 0):
+        raise ReplayError(f"written by Slippi {text}; peppi-py cannot read 3.0 to 3.6")
+    if start["stage"] in NOT_VERSUS_STAGES:
+        raise ReplayError(f"not a versus game (stage {start['stage']})")
+    if len(start["players"]) != NUM_PLAYERS:
+        raise ReplayError(f"{len(start['players'])} players; only 1v1 games can be used")
+    if start["is_teams"]:
+        raise ReplayError("a team game; only 1v1 games can be used")
+    if any(player["type"] not in ("Human", "Cpu") for player in start["players"]):
+        raise ReplayError("a demo; only games of people and CPUs can be used")
+    return version
+
+
+def _arrow_leaf(array, path):
+    """One column of a pyarrow StructArray as numpy without a copy, None if this version lacks it. Nulls hold junk."""
+    for name in path.split("."):
+        index = array.type.get_field_index(name)
+        if index < 0:
+            return None
+        array = array.field(index)
+    dtype = np.dtype("f4" if str(array.type) == "float" else str(array.type))
+    if len(array) == 0:
+        return np.zeros(0, dtype)
+    return np.frombuffer(array.buffers()[1], dtype, len(array), array.offset * dtype.itemsize)
+
+
+def _arrow_columns(array, paths):
+    columns = {name: _arrow_leaf(array, path) for name, path in paths.items()}
+    return {name: np.zeros(len(array), np.int32) if column is None else column for name, column in columns.items()}
+
+
+def _arrow_events(frames, name):
+    """A list column of the frames: (row of each event [N], StructArray of the N events), or (None, None) if absent."""
+    index = frames.type.get_field_index(name)
+    if index < 0 or len(frames.field(index).values) == 0:
+        return None, None
+    column = frames.field(index)
+    offsets = column.offsets.to_numpy()
+    return np.repeat(np.arange(len(column)), np.diff(offsets)), column.values
+
+
+def _forward_fill(length, rows, values, initial):
+    """[length] array: the last of `values` (which happened at `rows`) so far, `initial` before the first."""
+    latest = np.zeros(length, np.int64)
+    latest[rows] = np.arange(1, len(rows) + 1)
+    return np.concatenate(([initial], values))[np.maximum.accumulate(latest)]
+
+
+def _parse_replay(path, digest, min_version):
+    # Some versions make peppi-py panic on their frames but never on their header, so that is read first.
+    version = _check_start(_peppi(path, True).start, min_version)
+    game = _peppi(path, False)
+    start, table = game.start, game.frames
+    rows = len(table)
+    if rows == 0:
+        raise ReplayError("no frames")
+
+    frames = np.zeros(rows, FRAME)
+    controllers = np.zeros((rows, NUM_PLAYERS), CONTROLLER)
+    frames["frame_id"], frames["stage"] = _arrow_leaf(table, "id"), start["stage"]
+    start_players = sorted(start["players"], key=lambda player: player["port"])
+    ports = tuple(int(player["port"][1]) - 1 for player in start_players)
+    port_columns = table.field("ports")
+    for i, player in enumerate(start_players):
+        port = port_columns.field(player["port"])
+        for name, out in (("leader", frames["players"]), ("follower", frames["nanas"])):
+            if port.type.get_field_index(name) < 0:
+                continue
+            character = port.field(name)
+            records = _players_from_post(_arrow_columns(character.field("post"), _POST_PATHS))
+            records["port"] = ports[i]
+            if character.null_count:  # a dead Nana: zeros, not what the last Nana left in memory
+                records[~character.is_valid().to_numpy(zero_copy_only=False)] = 0
+            out[:, i] = records
+            if name == "leader":
+                controllers[:, i] = _controllers_from_pre(_arrow_columns(character.field("pre"), _PRE_PATHS))
+
+    row, items = _arrow_events(table, "item")
+    if row is not None:
+        columns = _arrow_columns(items, _ITEM_PATHS)
+        if version < (3, 6, 0):
+            columns["owner"] = np.full(len(items), -1)
+        _place_items(frames["items"], row, columns, ports)
+
+    # Stage events are sparse and the game does not send them again after a rollback: fill before rows are dropped.
+    if start["stage"] == STAGE_FOUNTAIN:
+        row, events = _arrow_events(table, "fod_platform")
+        frames["platform_left"], frames["platform_right"] = PLATFORM_LEFT, PLATFORM_RIGHT
+        if row is not None:
+            side, height = _arrow_leaf(events, "platform"), _arrow_leaf(events, "height")
+            for name, number, initial in (("platform_right", 0, PLATFORM_RIGHT), ("platform_left", 1, PLATFORM_LEFT)):
+                frames[name] = _forward_fill(rows, row[side == number], height[side == number], np.float32(initial))
+    if start["stage"] == STAGE_DREAM_LAND:
+        row, events = _arrow_events(table, "dreamland_whispy")
+        if row is not None:
+            frames["wind"] = _forward_fill(rows, row, _arrow_leaf(events, "direction").astype(np.int16), 0)
+    if start["stage"] == STAGE_STADIUM:
+        row, events = _arrow_events(table, "stadium_transformation")
+        if row is not None:
+            kind = _arrow_leaf(events, "type").astype(np.int16)
+            frames["transformation"] = _forward_fill(rows, row, np.where(kind == STADIUM_NORMAL, 0, kind), 0)
+
+    # Online, a frame may be played several times. The last row of an id is what finally happened.
+    ids = frames["frame_id"]
+    if rows > 1 and (np.diff(ids) != 1).any():
+        ids, index = np.unique(ids[::-1], return_index=True)
+        keep = rows - 1 - index
+        if len(ids) > 1 and (np.diff(ids) != 1).any():
+            raise ReplayError(f"frames are missing after frame {ids[:-1][np.diff(ids) != 1][0]}")
+        frames, controllers = frames[keep], controllers[keep]
+    if frames["frame_id"][0] < FIRST_FRAME:
+        raise ReplayError(f"begins at frame {frames['frame_id'][0]}, before the first possible one, {FIRST_FRAME}")
+
+    if version < (3, 5, 0):
+        _estimate_velocities(frames["players"])
+        _estimate_velocities(frames["nanas"])
+    _check_values(frames, controllers)
+    return Replay(frames, controllers, _replay_meta(path, digest, version, game, start_players, ports, frames))
+
+
+def _estimate_velocities(players):
+    """Old files have no velocities: fill them in from positions. Knockback cannot be told apart and stays 0."""
+    both = (players["present"][1:] * players["present"][:-1] * (players["stocks"][1:] == players["stocks"][:-1])) != 0
+    air = players["airborne"][1:] != 0
+    dx, dy = np.diff(players["x"], axis=0), np.diff(players["y"], axis=0)
+    players["self_vx_air"][1:] = np.where(both & air, dx, 0)
+    players["self_vx_ground"][1:] = np.where(both & ~air, dx, 0)
+    players["self_vy"][1:] = np.where(both & air, dy, 0)
+    for name in ("self_vx_air", "self_vx_ground", "self_vy"):
+        players[name][np.abs(players[name]) > 50] = 0  # a teleport, such as a revival, is not a velocity
+
+
+def _check_values(frames, controllers):
+    """A damaged file may parse. Refuse values that the game cannot produce. NaN has become 0, inf has not."""
+    ids = frames["frame_id"]
+
+    def refuse(bad, what, values):
+        t = np.argwhere(bad)[0]
+        raise ReplayError(f"frame {ids[t[0]]}: {what} is {values[tuple(t)]}, which the game cannot produce")
+
+    for who in ("players", "nanas"):
+        for limits, low in ((_REPLAY_FLOAT_LIMITS, None), (_REPLAY_INT_LIMITS, 0)):
+            for name, high in limits.items():
+                values = frames[who][name]
+                if values.max() > high or values.min() < (-high if low is None else low):
+                    refuse((values > high) | (values < (-high if low is None else low)), name, values)
+    for name in ("x", "y", "vx", "vy", "facing", "timer"):
+        values = frames["items"][name]
+        if values.max() > 1e5 or values.min() < -1e5:
+            refuse(np.abs(values) > 1e5, "an item's " + name, values)
+    for name in ("main_x", "main_y", "c_x", "c_y", "l", "r"):
+        values, low = controllers[name], -1.01 if "_" in name else -0.01
+        if values.max() > 1.01 or values.min() < low:
+            refuse((values > 1.01) | (values < low), "input " + name, values)
+    for name, high in (("platform_left", 1e3), ("platform_right", 1e3), ("wind", 2), ("transformation", 9)):
+        values = frames[name]
+        if not (np.abs(values) <= high).all():
+            refuse(~(np.abs(values) <= high), name, values)
+
+
+def _winner(end, last):
+    """Player index or None: the last one alive; when the time ran out, more stocks, then less percent."""
+    stocks, percent = last["players"]["stocks"].tolist(), last["players"]["percent"].tolist()
+    if (stocks[0] > 0) != (stocks[1] > 0):
+        return int(stocks[1] > 0)
+    if end == "Time" and (stocks[0], -percent[0]) != (stocks[1], -percent[1]):
+        return int((stocks[1], -percent[1]) > (stocks[0], -percent[0]))
+    return None
+
+
+def _replay_meta(path, digest, version, game, players, ports, frames):
+    start, end, info = game.start, game.end or {}, game.metadata or {}
+    if not isinstance(info, dict):
+        info = {}
+    characters = tuple(frames["players"]["character"][0].tolist())
+    for player, internal in zip(players, characters, strict=True):
+        external = EXTERNAL_CHARACTER[internal]
+        if external != player["character"] and {external, player["character"]} != {18, 19}:  # Zelda, Sheik
+            raise ReplayError(f"character {player['character']} in the header is {external} in the first frame")
+    netplay = [player.get("netplay") or {} for player in players]
+    named = [((info.get("players") or {}).get(str(port)) or {}).get("names") or {} for port in ports]
+    quitter = end.get("lras_initiator")
+    match = start.get("match") or {}
+    key = digest
+    if match.get("id"):  # both players' files of one online game have the same match id
+        key = hashlib.sha256(f"{match['id']} {match['game']} {match['tiebreaker']}".encode()).hexdigest()
+    return {
+        "path": str(path), "hash": digest, "game": key, "version": version, "stage": start["stage"],
+        "characters": characters, "ports": ports,
+        "types": tuple(player["type"] for player in players),
+        "cpu_levels": tuple(player["cpu_level"] or 0 for player in players),
+        "names": tuple(a.get("name") or b.get("netplay") or "" for a, b in zip(netplay, named, strict=True)),
+        "codes": tuple((a.get("code") or b.get("code") or "").replace("＃", "#")
+                       for a, b in zip(netplay, named, strict=True)),
+        "tags": tuple(player.get("name_tag") or "" for player in players),
+        "winner": _winner(end.get("method"), frames[-1]), "end": end.get("method"),
+        "lras": ports.index(int(quitter[1]) - 1) if quitter and int(quitter[1]) - 1 in ports else None,
+        "frames": len(frames), "seed": start.get("random_seed"), "started": info.get("startAt"),
+        "played_on": info.get("playedOn"), "frozen_stadium": bool(start.get("is_frozen_ps")),
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Folders of replays: worker processes, a cache on disk
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def default_cache_dir() -> Path:
+    """`$XDG_CACHE_HOME/cleanmelee/replays`, by default below ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cleanmelee" / "replays"
+
+
+def load_replays(files: str | Path | list, *, num_workers: int | None = None, max_files: int | None = None,
+                 character: int | None = None, min_frames: int = 60, min_version: tuple = MIN_VERSION,
+                 cache_dir: str | Path | bool | None = None, progress: bool = True) -> tuple[list[Replay], dict]:
+    """Read a folder (searched recursively for .slp), one file, or a list of files and folders.
+
+    num_workers: reader processes, None for one per core, 0 to read in this process. max_files: the first so many in
+    sorted order, None for all. character: internal id, keeps games with it on either side (Zelda and Sheik are one),
+    None keeps all. min_frames: shorter games (frames with control) are skipped. cache_dir: parsed arrays are kept
+    there and read back memory-mapped and read-only; None for `default_cache_dir()`, False for no cache.
+
+    Returns (replays in sorted order of their files, summary dict: files, read, frames, cached, skipped (list of
+    (file, reason)), seconds, frames_per_second). A bad file costs one line on stderr. Raises ReplayError if there is no
+    such folder, no .slp file in it, or none that can be used. Frames before control (id < -39) are kept.
+    """
+    paths = _find_replays(files)[:max_files]
+    if not paths:
+        raise ReplayError("max_files is 0: nothing to read")
+    cache_dir = None if cache_dir is False else Path(cache_dir or default_cache_dir())
+    if num_workers is None:
+        num_workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    num_workers = min(num_workers, len(paths))
+    _zero_indexed_actions()  # once, not in every worker; so is this slow import
+    importlib.import_module("peppi_py._peppi")
+
+    began, results = time.perf_counter(), {}
+    columns = ("[progress.description]{task.description}", rich.progress.BarColumn(),
+               rich.progress.MofNCompleteColumn(), rich.progress.TimeRemainingColumn())
+    # auto_refresh would start a thread, and forking beside threads is asking for a deadlock.
+    with rich.progress.Progress(*columns, console=rich.console.Console(stderr=True), auto_refresh=False, transient=True,
+                                disable=not progress) as bar:
+        task = bar.add_task("reading replays", total=len(paths))
+        if num_workers > 0:
+            source = _read_in_workers(paths, num_workers, tuple(min_version), cache_dir)
+        else:
+            source = ((path, _read_one(path, tuple(min_version), cache_dir)) for path in paths)
+        with contextlib.closing(source):
+            for path, result in source:
+                results[path] = result
+                bar.advance(task)
+                bar.refresh()
+
+    replays, skipped, seen, cached = [], [], {}, 0
+    for path in paths:
+        reason = replay = results[path]
+        if not isinstance(replay, str):
+            frames, controllers, meta, hit = replay
+            if frames is None:
+                loaded = _load_cached(cache_dir, meta["hash"])
+                frames, controllers = (None, None) if loaded is None else loaded[:2]
+            have = 0 if frames is None else int((frames["frame_id"][-1] - FIRST_CONTROL_FRAME) + 1)
+            if frames is None:
+                reason = "its cache entry vanished while it was read"
+            elif meta["hash"] in seen:
+                reason = f"the same file as {seen[meta['hash']]}"
+            elif have < min_frames:
+                reason = f"{max(have, 0)} frames with control, fewer than {min_frames}"
+            elif character is not None and not any(same_fighter(c, character) for c in meta["characters"]):
+                reason = f"nobody plays character {character}"
+            else:
+                seen[meta["hash"]] = path
+                meta = {key: tuple(value) if isinstance(value, list) else value for key, value in meta.items()}
+                replays.append(Replay(frames, controllers, {**meta, "path": str(path)}))
+                cached += hit
+                continue
+        skipped.append((str(path), reason.removeprefix(f"{path}: ")))
+        print(f"skipped {path}: {skipped[-1][1]}", file=sys.stderr)
+
+    frames, seconds = sum(map(len, replays)), time.perf_counter() - began
+    summary = {"files": len(paths), "read": len(replays), "frames": frames, "cached": cached, "skipped": skipped,
+               "seconds": seconds, "frames_per_second": frames / seconds}
+    print(f"read {len(replays)} of {len(paths)} replays ({frames:,} frames, {frames / seconds:,.0f} frames/s), "
+          f"skipped {len(skipped)}", file=sys.stderr)
+    if not replays:
+        raise ReplayError(f"{_describe(files)}: none of {len(paths)} replays can be used; the first: "
+                          f"{Path(skipped[0][0]).name}: {skipped[0][1]}")
+    return replays, summary
+
+
+def _describe(files):
+    return files if isinstance(files, str | os.PathLike) else ", ".join(map(str, files))
+
+
+def _find_replays(files):
+    found = []
+    for entry in [files] if isinstance(files, str | os.PathLike) else files:
+        path = Path(entry).expanduser()
+        if path.is_dir():
+            found += [p for p in path.rglob("*") if p.suffix.lower() == ".slp" and p.is_file()]
+        elif path.exists():
+            found.append(path)
+        else:
+            raise ReplayError(f"{entry}: no such file or folder")
+    if not found:
+        raise ReplayError(f"{_describe(files)}: no .slp files")
+    return sorted(set(found))
+
+
+def _read_one(path, min_version, cache_dir):
+    """(frames, controllers, meta, cached) or a reason; the arrays are None if they can be had from the cache."""
+    try:
+        digest = _file_hash(path)
+        if cache_dir is not None:
+            cached = _load_cached(cache_dir, digest)
+            if cached is not None and tuple(cached[2]["version"]) >= min_version:
+                return None, None, cached[2], True
+        replay = _read_hashed(path, digest, min_version)
+        if cache_dir is not None and _save_cached(cache_dir, replay):
+            return None, None, replay.meta, False
+        return replay.frames, replay.controllers, replay.meta, False
+    except ReplayError as error:
+        return str(error)
+    except Exception as error:  # one bad file must never end a long run
+        return f"{type(error).__name__}: {_one_line(error)}"
+
+
+@functools.lru_cache(maxsize=1)
+def _cache_layout():
+    """Changes when a record's fields or the parser do, so that old entries are no longer found."""
+    return hashlib.sha256(repr((PARSER_VERSION, FRAME.descr, CONTROLLER.descr)).encode()).hexdigest()[:12]
+
+
+def _save_cached(cache_dir, replay):
+    """True if `replay` is in the cache now. The small .json is renamed into place last and makes the entry valid."""
+    stem = Path(cache_dir) / f"{replay.meta['hash']}-{_cache_layout()}"
+    temporary = stem.with_name(f".{stem.name}.{os.getpid()}.tmp")
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        for suffix, array in (("frames.npy", replay.frames), ("controllers.npy", replay.controllers)):
+            with open(temporary, "wb") as file:
+                np.save(file, array)
+            os.replace(temporary, f"{stem}.{suffix}")
+        temporary.write_text(json.dumps(replay.meta))
+        os.replace(temporary, f"{stem}.json")
+        return True
+    except OSError:  # a full or read-only disk costs speed, not the run
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        return False
+
+
+def _load_cached(cache_dir, digest):
+    """(frames, controllers, meta) memory-mapped from the cache, or None if there is no sound entry."""
+    stem = Path(cache_dir) / f"{digest}-{_cache_layout()}"
+    try:
+        meta = json.loads(Path(f"{stem}.json").read_text())
+        frames = np.asarray(np.load(f"{stem}.frames.npy", mmap_mode="r"))
+        controllers = np.asarray(np.load(f"{stem}.controllers.npy", mmap_mode="r"))
+        sound = (frames.dtype == FRAME and controllers.dtype == CONTROLLER and frames.shape == (meta["frames"],)
+                 and controllers.shape == (meta["frames"], NUM_PLAYERS) and meta["hash"] == digest
+                 and frames["frame_id"][-1] - frames["frame_id"][0] == len(frames) - 1)
+        return (frames, controllers, meta) if sound else None
+    except Exception:  # whatever a broken file makes json and numpy raise: read the replay again and overwrite it
+        return None
+
+
+def _reader(conn, parent, min_version, cache_dir):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    while True:
+        while not conn.poll(1.0):
+            if os.getppid() != parent:
+                return
+        path = conn.recv()
+        if path is None:
+            return
+        conn.send(_read_one(path, min_version, cache_dir))
+
+
+def _read_in_workers(paths, num_workers, min_version, cache_dir):
+    """Yield (path, result of _read_one) as they come. A reader that dies costs its file, never the run.
+
+    Own processes and pipes rather than an executor: an executor cannot say which file killed its worker.
+    """
+    # Forked readers import nothing: not torch, not even pyarrow.
+    context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
+    todo, busy = list(reversed(paths)), {}  # busy: our end of the pipe -> (process, path)
+
+    def give(process, conn):
+        if not todo:
+            with contextlib.suppress(OSError):
+                conn.send(None)
+            process.join(5)
+            conn.close()
+            return
+        busy[conn] = process, todo.pop()
+        with contextlib.suppress(OSError):  # already dead: the wait below finds out
+            conn.send(busy[conn][1])
+
+    def start():
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_reader, args=(theirs, os.getpid(), min_version, cache_dir), daemon=True)
+        process.start()
+        theirs.close()
+        give(process, ours)
+
+    try:
+        for _ in range(num_workers):
+            start()
+        while busy:
+            for conn in multiprocessing.connection.wait(list(busy)):
+                process, path = busy.pop(conn)
+                try:
+                    result = conn.recv()
+                except (EOFError, OSError):
+                    process.join(5)
+                    result = f"the process that read it died (exit code {process.exitcode})"
+                    conn.close()
+                    if todo:
+                        start()
+                else:
+                    give(process, conn)
+                yield path, result
+    finally:
+        for process, _ in busy.values():
+            process.terminate()
+        for process, _ in busy.values():
+            process.join(5)
+
+
+def same_fighter(a: int, b: int) -> bool:
+    """Are two internal character ids the same choice of fighter? Zelda and Sheik are."""
+    return a == b or {int(a), int(b)} == {SHEIK, ZELDA}
+
+
+def subjects(replays: list[Replay], character: int | None = None, player_port: int | None = None) -> list[tuple]:
+    """Whose inputs to learn from: a list of (replay index, player index); both players by default.
+
+    character: internal id, as played at the start (Zelda and Sheik are one). player_port: 1..4, as on the console.
+    """
+    chosen = [
+        (index, player)
+        for index, replay in enumerate(replays) for player in range(NUM_PLAYERS)
+        if (character is None or same_fighter(replay.meta["characters"][player], character))
+        and (player_port is None or replay.meta["ports"][player] == player_port - 1)
+    ]
+    if not chosen:
+        raise ReplayError(f"no player with character={character}, player_port={player_port} in {len(replays)} replays")
+    return chosen
+
+
+def split_by_game(replays: list[Replay], fraction: float = 0.1) -> tuple[list[int], list[int]]:
+    """(indices to train on, indices held out). By the game's hash, so a game never changes sides when files are added.
+
+    With two games or more both lists hold at least one; that game, chosen for want of another, may change sides later.
+    """
+    draw = [int(replay.meta["game"][:8], 16) / 2**32 for replay in replays]
+    held_out = {value for value in draw if value < fraction}
+    if len(set(draw)) >= 2:
+        held_out = held_out or {min(draw)}
+        if len(held_out) == len(set(draw)):
+            held_out.remove(max(draw))
+    return ([i for i, value in enumerate(draw) if value not in held_out],
+            [i for i, value in enumerate(draw) if value in held_out])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Replays out: frames -> .slp
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def write_slp(path: str | Path, frames: np.ndarray, controllers: np.ndarray, **options) -> None:
+    """Write a whole game, frames [T] FRAME with consecutive ids and controllers [T, 2] CONTROLLER, to a .slp file.
+
+    Reads back equal through `read_replay` where Slippi has the field: items packed from slot 0, `charge` only in the
+    items that have one, one analog trigger at a time. Options as for SlpWriter.
+    """
+    with SlpWriter(path, **options) as writer:
+        writer.add(frames, controllers)
+
+
+class SlpWriter:
+    """A .slp file that grows: `add` any number of times, then `close`. Until then the game lies in `<name>.part`.
+
+    names, codes: one string a player, shown by viewers. cpu_levels: 0 is a person or a policy. seed: the game's.
+    frozen_stadium: is Pokemon Stadium frozen in this game? started: seconds since 1970, None for now.
+    As a context manager it closes on success and removes the unfinished file on an exception.
+    """
+
+    def __init__(self, path, *, names=("", ""), codes=("", ""), cpu_levels=(0, 0), seed=0, frozen_stadium=True,
+                 started=None):
+        self.path = Path(path)
+        self.part = self.path.with_name(self.path.name + ".part")
+        self.names, self.codes, self.cpu_levels = names, codes, cpu_levels
+        self.seed, self.frozen_stadium = seed, frozen_stadium
+        self.started = time.time() if started is None else started
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = open(self.part, "wb")  # noqa: SIM115 (lives until close)
+        self.length = 0                    # bytes of events so far
+        self.last = None                   # the last frame written, FRAME [1]
+        self.played = [{}, {}]             # frames played by each internal character, one dict a player
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, value, traceback):
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+    def add(self, frames: np.ndarray, controllers: np.ndarray) -> None:
+        """Append frames [T] (or one record) and their controllers [T, 2]: controllers[t] produced frames[t].
+
+        Raises ValueError if the ids do not continue the game, or a record cannot be told in a .slp file.
+        """
+        frames = np.atleast_1d(np.asarray(frames, FRAME))
+        controllers = np.asarray(controllers, CONTROLLER).reshape(-1, NUM_PLAYERS)
+        if len(frames) != len(controllers):
+            raise ValueError(f"{len(frames)} frames but controllers for {len(controllers)}")
+        if len(frames) == 0:
+            return
+        if self.last is None:
+            self._begin(frames[0])
+            # Viewers expect a game to begin at -123: hold the first frame until it does.
+            missing = int(frames["frame_id"][0]) - FIRST_FRAME
+            frames = np.concatenate([np.repeat(frames[:1], max(missing, 0)), frames])
+            controllers = np.concatenate([np.zeros((max(missing, 0), NUM_PLAYERS), CONTROLLER), controllers])
+            frames["frame_id"][:max(missing, 0)] = np.arange(FIRST_FRAME, FIRST_FRAME + max(missing, 0))
+            before = frames[:1]
+        else:
+            before = self.last
+        expected = np.arange(len(frames)) + (FIRST_FRAME if self.last is None else int(before["frame_id"][0]) + 1)
+        if (frames["frame_id"] != expected).any():
+            t = int(np.argmax(frames["frame_id"] != expected))
+            raise ValueError(f"frame ids must be consecutive: got {frames['frame_id'][t]} instead of {expected[t]}")
+        before = np.concatenate([before, frames[:-1]])
+        self._write(_encode_frames(frames, controllers, before, self.ports, self.last is None, self.seed))
+        for player in range(NUM_PLAYERS):
+            ids, counts = np.unique(frames["players"]["character"][:, player], return_counts=True)
+            for internal, count in zip(ids.tolist(), counts.tolist(), strict=True):
+                self.played[player][internal] = self.played[player].get(internal, 0) + count
+        self.last = frames[-1:].copy()
+
+    def close(self, end: str | None = None, lras: int | None = None) -> None:
+        """Write the game's end and move the file into place. end: "Game", "Time", "NoContest"; None to infer it from
+        the last frame. lras: index of the player who quit, or None. Raises ValueError if nothing was added."""
+        if self.last is None:
+            self.abort()
+            raise ValueError(f"{self.path}: no frames were added")
+        last = self.last[0]
+        stocks, percent = last["players"]["stocks"].tolist(), last["players"]["percent"].tolist()
+        if end is None:
+            end = "Game" if min(stocks) <= 0 else "Time" if last["frame_id"] >= TIME_LIMIT else "NoContest"
+        rank = [(stocks[i], -percent[i]) for i in range(NUM_PLAYERS)]
+        placements = [-1, -1, -1, -1]
+        for i, port in enumerate(self.ports):
+            placements[port] = int(rank[i] < rank[1 - i])  # 0 is first; a tie has two firsts
+        quitter = -1 if lras is None else self.ports[lras]
+        self._write(struct.pack(">BBb4b", 0x39, END_METHODS[end], quitter, *placements))
+        self.file.write(b"U\x08metadata" + _ubjson({
+            "startAt": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
+            "lastFrame": int(last["frame_id"]),
+            "players": {
+                str(port): {
+                    "names": {"netplay": self.names[i], "code": self.codes[i]} if self.names[i] else {},
+                    "characters": {str(internal): count for internal, count in self.played[i].items()},
+                }
+                for i, port in enumerate(self.ports)
+            },
+            "playedOn": "dolphin",
+        }) + b"}")
+        self.file.seek(11)
+        self.file.write(struct.pack(">i", self.length))  # 0 until now: "in progress" to every reader
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        os.replace(self.part, self.path)
+
+    def abort(self) -> None:
+        """Forget the game: remove the unfinished file."""
+        self.file.close()
+        with contextlib.suppress(FileNotFoundError):
+            self.part.unlink()
+
+    def _write(self, events):
+        self.file.write(events)
+        self.length += len(events)
+
+    def _begin(self, frame):
+        players = frame["players"]
+        self.ports = tuple(players["port"].tolist())
+        if not 0 <= self.ports[0] < self.ports[1] <= 3:
+            raise ValueError(f"players must sit at ports 0..3, the first at the lower one, not at {self.ports}")
+        for internal in players["character"].tolist():
+            if not 0 <= internal < len(EXTERNAL_CHARACTER):
+                raise ValueError(f"character {internal} is no internal character id (0..{len(EXTERNAL_CHARACTER) - 1})")
+        start = bytearray(GAME_START_SIZE)
+        start[0:4] = 0x36, *SLP_VERSION
+        start[5:9] = 0x32, 0x01, 0x86, 0x4C            # rules as in any tournament game: stocks, 8 minutes, no items
+        start[0x10:0x12] = 0xFF, 0xFF                  # item frequency none, self-destructs count -1
+        struct.pack_into(">HI", start, 0x13, int(frame["stage"]), TIME_LIMIT // 60)
+        start[0x28:0x2D] = b"\xff" * 5                 # which items could appear if any did
+        struct.pack_into(">f", start, 0x35, 1.0)       # damage ratio
+        for port in range(6):
+            at = 0x65 + 0x24 * port
+            start[at + 1] = 3                          # empty
+            struct.pack_into(">fff", start, at + 0x18, 1.0, 1.0, 1.0)  # offense, defense, model scale
+        for i, port in enumerate(self.ports):
+            at = 0x65 + 0x24 * port
+            start[at] = EXTERNAL_CHARACTER[players["character"][i]]
+            start[at + 1] = 1 if self.cpu_levels[i] else 0
+            start[at + 2] = int(players["stocks"][i])
+            start[at + 3] = i if players["character"][0] == players["character"][1] else 0  # costumes tell twins apart
+            start[at + 8], start[at + 0xC], start[at + 0xF] = 9, 0xC0, self.cpu_levels[i]
+            _put_text(start, 0x1A5 + 31 * port, 31, self.names[i])
+            _put_text(start, 0x221 + 10 * port, 10, self.codes[i].replace("#", "＃"))
+        struct.pack_into(">I", start, 0x13D, self.seed)
+        for port in range(4):
+            struct.pack_into(">II", start, 0x141 + 8 * port, 1, 1)     # UCF dash back and shield drop
+        start[0x1A2], start[0x1A3], start[0x1A4] = int(self.frozen_stadium), 2, 2  # scene: versus, in game
+        start[0x2BD] = 1                               # English
+        self.file.write(b"{U\x03raw[$U#l" + struct.pack(">i", 0))
+        table = b"".join(struct.pack(">BH", command, size - 1) for command, size in EVENT_SIZES.items())
+        self._write(bytes([0x35, 1 + len(table)]) + table + bytes(start))
+
+
+def _put_text(buffer, at, size, text):
+    """Shift-JIS as Melee has it, cut to fit with a final zero and never within a character."""
+    data = b""
+    for letter in text:
+        encoded = letter.encode("shift_jis", errors="replace")
+        if len(data) + len(encoded) >= size:
+            break
+        data += encoded
+    buffer[at:at + len(data)] = data
+
+
+def _ubjson(value):
+    """UBJSON as Slippi writes it: dicts, strings, int32."""
+    if isinstance(value, dict):
+        return b"{" + b"".join(_ubjson(key)[1:] + _ubjson(item) for key, item in value.items()) + b"}"
+    if isinstance(value, str):
+        data = value.encode()[:255]
+        return b"SU" + bytes([len(data)]) + data
+    return b"l" + struct.pack(">i", value)
+
+
+def _encode_frames(frames, controllers, before, ports, first, seed):
+    """Bytes of the events of T frames. before [T] FRAME: each frame's predecessor (the first frame's is itself)."""
+    length = len(frames)
+    ids = frames["frame_id"]
+    starts, bookends = np.zeros(length, FRAME_START_EVENT), np.zeros(length, BOOKEND_EVENT)
+    starts["command"], starts["frame"], starts["scene_frame"] = 0x3A, ids, ids - FIRST_FRAME
+    starts["seed"] = seed + (ids - FIRST_FRAME)
+    bookends["command"], bookends["frame"], bookends["latest_finalized"] = 0x3C, ids, ids
+
+    def encode(kind):
+        """[(events [T], present [T])] of all characters, Nana after her leader."""
+        out = []
+        for i in range(NUM_PLAYERS):
+            for follower, who in enumerate(("players", "nanas")):
+                player = frames[who][:, i]
+                if follower and not player["present"].any():
+                    continue
+                event = _encode_pre(controllers[:, i], before[who][:, i]) if kind == "pre" else _encode_post(player)
+                event["frame"], event["port"], event["follower"] = ids, ports[i], follower
+                if kind == "pre":
+                    event["seed"] = starts["seed"]
+                out.append((event, player["present"] != 0))
+        return out
+
+    # Melee's own order, and it matters: slippi-js looks for the final post-frames right before the last bookend.
+    pre, items, post = encode("pre"), [], encode("post")
+    for slot in range(NUM_ITEMS):
+        item = frames["items"][:, slot]
+        if item["present"].any():
+            event = _encode_item(item, slot, ports)
+            event["frame"] = ids
+            items.append((event, item["present"] != 0))
+
+    encoded = []
+    for t in range(length):
+        encoded.append(starts[t].tobytes())
+        encoded += [event[t].tobytes() for event, present in pre if present[t]]
+        encoded += _stage_events(frames[t], None if first and t == 0 else before[t])
+        encoded += [event[t].tobytes() for event, present in items + post if present[t]]
+        encoded.append(bookends[t].tobytes())
+    return b"".join(encoded)
+
+
+def _encode_pre(controllers, before):
+    """[T] PRE_EVENT: the inputs, and where the previous frame left the player."""
+    pre = np.zeros(len(controllers), PRE_EVENT)
+    pre["command"] = 0x37
+    for name in ("action", "x", "y", "facing", "percent"):
+        pre[name] = before[name]
+    for name, raw in (("main_x", "raw_x"), ("main_y", "raw_y"), ("c_x", "raw_c_x"), ("c_y", "raw_c_y")):
+        pre[name] = controllers[name]
+        pre[raw] = np.rint(np.clip(controllers[name], -1, 1) * 80)
+    pre["trigger"] = np.maximum(controllers["l"], controllers["r"])
+    pre["physical_l"], pre["physical_r"] = controllers["l"], controllers["r"]
+    buttons = controllers["buttons"].astype(np.uint32) & 0xFFFF
+    pre["physical_buttons"] = buttons
+    # Melee also keeps the sticks and the triggers as digital buttons, in the upper half of the word.
+    bit = 16
+    for stick in ("main", "c"):
+        x, y = controllers[stick + "_x"], controllers[stick + "_y"]
+        for value in (y, -y, -x, x):
+            buttons |= (value > 0.25).astype(np.uint32) << np.uint32(bit)
+            bit += 1
+    pre["buttons"] = buttons | ((pre["trigger"] > 0).astype(np.uint32) << np.uint32(31))
+    return pre
+
+
+def _encode_post(players):
+    """[T] POST_EVENT."""
+    post = np.zeros(len(players), POST_EVENT)
+    post["command"] = 0x38
+    for name in PLAYER.names:
+        if name in POST_EVENT.names and name not in ("port", "ground"):
+            post[name] = players[name]
+    post["ground"] = players["ground"].astype(np.uint16)
+    post["flags_1"] = np.where(players["fastfall"] != 0, FASTFALL_FLAG, 0)
+    post["flags_3"] = np.where(players["in_hitstun"] != 0, HITSTUN_FLAG, 0)
+    return post
+
+
+def _encode_item(items, slot, ports):
+    """[T] ITEM_EVENT of one slot. Our frames have no item ids; the slot keeps the order."""
+    event = np.zeros(len(items), ITEM_EVENT)
+    event["command"], event["id"], event["owner"] = 0x3B, slot, -1
+    for name in ("x", "y", "vx", "vy", "facing", "timer", "type", "state", "damage"):
+        event[name] = items[name]
+    for player, port in enumerate(ports):
+        event["owner"][items["owner"] == player] = port
+    for item_type, byte in ITEM_CHARGE_BYTE.items():
+        event[f"misc_{byte}"] += np.where(items["type"] == item_type, items["charge"], 0).astype(np.uint8)
+    return event
+
+
+def _stage_events(frame, before):
+    """Events of what the stage changed since the frame before (None: since the stage's initial state)."""
+    stage, frame_id = int(frame["stage"]), int(frame["frame_id"])
+    if stage == STAGE_FOUNTAIN:
+        old = (PLATFORM_RIGHT, PLATFORM_LEFT) if before is None else (before["platform_right"], before["platform_left"])
+        new = frame["platform_right"], frame["platform_left"]
+        return [struct.pack(">BiBf", 0x3F, frame_id, side, new[side]) for side in (0, 1) if new[side] != old[side]]
+    if stage == STAGE_DREAM_LAND and frame["wind"] != (0 if before is None else before["wind"]):
+        return [struct.pack(">BiB", 0x40, frame_id, int(frame["wind"]))]
+    if stage == STAGE_STADIUM and frame["transformation"] != (0 if before is None else before["transformation"]):
+        return [struct.pack(">BiHH", 0x41, frame_id, 2, int(frame["transformation"]) or STADIUM_NORMAL)]
+    return []
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A live game: libmelee's GameState -> FRAME
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def keep_raw_events(console) -> None:
+    """Make a libmelee Console keep each frame's Slippi events in `gamestate.custom`, so that nothing is lost.
+
+    libmelee's PlayerState lacks state_flags (hitstun, fast fall), the fractions of the state's age and more. Hooks
+    three private methods of melee 0.47.6; call once, before console.connect().
+    """
+    for key, method in (("pre", "pre_frame"), ("post", "post_frame"), ("items", "item_update")):
+        method = "_Console__" + method
+
+        def handler(gamestate, event_bytes, key=key, original=getattr(console, method)):
+            original(gamestate, event_bytes)
+            gamestate.custom.setdefault(key, []).append(bytes(event_bytes[:EVENT_SIZES[event_bytes[0]]]))
+
+        setattr(console, method, handler)
+
+
+def _raw_events(gamestate, key, dtype):
+    events = gamestate.custom.get(key, [])
+    return np.frombuffer(b"".join(event.ljust(dtype.itemsize, b"\0") for event in events), dtype)
+
+
+def frame_from_gamestate(gamestate, ports) -> np.ndarray:
+    """The FRAME record (shape ()) of one in-game libmelee GameState. ports: two of libmelee's port numbers, 1..4.
+
+    After `keep_raw_events(console)`, equal to the frame that `read_replay` makes of the same game's file. Without it,
+    PlayerState and Projectile are all there is: in_hitstun is a guess from the action, hurtbox from `invulnerable`;
+    hitlag, hitstun, state_age and the items' timer are whole numbers, and fastfall, l_cancel, last_attack, last_hit_by,
+    combo, ground, and the items' facing, damage and charge stay 0. Online, libmelee shows a rolled-back frame as it was
+    first played, a file as it was last. The stage is 0 where libmelee does not know it (all but the six legal ones).
+    """
+    frame = np.zeros((), FRAME)
+    frame["frame_id"] = gamestate.frame
+    frame["stage"] = LIBMELEE_STAGE.get(int(gamestate.stage.value), 0)
+    if frame["stage"] == STAGE_FOUNTAIN:
+        platforms = gamestate.fod_platforms  # None before Slippi 3.18
+        frame["platform_left"] = PLATFORM_LEFT if platforms is None else platforms.left
+        frame["platform_right"] = PLATFORM_RIGHT if platforms is None else platforms.right
+    if gamestate.whispy is not None:
+        frame["wind"] = int(gamestate.whispy.value)
+    if gamestate.stadium_transformation is not None:
+        kind = int(gamestate.stadium_transformation.type.value)
+        frame["transformation"] = 0 if kind == STADIUM_NORMAL else kind
+
+    numbers = [port - 1 for port in ports]
+    if "post" in gamestate.custom:
+        post = _raw_events(gamestate, "post", POST_EVENT)
+        records = _players_from_post(post)
+        records["port"] = post["port"]
+        for record, port, follower in zip(records, post["port"].tolist(), post["follower"].tolist(), strict=True):
+            if port in numbers:
+                frame["nanas" if follower else "players"][numbers.index(port)] = record
+        items = _raw_events(gamestate, "items", ITEM_EVENT)
+    else:
+        for i, port in enumerate(ports):
+            leader = gamestate.players.get(port)
+            for who, state in (("players", leader), ("nanas", leader.nana if leader else None)):
+                if state is not None:
+                    frame[who][i] = _players_from_post(_post_from_state(state, who == "nanas"))[0]
+                    frame[who][i]["port"] = port - 1
+        items = np.zeros(len(gamestate.projectiles), ITEM_EVENT)
+        for event, projectile in zip(items, gamestate.projectiles, strict=True):
+            event["x"], event["y"] = projectile.position.x, projectile.position.y
+            event["vx"], event["vy"] = projectile.speed.x, projectile.speed.y
+            event["timer"], event["type"] = projectile.expiration_frames, projectile.type.value
+            event["state"], event["id"], event["owner"] = projectile.subtype, projectile.spawn_id, projectile.owner - 1
+    _place_items(frame["items"][None], np.zeros(len(items), np.int64), items, numbers)
+    return frame
+
+
+def controllers_from_gamestate(gamestate, ports) -> np.ndarray:
+    """[2] CONTROLLER: the inputs that produced this GameState's frame. Needs `keep_raw_events(console)`."""
+    if "pre" not in gamestate.custom:
+        raise ValueError("libmelee rounds inputs: call keep_raw_events(console) before console.connect()")
+    pre = _raw_events(gamestate, "pre", PRE_EVENT)
+    controllers = np.zeros(NUM_PLAYERS, CONTROLLER)
+    records = _controllers_from_pre(pre)
+    for record, port, follower in zip(records, pre["port"].tolist(), pre["follower"].tolist(), strict=True):
+        if port + 1 in ports and not follower:
+            controllers[list(ports).index(port + 1)] = record
+    return controllers
+
+
+def _post_from_state(state, is_nana):
+    """What libmelee's PlayerState shows, as POST_EVENT [1]."""
+    post = np.zeros(1, POST_EVENT)
+    post["x"], post["y"], post["facing"] = state.position.x, state.position.y, 1 if state.facing else -1
+    post["character"], post["action"] = state.character.value, state.action.value
+    post["percent"], post["shield"], post["stocks"] = state.percent, state.shield_strength, state.stock
+    post["self_vx_air"], post["self_vy"] = state.speed_air_x_self, state.speed_y_self
+    post["kb_vx"], post["kb_vy"] = state.speed_x_attack, state.speed_y_attack
+    post["self_vx_ground"], post["hitlag"] = state.speed_ground_x_self, state.hitlag_left
+    post["airborne"], post["jumps"] = not state.on_ground, state.jumps_left
+    post["hurtbox"] = 2 * bool(state.invulnerable)
+    # libmelee has already counted actions from 1, but not Nana's; _players_from_post will count both.
+    counted = not is_nana and _zero_indexed_actions()[int(state.character.value) & 31, int(state.action.value) & 1023]
+    post["state_age"] = state.action_frame - int(counted)
+    # Outside hitstun its hitstun holds other things, so it counts only in the actions of being hit, lying down or not.
+    action = int(state.action.value)
+    struck = (75 <= action <= 91 or action in (185, 193)) and state.hitstun_frames_left > 0
+    post["hitstun"], post["flags_3"] = state.hitstun_frames_left, HITSTUN_FLAG if struck else 0
+    return post
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -865,12 +2019,11 @@ def atomic_write(path: Path, write) -> None:
 
 def versions() -> dict[str, str]:
     """Git revision and package versions, for reproducing a run."""
-    from importlib.metadata import PackageNotFoundError, version
     found = {"python": platform.python_version()}
     for package in ("torch", "numpy", "numba", "melee", "peppi-py", "onnxruntime"):
         try:
-            found[package] = version(package)
-        except PackageNotFoundError:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
             found[package] = "missing"
     git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True)
     found["git"] = git.stdout.strip() if git.returncode == 0 else "no repository"
@@ -921,7 +2074,7 @@ class Pool:
     def __init__(self, directory: str | Path, history_size: int = 20):
         self.directory, self.history_size = Path(directory), history_size
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._load = lru_cache(maxsize=8)(lambda name: load_policy(self.directory / f"{name}.pt")[0].requires_grad_(False))
+        self._load = functools.lru_cache(maxsize=8)(lambda name: load_policy(self.directory / f"{name}.pt")[0].requires_grad_(False))
 
     def ids(self) -> list[str]:
         """The active checkpoints, oldest first."""
@@ -1006,7 +2159,6 @@ def append_jsonl(path: Path, row: dict) -> None:
 
 def run_script(main, args_type) -> None:
     """Parses the command line and runs main(args); a user's mistake ends in one line and exit code 2."""
-    import tyro
     args = tyro.cli(args_type, description=sys.modules[main.__module__].__doc__)
     try:
         main(args)

@@ -38,7 +38,7 @@ class Args:
     pretrained: str = ""
     """checkpoint to start from; its network sizes and action repeat are used (off: empty, start from scratch)"""
     resume: str = ""
-    """run folder to continue, with the arguments it was started with; only --timesteps may grow (off: empty)"""
+    """run folder to continue, with the arguments it was started with; only --timesteps may change (off: empty)"""
     game_type: Literal["mock"] = "mock"
     """where the games are played: mock, the embedded game"""
     character: str = "mewtwo"
@@ -54,8 +54,8 @@ class Args:
     action_repeat: int = 3
     """game frames for which a chosen controller is held; 1 chooses anew on every frame"""
 
-    timesteps: int = 100_000
-    """game frames to play in total (frames x games)"""
+    timesteps: int | None = None
+    """game frames to play in total, frames x games (default: 100000; for a resumed run what it was started with)"""
     rollout_length: int = 128
     """steps of every game in an iteration"""
     batch_size: int = 2048
@@ -156,7 +156,7 @@ def evaluate(policy: Policy, args: Args, step: int) -> dict[str, float]:
 
 
 def main(args: Args) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
 
     # ------------------------------------------------------------------------------------------------------- set-up
     saved = None
@@ -169,8 +169,9 @@ def main(args: Args) -> None:
             raise UserError(f"{run}: not a run folder (no args.json in it); give the folder of a run, e.g. runs/NAME")
         timesteps = args.timesteps
         args = Args(**json.loads(args_file.read_text()))
-        args.resume, args.timesteps = str(run), max(args.timesteps, timesteps)
+        args.resume, args.timesteps = str(run), timesteps or args.timesteps
         saved = load_checkpoint(args.checkpoint or run / "checkpoints" / "latest.pt")
+    args.timesteps = 100_000 if args.timesteps is None else args.timesteps
     check(args)
     torch.manual_seed(args.seed)
     if saved:
@@ -217,7 +218,7 @@ def main(args: Args) -> None:
         iteration, global_step, agent_frames = saved["iteration"], saved["step"], saved["agent_frames"]
         for log in ("metrics.jsonl", "eval.jsonl"):                         # forget what came after the checkpoint
             rows = (run / log).read_text().splitlines(keepends=True) if (run / log).exists() else []
-            (run / log).write_text("".join(row for row in rows if json.loads(row)["global_step"] <= global_step))
+            (run / log).write_text("".join(row for row in rows if row.endswith("\n") and json.loads(row)["global_step"] <= global_step))
         pool.forget_after(global_step)
 
     def save() -> None:
@@ -279,7 +280,7 @@ def main(args: Args) -> None:
             clock = {"env": 0., "policy": 0., "learn": 0.}
             policy.eval()
             state_at_start = states[None]
-            finished, truncated_games, history_scores, damage = 0, 0, [], 0.
+            finished, truncated_games, history_scores = 0, 0, []
 
             # ----------------------------------------------------------------------------------------------- rollout
             with torch.inference_mode():

@@ -1,0 +1,283 @@
+"""ppo_selfplay.py through its front door, and the promises of self-play: each test fails if its promise is broken."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import ppo_selfplay
+from melee_common import BOT_SLOT, Policy, Pool, Ratings, UserError, load_checkpoint, load_policy, save_checkpoint
+from ppo_selfplay import Args, main
+
+ROOT = Path(__file__).resolve().parents[1]
+FRAMES = 2 * 4 * 16                                                         # game frames in an iteration of `tiny`
+
+
+@pytest.fixture(autouse=True)
+def restore_interrupt_handler():
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def tiny(tmp_path, name, iterations=3, **options) -> Args:
+    return Args(**{
+        "num_games": 4, "rollout_length": 16, "action_repeat": 2, "timesteps": iterations * FRAMES, "hidden": "16,16",
+        "batch_size": 64, "eval_interval": 0, "eval_games": 2, "pool_interval": 1, "history_prob": .5, "seed": 5,
+        "max_episode_frames": 40, "runs_dir": str(tmp_path), "run_name": name, **options})
+
+
+def metrics(run: Path) -> list[dict]:
+    """The learning curve without its wall-clock columns."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if not k.startswith("time/") and k != "charts/SPS"} for row in rows]
+
+
+def command(*flags, **options):
+    return subprocess.run([sys.executable, "ppo_selfplay.py", *flags], cwd=ROOT, capture_output=True, text=True, timeout=120,
+                          env=os.environ | {"OMP_NUM_THREADS": "1"}, **options)
+
+
+# ---------------------------------------------------------------------------------------------- determinism and resuming
+
+@pytest.mark.parametrize("options", [{}, {"backbone": "gru"}, {"num_workers": 2}], ids=["mlp", "gru", "workers"])
+def test_resume_equals_never_having_stopped(tmp_path, options):
+    main(tiny(tmp_path, "whole", 6, **options))
+    main(tiny(tmp_path, "parts", 3, **options))
+    main(Args(resume=str(tmp_path / "parts"), timesteps=6 * FRAMES))
+    whole, parts = metrics(tmp_path / "whole"), metrics(tmp_path / "parts")
+    assert len(whole) == 6 and whole == parts
+    assert any(row["selfplay/history_games"] for row in whole)              # opponents and ratings were in play
+    a, b = (load_checkpoint(tmp_path / name / "checkpoints" / "latest.pt") for name in ("whole", "parts"))
+    assert all(torch.equal(a["policy"][k], b["policy"][k]) for k in a["policy"]) and a["ratings"] == b["ratings"]
+
+
+def test_seeds(tmp_path):
+    for name, options in {"a": {}, "b": {}, "c": {"seed": 6}, "d": {"eval_interval": 1}}.items():
+        main(tiny(tmp_path, name, 2, **options))
+    a, b, c, d = (metrics(tmp_path / name) for name in "abcd")
+    assert a == b and a != c
+    assert a == d                                                           # evaluation has random streams of its own
+
+
+def test_kill_9_and_resume(tmp_path):
+    main(tiny(tmp_path, "whole", 12, save_interval=2))
+    flags = [f"--{k.replace('_', '-')}={v}" for k, v in vars(tiny(tmp_path, "killed", 12, save_interval=2)).items()
+             if v != getattr(Args, k)]
+    process = subprocess.Popen([sys.executable, "ppo_selfplay.py", *flags], cwd=ROOT, stdout=subprocess.DEVNULL)
+    log = tmp_path / "killed" / "metrics.jsonl"
+    while not log.exists() or log.read_text().count("\n") < 5:
+        assert process.poll() is None
+        time.sleep(.005)
+    process.kill()
+    process.wait()
+    with open(log, "a") as file:
+        file.write('{"global_step": 99')                                    # a line cut short by the kill
+    main(Args(resume=str(tmp_path / "killed")))
+    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
+
+
+def test_ctrl_c_leaves_a_resumable_checkpoint_and_no_process(tmp_path):
+    flags = [f"--{k.replace('_', '-')}={v}" for k, v in vars(tiny(tmp_path, "stopped", 10_000, num_workers=2)).items()
+             if v != getattr(Args, k)]
+    process = subprocess.Popen([sys.executable, "ppo_selfplay.py", *flags], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+                               start_new_session=True)
+    log = tmp_path / "stopped" / "metrics.jsonl"
+    while not log.exists() or log.read_text().count("\n") < 3:
+        assert process.poll() is None
+        time.sleep(.01)
+    os.killpg(process.pid, signal.SIGINT)                                   # a terminal sends it to every process
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 130 and "--resume" in out and "Traceback" not in out
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    steps = load_checkpoint(tmp_path / "stopped" / "checkpoints" / "latest.pt")["step"]
+    assert steps == metrics(tmp_path / "stopped")[-1]["global_step"]
+
+
+# ---------------------------------------------------------------------------------------------------- self-play promises
+
+def test_pretrained_weights_are_the_learners(tmp_path, monkeypatch):
+    source = Policy("gru", (24, 12))
+    save_checkpoint(tmp_path / "bc.pt", source, action_repeat=1)
+    seen = {}
+
+    def evaluate(policy, args, step):
+        if step == 0:
+            seen.update({k: v.clone() for k, v in policy.state_dict().items()}, repeat=args.action_repeat)
+        return {"global_step": step, "games": 0, **{f"eval/winrate_{n}{s}": 0. for n in ppo_selfplay.EVAL_OPPONENTS
+                                                    for s in ("", "_low", "_high")}}
+
+    monkeypatch.setattr(ppo_selfplay, "evaluate", evaluate)
+    main(tiny(tmp_path, "run", 1, pretrained=str(tmp_path / "bc.pt"), eval_interval=1))
+    assert seen.pop("repeat") == 1
+    assert all(torch.equal(seen[k], v) for k, v in source.state_dict().items())
+    trained, data = load_policy(tmp_path / "run" / "checkpoints" / "latest.pt")
+    assert trained.config == source.config == data["config"]
+    assert not torch.equal(trained.value_head.weight, source.value_head.weight)
+
+
+@pytest.mark.parametrize("backbone", ["mlp", "gru"])
+def test_opponent_rows_never_enter_the_batch(tmp_path, monkeypatch, backbone):
+    """Opponents are made to press up on the d-pad on every frame, the learner never does: no batch may hold such a row."""
+    act, action_logprobs = ppo_selfplay.act, ppo_selfplay.action_logprobs
+    count = {"learner": 0, "opponent": 0, "batches": 0}
+
+    def marked_act(policies, assignment, *rest):
+        actions = act(policies, assignment, *rest)
+        actions[..., 7] = assignment != 0
+        count["learner"] += (assignment == 0).sum()
+        count["opponent"] += (assignment > 0).sum()
+        return actions
+
+    def checked(logits, actions):
+        if torch.is_grad_enabled():
+            count["batches"] += 1
+            assert not actions[..., 7].any()
+        return action_logprobs(logits, actions)
+
+    monkeypatch.setattr(ppo_selfplay, "act", marked_act)
+    monkeypatch.setattr(ppo_selfplay, "action_logprobs", checked)
+    main(tiny(tmp_path, "run", 6, history_prob=.7, backbone=backbone))
+    assert count["opponent"] > 100 and count["batches"] > 0
+    assert metrics(tmp_path / "run")[-1]["charts/agent_frames"] == count["learner"]
+
+
+def test_an_opponent_stays_for_its_game_and_gets_its_result(tmp_path, monkeypatch):
+    """Follows who really acted in every game, and compares with whom the ratings were told about."""
+    names, games, finished, recorded = {}, {}, [], []
+    load, act, record = Pool.load, ppo_selfplay.act, Ratings.record
+
+    def named_load(self, name):
+        policy = load(self, name)
+        names[id(policy)] = name
+        return policy
+
+    def watched_act(policies, assignment, obs, states, resets, generator):
+        for g in range(len(assignment)):
+            who = tuple(names.get(id(policies[k]), "latest") for k in assignment[g])
+            if resets[g]:
+                if g in games:
+                    finished.append(games[g])
+                games[g] = who
+            assert games[g] == who, "the opponent changed in mid-game"
+        return act(policies, assignment, obs, states, resets, generator)
+
+    def watched_record(self, a, b, score):
+        recorded.append((a, b))
+        record(self, a, b, score)
+
+    monkeypatch.setattr(Pool, "load", named_load)
+    monkeypatch.setattr(ppo_selfplay, "act", watched_act)
+    monkeypatch.setattr(Ratings, "record", watched_record)
+    main(tiny(tmp_path, "run", 8, history_prob=.6))
+    expected = [(a, b) if a == "latest" else (b, a) for a, b in finished if (a, b) != ("latest", "latest")]
+    assert len(expected) >= 5 and len(set(expected)) > 2
+    # games that end with the very last step are recorded, but no further act() shows them as finished
+    assert sorted(recorded[:len(expected)]) == sorted(expected) or set(expected) <= set(recorded)
+    assert len(recorded) - len(expected) <= 4
+    assert {port for g in finished for port in (0, 1) if g[port] != "latest"} == {0, 1}
+
+
+def test_a_frozen_copy_inherits_the_rating(tmp_path):
+    main(tiny(tmp_path, "run", 8))
+    table = load_checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt")["ratings"]
+    games = sum(row[1] + row[2] + row[3] for name, row in table.items() if name != "latest")
+    latest = table["latest"]
+    assert games == latest[1] + latest[2] + latest[3] > 0
+
+
+def test_truncated_games_bootstrap_from_their_last_frame(tmp_path, monkeypatch):
+    """With a value function that is 7 everywhere and no reward, every return is 7 gamma^k > 0 only if cut games bootstrap."""
+    captured = {}
+    compute_gae = ppo_selfplay.compute_gae
+
+    def capture(rewards, values, next_values, terminated, truncated, *rest):
+        captured.update(next_values=next_values.copy(), truncated=np.broadcast_to(truncated, rewards.shape).copy())
+        return compute_gae(rewards, values, next_values, terminated, truncated, *rest)
+
+    monkeypatch.setattr(ppo_selfplay, "compute_gae", capture)
+    monkeypatch.setattr(Policy, "value", lambda self, features: features[..., 0] * 0 + 7 + 0 * self.value_head(features)[..., 0])
+    main(tiny(tmp_path, "run", 2))
+    assert captured["truncated"].any() and np.allclose(captured["next_values"], 7)
+
+
+def test_a_dying_worker_leaves_no_row_in_the_batch(tmp_path, monkeypatch):
+    steps = {"n": 0}
+    step = ppo_selfplay.VecEnv.step
+
+    def deadly(self, controllers):
+        steps["n"] += 1
+        if steps["n"] == 10:
+            os.kill(self._workers[0].pid, signal.SIGKILL)
+        return step(self, controllers)
+
+    monkeypatch.setattr(ppo_selfplay.VecEnv, "step", deadly)
+    main(tiny(tmp_path, "run", 2, num_workers=2, history_prob=0., max_episode_frames=0))
+    rows = metrics(tmp_path / "run")
+    assert rows[0]["charts/agent_frames"] == 2 * 4 * 16 - 2 * 2             # two games, both ports, one step
+    assert rows[1]["charts/agent_frames"] - rows[0]["charts/agent_frames"] == 2 * 4 * 16
+    assert rows[0]["charts/games_finished"] == 0
+
+
+# ------------------------------------------------------------------------------------------------------------- front door
+
+def test_command_line_from_start_to_elo_table(tmp_path):
+    result = command("--num-games", "2", "--timesteps", "400", "--rollout-length", "16", "--hidden", "16", "--runs-dir",
+                     str(tmp_path), "--run-name", "r", "--track-elo", "--eval-interval", "2", "--eval-games", "2",
+                     "--max-episode-frames", "60", "--pool-interval", "1", "--character", "fox", "--stage", "battlefield",
+                     "--checkpoint", str(tmp_path / "out.pt"), "--save-interval", "1", "--backbone", "gru")
+    assert result.returncode == 0, result.stderr
+    for text in ("one minibatch", "SPS", "KL", "Elo", "Rank", "eval at 0"):
+        assert text in result.stdout, text
+    run = tmp_path / "r"
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {"global_step", "charts/SPS", "losses/policy_loss", "losses/value_loss", "losses/entropy", "losses/approx_kl",
+            "losses/clipfrac", "losses/explained_variance", "time/env", "time/policy", "time/learn"} <= set(rows[0])
+    assert rows[0]["global_step"] == 2 * 16 * 3 and all(abs(r["losses/first_ratio_error"]) < 1e-5 for r in rows)
+    evals = [json.loads(line) for line in (run / "eval.jsonl").read_text().splitlines()]
+    assert [e["global_step"] for e in evals][0] == 0 and evals[-1]["global_step"] == rows[-1]["global_step"]
+    assert all(e["eval/winrate_attacker_low"] <= e["eval/winrate_attacker"] <= e["eval/winrate_attacker_high"] for e in evals)
+    assert {p.name for p in run.iterdir()} >= {"args.json", "command.txt", "versions.txt", "pool"}
+    assert load_policy(tmp_path / "out.pt")[1]["step"] == rows[-1]["global_step"]
+
+
+@pytest.mark.parametrize("flags, words", [
+    (["--no-such-flag"], "no-such-flag"),
+    (["--character", "pikachu"], "mewtwo"),
+    (["--stage", "hyrule"], "final_destination"),
+    (["--num-games", "0"], "--num-games"),
+    (["--num-workers", "9"], "--num-workers"),
+    (["--hidden", "64,x"], "--hidden"),
+    (["--batch-size", "-1"], "--batch-size"),
+    (["--gamma", "1.5"], "--gamma"),
+    (["--eval-games", "3"], "--eval-games"),
+    (["--pretrained", "nowhere.pt"], "nowhere.pt"),
+    (["--resume", "nowhere"], "nowhere"),
+    (["--game-type", "dolphin"], "mock"),
+])
+def test_mistakes_end_in_one_clear_line(tmp_path, flags, words):
+    result = command("--runs-dir", str(tmp_path), "--run-name", "r", *flags)
+    assert result.returncode != 0 and words in result.stderr and "Traceback" not in result.stderr
+    assert not list(tmp_path.glob("r/checkpoints/*"))
+
+
+def test_a_run_is_never_overwritten(tmp_path):
+    main(tiny(tmp_path, "run", 1))
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError, match="exists already"):
+        main(tiny(tmp_path, "run", 1))
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+def test_evaluation_is_symmetric_in_ports(tmp_path):
+    policy, args = Policy("mlp", (8,)).eval(), tiny(tmp_path, "run", eval_games=4)
+    a, b = ppo_selfplay.evaluate(policy, args, 0), ppo_selfplay.evaluate(policy, args, 0)
+    assert a == b and a["games"] == 4 and BOT_SLOT == -1
