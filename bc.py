@@ -1,0 +1,408 @@
+"""Behavioural cloning: a policy that presses what people pressed, learned from .slp files.
+
+    python bc.py --replays DIR                                                       # WALLTIME1
+    python bc.py --replays DIR --character mewtwo --backbone mlp --hidden 128,128    # WALLTIME2
+
+A policy that has seen frames[t] learns controllers[t + 1]. Windows of `--window-size` frames are cut from whole games at
+random places and shuffled; a recurrent policy enters each with an empty memory. Held-out games are judged as they are
+played: from their first frame to their last, the memory carried along (on real games both ways of training came out
+equal, so the simple one stays). The loss cannot tell who plays better; only games can.
+"""
+
+import json
+import math
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from melee_common import (
+    ACTION_SIZE, BUTTONS, CHARACTERS, FIRST_CONTROL_FRAME, HEADS, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_STICK,
+    STICK_NEUTRAL, _CONTROLLER, Observation, Policy, Replay, UserError, action_logprobs, append_jsonl, compute_rewards,
+    encode_controllers, load_policy, load_replays, lookup, observe, parse_hidden, run_script, save_checkpoint,
+    split_by_game, start_run, subjects,
+)
+
+OWN_CONTROLLER = slice(_CONTROLLER, NUM_FLOATS)             # columns of the own last controller in Observation.floats
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Replays as training data: what a player saw, and what it did next
+# ---------------------------------------------------------------------------------------------------------------------
+
+@dataclass
+class Sequences:
+    """Games from the side of the players to learn from, laid end to end. N rows, one for each frame that was seen."""
+    obs: Observation        # [N, ..] what the player saw: frames[t], and the controller that made it
+    actions: torch.Tensor   # [N, 13] int8, what the player did next: controllers[t + 1]
+    weights: torch.Tensor   # [N] 1 where the player had control then, else 0: such rows are seen but not learned
+    changed: torch.Tensor   # [N] bool: the action is not the one held until then
+    returns: torch.Tensor   # [N] discounted reward that followed
+    starts: np.ndarray      # [S + 1] sequence s is rows starts[s] to starts[s + 1]
+
+    def take(self, rows: torch.Tensor, device: torch.device | str = "cpu") -> tuple[Observation, torch.Tensor]:
+        """rows [..] -> observations [.., F] and actions [.., 13]"""
+        return (Observation(self.obs.floats[rows].to(device), self.obs.ints[rows].to(device)), self.actions[rows].to(device))
+
+
+def pack(replays: list[Replay], players: list[tuple[int, int]], gamma: float = .99) -> Sequences:
+    """players: (replay index, player index) pairs, sorted. Rewards as in self-play: a stock 1, a percent of damage .01."""
+    starts = np.cumsum([0] + [len(replays[i]) - 1 for i, _ in players])     # the last frame has no next controller
+    n = int(starts[-1])
+    data = Sequences(Observation(torch.empty(n, NUM_FLOATS), torch.empty(n, NUM_INTS, dtype=torch.int16)),
+                     torch.empty(n, ACTION_SIZE, dtype=torch.int8), torch.empty(n), torch.empty(n, dtype=torch.bool),
+                     torch.empty(n), starts)
+    for k, (index, player) in enumerate(players):
+        frames, controllers = replays[index].frames, replays[index].controllers
+        if k == 0 or index != players[k - 1][0]:                            # once for both players of a game
+            obs = observe(frames[:-1], controllers[:-1])                    # [T - 1, 2, ..]
+            actions = encode_controllers(controllers)                       # [T, 2, 13]
+            returns = discount(compute_rewards(frames[:-1], frames[1:], stock=1., damage=.01), gamma)
+            has_control = (frames["frame_id"][1:] >= FIRST_CONTROL_FRAME).astype(np.float32)
+        rows = slice(starts[k], starts[k + 1])
+        data.obs.floats[rows] = torch.from_numpy(obs.floats[:, player])
+        data.obs.ints[rows] = torch.from_numpy(obs.ints[:, player])
+        data.actions[rows] = torch.from_numpy(actions[1:, player])          # saw frames[t], chose controllers[t + 1]
+        data.weights[rows] = torch.from_numpy(has_control)
+        data.changed[rows] = torch.from_numpy((actions[1:, player] != actions[:-1, player]).any(-1))
+        data.returns[rows] = torch.from_numpy(returns[:, player])
+    return data
+
+
+def discount(rewards: np.ndarray, gamma: float) -> np.ndarray:
+    """rewards [T, ..] -> sum over k of gamma^k rewards[t + k], in log2(T) steps: each doubles the horizon."""
+    returns, shift = rewards.copy(), 1
+    while shift < len(returns):
+        returns[:-shift] += gamma ** shift * returns[shift:].copy()
+        shift *= 2
+    return returns
+
+
+def walk(starts: np.ndarray, lanes: int = 32, size: int = 256):
+    """Every row of every sequence once, in the order of play, for policies that remember. Yields rows [T, B], real [T, B]
+    (False: a stand-in after the end of a shorter game) and whether the games begin here."""
+    lengths = np.diff(starts)
+    by_length = np.argsort(lengths, kind="stable")
+    for group in np.array_split(by_length, -(-len(by_length) // lanes)):
+        longest = int(lengths[group].max())
+        for t in range(0, longest, size):
+            at = np.arange(t, min(t + size, longest))[:, None]              # [T, 1]
+            rows = starts[group] + np.minimum(at, lengths[group] - 1)       # [T, B]
+            yield torch.from_numpy(rows), torch.from_numpy(at < lengths[group]), t == 0
+
+
+def load_sequences(folder: str, *, character: str = "", player_port: int = 0, cpu_players: bool = False, min_active: float = 0.,
+                   held_out: float = .1, max_files: int = 0, num_workers: int = -1, min_frames: int = 60, gamma: float = .99
+                   ) -> tuple[Sequences, Sequences, dict]:
+    """A folder of replays -> training games, held-out games, and what was read, skipped and left out."""
+    if not 0 <= player_port <= 4:
+        raise UserError(f"--player-port {player_port}: a port is 1, 2, 3 or 4; 0 means both players")
+    number = lookup(CHARACTERS, character, "character") if character else None
+    replays, about = load_replays(folder, num_workers=None if num_workers < 0 else num_workers, max_files=max_files or None,
+                                  character=number, min_frames=min_frames)
+    chosen, idle, cpus = [], 0, 0
+    for i, player in subjects(replays, number, player_port or None):
+        actions = encode_controllers(replays[i].controllers[:, player])
+        if replays[i].meta["types"][player] != "Human" and not cpu_players:
+            cpus += 1
+        elif (actions[1:] != actions[:-1]).any(-1).mean() < min_active:
+            idle += 1
+        else:
+            chosen.append((i, player))
+    used = sorted({i for i, _ in chosen})
+    sides = split_by_game([replays[i] for i in used], held_out) if used else ([], [])
+    if not all(sides):
+        raise UserError(f"{folder}: {len(used)} games with a player to learn from, {idle} idle and {cpus} CPU players left out; "
+                        "at least two games are needed, one of them held out")
+    train, test = [[pair for pair in chosen if pair[0] in {used[k] for k in side}] for side in sides]
+    about |= {"train_games": len(sides[0]), "train_players": len(train), "held_out_games": len(sides[1]),
+              "held_out_players": len(test), "idle_players": idle, "cpu_players": cpus}
+    return pack(replays, train, gamma), pack(replays, test, gamma), about
+
+
+@dataclass
+class Args:
+    replays: str
+    """folder of .slp files (subfolders too), or one file"""
+    max_files: int = 0
+    """read only the first so many files, in sorted order (off: 0, all)"""
+    character: str = ""
+    """learn only from who plays this character (off: empty, everybody)"""
+    player_port: int = 0
+    """learn only from this port, 1 to 4 (off: 0, both players of every game)"""
+    cpu_players: bool = False
+    """learn from the game's own CPU players too"""
+    min_active: float = 0.01
+    """leave out players whose input changes on fewer than this share of frames: a controller that was put down teaches
+    standing still (off: 0)"""
+    held_out: float = 0.1
+    """share of the games that is only for evaluation; at least one game"""
+    num_workers: int = -1
+    """processes that parse replays; -1: one per core (off: 0, in this process)"""
+
+    pretrained: str = ""
+    """checkpoint to start from; its network sizes are used (off: empty, start from scratch)"""
+    backbone: Literal["mlp", "gru"] = "gru"
+    """network between embedding and heads; the gru remembers"""
+    hidden: str = "256"
+    """layer sizes separated by commas, the last one is the gru's state"""
+    epochs: int = 10
+    """passes over the training games"""
+    batch_size: int = 64
+    """windows in one update"""
+    window_size: int = 60
+    """frames in one window; shorter games are skipped"""
+    learning_rate: float = 3e-3
+    """AdamW's step size at the start"""
+    anneal_lr: bool = True
+    """lower the learning rate to 0 over the run, linearly"""
+    weight_decay: float = 0.01
+    """AdamW's weight decay (off: 0)"""
+    max_grad_norm: float = 1.0
+    """gradients are scaled down to this norm"""
+    prev_controller_dropout: float = 0.2
+    """share of windows, in training only, in which the policy cannot see its own last controller: people hold an input for
+    many frames, so copying it scores well and never starts anything (off: 0)"""
+    value_coef: float = 0.5
+    """weight of the value loss: the value head learns the discounted reward from features that this loss leaves alone, so
+    that self-play need not begin with a random critic (off: 0, the value head stays as it is)"""
+    gamma: float = 0.99
+    """discount a frame of that reward: a stock 1, a percent of damage .01, as in self-play"""
+
+    seed: int = 1
+    """decides weights, windows and their order"""
+    device: str = "cpu"
+    """cpu, cuda or cuda:N"""
+    checkpoint: str = ""
+    """file for the policy with the lowest held-out loss (default: checkpoints/best.pt in the run folder, beside last.pt)"""
+    run_name: str = ""
+    """folder inside --runs-dir (default: made of backbone, seed and time)"""
+    runs_dir: str = "runs"
+    """where runs are kept"""
+    track: bool = False
+    """log to Weights & Biases too; WANDB_MODE=offline works without an account"""
+
+
+def check(args: Args) -> None:
+    """One line for each value that cannot work."""
+    for name, low in (("epochs", 1), ("batch_size", 1), ("window_size", 2), ("max_files", 0), ("num_workers", -1)):
+        if getattr(args, name) < low:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least {low}")
+    for name in ("weight_decay", "value_coef"):
+        if getattr(args, name) < 0:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must not be negative")
+    for name in ("held_out", "prev_controller_dropout", "min_active", "gamma"):
+        if not 0 <= getattr(args, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least 0 and below 1")
+    if args.learning_rate <= 0 or args.max_grad_norm <= 0:
+        raise UserError("--learning-rate and --max-grad-norm must be positive")
+    try:
+        torch.empty(0, device=args.device)
+    except (RuntimeError, AssertionError):
+        raise UserError(f"--device {args.device}: torch cannot use it on this machine; use --device cpu") from None
+
+
+@torch.inference_mode()
+def evaluate(policy: Policy, data: Sequences) -> dict[str, float]:
+    """Held-out games as they are played: the memory carried from first to last frame, the last input visible. Within a
+    frame each head is given the player's true choice in the heads before it (teacher forcing)."""
+    sums: dict[str, torch.Tensor] = {}
+
+    for rows, real, first in walk(data.starts):
+        obs, actions = data.take(rows, policy.device)
+        weight = (data.weights[rows] * real).to(policy.device)              # [T, B]
+        changed = data.changed[rows].to(policy.device) * weight
+        state = policy.initial_state(rows.shape[1]) if first else state  # noqa: F821 (the very first is a first)
+        features, state = policy.unroll(obs, state, torch.zeros_like(weight, dtype=torch.bool))
+        logits = policy.logits(features, actions)                           # [T, B, 81]
+        logprobs, entropies = action_logprobs(logits, actions)              # [T, B, 6]
+
+        buttons, sticks, shoulder = logits.split([NUM_BUTTONS, 4 * NUM_STICK, HEADS["shoulder"]], -1)
+        sticks = sticks.unflatten(-1, (4, NUM_STICK))                       # [T, B, 4, 17]
+        pressed, index = actions[..., :NUM_BUTTONS] > 0, actions[..., NUM_BUTTONS:]
+        right = torch.cat([((buttons > 0) == pressed).all(-1, keepdim=True), sticks.argmax(-1) == index[..., :4],
+                           shoulder.argmax(-1, keepdim=True) == index[..., 4:]], -1)
+        value_error = (policy.value(features) - data.returns[rows].to(policy.device)) ** 2
+        for name, value, counts in (
+                ("nll", -logprobs, weight), ("entropy", entropies, weight), ("accuracy", right, weight),
+                ("true_press", pressed, weight), ("press", buttons.sigmoid(), weight), ("argmax_press", buttons > 0, weight),
+                ("true_neutral", index[..., :4] == STICK_NEUTRAL, weight),
+                ("neutral", sticks.softmax(-1)[..., STICK_NEUTRAL], weight),
+                ("value_loss", value_error[..., None], weight), ("nll_changed", -logprobs.sum(-1, keepdim=True), changed)):
+            total = torch.cat([(value * counts[..., None]).flatten(0, 1).sum(0), counts.sum()[None]])
+            sums[name] = sums[name] + total if name in sums else total
+
+    mean = {name: (s[:-1] / s[-1].clamp(min=1)).tolist() for name, s in sums.items()}
+    row = {"eval/nll": sum(mean["nll"]), "eval/nll_changed": mean["nll_changed"][0], "eval/value_loss": mean["value_loss"][0]}
+    for columns, names in ((HEADS, ("nll", "accuracy", "entropy")), (BUTTONS, ("true_press", "press", "argmax_press")),
+                           (list(HEADS)[1:5], ("true_neutral", "neutral"))):
+        row |= {f"eval/{name}_{column}": mean[name][k] for name in names for k, column in enumerate(columns)}
+    return row
+
+
+def warnings(row: dict[str, float]) -> list[str]:
+    """Signs of a collapse that the loss does not show."""
+    found = []
+    for name in BUTTONS:
+        true, press, argmax = (row[f"eval/{kind}_{name}"] for kind in ("true_press", "press", "argmax_press"))
+        if true > .002 and not .5 < press / true < 2:
+            found.append(f"{name} is held {press:.2%} of the time, by people {true:.2%}")
+        elif true > .01 and argmax < .1 * true:
+            found.append(f"{name} is hardly ever held without sampling")
+    for name in list(HEADS)[1:5]:
+        true, rests = row[f"eval/true_neutral_{name}"], row[f"eval/neutral_{name}"]
+        if abs(rests - true) > .1:
+            found.append(f"{name} rests {rests:.0%} of the time, people's {true:.0%}")
+    for name in HEADS:
+        nll, entropy = row[f"eval/nll_{name}"], row[f"eval/entropy_{name}"]
+        if nll > 1.5 * entropy + .05:
+            found.append(f"{name} is surer than it is right (loss {nll:.3f}, entropy {entropy:.3f})")
+    return found
+
+
+def report(before: dict, after: dict, console: Console) -> None:
+    heads = Table("head", "loss before", "after", "right before", "after", "entropy", title="held-out games, per frame")
+    for name in HEADS:
+        heads.add_row(name, *[f"{row[f'eval/nll_{name}']:.3f}" for row in (before, after)],
+                      *[f"{row[f'eval/accuracy_{name}']:.1%}" for row in (before, after)], f"{after[f'eval/entropy_{name}']:.3f}")
+    heads.add_section()
+    heads.add_row("all", f"{before['eval/nll']:.3f}", f"{after['eval/nll']:.3f}")
+    heads.add_row("all, new inputs", f"{before['eval/nll_changed']:.3f}", f"{after['eval/nll_changed']:.3f}")
+    held = Table("share of frames", "people", "policy", "its likeliest")
+    for name in BUTTONS:
+        held.add_row(name, *[f"{after[f'eval/{kind}_{name}']:.2%}" for kind in ("true_press", "press", "argmax_press")])
+    held.add_section()
+    for name in list(HEADS)[1:5]:
+        held.add_row(f"{name} at rest", *[f"{after[f'eval/{kind}_{name}']:.2%}" for kind in ("true_neutral", "neutral")])
+    console.print(heads, held)
+    for line in warnings(after):
+        console.print(f"[yellow]note[/] {line}")
+
+
+def main(args: Args) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+
+    # ------------------------------------------------------------------------------------------------------- set-up
+    check(args)
+    torch.manual_seed(args.seed)
+    rng = np.random.default_rng(args.seed)                                  # windows
+    policy = load_policy(args.pretrained)[0] if args.pretrained else Policy(args.backbone, parse_hidden(args.hidden))
+    args.backbone, args.hidden = policy.config["backbone"], ",".join(map(str, policy.config["hidden"]))
+    policy.to(args.device)
+
+    train, held_out, about = load_sequences(
+        args.replays, character=args.character, player_port=args.player_port, cpu_players=args.cpu_players,
+        min_active=args.min_active, held_out=args.held_out, max_files=args.max_files, num_workers=args.num_workers,
+        min_frames=max(60, args.window_size), gamma=args.gamma)
+
+    args.run_name = args.run_name or f"bc_{args.backbone}_seed{args.seed}_{time.strftime('%Y%m%d_%H%M%S')}"
+    run = start_run(args, args.runs_dir, args.run_name)
+    (run / "replays.json").write_text(json.dumps(about, indent=1) + "\n")
+    best_path = Path(args.checkpoint) if args.checkpoint else run / "checkpoints" / "best.pt"
+    if args.track:
+        import wandb
+        wandb.init(project="cleanmelee", name=args.run_name, config=vars(args), dir=str(run))
+
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
+    T, B = args.window_size, args.batch_size
+    num_updates = args.epochs * math.ceil(sum((train.starts[1:] - train.starts[:-1]) // T) / B)
+    console.print(f"[bold]CleanMelee[/] behavioural cloning  {args.backbone} {args.hidden} "
+                  f"({sum(p.numel() for p in policy.parameters()):,} parameters)\n"
+                  f"{about['train_players']} players in {about['train_games']} games, {len(train.weights):,} frames to learn from; "
+                  f"{about['held_out_players']} in {about['held_out_games']}, {len(held_out.weights):,} frames held out; "
+                  f"left out: {about['idle_players']} idle and {about['cpu_players']} CPU players; run folder {run}")
+
+    stop = []                                                               # filled by Ctrl-C; a second one kills
+    def on_interrupt(signum, frame):
+        if stop:
+            raise KeyboardInterrupt
+        stop.append(signum)
+        console.print("stopping after this update; press Ctrl-C again to stop at once, without its checkpoint")
+    signal.signal(signal.SIGINT, on_interrupt)
+
+    before = best = evaluate(policy.eval(), held_out)
+    append_jsonl(run / "metrics.jsonl", {"step": 0, "epoch": 0, **before})
+    console.print(f"epoch 0  held out {before['eval/nll']:.3f}, new inputs {before['eval/nll_changed']:.3f}")
+    step = 0
+
+    for epoch in range(1, args.epochs + 1):
+        policy.train()
+        clock, stats = {"data": 0., "learn": 0.}, []
+        first_rows = np.concatenate([np.arange(a + rng.integers(min(T, b - a - T) + 1), b - T + 1, T)     # each game is cut anew
+                                     for a, b in zip(train.starts[:-1], train.starts[1:], strict=True)])
+        windows = torch.from_numpy(rng.permutation(first_rows))
+
+        for mb in track(windows.split(B), f"epoch {epoch}", console=console, transient=True, disable=not console.is_terminal):
+            # -------------------------------------------------------------------------------------------------- data
+            tick = time.perf_counter()
+            rows = mb + torch.arange(T)[:, None]                            # [T, B] windows side by side
+            obs, actions = train.take(rows, policy.device)
+            weight, returns = train.weights[rows].to(policy.device), train.returns[rows].to(policy.device)
+            hidden = torch.rand(len(mb), 1) < args.prev_controller_dropout  # [B, 1], for the whole window
+            obs.floats[..., OWN_CONTROLLER] *= (~hidden).to(policy.device)
+            resets = torch.zeros(rows.shape, dtype=torch.bool, device=policy.device)
+            resets[0] = True                                                # each from an empty memory
+            clock["data"] += time.perf_counter() - tick
+            tick = time.perf_counter()
+
+            # ------------------------------------------------- loss: plain cross-entropy of what the player did next
+            features, _ = policy.unroll(obs, policy.initial_state(len(mb)), resets)
+            logprobs, _ = action_logprobs(policy.logits(features, actions), actions)              # [T, B, 6]
+            nll = -(logprobs.sum(-1) * weight).sum() / weight.sum().clamp(min=1)
+            value_loss = ((policy.value(features.detach()) - returns) ** 2).mean()
+            loss = nll + args.value_coef * value_loss
+
+            # ------------------------------------------------------------------------------------------------ update
+            if args.anneal_lr:
+                optimizer.param_groups[0]["lr"] = args.learning_rate * max(0., 1 - step / num_updates)
+            optimizer.zero_grad()
+            loss.backward()
+            grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm)
+            optimizer.step()
+            stats.append(torch.stack([nll, value_loss, grad_norm]).detach())
+            clock["learn"] += time.perf_counter() - tick
+            step += 1
+            if stop:
+                break
+
+        # ------------------------------------------------------------------------------------- evaluation and logging
+        tick = time.perf_counter()
+        row = evaluate(policy.eval(), held_out)
+        mean = torch.stack(stats).mean(0).tolist()
+        fps = min(len(stats) * B, len(windows)) * T / (clock["data"] + clock["learn"])
+        metrics = {"step": step, "epoch": epoch, "losses/nll": mean[0], "losses/value_loss": mean[1], "losses/grad_norm": mean[2],
+                   "charts/learning_rate": optimizer.param_groups[0]["lr"], "charts/frames_per_second": round(fps), **row,
+                   **{f"time/{name}": seconds for name, seconds in clock.items()}, "time/eval": time.perf_counter() - tick}
+        append_jsonl(run / "metrics.jsonl", metrics)
+        if args.track:
+            wandb.log(metrics, step=step)
+        better = row["eval/nll"] < best["eval/nll"] or epoch == 1
+        best = row if better else best
+        for path in [run / "checkpoints" / "last.pt"] + [best_path] * better:
+            save_checkpoint(path, policy, stage="bc", step=step, epoch=epoch, args=vars(args), action_repeat=1, frame_delay=0,
+                            metrics=row, optimizer=optimizer.state_dict(), rng=json.dumps(rng.bit_generator.state),
+                            noise=torch.get_rng_state())
+        console.print(f"epoch {epoch}  {fps:,.0f} frames/s  loss {mean[0]:.3f}  held out {row['eval/nll']:.3f}, new inputs "
+                      f"{row['eval/nll_changed']:.3f}  value {row['eval/value_loss']:.4f}{'  (best so far)' if better else ''}")
+        if stop:
+            break
+
+    report(before, best, console)
+    if args.track:
+        wandb.finish()
+    if stop:
+        console.print(f"stopped in epoch {epoch}; go on from its weights with --pretrained {run / 'checkpoints' / 'last.pt'}")
+        sys.exit(130)
+    console.print(f"done: {best_path}")
+
+
+if __name__ == "__main__":
+    run_script(main, Args)

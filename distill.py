@@ -1,0 +1,367 @@
+"""Distillation: a small policy that answers like a large one, on the frames of real games.
+
+    python distill.py --teacher runs/bc/checkpoints/best.pt --replays DIR --output student.pt       # WALLTIME1
+    python distill.py --teacher best.pt --replays DIR --output student.pt --hidden 128 --epochs 3   # WALLTIME2
+
+The teacher may have any backbone. It watches every game from the first frame to the last as if it played, and its answers
+are kept; the student, an mlp, sees single frames of it in random order. Per frame the loss is
+
+    alpha * T^2 * KL(teacher || student), both softened by the temperature T, summed over the heads
+    + (1 - alpha) * -log p(what the player did)  +  value_coef * (difference of the value heads)^2
+
+where each head is given the player's true choice in the heads before it, for teacher and student alike. The value head is
+distilled too, so that self-play can go on from the student.
+"""
+
+import hashlib
+import math
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from melee_common import (
+    ACTION_SIZE, CHARACTERS, FIRST_CONTROL_FRAME, HEADS, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, NUM_STICK,
+    _CONTROLLER, Observation, Policy, Replay, UserError, action_logprobs, append_jsonl, compute_rewards,
+    encode_controllers, load_policy, load_replays, lookup, observe, parse_hidden, run_script, save_checkpoint,
+    split_by_game, start_run, subjects,
+)
+
+OWN_CONTROLLER = slice(_CONTROLLER, NUM_FLOATS)             # columns of the own last controller in Observation.floats
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Replays as training data: what a player saw, and what it did next
+# ---------------------------------------------------------------------------------------------------------------------
+
+@dataclass
+class Sequences:
+    """Games from the side of the players to learn from, laid end to end. N rows, one for each frame that was seen."""
+    obs: Observation        # [N, ..] what the player saw: frames[t], and the controller that made it
+    actions: torch.Tensor   # [N, 13] int8, what the player did next: controllers[t + 1]
+    weights: torch.Tensor   # [N] 1 where the player had control then, else 0: such rows are seen but not learned
+    changed: torch.Tensor   # [N] bool: the action is not the one held until then
+    returns: torch.Tensor   # [N] discounted reward that followed
+    starts: np.ndarray      # [S + 1] sequence s is rows starts[s] to starts[s + 1]
+
+    def take(self, rows: torch.Tensor, device: torch.device | str = "cpu") -> tuple[Observation, torch.Tensor]:
+        """rows [..] -> observations [.., F] and actions [.., 13]"""
+        return (Observation(self.obs.floats[rows].to(device), self.obs.ints[rows].to(device)), self.actions[rows].to(device))
+
+
+def pack(replays: list[Replay], players: list[tuple[int, int]], gamma: float = .99) -> Sequences:
+    """players: (replay index, player index) pairs, sorted. Rewards as in self-play: a stock 1, a percent of damage .01."""
+    starts = np.cumsum([0] + [len(replays[i]) - 1 for i, _ in players])     # the last frame has no next controller
+    n = int(starts[-1])
+    data = Sequences(Observation(torch.empty(n, NUM_FLOATS), torch.empty(n, NUM_INTS, dtype=torch.int16)),
+                     torch.empty(n, ACTION_SIZE, dtype=torch.int8), torch.empty(n), torch.empty(n, dtype=torch.bool),
+                     torch.empty(n), starts)
+    for k, (index, player) in enumerate(players):
+        frames, controllers = replays[index].frames, replays[index].controllers
+        if k == 0 or index != players[k - 1][0]:                            # once for both players of a game
+            obs = observe(frames[:-1], controllers[:-1])                    # [T - 1, 2, ..]
+            actions = encode_controllers(controllers)                       # [T, 2, 13]
+            returns = discount(compute_rewards(frames[:-1], frames[1:], stock=1., damage=.01), gamma)
+            has_control = (frames["frame_id"][1:] >= FIRST_CONTROL_FRAME).astype(np.float32)
+        rows = slice(starts[k], starts[k + 1])
+        data.obs.floats[rows] = torch.from_numpy(obs.floats[:, player])
+        data.obs.ints[rows] = torch.from_numpy(obs.ints[:, player])
+        data.actions[rows] = torch.from_numpy(actions[1:, player])          # saw frames[t], chose controllers[t + 1]
+        data.weights[rows] = torch.from_numpy(has_control)
+        data.changed[rows] = torch.from_numpy((actions[1:, player] != actions[:-1, player]).any(-1))
+        data.returns[rows] = torch.from_numpy(returns[:, player])
+    return data
+
+
+def discount(rewards: np.ndarray, gamma: float) -> np.ndarray:
+    """rewards [T, ..] -> sum over k of gamma^k rewards[t + k], in log2(T) steps: each doubles the horizon."""
+    returns, shift = rewards.copy(), 1
+    while shift < len(returns):
+        returns[:-shift] += gamma ** shift * returns[shift:].copy()
+        shift *= 2
+    return returns
+
+
+def walk(starts: np.ndarray, lanes: int = 32, size: int = 256):
+    """Every row of every sequence once, in the order of play, for policies that remember. Yields rows [T, B], real [T, B]
+    (False: a stand-in after the end of a shorter game) and whether the games begin here."""
+    lengths = np.diff(starts)
+    by_length = np.argsort(lengths, kind="stable")
+    for group in np.array_split(by_length, -(-len(by_length) // lanes)):
+        longest = int(lengths[group].max())
+        for t in range(0, longest, size):
+            at = np.arange(t, min(t + size, longest))[:, None]              # [T, 1]
+            rows = starts[group] + np.minimum(at, lengths[group] - 1)       # [T, B]
+            yield torch.from_numpy(rows), torch.from_numpy(at < lengths[group]), t == 0
+
+
+def load_sequences(folder: str, *, character: str = "", player_port: int = 0, cpu_players: bool = False, min_active: float = 0.,
+                   held_out: float = .1, max_files: int = 0, num_workers: int = -1, min_frames: int = 60, gamma: float = .99
+                   ) -> tuple[Sequences, Sequences, dict]:
+    """A folder of replays -> training games, held-out games, and what was read, skipped and left out."""
+    if not 0 <= player_port <= 4:
+        raise UserError(f"--player-port {player_port}: a port is 1, 2, 3 or 4; 0 means both players")
+    number = lookup(CHARACTERS, character, "character") if character else None
+    replays, about = load_replays(folder, num_workers=None if num_workers < 0 else num_workers, max_files=max_files or None,
+                                  character=number, min_frames=min_frames)
+    chosen, idle, cpus = [], 0, 0
+    for i, player in subjects(replays, number, player_port or None):
+        actions = encode_controllers(replays[i].controllers[:, player])
+        if replays[i].meta["types"][player] != "Human" and not cpu_players:
+            cpus += 1
+        elif (actions[1:] != actions[:-1]).any(-1).mean() < min_active:
+            idle += 1
+        else:
+            chosen.append((i, player))
+    used = sorted({i for i, _ in chosen})
+    sides = split_by_game([replays[i] for i in used], held_out) if used else ([], [])
+    if not all(sides):
+        raise UserError(f"{folder}: {len(used)} games with a player to learn from, {idle} idle and {cpus} CPU players left out; "
+                        "at least two games are needed, one of them held out")
+    train, test = [[pair for pair in chosen if pair[0] in {used[k] for k in side}] for side in sides]
+    about |= {"train_games": len(sides[0]), "train_players": len(train), "held_out_games": len(sides[1]),
+              "held_out_players": len(test), "idle_players": idle, "cpu_players": cpus}
+    return pack(replays, train, gamma), pack(replays, test, gamma), about
+
+
+@dataclass
+class Args:
+    teacher: str
+    """checkpoint of the policy to imitate, of bc.py or ppo_selfplay.py"""
+    replays: str
+    """folder of .slp files (subfolders too), or one file: the frames on which the teacher is asked"""
+    output: str = ""
+    """file for the student with the lowest held-out loss (default: checkpoints/best.pt in the run folder)"""
+    max_files: int = 0
+    """read only the first so many files, in sorted order (off: 0, all)"""
+    character: str = ""
+    """ask the teacher only on the side of who plays this character (off: empty, everybody)"""
+    player_port: int = 0
+    """ask only on the side of this port, 1 to 4 (off: 0, both players of every game)"""
+    cpu_players: bool = False
+    """ask on the side of the game's own CPU players too"""
+    min_active: float = 0.01
+    """leave out players whose input changes on fewer than this share of frames (off: 0)"""
+    held_out: float = 0.1
+    """share of the games that is only for evaluation; at least one game, the same as in bc.py"""
+    num_workers: int = -1
+    """processes that parse replays; -1: one per core (off: 0, in this process)"""
+
+    hidden: str = "64,64"
+    """layer sizes of the student, separated by commas"""
+    temperature: float = 2.0
+    """softens the answers of both, so that the student also learns what the teacher holds unlikely (off: 1)"""
+    alpha: float = 0.7
+    """share of the teacher in the loss; 1: only the teacher, 0: only what the players did"""
+    value_coef: float = 0.5
+    """weight of the value heads' squared difference (off: 0, the student's value head stays untrained)"""
+    epochs: int = 10
+    """passes over the training games"""
+    batch_size: int = 2048
+    """frames in one update"""
+    learning_rate: float = 3e-3
+    """AdamW's step size at the start; it falls to 0 over the run, linearly"""
+    weight_decay: float = 0.01
+    """AdamW's weight decay (off: 0)"""
+    max_grad_norm: float = 1.0
+    """gradients are scaled down to this norm"""
+
+    seed: int = 1
+    """decides the student's first weights and the order of frames"""
+    run_name: str = ""
+    """folder inside --runs-dir (default: made of sizes, seed and time)"""
+    runs_dir: str = "runs"
+    """where runs are kept"""
+
+
+def check(args: Args) -> None:
+    """One line for each value that cannot work."""
+    for name, low in (("epochs", 1), ("batch_size", 1), ("max_files", 0), ("num_workers", -1)):
+        if getattr(args, name) < low:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least {low}")
+    for name in ("weight_decay", "value_coef"):
+        if getattr(args, name) < 0:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must not be negative")
+    for name in ("held_out", "min_active"):
+        if not 0 <= getattr(args, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least 0 and below 1")
+    if not 0 <= args.alpha <= 1:
+        raise UserError(f"--alpha {args.alpha}: must lie between 0 and 1, the teacher's share of the loss")
+    if not 0 < args.temperature < math.inf:
+        raise UserError(f"--temperature {args.temperature}: must be positive; 1 leaves the answers as they are")
+    if args.learning_rate <= 0 or args.max_grad_norm <= 0:
+        raise UserError("--learning-rate and --max-grad-norm must be positive")
+
+
+@torch.inference_mode()
+def answers(policy: Policy, data: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [N, 81] and values [N] of a policy that plays along, its memory carried from a game's first frame to its last."""
+    logits, values = torch.empty(len(data.weights), NUM_LOGITS), torch.empty(len(data.weights))
+    for rows, real, first in walk(data.starts):
+        obs, actions = data.take(rows)
+        state = policy.initial_state(rows.shape[1]) if first else state  # noqa: F821 (the first of all is a first)
+        features, state = policy.unroll(obs, state, torch.zeros(rows.shape, dtype=torch.bool))
+        logits[rows[real]] = policy.logits(features, actions)[real]
+        values[rows[real]] = policy.value(features)[real]
+    return logits, values
+
+
+def divergence(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+    """KL(teacher || student) per head: logits [.., 81] twice -> [.., 6]. Eight buttons are eight coins."""
+    def log_odds(logits):
+        buttons, sticks, shoulder = logits.split([NUM_BUTTONS, 4 * NUM_STICK, HEADS["shoulder"]], -1)
+        coins = torch.stack([F.logsigmoid(buttons), F.logsigmoid(-buttons)], -1)                    # [.., 8, 2]
+        return coins, sticks.unflatten(-1, (4, NUM_STICK)).log_softmax(-1), shoulder[..., None, :].log_softmax(-1)
+
+    coins, sticks, shoulder = ((p.exp() * (p - q)).sum(-1) for p, q in zip(log_odds(teacher), log_odds(student), strict=True))
+    return torch.cat([coins.sum(-1, keepdim=True), sticks, shoulder], -1)
+
+
+def evaluate(teacher: tuple, student: tuple, data: Sequences, alpha: float, temperature: float) -> dict[str, float]:
+    """teacher, student: logits and values on all rows of `data`."""
+    def mean(values):
+        return (values * data.weights[:, None]).sum(0) / data.weights.sum()                         # [N, k] -> [k]
+
+    nll = {who: mean(-action_logprobs(logits, data.actions)[0]) for who, (logits, _) in (("teacher", teacher), ("student", student))}
+    kl = mean(divergence(teacher[0], student[0]))
+    soft_kl = mean(divergence(teacher[0] / temperature, student[0] / temperature)).sum()
+    return {"eval/loss": float(alpha * temperature ** 2 * soft_kl + (1 - alpha) * nll["student"].sum()), "eval/kl": float(kl.sum()),
+            "eval/value_error": float(mean((teacher[1] - student[1])[:, None] ** 2)),
+            **{f"eval/{who}_nll": float(per_head.sum()) for who, per_head in nll.items()},
+            **{f"eval/{who}_nll_{head}": float(v) for who, per_head in nll.items() for head, v in zip(HEADS, per_head, strict=True)},
+            **{f"eval/kl_{head}": float(v) for head, v in zip(HEADS, kl, strict=True)}}
+
+
+@torch.inference_mode()
+def step_latency(policy: Policy, repeats: int = 300) -> float:
+    """Median microseconds of one frame of play: one row in, one sampled action out, on the CPU."""
+    obs = Observation(torch.zeros(1, NUM_FLOATS), torch.zeros(1, NUM_INTS, dtype=torch.int16))
+    noise, state, times = torch.rand(1, NUM_LOGITS), policy.initial_state(1), []
+    for _ in range(repeats + 50):                                           # the first 50 warm up
+        began = time.perf_counter()
+        _, state = policy.step(obs, state, noise)
+        times.append(time.perf_counter() - began)
+    return float(np.median(times[50:])) * 1e6
+
+
+def report(teacher: Policy, student: Policy, result: dict, console: Console) -> None:
+    table = Table("", "teacher", "student", "KL", title="held-out games")
+    for head in HEADS:
+        table.add_row(f"{head}, loss", *[f"{result[f'eval/{key}_{head}']:.3f}" for key in ("teacher_nll", "student_nll", "kl")])
+    table.add_row("all heads, loss", *[f"{result[f'eval/{key}']:.3f}" for key in ("teacher_nll", "student_nll", "kl")], end_section=True)
+    table.add_row("parameters", *[f"{sum(p.numel() for p in policy.parameters()):,}" for policy in (teacher, student)], "")
+    table.add_row("one step, p50", *[f"{step_latency(policy):.0f} us" for policy in (teacher, student)], "")
+    console.print(table)
+
+
+def main(args: Args) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+
+    # ------------------------------------------------------------------------------------------------------- set-up
+    check(args)
+    torch.manual_seed(args.seed)
+    student = Policy("mlp", parse_hidden(args.hidden))
+    teacher, source = load_policy(args.teacher)
+    repeat, delay = source.get("action_repeat", 1), source.get("frame_delay", 0)
+    if (repeat, delay) != (1, 0):
+        raise UserError(f"{args.teacher}: acts every {repeat} frames with a delay of {delay}; replays hold an action for every "
+                        "frame: choose a teacher that was trained with --action-repeat 1 and no delay")
+
+    train, held_out, about = load_sequences(
+        args.replays, character=args.character, player_port=args.player_port, cpu_players=args.cpu_players,
+        min_active=args.min_active, held_out=args.held_out, max_files=args.max_files, num_workers=args.num_workers)
+
+    args.run_name = args.run_name or f"distill_{args.hidden.replace(',', 'x')}_seed{args.seed}_{time.strftime('%Y%m%d_%H%M%S')}"
+    run = start_run(args, args.runs_dir, args.run_name)
+    output = Path(args.output) if args.output else run / "checkpoints" / "best.pt"
+    console.print(f"[bold]CleanMelee[/] distillation  {teacher.config['backbone']} {teacher.config['hidden']} -> mlp "
+                  f"{student.config['hidden']}\n{about['train_players']} players in {about['train_games']} games, "
+                  f"{len(train.weights):,} frames to learn from; {about['held_out_players']} in {about['held_out_games']}, "
+                  f"{len(held_out.weights):,} frames held out; run folder {run}")
+
+    tick = time.perf_counter()
+    teacher_logits, teacher_values = answers(teacher, train)                # asked once, for all epochs
+    teacher_held_out = answers(teacher, held_out)
+    fps = (len(train.weights) + len(held_out.weights)) / (time.perf_counter() - tick)
+    console.print(f"asked the teacher: {fps:,.0f} frames/s")
+
+    optimizer = torch.optim.AdamW(student.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
+    has_control = train.weights.nonzero()[:, 0]                             # the rows to learn from
+    num_updates = args.epochs * math.ceil(len(has_control) / args.batch_size)
+    order = torch.Generator().manual_seed(args.seed)
+    T, step, best = args.temperature, 0, None
+
+    stop = []                                                               # filled by Ctrl-C; a second one kills
+    def on_interrupt(signum, frame):
+        if stop:
+            raise KeyboardInterrupt
+        stop.append(signum)
+        console.print("stopping after this update; press Ctrl-C again to stop at once, without its checkpoint")
+    signal.signal(signal.SIGINT, on_interrupt)
+
+    for epoch in range(1, args.epochs + 1):
+        student.train()
+        stats, tick = [], time.perf_counter()
+        batches = has_control[torch.randperm(len(has_control), generator=order)].split(args.batch_size)
+
+        for mb in track(batches, f"epoch {epoch}", console=console, transient=True, disable=not console.is_terminal):
+            # ------------------------------------------------------------ data: single frames, they need no memory
+            obs, actions = train.take(mb)
+            features, _ = student.features(obs, ())
+            logits = student.logits(features, actions)                      # [B, 81]
+
+            # ------------------------------------------------- loss: the softened teacher, the player, the values
+            kl = divergence(teacher_logits[mb] / T, logits / T).sum(-1).mean()
+            nll = -action_logprobs(logits, actions)[0].sum(-1).mean()
+            value_loss = F.mse_loss(student.value(features), teacher_values[mb])
+            loss = args.alpha * T ** 2 * kl + (1 - args.alpha) * nll + args.value_coef * value_loss
+
+            # ------------------------------------------------------------------------------------------------ update
+            optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - step / num_updates)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(student.parameters(), args.max_grad_norm)
+            optimizer.step()
+            stats.append(torch.stack([kl, nll, value_loss]).detach())
+            step += 1
+            if stop:
+                break
+
+        # ------------------------------------------------------------------------------------- evaluation and logging
+        seconds = time.perf_counter() - tick
+        fps = min(len(stats) * args.batch_size, len(has_control)) / seconds
+        row = evaluate(teacher_held_out, answers(student.eval(), held_out), held_out, args.alpha, T)
+        mean = torch.stack(stats).mean(0).tolist()
+        append_jsonl(run / "metrics.jsonl", {
+            "step": step, "epoch": epoch, "losses/kl": mean[0], "losses/nll": mean[1], "losses/value_loss": mean[2],
+            "charts/learning_rate": optimizer.param_groups[0]["lr"], "charts/frames_per_second": round(fps), "time/learn": seconds,
+            **row})
+        better = best is None or row["eval/loss"] < best["eval/loss"]
+        if better:
+            best = row
+            save_checkpoint(output, student, stage="distill", step=step, epoch=epoch, args=vars(args), action_repeat=1, frame_delay=0,
+                            teacher=hashlib.sha256(Path(args.teacher).read_bytes()).hexdigest(), metrics=row,
+                            optimizer=optimizer.state_dict(), noise=order.get_state())
+        console.print(f"epoch {epoch}  {fps:,.0f} frames/s  held out {row['eval/student_nll']:.3f} (teacher "
+                      f"{row['eval/teacher_nll']:.3f})  KL {row['eval/kl']:.3f}  value error {row['eval/value_error']:.4f}"
+                      f"{'  (best so far)' if better else ''}")
+        if stop:
+            break
+
+    report(teacher, student.eval(), best, console)
+    if stop:
+        console.print(f"stopped in epoch {epoch}; the best student so far: {output}")
+        sys.exit(130)
+    console.print(f"done: {output}")
+
+
+if __name__ == "__main__":
+    run_script(main, Args)
