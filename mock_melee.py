@@ -142,13 +142,15 @@ ATTRIBUTE_ROWS = {
 
 LEDGE_BOX = {  # top of the box that reaches for the ledge, and the upward speed of a jump from the ledge
     1: (-8.8, 3.68), 7: (-9.0, 2.8), 16: (-8.8, 2.3), 18: (-11.3, 2.4), 22: (-8.4, 3.9), 24: (-9.5, 2.8)}
+GRAB_REACH = {  # how far in front the caught victim stands while pulled in, and while held
+    1: (5.74, 8.28), 2: (8.19, 7.87), 7: (7.4, 7.35), 16: (11.0, 11.98), 18: (16.41, 9.1), 22: (6.57, 9.49)}
 LEDGE_BOX_WIDTH, LEDGE_BOX_HEIGHT = 14.5, 11.5
 
 # Game & Watch's own ids for moves that everyone else does with the common ones, and his aerials' landings.
 GAMEANDWATCH_ACTIONS = {44: 341, 48: 343, 57: 345, 60: 346, 65: 347, 67: 348, 68: 349, 70: 350, 72: 351, 73: 352}
 
 CHARACTER = np.dtype([(name, "f4") for name in ATTRIBUTES] + [
-    ("ledge_top", "f4"), ("ledge_jump", "f4"),
+    ("ledge_top", "f4"), ("ledge_jump", "f4"), ("pull_reach", "f4"), ("hold_reach", "f4"),
     ("frames", "i2", NUM_ACTIONS),                     # length of an action, 0 unknown
     ("next_action", "i2", NUM_ACTIONS),                # what follows when it runs out, -1 the standing or falling state
     ("interruptible", "i2", NUM_ACTIONS),              # IASA frame, 0 never
@@ -161,6 +163,9 @@ CHARACTER = np.dtype([(name, "f4") for name in ATTRIBUTES] + [
     ("attack_id", "i2", NUM_ACTIONS),                  # Slippi's, 0 no attack
     ("special_start", "i2", (2, 5)),                   # [airborne, direction]: neutral 1, side 2, up 3, down 4
     ("ledge_pose", "f4", (8, 2)),                      # seven frames of catching the ledge and one of hanging
+    ("throw_strike_frame", "i2", 4), ("throw_strike", "f4", 4),  # forward, back, up, down: a blow before the release
+    ("throw_frame", "i2", 4), ("throw_damage", "f4", 4), ("throw_angle", "f4", 4), ("throw_growth", "f4", 4),
+    ("throw_base", "f4", 4), ("pummel_frame", "i2"), ("pummel_damage", "f4"),
     ("own_action", "i2", 80),                          # common id to own id
     ("aerial", "i2", NUM_ACTIONS), ("aerial_landing", "i2", NUM_ACTIONS),  # 0 neutral .. 4 down, -1 neither
     ("landing_lag", "f4", 5), ("autocancel_before", "f4", 5), ("autocancel_after", "f4", 5),
@@ -203,6 +208,10 @@ SLOPES = {8: (39.2, .2088)}  # Yoshi's Story falls off beyond x = 39.2
 # Building the tables. Reading 65,000 lines of CSV takes seconds, so the result is kept beside numba's cache.
 # ---------------------------------------------------------------------------------------------------------------------
 
+GRAB, GRAB_PULL, GRAB_DASH, GRAB_DASH_PULL, HOLD, PUMMEL, GRAB_BREAK = 212, 213, 214, 215, 216, 217, 218
+THROW_FORWARD, THROW_BACK, THROW_UP, THROW_DOWN = 219, 220, 221, 222
+CAUGHT_AIR, HELD_AIR, PUMMELED_AIR, CAUGHT, HELD, PUMMELED, BREAK_FREE, THROWN_FORWARD = (
+    223, 224, 225, 226, 227, 228, 229, 239)
 ANYONE = -1                                            # in the tables of data/: a row for whoever has none of his own
 Tables = collections.namedtuple("Tables", "characters stages hitboxes root_motion velocities")
 DATA = pathlib.Path(__file__).resolve().parent / "data"
@@ -229,6 +238,7 @@ def build_tables():
         for name, value in zip(ATTRIBUTES, (value for block in blocks for value in block), strict=True):
             row[name] = value
         row["ledge_top"], row["ledge_jump"] = LEDGE_BOX.get(character, (-9.0, row["full_hop"]))
+        row["pull_reach"], row["hold_reach"] = GRAB_REACH.get(character, (8, 9))
         row["next_action"], row["aerial"], row["aerial_landing"] = -1, -1, -1
         row["own_action"] = np.arange(80)
         if character == GAMEANDWATCH:
@@ -241,6 +251,9 @@ def build_tables():
     knockback, windows = {}, collections.defaultdict(list)
     for move in read_rows("moves.csv"):
         character, action, box = int(move["character"]), int(move["action"]), int(move["hitbox"])
+        if action == PUMMEL:
+            characters[character]["pummel_frame"] = int(move["first_frame"])
+            characters[character]["pummel_damage"] = float(move["damage"])
         if character == GAMEANDWATCH and action < 80:
             action = GAMEANDWATCH_ACTIONS.get(action, action)
         characters[character]["attack_id"][action] = int(move["attack_id"])
@@ -310,6 +323,12 @@ def build_tables():
         row, index = characters[int(line["character"])], int(line["action"]) - 65
         for name in ("landing_lag", "autocancel_before", "autocancel_after"):
             row[name][index] = float(line[name] or 0)
+    for line in read_rows("throws.csv"):
+        row, index = characters[int(line["character"])], int(line["action"]) - THROW_FORWARD
+        row["throw_strike_frame"][index], row["throw_strike"][index] = line["strike_frame"], line["strike_damage"]
+        row["throw_frame"][index] = line["release_frame"]
+        for name in ("damage", "angle", "growth", "base"):
+            row["throw_" + name][index] = float(line[name])
     for line in read_rows("ledge_poses.csv"):
         characters[int(line["character"])]["ledge_pose"][int(line["frame"])] = float(line["dx"]), float(line["dy"])
     for line in read_rows("dodges.csv"):
@@ -395,7 +414,6 @@ DAMAGE_FIRST, DAMAGE_AIR, DAMAGE_FLY_HIGH, DAMAGE_FLY, DAMAGE_FLY_LOW, DAMAGE_FL
 SHIELD_START, SHIELD, SHIELD_RELEASE, SHIELD_STUN = 178, 179, 180, 181
 DOWN_BOUND_UP, DOWN_WAIT_UP, DOWN_BOUND_DOWN, TECH, TECH_FORWARD, TECH_BACKWARD = 183, 184, 191, 199, 200, 201
 SHIELD_BREAK_FLY, SHIELD_BREAK_FALL, FURAFURA = 205, 206, 211
-GRAB, GRAB_DASH = 212, 214
 ROLL_FORWARD, ROLL_BACKWARD, SPOT_DODGE, AIR_DODGE, PLATFORM_DROP, TEETER, TEETER_WAIT = 233, 234, 235, 236, 244, 245, 246
 LEDGE_CATCH, LEDGE_HANG = 252, 253
 BUTTON_XY, BUTTON_LR, BUTTON_LRZ = BUTTON_X | BUTTON_Y, BUTTON_L | BUTTON_R, BUTTON_L | BUTTON_R | BUTTON_Z
@@ -661,9 +679,19 @@ def in_damage(action):
 
 
 @jit
+def is_held(action):
+    """Caught, held or being thrown: the other decides what happens."""
+    return CAUGHT_AIR <= action <= PUMMELED or THROWN_FORWARD <= action <= 242
+
+
+@jit
 def action_length(p, h, c):
     """Frames this action lasts; 0 if it has no end of its own."""
     action, frames = p.action, h.action_frames
+    if action == GRAB_PULL or action == GRAB_DASH_PULL:
+        return 2
+    if action == PUMMEL:
+        return 24
     if action == LANDING:
         return 30                                      # control returns after c.landing frames
     if action == LANDING_SPECIAL:                      # plays its 30 frames at the speed it started with
@@ -712,7 +740,7 @@ def end_of_action(p, h, c):
             leave_jumpsquat(p, h, c)
         return
     if action in (WAIT, WALK_SLOW, WALK_MIDDLE, WALK_FAST, RUN, FALL, FALL_AERIAL, FALL_SPECIAL, TUMBLE, CROUCH, SHIELD,
-                  LEDGE_HANG):
+                  LEDGE_HANG, HOLD):
         return
     if in_damage(action):                              # lasts until hitstun and animation are both over
         if p.in_hitstun:
@@ -727,6 +755,8 @@ def end_of_action(p, h, c):
         if h.guard_frames == 0:
             set_action(p, h, SHIELD)
         return
+    if in_shine(p) and (action == 361 or action == 366):
+        return                                         # until B is let go
     length = action_length(p, h, c)
     if length <= 0 or frames < length:
         return
@@ -743,6 +773,10 @@ def end_of_action(p, h, c):
         following = LEDGE_HANG
     elif action == CROUCH_START:
         following = CROUCH
+    elif action == GRAB_PULL or action == GRAB_DASH_PULL or action == PUMMEL:
+        following = HOLD
+    elif is_held(action):                              # goes by what the other does
+        return
     elif action == DOWN_BOUND_UP or action == DOWN_BOUND_DOWN:
         following = action + 1
     if following < 0 or (following == WAIT and p.airborne):
@@ -763,8 +797,10 @@ def in_shine(p):
 def air_inputs(p, h, c):
     action = p.action
     if in_shine(p):
-        if p.jumps > 0 and jump_pressed(h):
+        if action <= 366 and p.jumps > 0 and jump_pressed(h):
             start_double_jump(p, h, c)
+        elif action == 366 and h.action_frames >= 17 and (h.buttons & BUTTON_B) == 0:
+            set_action(p, h, 368)
         return
     jumping = JUMP_FORWARD <= action <= DOUBLE_BACKWARD
     free = jumping or FALL <= action <= 34 or action == PLATFORM_DROP
@@ -810,8 +846,12 @@ def ground_inputs(p, h, c, on_platform):
     elif SHIELD_START <= action <= SHIELD_RELEASE:
         shield_inputs(p, h, on_platform)
     elif in_shine(p):
-        if action <= 364 and jump_pressed(h):
+        if action <= 361 and jump_pressed(h):
             set_action(p, h, JUMPSQUAT)
+        elif action == 361 and frames >= 17 and (h.buttons & BUTTON_B) == 0:
+            set_action(p, h, 363)
+    elif action == HOLD or ((action == GRAB_PULL or action == GRAB_DASH_PULL) and frames >= 2):
+        hold_inputs(p, h)
     elif JAB_1 <= action <= DSMASH or c.aerial_landing[action] >= 0 or c.attack_id[action] > 0:
         if 0 < c.interruptible[action] <= frames + 1:
             start_from_stand(p, h, c, True, True)
@@ -847,6 +887,9 @@ def turn_inputs(p, h, c):
         return
     if jump_pressed(h):
         set_action(p, h, JUMPSQUAT)
+        return
+    if pressed(h, BUTTON_Z) or (pressed(h, BUTTON_A) and shield_held(h)):
+        set_action(p, h, GRAB)
         return
     if shield_held(h):
         set_action(p, h, SHIELD_START)
@@ -951,6 +994,19 @@ def shield_inputs(p, h, on_platform):
         start_platform_drop(p, h)
     elif p.action == SHIELD and not shield_held(h):
         set_action(p, h, SHIELD_RELEASE)
+
+
+@jit
+def hold_inputs(p, h):
+    """Holding somebody: A pummels, the stick throws."""
+    x, y = (h.c_x, h.c_y) if h.c_x != 0 or h.c_y != 0 else (h.stick_x, h.stick_y)
+    if pressed(h, BUTTON_A | BUTTON_Z):
+        set_action(p, h, PUMMEL)
+    elif max(abs(x), abs(y)) >= TILT:
+        if abs(x) > abs(y):
+            set_action(p, h, THROW_FORWARD if x * p.facing > 0 else THROW_BACK)
+        else:
+            set_action(p, h, THROW_UP if y > 0 else THROW_DOWN)
 
 
 @jit
@@ -1079,6 +1135,7 @@ def ground_velocity(p, h, c, t):
         turned = t.root_motion[root, frame + 1, 2] != 0
         if turned and t.root_motion[root, frame, 2] == 0:
             p.facing = -p.facing
+            h.flag = 1
         backward = action in (ROLL_BACKWARD, 189, 197, TECH_BACKWARD)
         speed = t.root_motion[root, frame + 1, 0] * (-p.facing if backward != turned else p.facing)
     elif learned and frame < MAX_FRAMES and not np.isnan(t.velocities[learned, frame, 0]):
@@ -1128,7 +1185,9 @@ def land(p, h, c, y):
     p.y, p.airborne, p.self_vx_ground, p.self_vy = y + .0001, 0, p.self_vx_air, 0
     p.jumps, p.fastfall, h.air_frames = 2, 0, 0
     aerial = c.aerial[action]
-    if action == AIR_DODGE or FALL_SPECIAL <= action <= 37:
+    if in_shine(p):                                    # goes on, on the ground
+        p.action = action - 5
+    elif action == AIR_DODGE or FALL_SPECIAL <= action <= 37:
         set_action(p, h, LANDING_SPECIAL)
     elif aerial >= 0:
         h.landed_cancel = p.l_cancel = 1 if h.trigger_age < 7 else 2
@@ -1330,13 +1389,15 @@ def body(p, c):
 
 
 @jit
-def touching_box(a, ah, attack, before, v, c):
-    """First of the four hitboxes that touches the victim, -1 none. A box sweeps from where it was a frame before."""
+def touching_box(a, ah, attack, before, v, c, grabbing):
+    """First of the four boxes that touches the victim, -1 none. A box sweeps from where it was a frame before."""
     radius, bottom, top, forward = body(v, c)
+    if grabbing:                                       # grabs reach for the middle of the body
+        radius *= .6
     body_x = v.x + forward * v.facing
     low, high = v.y + bottom + radius, v.y + max(top - radius, bottom + radius)
     for box in range(4):
-        if attack.size[box] == 0 or attack.effect[box] == EFFECT_GRAB:
+        if attack.size[box] == 0 or (attack.effect[box] == EFFECT_GRAB) != grabbing:
             continue
         x, y = a.x + attack.x[box] * a.facing, a.y + attack.y[box]
         old_x, old_y = x, y
@@ -1371,11 +1432,21 @@ def hit_test(a, ah, ac, v, vc, t):
     if row == 0 or not is_vulnerable(v):
         return 0, -1
     before = ac.hit_row[a.action, ah.action_frames] if ah.action_frames > 0 else 0
-    return row, touching_box(a, ah, t.hitboxes[row], t.hitboxes[before], v, vc)
+    return row, touching_box(a, ah, t.hitboxes[row], t.hitboxes[before], v, vc, a.action == GRAB or a.action == GRAB_DASH)
 
 
 @jit
-def land_hit(a, ah, ac, v, vh, vc, attack, box, attacker_index):
+def connect(a, ah, ac, v, vh, vc, attack, box):
+    if box < 0:
+        return
+    if attack.effect[box] != EFFECT_GRAB:
+        land_hit(a, ah, ac, v, vh, vc, attack, box)
+    elif (a.action == GRAB or a.action == GRAB_DASH) and not is_held(v.action):  # not if he was hit or grabbed first
+        start_grab(a, ah, v, vh)
+
+
+@jit
+def land_hit(a, ah, ac, v, vh, vc, attack, box):
     attack_id = ac.attack_id[a.action]
     damage = attack.damage[box]
     first_hit = ah.staled == 0                         # all hits of one action are as stale as its first, and count once
@@ -1398,7 +1469,7 @@ def land_hit(a, ah, ac, v, vh, vc, attack, box, attacker_index):
     v.percent = min(v.percent + staled, 999)
     if first_hit:
         remember_hit(ah, attack_id)
-    a.last_attack, v.last_hit_by = attack_id, attacker_index
+    a.last_attack, v.last_hit_by = attack_id, a.port
     a.combo = a.combo + 1 if ah.combo_timer > 0 else 1
     ah.combo_timer = 45
     if force > 0:
@@ -1456,6 +1527,99 @@ def break_shield(v, vh):
     vh.hurt_kind, vh.hurt_timer = 1, 40
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# 8. Grabs and throws
+# ---------------------------------------------------------------------------------------------------------------------
+
+@jit
+def is_holding(action):
+    return action == GRAB_PULL or GRAB_DASH_PULL <= action <= PUMMEL or THROW_FORWARD <= action <= THROW_DOWN
+
+
+@jit
+def start_grab(a, ah, v, vh):
+    set_action(a, ah, GRAB_PULL if a.action == GRAB else GRAB_DASH_PULL)
+    set_action(v, vh, CAUGHT_AIR if v.airborne else CAUGHT)
+    v.facing = -a.facing
+    v.self_vx_air, v.self_vy, v.self_vx_ground, v.kb_vx, v.kb_vy, v.fastfall = 0, 0, 0, 0, 0, 0
+    v.in_hitstun, v.hitstun = 0, 0
+    a.self_vx_ground = 0
+    vh.grab_timer = int(90 + 1.7 * v.percent)
+
+
+@jit
+def step_grab(a, ah, ac, v, vh, vc):
+    """The holder's action moves the one he holds; runs after both players' own frame."""
+    if not is_held(v.action):
+        return
+    if not is_holding(a.action):                       # lost his grip: was hit, or the hold broke
+        let_go(a, ah, v, vh)
+        return
+    frame = ah.action_frames + 1
+    if a.action == GRAB_PULL or a.action == GRAB_DASH_PULL:
+        if frame > 1:
+            v.x = a.x + ac.pull_reach * a.facing
+    elif a.action <= PUMMEL:
+        hold = HELD_AIR if v.action <= PUMMELED_AIR else HELD
+        if v.action < hold or (v.action > hold and vh.action_frames >= 20):
+            set_action(v, vh, hold)
+        v.x = a.x + ac.hold_reach * a.facing
+        if a.action == PUMMEL and frame == ac.pummel_frame + 1 and a.hitlag == 0:
+            pummel(a, ah, ac, v, vh)
+        mash(a, ah, v, vh)
+    else:
+        throw(a, ah, ac, v, vh, frame)
+
+
+@jit
+def pummel(a, ah, ac, v, vh):
+    staled = ac.pummel_damage * stale_factor(ah, 52)
+    remember_hit(ah, 52)
+    v.percent = min(v.percent + staled, 999)
+    set_action(v, vh, PUMMELED_AIR if v.action <= PUMMELED_AIR else PUMMELED)
+    a.hitlag = v.hitlag = hitlag_frames(staled, False, False)
+    a.last_attack, v.last_hit_by = 52, a.port
+
+
+@jit
+def mash(a, ah, v, vh):
+    """Every new press takes six frames off the hold."""
+    vh.grab_timer -= 7 if pressed(vh, 0xFFF) or vh.tilt_x_age == 0 or vh.tilt_y_age == 0 else 1
+    if vh.grab_timer <= 0 and a.action == HOLD:
+        let_go(a, ah, v, vh)
+
+
+@jit
+def let_go(a, ah, v, vh):
+    set_action(v, vh, BREAK_FREE if not v.airborne else FALL)
+    v.self_vx_ground = -.96 * v.facing
+    if is_holding(a.action):
+        set_action(a, ah, GRAB_BREAK)
+        a.self_vx_ground = .96 * v.facing
+
+
+@jit
+def throw(a, ah, ac, v, vh, frame):
+    """Throws count as if everybody weighed 100, and one frame of the flight passes on the release."""
+    way = a.action - THROW_FORWARD
+    if not THROWN_FORWARD <= v.action <= 242:
+        set_action(v, vh, THROWN_FORWARD + way)
+    attack_id = 53 + way
+    factor = stale_factor(ah, attack_id)
+    if frame == ac.throw_strike_frame[way]:
+        v.percent = min(v.percent + ac.throw_strike[way] * factor, 999)
+    if frame < ac.throw_frame[way]:
+        return
+    damage = ac.throw_damage[way]
+    force = knockback(v.percent, damage, damage * factor, 100, ac.throw_growth[way], 0, ac.throw_base[way])
+    v.percent = min(v.percent + damage * factor, 999)
+    remember_hit(ah, attack_id)
+    a.last_attack, v.last_hit_by = attack_id, a.port
+    start_facing = -a.facing if ah.flag == 1 else a.facing
+    launch(v, vh, ac.throw_angle[way], force, start_facing, .5)
+    v.facing = -1 if v.kb_vx > 0 else 1
+
+
 @jit
 def directional_influence(p, h):
     """On leaving hitlag the stick turns the launch by up to 18 degrees, by its part across the launch, squared."""
@@ -1493,7 +1657,7 @@ def smash_influence(p, h):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 8. One player, one frame, in Melee's order: hitlag, action end, inputs, velocity, position, stage
+# 9. One player, one frame, in Melee's order: hitlag, action end, inputs, velocity, position, stage
 # ---------------------------------------------------------------------------------------------------------------------
 
 @jit
@@ -1619,7 +1783,9 @@ def act(p, h, c, s, t):
             air_inputs(p, h, c)
         else:
             ground_inputs(p, h, c, floor > 0)
-    if on_ledge(p.action) or 223 <= p.action <= 232 or 239 <= p.action <= 243:
+    if is_held(p.action):
+        return
+    if on_ledge(p.action):
         ledge_motion(p, h, c, s, t)
         return
     if (p.action == 261 or p.action == 263) and h.action_frames == 0:  # off the ledge
@@ -1670,12 +1836,12 @@ def step_all(frames, hidden, controllers, t):
         if not p.airborne and not q.airborne:
             p.x += push
             q.x -= push
+        step_grab(p, hp, c, q, hq, d)
+        step_grab(q, hq, d, p, hp, c)
         row, box = hit_test(p, hp, c, q, d, t)         # both are looked up before either lands: ports are equal
         row_back, box_back = hit_test(q, hq, d, p, c, t)
-        if box >= 0:
-            land_hit(p, hp, c, q, hq, d, t.hitboxes[row], box, p.port)
-        if box_back >= 0:
-            land_hit(q, hq, d, p, hp, c, t.hitboxes[row_back], box_back, q.port)
+        connect(p, hp, c, q, hq, d, t.hitboxes[row], box)
+        connect(q, hq, d, p, hp, c, t.hitboxes[row_back], box_back)
         for index in range(2):
             player, secrets = frame.players[index], secret.players[index]
             own = c if index == 0 else d

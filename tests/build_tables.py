@@ -1,6 +1,6 @@
 """Measures the embedded game's learned tables again, from replays, and derives its move tables from public frame data.
 
-    python tests/build_tables.py replays/                      # actions, velocities, ledge_poses, special_starts, dodges
+    python tests/build_tables.py replays/                      # actions, velocities, ledge_poses, specials, dodges
     python tests/build_tables.py --frame-data folder replays/  # also moves.csv and aerials.csv
 
 Replays need Slippi 3.8 or later (velocities and hitlag) and two players. The frame data folder holds hitboxes_all.csv
@@ -176,8 +176,9 @@ def most_agreed(intervals):
 def action_rows(endings, feet):
     rows, known, by_action = {}, set(game.CHARACTERS.values()), collections.defaultdict(list)
     for (character, action), counts in endings.items():
-        (frames, following), times = counts.most_common(1)[0]
-        if times >= 2 and character in known and action < NUM_ACTIONS:
+        (frames, following), times = max(counts.items(), key=lambda item: (item[1], item[0][0]))  # longest of equals
+        enough = times >= 2 or 25 <= action <= 28      # jumps seldom last to their end
+        if enough and character in known and action < NUM_ACTIONS:
             rows[character, action] = [frames, following, ""]
             if action < 341:
                 by_action[action].append((frames, following))
@@ -232,6 +233,17 @@ def dodge_rows(dodges):
     return sorted(rows)
 
 
+def special_rows(starts):
+    """What replays show replaces the row of before; what they do not show stays."""
+    with open(DATA / "specials.csv", newline="") as file:
+        rows = {tuple(map(int, row[:3])): int(row[3]) for row in list(csv.reader(file))[1:]}
+    for key, counts in starts.items():
+        (action, times), = counts.most_common(1)
+        if times >= 3 and key[0] in game.CHARACTERS.values():
+            rows[tuple(map(int, key))] = int(action)
+    return [[*key, action] for key, action in sorted(rows.items())]
+
+
 def build_learned(paths):
     endings, starts = (collections.defaultdict(collections.Counter) for _ in range(2))
     feet, curves, poses, dodges = (collections.defaultdict(list) for _ in range(4))
@@ -256,9 +268,8 @@ def build_learned(paths):
     write("velocities.csv", ["character", "action", "frame", "ground_vx", "air_vx", "vy"], velocity_rows(curves))
     write("ledge_poses.csv", ["character", "frame", "dx", "dy"], ledge_rows(poses))
     write("dodges.csv", ["character", "action", "first_frame", "last_frame"], dodge_rows(dodges))
-    write("special_starts.csv", ["character", "airborne", "direction", "action"],
-          [[*key, counts.most_common(1)[0][0]] for key, counts in sorted(starts.items())
-           if key[0] in game.CHARACTERS.values()])
+    write("specials.csv", ["character", "airborne", "direction", "action"],
+          special_rows(starts))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

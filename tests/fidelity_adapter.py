@@ -50,6 +50,7 @@ def step(state, inputs, stage):
     secrets["hurt_kind"] = state["hurtbox"]
     secrets["hurt_timer"] = np.where(state["hurtbox"] == 0, 0,
                                      np.where(state["action"] == game.LEDGE_CATCH, ledge_left, UNKNOWN_TIMER))
+    secrets["grab_timer"] = UNKNOWN_TIMER * 10
     secrets["guard_frames"] = np.where(state["action"] == game.SHIELD_STUN, UNKNOWN_TIMER, 0)
 
     game.step_games(frames, hidden, controllers)
