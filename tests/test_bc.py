@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +177,8 @@ def test_evaluation_carries_the_memory(tmp_path, backbone):
     policy = Policy(backbone, (16,)).eval()
     nll, weight = torch.zeros(len(HEADS)), 0.
     with torch.no_grad():
+        for layer in policy.controller_head.logits.values():
+            layer.weight.normal_(std=.3)                                    # a fresh policy hardly looks at its features
         for a, b in zip(data.starts[:-1], data.starts[1:], strict=True):
             obs, actions = data.take(torch.arange(a, b)[:, None])
             features, _ = policy.unroll(obs, policy.initial_state(1), torch.zeros(b - a, 1, dtype=torch.bool))
@@ -274,6 +278,19 @@ def test_command_line(tmp_path):
     again = shell(*command)
     assert again.returncode == 2 and again.stderr.splitlines()[-1].startswith("error: ") and "--run-name" in again.stderr
     assert shell().returncode == 2 and shell("--replays", games, "--no-such-flag").returncode == 2
+
+
+def test_ctrl_c_keeps_what_was_learned(tmp_path):
+    games = write_games(tmp_path / "games", 3)
+    run = subprocess.Popen([sys.executable, str(ROOT / "bc.py"), "--replays", games, "--epochs", "100000", "--hidden", "8",
+                            "--run-name", "long", "--num-workers", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    checkpoint, deadline = Path("runs/long/checkpoints/last.pt"), time.monotonic() + 120
+    while not checkpoint.exists() and run.poll() is None and time.monotonic() < deadline:
+        time.sleep(.05)
+    run.send_signal(signal.SIGINT)
+    out, err = run.communicate(timeout=60)
+    assert run.returncode == 130 and "--pretrained" in out, err
+    assert load_policy(checkpoint)[1]["step"] > 0
 
 
 @pytest.mark.parametrize("changes, message", [
