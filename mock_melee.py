@@ -799,7 +799,7 @@ def air_inputs(p, h, c):
     if in_shine(p):
         if action <= 366 and p.jumps > 0 and jump_pressed(h):
             start_double_jump(p, h, c)
-        elif action == 366 and h.action_frames >= 17 and (h.buttons & BUTTON_B) == 0:
+        elif action == 366 and h.action_frames >= 18 and (h.buttons & BUTTON_B) == 0:
             set_action(p, h, 368)
         return
     jumping = JUMP_FORWARD <= action <= DOUBLE_BACKWARD
@@ -848,7 +848,7 @@ def ground_inputs(p, h, c, on_platform):
     elif in_shine(p):
         if action <= 361 and jump_pressed(h):
             set_action(p, h, JUMPSQUAT)
-        elif action == 361 and frames >= 17 and (h.buttons & BUTTON_B) == 0:
+        elif action == 361 and frames >= 18 and (h.buttons & BUTTON_B) == 0:
             set_action(p, h, 363)
     elif action == HOLD or ((action == GRAB_PULL or action == GRAB_DASH_PULL) and frames >= 2):
         hold_inputs(p, h)
@@ -867,7 +867,7 @@ def ground_inputs(p, h, c, on_platform):
 def walk_inputs(p, h, c):
     if start_from_stand(p, h, c, True, False):
         return
-    if h.stick_y <= CROUCH_Y:
+    if h.stick_y <= CROUCH_Y and -h.stick_y > abs(h.stick_x):
         set_action(p, h, CROUCH_START)
     elif abs(h.stick_x) < WALK_X:
         set_action(p, h, WAIT)
@@ -1212,13 +1212,21 @@ def passes_platform(p, h):
 
 
 @jit
+def stop_at_wall(p, s, feet, old_x):
+    """The body is a diamond on its feet: the deeper below the corner, the wider where it meets the wall, to 2.4 units."""
+    width = 2.42 if p.character == GAMEANDWATCH else 1.5
+    depth = min(max((-p.y - feet) / 4, 0.0), 1.0)
+    for side in (-1, 1):
+        wall = s.floor_right[0] * side
+        if (old_x - wall) * side >= 0 and (p.x - wall) * side < width * depth:
+            p.x = wall + width * depth * side
+
+
+@jit
 def collide_in_air(p, h, c, s, old_x, old_y):
     feet = 0.0 if h.air_frames < 10 else c.ecb_bottom[p.action]
-    if -30 < p.y < -1.5 and old_y < 0:                 # side walls of the main floor, taken as vertical
-        for side in (-1, 1):
-            wall = s.floor_right[0] * side
-            if (old_x - wall) * side >= 0 and (p.x - wall) * side < .2:
-                p.x = wall + .2 * side
+    if -30 < p.y < 0 and old_y <= .001:
+        stop_at_wall(p, s, feet, old_x)
     if p.y > old_y:
         return
     for floor in range(s.num_floors):
@@ -1663,8 +1671,8 @@ def smash_influence(p, h):
 @jit
 def is_solid(p):
     """Stands in the other's way."""
-    grabbed = 213 <= p.action <= 232 or 239 <= p.action <= 243
-    return p.airborne == 0 and p.hitlag <= 1 and p.action > REBIRTH_WAIT and not grabbed and not on_ledge(p.action)
+    away = is_held(p.action) or GRAB_PULL <= p.action <= THROW_DOWN and p.action != GRAB_DASH
+    return p.airborne == 0 and p.hitlag <= 1 and p.action > REBIRTH_WAIT and not away and not on_ledge(p.action)
 
 
 @jit
@@ -1833,9 +1841,9 @@ def step_all(frames, hidden, controllers, t):
         read_controller(hq, controllers[game, 1])
         step_player(p, hp, c, s, t)
         step_player(q, hq, d, s, t)
-        if not p.airborne and not q.airborne:
-            p.x += push
-            q.x -= push
+        if not p.airborne and not q.airborne:          # who rolls or dodges pushes, but is not pushed
+            p.x += push if not ROLL_FORWARD <= p.action <= SPOT_DODGE else 0
+            q.x -= push if not ROLL_FORWARD <= q.action <= SPOT_DODGE else 0
         step_grab(p, hp, c, q, hq, d)
         step_grab(q, hq, d, p, hp, c)
         row, box = hit_test(p, hp, c, q, d, t)         # both are looked up before either lands: ports are equal
