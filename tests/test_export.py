@@ -1,0 +1,168 @@
+"""The exported policy is the policy: the same actions from the same noise, the same state, and a file that says what it is."""
+
+import hashlib
+import json
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+import export_onnx
+from export_onnx import Act, Args, Score, export, game_frames, parity, quantise, session
+from melee_common import (
+    ACTION_SIZE, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, Observation, Policy, UserError, run_script, save_checkpoint,
+    schema_hash, to_torch,
+)
+
+BACKBONES = [("mlp", (24, 16)), ("gru", (16,)), ("gru", (24, 16))]
+
+
+def make_policy(backbone, hidden, scale=.1):
+    """Random weights in every layer: a fresh policy's zero residuals and small heads would hide mistakes."""
+    torch.manual_seed(0)
+    policy = Policy(backbone, hidden).eval()
+    with torch.no_grad():
+        for p in policy.parameters():
+            p.add_(torch.randn_like(p) * scale)
+    return policy
+
+
+@pytest.fixture(scope="module", params=BACKBONES, ids=lambda p: f"{p[0]}-{'-'.join(map(str, p[1]))}")
+def exported(request):
+    policy = make_policy(*request.param)
+    acting = export(Act(policy), torch.rand(2, NUM_LOGITS), ("noise", "actions"))
+    scoring = export(Score(policy), torch.zeros(2, ACTION_SIZE, dtype=torch.long), ("actions", "logits"))
+    return policy, acting, scoring
+
+
+@pytest.fixture(scope="module")
+def obs():
+    return game_frames(40, "mewtwo", seed=1)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    return save_checkpoint(tmp_path / "policy.pt", make_policy("gru", (16,)), action_repeat=3)
+
+
+def noise_for(steps, rows=1):
+    return torch.rand(steps, rows, NUM_LOGITS, generator=torch.Generator().manual_seed(2))
+
+
+@torch.inference_mode()
+def test_same_noise_same_actions_and_state(exported, obs):
+    policy, acting, scoring = exported
+    error = parity(policy, session(acting), session(scoring), obs, noise_for(40))
+    assert error["actions"] == 0 and error["states"] < 1e-5 and error["logits"] < 1e-4
+
+
+@torch.inference_mode()
+def test_parity_sees_a_wrong_export(exported, obs):
+    policy, acting, scoring = exported
+    other = make_policy(policy.config["backbone"], policy.config["hidden"], scale=.12)
+    error = parity(other, session(acting), session(scoring), obs, noise_for(40))
+    assert error["actions"] > 0 and error["logits"] > 1e-3
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("rows", [1, 2, 7])
+def test_any_batch_size_and_the_most_likely_action(exported, rows):
+    policy, acting, _ = exported
+    generator = np.random.default_rng(rows)
+    obs = Observation(generator.normal(size=(rows, NUM_FLOATS)).astype(np.float32),
+                      generator.integers(0, 60, (rows, NUM_INTS)).astype(np.int16))
+    state = tuple(torch.randn(s.shape) for s in policy.initial_state(rows))
+    likely = torch.full((rows, NUM_LOGITS), 1 / np.e)
+    likely[:, :NUM_BUTTONS] = .5
+    for noise, for_onnx in ((noise_for(1, rows)[0],) * 2, (None, likely)):
+        actions, after = policy.step(to_torch(obs), state, noise)
+        feed = {"floats": obs.floats, "ints": obs.ints, "noise": for_onnx.numpy()}
+        got, *got_after = session(acting).run(None, feed | {f"state_{k}": s.numpy() for k, s in enumerate(state)})
+        assert got.dtype == np.int64 and np.array_equal(got, actions.numpy())
+        for a, b in zip(after, got_after, strict=True):
+            np.testing.assert_allclose(a.numpy(), b, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_extreme_noise_is_clamped(exported):
+    """Uniform numbers of exactly 0 and 1 happen, and must not become infinities of unlike signs."""
+    policy, acting, _ = exported
+    obs = Observation(np.zeros((1, NUM_FLOATS), np.float32), np.zeros((1, NUM_INTS), np.int16))
+    state = policy.initial_state(1)
+    for value in (0., 1.):
+        noise = torch.full((1, NUM_LOGITS), value)
+        feed = {"floats": obs.floats, "ints": obs.ints, "noise": noise.numpy()}
+        got = session(acting).run(None, feed | {f"state_{k}": s.numpy() for k, s in enumerate(state)})[0]
+        assert np.array_equal(got, policy.step(to_torch(obs), state, noise)[0].numpy())
+
+
+@torch.inference_mode()
+def test_int8_is_close_and_uses_integer_products(exported, obs):
+    policy, acting, scoring = exported
+    small, small_scoring = quantise(acting), quantise(scoring)
+    products = [node.op_type for node in small.graph.node if node.op_type in ("Gemm", "MatMul", "MatMulInteger")]
+    assert set(products) == {"MatMulInteger"}
+    error = parity(policy, session(small), session(small_scoring), obs, noise_for(40))
+    assert 0 < error["logits"] < 1 and error["actions"] <= 20
+
+
+@pytest.mark.parametrize("int8", ["none", "dynamic"])
+def test_command_line_writes_a_file_that_says_what_it_is(checkpoint, tmp_path, int8, monkeypatch, capfd):
+    monkeypatch.setattr(export_onnx, "LATENCY_STEPS", 20)
+    output = tmp_path / "new" / "folder" / "policy.onnx"
+    command = ["export_onnx.py", "--checkpoint", str(checkpoint), "--output", str(output), "--int8", int8, "--steps", "8",
+               "--character", "fox", "--seed", "5"]
+    monkeypatch.setattr(sys, "argv", command)
+    run_script(export_onnx.main, Args)
+
+    out, err = capfd.readouterr()
+    assert "of 8" in out and str(output) in out.replace("\n", "")
+    assert ("int8" in out) == (int8 == "dynamic")
+    assert [line for line in err.splitlines() if "compiling the embedded game" not in line] == []
+    assert [p.name for p in output.parent.iterdir()] == ["policy.onnx"]     # no temporary file is left
+    onnx.checker.check_model(str(output))
+    ready = onnxruntime.InferenceSession(output, providers=["CPUExecutionProvider"])
+    assert [(i.name, i.type, i.shape[1:]) for i in ready.get_inputs()] == [
+        ("floats", "tensor(float)", [NUM_FLOATS]), ("ints", "tensor(int16)", [NUM_INTS]),
+        ("noise", "tensor(float)", [NUM_LOGITS]), ("state_0", "tensor(float)", [16])]
+    assert [o.name for o in ready.get_outputs()] == ["actions", "next_state_0"]
+    said = ready.get_modelmeta().custom_metadata_map
+    assert said["schema"] == schema_hash() and said["action_repeat"] == "3" and said["frame_delay"] == "0"
+    assert json.loads(said["config"]) == {"backbone": "gru", "hidden": [16]}
+    assert said["checkpoint_sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert said["int8"] == int8 and "torch" in json.loads(said["versions"]) and said["opset"] == str(export_onnx.OPSET)
+
+
+def test_nothing_is_written_when_the_export_is_wrong(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(export_onnx, "MAX_LOGIT_ERROR", 0)
+    output = tmp_path / "policy.onnx"
+    with pytest.raises(RuntimeError, match="nothing was written"):
+        export_onnx.main(Args(str(checkpoint), str(output), steps=4))
+    assert not output.exists()
+
+
+def test_mistakes_end_in_one_line(checkpoint, tmp_path, monkeypatch, capfd):
+    torn, foreign, other_schema = tmp_path / "torn.pt", tmp_path / "foreign.pt", tmp_path / "other_schema.pt"
+    torn.write_bytes(checkpoint.read_bytes()[:1000])
+    torch.save({"weights": torch.zeros(3)}, foreign)
+    torch.save(torch.load(checkpoint, weights_only=True) | {"schema": "000000000000"}, other_schema)
+    (tmp_path / "folder.onnx").mkdir()
+    good = {"--checkpoint": str(checkpoint), "--output": str(tmp_path / "out.onnx")}
+    for mistake, said in (
+            ({"--checkpoint": str(tmp_path / "nowhere.pt")}, "no such checkpoint"),
+            ({"--checkpoint": str(torn)}, "not a readable"), ({"--checkpoint": str(foreign)}, "not a readable"),
+            ({"--checkpoint": str(other_schema)}, "schema"),
+            ({"--output": str(tmp_path / "out.pt")}, ".onnx"), ({"--output": str(checkpoint / "out.onnx")}, "cannot write"),
+            ({"--output": str(tmp_path / "folder.onnx")}, "is a folder"), ({"--steps": "0"}, "--steps 0"),
+            ({"--character": "mew"}, "mewtwo"), ({"--seed": "-1"}, "--seed -1")):
+        monkeypatch.setattr(sys, "argv", ["export_onnx.py", *(word for pair in (good | mistake).items() for word in pair)])
+        with pytest.raises(SystemExit) as end:
+            run_script(export_onnx.main, Args)
+        err = capfd.readouterr().err
+        assert end.value.code == 2 and len(err.strip().splitlines()) == 1 and said in err and "Traceback" not in err
+    assert not (tmp_path / "out.onnx").exists()
+    with pytest.raises(UserError):
+        export_onnx.main(Args(str(torn), str(tmp_path / "out.onnx")))
