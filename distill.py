@@ -1,10 +1,11 @@
 """Distillation: a small policy that answers like a large one, on the frames of real games.
 
-    python distill.py --teacher runs/bc/checkpoints/best.pt --replays DIR --output student.pt       # WALLTIME1
-    python distill.py --teacher best.pt --replays DIR --output student.pt --hidden 128 --epochs 3   # WALLTIME2
+    python distill.py --teacher runs/bc/checkpoints/best.pt --replays DIR --output student.pt       # 25 games: 25 s on one core
+    python distill.py --teacher best.pt --replays DIR --output student.pt --hidden 128 --epochs 3   # 8 s
 
-The teacher may have any backbone. It watches every game from the first frame to the last as if it played, and its answers
-are kept; the student, an mlp, sees single frames of it in random order. Per frame the loss is
+The teacher may have any backbone. It watches every game from the first frame to the last as if it played (one that acts on
+every third frame sees every third), and its answers are kept; the student, an mlp, sees single frames in random order and
+acts as often as its teacher. Per frame the loss is
 
     alpha * T^2 * KL(teacher || student), both softened by the temperature T, summed over the heads
     + (1 - alpha) * -log p(what the player did)  +  value_coef * (difference of the value heads)^2
@@ -52,9 +53,9 @@ class Sequences:
     returns: torch.Tensor   # [N] discounted reward that followed
     starts: np.ndarray      # [S + 1] sequence s is rows starts[s] to starts[s + 1]
 
-    def take(self, rows: torch.Tensor, device: torch.device | str = "cpu") -> tuple[Observation, torch.Tensor]:
+    def take(self, rows: torch.Tensor) -> tuple[Observation, torch.Tensor]:
         """rows [..] -> observations [.., F] and actions [.., 13]"""
-        return (Observation(self.obs.floats[rows].to(device), self.obs.ints[rows].to(device)), self.actions[rows].to(device))
+        return Observation(self.obs.floats[rows], self.obs.ints[rows]), self.actions[rows]
 
 
 def pack(replays: list[Replay], players: list[tuple[int, int]], gamma: float = .99) -> Sequences:
@@ -90,16 +91,18 @@ def discount(rewards: np.ndarray, gamma: float) -> np.ndarray:
     return returns
 
 
-def walk(starts: np.ndarray, lanes: int = 32, size: int = 256):
+def walk(starts: np.ndarray, stride: int = 1, lanes: int = 32, size: int = 256):
     """Every row of every sequence once, in the order of play, for policies that remember. Yields rows [T, B], real [T, B]
-    (False: a stand-in after the end of a shorter game) and whether the games begin here."""
-    lengths = np.diff(starts)
+    (False: a stand-in after the end of a shorter game) and whether the games begin here. stride 3: as a policy sees a game
+    that acts on every third frame, from each of its first three frames on."""
+    begins = (starts[:-1, None] + np.arange(stride)).ravel()
+    lengths = -(-(np.repeat(starts[1:], stride) - begins) // stride)
     by_length = np.argsort(lengths, kind="stable")
     for group in np.array_split(by_length, -(-len(by_length) // lanes)):
         longest = int(lengths[group].max())
         for t in range(0, longest, size):
-            at = np.arange(t, min(t + size, longest))[:, None]              # [T, 1]
-            rows = starts[group] + np.minimum(at, lengths[group] - 1)       # [T, B]
+            at = np.arange(t, min(t + size, longest))[:, None]                              # [T, 1]
+            rows = begins[group] + stride * np.minimum(at, lengths[group] - 1)              # [T, B]
             yield torch.from_numpy(rows), torch.from_numpy(at < lengths[group]), t == 0
 
 
@@ -202,10 +205,10 @@ def check(args: Args) -> None:
 
 
 @torch.inference_mode()
-def answers(policy: Policy, data: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
+def answers(policy: Policy, data: Sequences, action_repeat: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits [N, 81] and values [N] of a policy that plays along, its memory carried from a game's first frame to its last."""
     logits, values = torch.empty(len(data.weights), NUM_LOGITS), torch.empty(len(data.weights))
-    for rows, real, first in walk(data.starts):
+    for rows, real, first in walk(data.starts, action_repeat):
         obs, actions = data.take(rows)
         state = policy.initial_state(rows.shape[1]) if first else state  # noqa: F821 (the first of all is a first)
         features, state = policy.unroll(obs, state, torch.zeros(rows.shape, dtype=torch.bool))
@@ -270,10 +273,10 @@ def main(args: Args) -> None:
     torch.manual_seed(args.seed)
     student = Policy("mlp", parse_hidden(args.hidden))
     teacher, source = load_policy(args.teacher)
-    repeat, delay = source.get("action_repeat", 1), source.get("frame_delay", 0)
-    if (repeat, delay) != (1, 0):
-        raise UserError(f"{args.teacher}: acts every {repeat} frames with a delay of {delay}; replays hold an action for every "
-                        "frame: choose a teacher that was trained with --action-repeat 1 and no delay")
+    action_repeat = source.get("action_repeat", 1)
+    if source.get("frame_delay", 0):
+        raise UserError(f"{args.teacher}: acts with a delay of {source['frame_delay']} frames, which distill.py cannot teach; choose "
+                        "a teacher without delay")
 
     train, held_out, about = load_sequences(
         args.replays, character=args.character, player_port=args.player_port, cpu_players=args.cpu_players,
@@ -288,8 +291,8 @@ def main(args: Args) -> None:
                   f"{len(held_out.weights):,} frames held out; run folder {run}")
 
     tick = time.perf_counter()
-    teacher_logits, teacher_values = answers(teacher, train)                # asked once, for all epochs
-    teacher_held_out = answers(teacher, held_out)
+    teacher_logits, teacher_values = answers(teacher, train, action_repeat)                # asked once, for all epochs
+    teacher_held_out = answers(teacher, held_out, action_repeat)
     fps = (len(train.weights) + len(held_out.weights)) / (time.perf_counter() - tick)
     console.print(f"asked the teacher: {fps:,.0f} frames/s")
 
@@ -347,8 +350,8 @@ def main(args: Args) -> None:
         better = best is None or row["eval/loss"] < best["eval/loss"]
         if better:
             best = row
-            save_checkpoint(output, student, stage="distill", step=step, epoch=epoch, args=vars(args), action_repeat=1, frame_delay=0,
-                            teacher=hashlib.sha256(Path(args.teacher).read_bytes()).hexdigest(), metrics=row,
+            save_checkpoint(output, student, stage="distill", step=step, epoch=epoch, args=vars(args),
+                            action_repeat=action_repeat, frame_delay=0, teacher=hashlib.sha256(Path(args.teacher).read_bytes()).hexdigest(), metrics=row,
                             optimizer=optimizer.state_dict(), noise=order.get_state())
         console.print(f"epoch {epoch}  {fps:,.0f} frames/s  held out {row['eval/student_nll']:.3f} (teacher "
                       f"{row['eval/teacher_nll']:.3f})  KL {row['eval/kl']:.3f}  value error {row['eval/value_error']:.4f}"

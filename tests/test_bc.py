@@ -162,9 +162,10 @@ def test_own_controller_columns():
 # Evaluation
 # ---------------------------------------------------------------------------------------------------------------------
 
-def test_walk_sees_every_row_once():
+@pytest.mark.parametrize("stride", [1, 3])
+def test_walk_sees_every_row_once(stride):
     starts = np.cumsum([0, 700, 3, 256, 257, 90])
-    rows = [r[real] for r, real, _ in bc.walk(starts, lanes=2, size=256)]
+    rows = [r[real] for r, real, _ in bc.walk(starts, stride, lanes=2, size=256)]
     np.testing.assert_array_equal(np.sort(torch.cat(rows)), np.arange(starts[-1]))
 
 
@@ -309,7 +310,7 @@ def test_ctrl_c_keeps_what_was_learned(tmp_path):
     ({"epochs": 0}, "--epochs"),
     ({"prev_controller_dropout": 1.5}, "--prev-controller-dropout"),
     ({"pretrained": "missing.pt"}, "no such checkpoint"),
-    ({"device": "cuda:99"}, "--device"),
+    ({"learning_rate": 0.}, "--learning-rate"),
 ])
 def test_mistakes_are_told_in_one_line(tmp_path, changes, message):
     write_games(tmp_path / "games", 2)

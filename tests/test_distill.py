@@ -84,18 +84,19 @@ def test_divergence_is_that_of_torch_distributions():
     assert distill.divergence(torch.full((1, NUM_LOGITS), 60.), torch.full((1, NUM_LOGITS), -60.)).isfinite().all()
 
 
-def test_teacher_answers_as_if_it_played(games):
-    """Its memory is carried from a game's first frame to its last, one frame after the other."""
+@pytest.mark.parametrize("action_repeat", [1, 3])
+def test_teacher_answers_as_if_it_played(games, action_repeat):
+    """Its memory is carried from a game's first frame to its last, one action after the other."""
     policy = sharp_policy()
     data, _, _ = distill.load_sequences(games, num_workers=0, held_out=.3)
-    logits, values = distill.answers(policy, data)
+    logits, values = distill.answers(policy, data, action_repeat)
     with torch.no_grad():
         for a, b in zip(data.starts[:-1], data.starts[1:], strict=True):
             state = policy.initial_state(1)
-            for row in range(a, b):
+            for row in range(a + 2 % action_repeat, b, action_repeat):
                 obs, actions = data.take(torch.tensor([row]))
                 features, state = policy.features(obs, state)
-                if row % 37 == 0:
+                if row % 7 == 0:
                     torch.testing.assert_close(logits[row], policy.logits(features, actions)[0], atol=1e-4, rtol=1e-4)
                     torch.testing.assert_close(values[row], policy.value(features)[0], atol=1e-4, rtol=1e-4)
 
@@ -122,6 +123,12 @@ def test_alpha_weighs_teacher_and_players(teacher, games):
     assert copy["eval/kl"] < players["eval/kl"] and players["eval/student_nll"] < copy["eval/student_nll"]
 
 
+def test_student_acts_as_often_as_its_teacher(tmp_path, games):
+    save_checkpoint(tmp_path / "three.pt", sharp_policy(), action_repeat=3)
+    distill.main(small(str(tmp_path / "three.pt"), games))
+    assert load_policy("out/student.pt")[1]["action_repeat"] == 3
+
+
 def test_command_line(teacher, games):
     done = subprocess.run([sys.executable, str(ROOT / "distill.py"), "--teacher", teacher, "--replays", games, "--output", "s.pt",
                            "--hidden", "8,8", "--epochs", "1", "--num-workers", "1"], capture_output=True, text=True)
@@ -137,7 +144,7 @@ def test_command_line(teacher, games):
 
 @pytest.mark.parametrize("changes, message", [
     ({"teacher": "games/0.slp"}, "not a readable CleanMelee checkpoint"),
-    ({"teacher": "three.pt"}, "acts every 3 frames"),
+    ({"teacher": "late.pt"}, "a delay of 18 frames"),
     ({"replays": "nowhere"}, "no such file or folder"),
     ({"temperature": 0.}, "--temperature"),
     ({"alpha": 1.5}, "--alpha"),
@@ -147,7 +154,7 @@ def test_command_line(teacher, games):
     ({"character": "falco"}, "none of 3 replays"),
 ])
 def test_mistakes_are_told_in_one_line(teacher, games, changes, message):
-    save_checkpoint("three.pt", sharp_policy(), action_repeat=3)
+    save_checkpoint("late.pt", sharp_policy(), frame_delay=18)
     with pytest.raises(UserError, match=message) as error:
         distill.main(small(teacher, games, **changes))
     assert "\n" not in str(error.value) and not Path("runs/run").exists() and not Path("out").exists()
