@@ -165,7 +165,7 @@ CHARACTER = np.dtype([(name, "f4") for name in ATTRIBUTES] + [
     ("ledge_pose", "f4", (8, 2)),                      # seven frames of catching the ledge and one of hanging
     ("throw_strike_frame", "i2", 4), ("throw_strike", "f4", 4),  # forward, back, up, down: a blow before the release
     ("throw_frame", "i2", 4), ("throw_damage", "f4", 4), ("throw_angle", "f4", 4), ("throw_growth", "f4", 4),
-    ("throw_base", "f4", 4), ("pummel_frame", "i2"), ("pummel_damage", "f4"),
+    ("throw_base", "f4", 4), ("thrown_path", "f4", (4, MAX_FRAMES, 2)), ("pummel_frame", "i2"), ("pummel_damage", "f4"),
     ("own_action", "i2", 80),                          # common id to own id
     ("aerial", "i2", NUM_ACTIONS), ("aerial_landing", "i2", NUM_ACTIONS),  # 0 neutral .. 4 down, -1 neither
     ("landing_lag", "f4", 5), ("autocancel_before", "f4", 5), ("autocancel_after", "f4", 5),
@@ -329,6 +329,13 @@ def build_tables():
         row["throw_frame"][index] = line["release_frame"]
         for name in ("damage", "angle", "growth", "base"):
             row["throw_" + name][index] = float(line[name])
+    for row in characters:                             # straight to where throws usually let go, if never seen
+        for index, release in enumerate(((10, 3), (-9, 6), (3, 20), (3, 2))):
+            share = np.minimum(np.arange(MAX_FRAMES) / max(row["throw_frame"][index], 1), 1)[:, None]
+            row["thrown_path"][index] = (row["hold_reach"], 0) * (1 - share) + np.array(release) * share
+    for line in read_rows("thrown.csv"):
+        path = characters[int(line["character"])]["thrown_path"][int(line["action"]) - THROW_FORWARD]
+        path[int(line["frame"])] = float(line["dx"]), float(line["dy"])
     for line in read_rows("ledge_poses.csv"):
         characters[int(line["character"])]["ledge_pose"][int(line["frame"])] = float(line["dx"]), float(line["dy"])
     for line in read_rows("dodges.csv"):
@@ -678,6 +685,9 @@ def in_damage(action):
     return DAMAGE_FIRST <= action <= DAMAGE_LAST
 
 
+UNKNOWN_LENGTH = 40  # of an action that neither libmelee's table nor any replay shows
+
+
 @jit
 def is_held(action):
     """Caught, held or being thrown: the other decides what happens."""
@@ -705,7 +715,7 @@ def action_length(p, h, c):
         return int(c.dash_frames)
     if action == TURN:
         return max(c.frames[action], 11) if c.frames[action] <= 5 else c.frames[action]
-    return c.frames[action]
+    return c.frames[action] if c.frames[action] > 0 else UNKNOWN_LENGTH
 
 
 @jit
@@ -928,6 +938,8 @@ def dash_inputs(p, h, c):
 
 @jit
 def run_inputs(p, h, c):
+    if p.action == TURN_RUN and h.flag == 0 and p.self_vx_ground * p.facing <= 0:
+        p.facing, h.flag = -p.facing, 1                # turns round once it has stopped
     if jump_pressed(h):
         set_action(p, h, JUMPSQUAT)
     elif p.action == RUN:
@@ -1214,7 +1226,7 @@ def passes_platform(p, h):
 @jit
 def stop_at_wall(p, s, feet, old_x):
     """The body is a diamond on its feet: the deeper below the corner, the wider where it meets the wall, to 2.4 units."""
-    width = 2.42 if p.character == GAMEANDWATCH else 1.5
+    width = 2.42 if p.character == GAMEANDWATCH and p.action != FALL else 1.5
     depth = min(max((-p.y - feet) / 4, 0.0), 1.0)
     for side in (-1, 1):
         wall = s.floor_right[0] * side
@@ -1256,7 +1268,7 @@ def catch_ledge(p, h, c, s):
             p.x, p.y = corner + side * c.ledge_pose[0, 0], s.floor_y[0] + c.ledge_pose[0, 1]
             p.self_vx_air, p.self_vy, p.jumps, p.fastfall = 0, 0, 1, 0
             p.kb_vx, p.kb_vy = 0, 0
-            h.hurt_kind, h.hurt_timer = 2, 37
+            h.hurt_kind, h.hurt_timer = 2, 38          # 37 frames from this one on
             return
 
 
@@ -1444,18 +1456,17 @@ def hit_test(a, ah, ac, v, vc, t):
 
 
 @jit
-def connect(a, ah, ac, v, vh, vc, attack, box):
+def connect(a, ah, ac, v, vh, vc, attack, box, attack_id):
     if box < 0:
         return
     if attack.effect[box] != EFFECT_GRAB:
-        land_hit(a, ah, ac, v, vh, vc, attack, box)
+        land_hit(a, ah, ac, v, vh, vc, attack, box, attack_id)
     elif (a.action == GRAB or a.action == GRAB_DASH) and not is_held(v.action):  # not if he was hit or grabbed first
         start_grab(a, ah, v, vh)
 
 
 @jit
-def land_hit(a, ah, ac, v, vh, vc, attack, box):
-    attack_id = ac.attack_id[a.action]
+def land_hit(a, ah, ac, v, vh, vc, attack, box, attack_id):
     damage = attack.damage[box]
     first_hit = ah.staled == 0                         # all hits of one action are as stale as its first, and count once
     if first_hit:
@@ -1472,8 +1483,8 @@ def land_hit(a, ah, ac, v, vh, vc, attack, box):
                       attack.base[box])
     if crouching:
         force *= 2 / 3
-    a.hitlag = hitlag_frames(staled, electric, False)
-    v.hitlag = hitlag_frames(staled, electric, crouching)
+    a.hitlag = max(a.hitlag, hitlag_frames(staled, electric, False))
+    v.hitlag = max(v.hitlag, hitlag_frames(staled, electric, crouching))
     v.percent = min(v.percent + staled, 999)
     if first_hit:
         remember_hit(ah, attack_id)
@@ -1616,6 +1627,10 @@ def throw(a, ah, ac, v, vh, frame):
     factor = stale_factor(ah, attack_id)
     if frame == ac.throw_strike_frame[way]:
         v.percent = min(v.percent + ac.throw_strike[way] * factor, 999)
+    start_facing = -a.facing if ah.flag == 1 else a.facing
+    if frame < MAX_FRAMES:                             # the animation carries him along
+        v.x = a.x + ac.thrown_path[way, frame, 0] * start_facing
+        v.y = a.y + ac.thrown_path[way, frame, 1]
     if frame < ac.throw_frame[way]:
         return
     damage = ac.throw_damage[way]
@@ -1623,7 +1638,6 @@ def throw(a, ah, ac, v, vh, frame):
     v.percent = min(v.percent + damage * factor, 999)
     remember_hit(ah, attack_id)
     a.last_attack, v.last_hit_by = attack_id, a.port
-    start_facing = -a.facing if ah.flag == 1 else a.facing
     launch(v, vh, ac.throw_angle[way], force, start_facing, .5)
     v.facing = -1 if v.kb_vx > 0 else 1
 
@@ -1848,8 +1862,9 @@ def step_all(frames, hidden, controllers, t):
         step_grab(q, hq, d, p, hp, c)
         row, box = hit_test(p, hp, c, q, d, t)         # both are looked up before either lands: ports are equal
         row_back, box_back = hit_test(q, hq, d, p, c, t)
-        connect(p, hp, c, q, hq, d, t.hitboxes[row], box)
-        connect(q, hq, d, p, hp, c, t.hitboxes[row_back], box_back)
+        attack_id, attack_id_back = c.attack_id[p.action], d.attack_id[q.action]
+        connect(p, hp, c, q, hq, d, t.hitboxes[row], box, attack_id)
+        connect(q, hq, d, p, hp, c, t.hitboxes[row_back], box_back, attack_id_back)
         for index in range(2):
             player, secrets = frame.players[index], secret.players[index]
             own = c if index == 0 else d

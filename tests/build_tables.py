@@ -1,6 +1,6 @@
 """Measures the embedded game's learned tables again, from replays, and derives its move tables from public frame data.
 
-    python tests/build_tables.py replays/                      # actions, velocities, ledge_poses, specials, dodges
+    python tests/build_tables.py replays/                      # actions, velocities, ledge_poses, specials, dodges, thrown
     python tests/build_tables.py --frame-data folder replays/  # also moves.csv and aerials.csv
 
 Replays need Slippi 3.8 or later (velocities and hitlag) and two players. The frame data folder holds hitboxes_all.csv
@@ -150,6 +150,18 @@ def measure_dodges(player, dodges):
         dodges[player["character"][t], player["action"][t], player["frame"][t]].append(player["hurtbox"][t] == 2)
 
 
+def measure_throws(players, paths):
+    """Where the thrown player is, seen from the thrower and along the facing he began with."""
+    for thrower, thrown in (players, players[::-1]):
+        held = (thrown["action"] >= 239) & (thrown["action"] <= 242) & np.isin(thrower["action"], range(219, 223))
+        for t in np.flatnonzero(held):
+            frame = thrower["frame"][t]
+            if frame + 1 < MAX_FRAMES and t - frame > 0:
+                facing = thrower["facing"][t - frame]
+                paths[thrower["character"][t], thrower["action"][t], frame + 1].append((
+                    (thrown["x"][t] - thrower["x"][t]) * facing, thrown["y"][t] - thrower["y"][t]))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Tables
 # ---------------------------------------------------------------------------------------------------------------------
@@ -246,7 +258,7 @@ def special_rows(starts):
 
 def build_learned(paths):
     endings, starts = (collections.defaultdict(collections.Counter) for _ in range(2))
-    feet, curves, poses, dodges = (collections.defaultdict(list) for _ in range(4))
+    feet, curves, poses, dodges, thrown = (collections.defaultdict(list) for _ in range(5))
     used = 0
     for path in paths:
         loaded = load_players(path)
@@ -255,6 +267,7 @@ def build_learned(paths):
             continue
         used += 1
         stage, players = loaded
+        measure_throws(players, thrown)
         for player in players:
             measure_endings(player, endings)
             measure_feet(player, feet)
@@ -268,6 +281,9 @@ def build_learned(paths):
     write("velocities.csv", ["character", "action", "frame", "ground_vx", "air_vx", "vy"], velocity_rows(curves))
     write("ledge_poses.csv", ["character", "frame", "dx", "dy"], ledge_rows(poses))
     write("dodges.csv", ["character", "action", "first_frame", "last_frame"], dodge_rows(dodges))
+    write("thrown.csv", ["character", "action", "frame", "dx", "dy"],
+          [[*key, *map(exactly, np.median(values, 0))] for key, values in sorted(thrown.items())
+           if key[0] in game.CHARACTERS.values()])
     write("specials.csv", ["character", "airborne", "direction", "action"],
           special_rows(starts))
 
