@@ -5,8 +5,8 @@
 
 A policy that has seen frames[t] learns controllers[t + 1]. Windows of `--window-size` frames are cut from whole games at
 random places and shuffled; a recurrent policy enters each with an empty memory. Held-out games are judged as they are
-played: from their first frame to their last, the memory carried along (windows
-that carry it in training too came out no better on real games). The loss cannot tell who plays better; only games can.
+played: from their first frame to their last, the memory carried along. (Carrying it in training too came out no better on
+real games.) The loss cannot tell who plays better; only games can.
 """
 
 import json
@@ -268,7 +268,8 @@ def report(before: dict, after: dict, console: Console) -> None:
     heads = Table("head", "loss before", "after", "right before", "after", "entropy", title="held-out games, per frame")
     for name in HEADS:
         heads.add_row(name, *[f"{row[f'eval/nll_{name}']:.3f}" for row in (before, after)],
-                      *[f"{row[f'eval/accuracy_{name}']:.1%}" for row in (before, after)], f"{after[f'eval/entropy_{name}']:.3f}")
+                      *[f"{row[f'eval/accuracy_{name}']:.1%}" for row in (before, after)],
+                      f"{after[f'eval/entropy_{name}']:.3f}")
     heads.add_section()
     heads.add_row("all", f"{before['eval/nll']:.3f}", f"{after['eval/nll']:.3f}")
     heads.add_row("all, new inputs", f"{before['eval/nll_changed']:.3f}", f"{after['eval/nll_changed']:.3f}")
@@ -311,8 +312,8 @@ def main(args: Args) -> None:
     num_updates = args.epochs * math.ceil(sum((train.starts[1:] - train.starts[:-1]) // T) / B)
     console.print(f"[bold]CleanMelee[/] behavioural cloning  {args.backbone} {args.hidden} "
                   f"({sum(p.numel() for p in policy.parameters()):,} parameters)\n"
-                  f"{about['train_players']} players in {about['train_games']} games, {len(train.weights):,} frames to learn from; "
-                  f"{about['held_out_players']} in {about['held_out_games']}, {len(held_out.weights):,} frames held out; "
+                  f"{about['train_players']} players in {about['train_games']} games, {len(train.weights):,} frames to learn "
+                  f"from; {about['held_out_players']} in {about['held_out_games']}, {len(held_out.weights):,} frames held out; "
                   f"left out: {about['idle_players']} idle and {about['cpu_players']} CPU players; run folder {run}")
 
     stop = []                                                               # filled by Ctrl-C; a second one kills
@@ -331,8 +332,9 @@ def main(args: Args) -> None:
     for epoch in range(1, args.epochs + 1):
         policy.train()
         clock, stats = {"data": 0., "learn": 0.}, []
-        first_rows = np.concatenate([np.arange(a + rng.integers(min(T, b - a - T) + 1), b - T + 1, T)     # each game is cut anew
-                                     for a, b in zip(train.starts[:-1], train.starts[1:], strict=True)])
+        first_rows = np.concatenate([                                       # each game is cut anew, from a random frame on
+            np.arange(a + rng.integers(min(T, b - a - T) + 1), b - T + 1, T)
+            for a, b in zip(train.starts[:-1], train.starts[1:], strict=True)])
         windows = torch.from_numpy(rng.permutation(first_rows))
 
         for mb in track(windows.split(B), f"epoch {epoch}", console=console, transient=True, disable=not console.is_terminal):
@@ -373,9 +375,10 @@ def main(args: Args) -> None:
         row = evaluate(policy.eval(), held_out)
         mean = torch.stack(stats).mean(0).tolist()
         fps = min(len(stats) * B, len(windows)) * T / (clock["data"] + clock["learn"])
-        metrics = {"step": step, "epoch": epoch, "losses/nll": mean[0], "losses/value_loss": mean[1], "losses/grad_norm": mean[2],
-                   "charts/learning_rate": optimizer.param_groups[0]["lr"], "charts/frames_per_second": round(fps), **row,
-                   **{f"time/{name}": seconds for name, seconds in clock.items()}, "time/eval": time.perf_counter() - tick}
+        metrics = {"step": step, "epoch": epoch, "losses/nll": mean[0], "losses/value_loss": mean[1],
+                   "losses/grad_norm": mean[2], "charts/learning_rate": optimizer.param_groups[0]["lr"],
+                   "charts/frames_per_second": round(fps), **row, **{f"time/{name}": seconds for name, seconds in clock.items()},
+                   "time/eval": time.perf_counter() - tick}
         append_jsonl(run / "metrics.jsonl", metrics)
         if args.track:
             wandb.log(metrics, step=step)

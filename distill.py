@@ -233,13 +233,16 @@ def evaluate(teacher: tuple, student: tuple, data: Sequences, alpha: float, temp
     def mean(values):
         return (values * data.weights[:, None]).sum(0) / data.weights.sum()                         # [N, k] -> [k]
 
-    nll = {who: mean(-action_logprobs(logits, data.actions)[0]) for who, (logits, _) in (("teacher", teacher), ("student", student))}
+    nll = {who: mean(-action_logprobs(logits, data.actions)[0])
+           for who, (logits, _) in (("teacher", teacher), ("student", student))}
     kl = mean(divergence(teacher[0], student[0]))
     soft_kl = mean(divergence(teacher[0] / temperature, student[0] / temperature)).sum()
-    return {"eval/loss": float(alpha * temperature ** 2 * soft_kl + (1 - alpha) * nll["student"].sum()), "eval/kl": float(kl.sum()),
+    return {"eval/loss": float(alpha * temperature ** 2 * soft_kl + (1 - alpha) * nll["student"].sum()),
+            "eval/kl": float(kl.sum()),
             "eval/value_error": float(mean((teacher[1] - student[1])[:, None] ** 2)),
             **{f"eval/{who}_nll": float(per_head.sum()) for who, per_head in nll.items()},
-            **{f"eval/{who}_nll_{head}": float(v) for who, per_head in nll.items() for head, v in zip(HEADS, per_head, strict=True)},
+            **{f"eval/{who}_nll_{head}": float(v)
+               for who, per_head in nll.items() for head, v in zip(HEADS, per_head, strict=True)},
             **{f"eval/kl_{head}": float(v) for head, v in zip(HEADS, kl, strict=True)}}
 
 
@@ -259,7 +262,8 @@ def report(teacher: Policy, student: Policy, result: dict, console: Console) -> 
     table = Table("", "teacher", "student", "KL", title="held-out games")
     for head in HEADS:
         table.add_row(f"{head}, loss", *[f"{result[f'eval/{key}_{head}']:.3f}" for key in ("teacher_nll", "student_nll", "kl")])
-    table.add_row("all heads, loss", *[f"{result[f'eval/{key}']:.3f}" for key in ("teacher_nll", "student_nll", "kl")], end_section=True)
+    table.add_row("all heads, loss", *[f"{result[f'eval/{key}']:.3f}" for key in ("teacher_nll", "student_nll", "kl")],
+                  end_section=True)
     table.add_row("parameters", *[f"{sum(p.numel() for p in policy.parameters()):,}" for policy in (teacher, student)], "")
     table.add_row("one step, p50", *[f"{step_latency(policy):.0f} us" for policy in (teacher, student)], "")
     console.print(table)
@@ -275,8 +279,8 @@ def main(args: Args) -> None:
     teacher, source = load_policy(args.teacher)
     action_repeat = source.get("action_repeat", 1)
     if source.get("frame_delay", 0):
-        raise UserError(f"{args.teacher}: acts with a delay of {source['frame_delay']} frames, which distill.py cannot teach; choose "
-                        "a teacher without delay")
+        raise UserError(f"{args.teacher}: acts with a delay of {source['frame_delay']} frames, which distill.py cannot teach; "
+                        "choose a teacher without delay")
 
     train, held_out, about = load_sequences(
         args.replays, character=args.character, player_port=args.player_port, cpu_players=args.cpu_players,
@@ -345,13 +349,14 @@ def main(args: Args) -> None:
         mean = torch.stack(stats).mean(0).tolist()
         append_jsonl(run / "metrics.jsonl", {
             "step": step, "epoch": epoch, "losses/kl": mean[0], "losses/nll": mean[1], "losses/value_loss": mean[2],
-            "charts/learning_rate": optimizer.param_groups[0]["lr"], "charts/frames_per_second": round(fps), "time/learn": seconds,
-            **row})
+            "charts/learning_rate": optimizer.param_groups[0]["lr"], "charts/frames_per_second": round(fps),
+            "time/learn": seconds, **row})
         better = best is None or row["eval/loss"] < best["eval/loss"]
         if better:
             best = row
-            save_checkpoint(output, student, stage="distill", step=step, epoch=epoch, args=vars(args),
-                            action_repeat=action_repeat, frame_delay=0, teacher=hashlib.sha256(Path(args.teacher).read_bytes()).hexdigest(), metrics=row,
+            save_checkpoint(output, student, stage="distill", step=step, epoch=epoch, args=vars(args), metrics=row,
+                            action_repeat=action_repeat, frame_delay=0,
+                            teacher=hashlib.sha256(Path(args.teacher).read_bytes()).hexdigest(),
                             optimizer=optimizer.state_dict(), noise=order.get_state())
         console.print(f"epoch {epoch}  {fps:,.0f} frames/s  held out {row['eval/student_nll']:.3f} (teacher "
                       f"{row['eval/teacher_nll']:.3f})  KL {row['eval/kl']:.3f}  value error {row['eval/value_error']:.4f}"

@@ -60,7 +60,7 @@ def made_up_game(seed, length=400):
 def write_games(folder, count=6, **options):
     folder.mkdir()
     for seed in range(count):
-        write_slp(folder / f"game_{seed}.slp", *made_up_game(seed), seed=seed, **options)
+        write_slp(folder / f"game_{seed}.slp", *made_up_game(seed), seed=seed, started=0, **options)
     return str(folder)
 
 
@@ -108,7 +108,7 @@ def test_labels_of_recorded_games_do_not_leak(tmp_path):
             actions[..., 2] = t % period < 5
             envs.step(decode_actions(actions))
     for g in range(n):
-        write_slp(tmp_path / "games" / f"{g}.slp", np.stack(frames)[:, g], np.stack(controllers)[:, g], seed=g)
+        write_slp(tmp_path / "games" / f"{g}.slp", np.stack(frames)[:, g], np.stack(controllers)[:, g], seed=g, started=0)
     train, _, _ = bc.load_sequences(str(tmp_path / "games"), num_workers=0)
     leak, onsets = jump_leak(train)
     assert onsets > 50 and leak < .05
@@ -246,12 +246,12 @@ def test_who_is_left_out(tmp_path):
     games = tmp_path / "games"
     games.mkdir()
     for seed in range(3):
-        write_slp(games / f"{seed}.slp", frames, controllers, seed=seed)
+        write_slp(games / f"{seed}.slp", frames, controllers, seed=seed, started=0)
     train, held_out, about = bc.load_sequences(str(games), num_workers=0, min_active=.01)
-    assert (about["idle_players"], about["train_players"], about["held_out_players"]) == (3, 2, 1)
+    assert (about["idle_players"], about["train_players"] + about["held_out_players"]) == (3, 3)
     with pytest.raises(UserError, match="3 idle"):
         bc.load_sequences(str(games), num_workers=0, min_active=.01, character="marth")
-    write_slp(games / "cpu.slp", frames, controllers, seed=9, cpu_levels=(9, 0))
+    write_slp(games / "cpu.slp", frames, controllers, seed=9, started=0, cpu_levels=(9, 0))
     assert bc.load_sequences(str(games), num_workers=0)[2]["cpu_players"] == 1
     assert bc.load_sequences(str(games), num_workers=0, cpu_players=True)[2]["cpu_players"] == 0
 

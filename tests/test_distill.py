@@ -44,7 +44,7 @@ def games(tmp_path):
         frames["items"]["type"][:, 0] = 54
         controllers["buttons"] = rng.choice([0, 0x100, 0x400], (length, 2))
         controllers["main_x"] = rng.choice([-1, 0, 1], (length, 2))
-        write_slp(folder / f"{seed}.slp", frames, controllers, seed=seed)
+        write_slp(folder / f"{seed}.slp", frames, controllers, seed=seed, started=0)
     return str(folder)
 
 
