@@ -41,7 +41,7 @@ from rich.table import Table
 
 from melee_common import (
     ACTION_SIZE, BOTS, CHARACTERS, FIRST_CONTROL_FRAME, NUM_FLOATS, NUM_INTS, NUM_LOGITS, STAGES, Observation,
-    Policy, UserError, VecEnv, atomic_write, load_policy, lookup, observe, run_script, schema_hash, to_torch, versions,
+    Policy, UserError, VecEnv, atomic_write, load_policy, lookup, observe, onnx_session, run_script, schema_hash, to_torch, versions,
 )
 
 OPSET = 18                                                                  # the exporter's own; higher ones are converted
@@ -124,15 +124,6 @@ def quantise(model):
         path = Path(folder) / "model.onnx"
         quantize_dynamic(model, path, op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8)
         return onnx.load(path)
-
-
-def session(model):
-    """onnxruntime on one thread that sleeps while it waits: the game needs the other cores."""
-    import onnxruntime
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def game_frames(steps: int, character: str, seed: int) -> Observation:
@@ -224,8 +215,8 @@ def main(args: Args) -> None:
         p50, p99 = latency(lambda: policy.step(first, state, noise[0]))
         speed.add_row("torch float32", f"{p50:.0f}", f"{p99:.0f}", f"{checkpoint.stat().st_size / 1e3:.0f} (checkpoint)")
         for name, (acting, scoring) in models.items():
-            player = session(acting)
-            error = parity(policy, player, session(scoring), obs, noise)
+            player = onnx_session(acting.SerializeToString())
+            error = parity(policy, player, onnx_session(scoring.SerializeToString()), obs, noise)
             found.add_row(name, f"{error['states']:.1e}" if state else "no state", f"{error['logits']:.1e}",
                           f"{error['actions']} of {args.steps}")
             if name == "float32" and not error["logits"] < MAX_LOGIT_ERROR:

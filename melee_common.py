@@ -1657,7 +1657,7 @@ class Games:
     The same code runs in the main process (`num_workers=0`) and in a worker, which gets the slice [low:high)."""
 
     LAYOUT = {"frames": FRAME, "final_frames": FRAME, "hidden": mock_melee.HIDDEN, "bots": (mock_melee.BOT, 2),
-              "controllers": (CONTROLLER, 2), "characters": ("i4", 2), "bot_kinds": ("i4", 2), "stages": "i4", "episode": "i8",
+              "controllers": (CONTROLLER, 2), "final_controllers": (CONTROLLER, 2), "characters": ("i4", 2), "bot_kinds": ("i4", 2), "stages": "i4", "episode": "i8",
               "episode_frames": "i8", "seed": "u8", "terminated": "?", "truncated": "?"}
 
     def __init__(self, n: int, memory: mmap.mmap | None = None):
@@ -1702,12 +1702,12 @@ class Games:
             if repeat == 0:
                 self.terminated[:], self.truncated[:] = over, late
                 done = over | late
-                self.final_frames[done] = self.frames[done]
+                self.final_frames[done], self.final_controllers[done] = self.frames[done], self.controllers[done]
             elif over.any() or late.any():
                 first = (over | late) & ~(self.terminated | self.truncated)  # the frame on which a game ended counts
                 self.terminated |= over & first
                 self.truncated |= late & first
-                self.final_frames[first] = self.frames[first]
+                self.final_frames[first], self.final_controllers[first] = self.frames[first], self.controllers[first]
         done = self.terminated | self.truncated
         if done.any():
             self.reset(done)
@@ -1719,7 +1719,7 @@ class VecEnv:
         envs.frames [N] FRAME             the current frames; after `step` of finished games: the first frame of the next
         envs.controllers [N, 2]           the input that made them (neutral at a game's start)
         envs.step(controllers [N, 2])     -> terminated [N], truncated [N], broken [N]
-        envs.final_frames [N] FRAME       the last frame of the games that ended in this step
+        envs.final_frames, envs.final_controllers       the same of the games that ended in this step, at their last frame
 
     A worker that dies, raises or hangs is replaced; its games come back truncated and marked broken, the others never
     notice, and the traceback goes to `log`. The hand-off is one byte through a pipe: unlike a semaphore, a pipe says at once
@@ -1742,7 +1742,8 @@ class VecEnv:
         games = self.games = Games(num_games, mmap.mmap(-1, size) if num_workers else None)
         games.characters[:], games.stages[:], games.bot_kinds[:] = characters, stages, bot_kinds
         games.seed[:] = [_mix(seed, g) for g in range(num_games)]
-        self.frames, self.final_frames, self.controllers = games.frames, games.final_frames, games.controllers
+        self.frames, self.controllers = games.frames, games.controllers
+        self.final_frames, self.final_controllers = games.final_frames, games.final_controllers
         self.broken = np.zeros(num_games, bool)
         self._before = self.frames.copy()
         games.reset(np.ones(num_games, bool))
@@ -1942,7 +1943,7 @@ BOT_SLOT = -1                                                               # in
 
 
 def act(policies: list[Policy], assignment: np.ndarray, obs: Observation, states: list[tuple], resets: np.ndarray,
-        generator: torch.Generator | None, temperature: float = 1.) -> np.ndarray:
+        generator: torch.Generator | None) -> np.ndarray:
     """One frame of play for every slot: one forward per distinct policy, over all its games and ports.
 
     assignment [N, 2] says which policy of `policies` plays a slot (BOT_SLOT: none). states[k] is the recurrent state of
@@ -1970,29 +1971,30 @@ def act(policies: list[Policy], assignment: np.ndarray, obs: Observation, states
     return actions.reshape(n, 2, ACTION_SIZE)
 
 
-def play_games(policies: list[Policy], envs: VecEnv, assignment: np.ndarray, generator: torch.Generator | None,
-               on_frame=None) -> np.ndarray:
-    """Every slot of `envs` plays one game to its end -> the final frames [N] (one game a slot: short games are not favoured).
-
-    on_frame(frames, controllers, running [N]) is called for the first frames and after every step."""
+def play_games(policies: list[Policy], envs: VecEnv, assignment: np.ndarray, generator: torch.Generator | None) -> np.ndarray:
+    """Every slot of `envs` plays one game to its end -> the final frames [N] (one game a slot: short games are not favoured)."""
     n = envs.num_games
     states = [p.initial_state(2 * n) for p in policies]
     final, running, resets = envs.frames.copy(), np.ones(n, bool), np.ones(n, bool)
-    if on_frame:
-        on_frame(envs.frames, envs.controllers, running)
     with torch.inference_mode():
         while running.any():
             actions = act(policies, assignment, observe(envs.frames, envs.controllers), states, resets, generator)
-            controllers = decode_actions(actions)
-            terminated, truncated, broken = envs.step(controllers)
+            terminated, truncated, broken = envs.step(decode_actions(actions))
             resets = terminated | truncated
             ended = resets & running & ~broken
             final[ended] = envs.final_frames[ended]
-            if on_frame:
-                now = np.where(resets, envs.final_frames, envs.frames)
-                on_frame(now, np.where(resets[:, None], controllers, envs.controllers), running & ~broken)
             running &= ~ended
     return final
+
+
+def onnx_session(model: bytes):
+    """onnxruntime on one thread that sleeps while it waits: the game needs the other cores."""
+    import onnxruntime                                                      # here: most runs need no second runtime
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 4                                          # its own lines about a bad file
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2020,7 +2022,7 @@ def atomic_write(path: Path, write) -> None:
 def versions() -> dict[str, str]:
     """Git revision and package versions, for reproducing a run."""
     found = {"python": platform.python_version()}
-    for package in ("torch", "numpy", "numba", "melee", "peppi-py", "onnxruntime"):
+    for package in ("torch", "numpy", "numba", "melee", "peppi-py", "onnx", "onnxscript", "onnxruntime"):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -2081,10 +2083,11 @@ class Pool:
         names = [p.stem for p in self.directory.glob("*_*.pt") if p.stem.rpartition("_")[2].isdigit()]
         return sorted(names, key=lambda name: int(name.rpartition("_")[2]))
 
-    def add(self, policy: Policy, agent: str, step: int, in_use: set[str] = frozenset()) -> str:
-        """Freezes a copy and prunes the oldest beyond `history_size`, never one that is still playing."""
+    def add(self, policy: Policy, agent: str, step: int, in_use: set[str] = frozenset(), **extra) -> str:
+        """Freezes a copy and prunes the oldest beyond `history_size`, never one that is still playing. `extra` is what a
+        checkpoint needs to be played elsewhere, such as its action_repeat."""
         name = f"{agent}_{step:012d}"
-        save_checkpoint(self.directory / f"{name}.pt", policy, step=step)
+        save_checkpoint(self.directory / f"{name}.pt", policy, step=step, **extra)
         for old in [i for i in self.ids()[:-self.history_size] if i not in in_use]:
             (self.directory / f"{old}.pt").unlink(missing_ok=True)
         return name
@@ -2165,5 +2168,8 @@ def run_script(main, args_type) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
     except BrokenPipeError:
         os._exit(0)                                                         # `| head` closed our output

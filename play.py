@@ -23,7 +23,7 @@ from rich.table import Table
 
 from melee_common import (
     BOT_SLOT, BOTS, CHARACTERS, CONTROLLER, FRAME, NUM_BUTTONS, NUM_LOGITS, STAGES, Observation, UserError, VecEnv, act,
-    append_jsonl, decode_actions, load_policy, lookup, observe, outcomes, run_script, schema_hash, wilson_interval, write_slp,
+    append_jsonl, decode_actions, load_policy, lookup, observe, onnx_session, outcomes, run_script, schema_hash, wilson_interval, write_slp,
 )
 
 FRAMES_PER_MINUTE = 3600
@@ -65,13 +65,8 @@ class OnnxPolicy:
     def __init__(self, path: Path):
         if not path.is_file():
             raise UserError(f"{path}: no such file; check the path, or write it with export_onnx.py")
-        import onnxruntime                                                  # here: most games are played from checkpoints
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 4                                      # its own lines about a bad file
         try:
-            self.session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+            self.session = onnx_session(path.read_bytes())
         except Exception:  # onnxruntime has an exception type for each way a file can be bad
             raise UserError(f"{path}: not a readable ONNX file; export the checkpoint again with export_onnx.py") from None
         self.metadata = self.session.get_modelmeta().custom_metadata_map
@@ -194,7 +189,7 @@ def main(args: Args) -> None:
                 terminated, truncated, broken = envs.step(controllers)
                 begins = terminated | truncated
                 frames = np.where(begins, envs.final_frames, envs.frames)
-                controllers = np.where(begins[:, None], controllers, envs.controllers)  # what bots pressed shows up here
+                controllers = np.where(begins[:, None], envs.final_controllers, envs.controllers)  # those of bots, too
 
                 playing = ~finished
                 lengths += playing

@@ -435,7 +435,7 @@ def main(args: Args) -> None:
             # ------------------------------------------------------------------- history, checkpoints and evaluation
             if iteration % args.pool_interval == 0:
                 in_use = {name for name in opponents if name}
-                name = pool.add(policy, "main", global_step, in_use)
+                name = pool.add(policy, "main", global_step, in_use, action_repeat=args.action_repeat)
                 ratings.table[name] = [ratings.row("latest")[0], 0, 0, 0]   # a frozen copy is as strong as its original
             ended = iteration >= num_iterations or bool(stop)
             if iteration % args.save_interval == 0 or ended:

@@ -6,11 +6,12 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 import mock_melee
 from melee_common import (
-    BOTS, CHARACTERS, CONTROLLER, FRAME, STAGES, Games, Policy, Pool, Ratings, UserError, VecEnv, compute_gae,
-    compute_rewards, decode_actions, outcomes, wilson_interval,
+    BOT_SLOT, BOTS, CHARACTERS, CONTROLLER, FRAME, NEUTRAL_ACTION, STAGES, Games, Policy, Pool, Ratings, UserError, VecEnv, act,
+    compute_gae, compute_rewards, decode_actions, load_checkpoint, observe, outcomes, wilson_interval,
 )
 from test_policy import random_actions
 
@@ -106,7 +107,8 @@ def test_ratings():
 
 def test_pool_keeps_the_newest_and_what_is_in_use(tmp_path, capsys):
     pool, policy = Pool(tmp_path, history_size=3), Policy("mlp", (8,))
-    first = pool.add(policy, "main", 1)
+    first = pool.add(policy, "main", 1, action_repeat=3)
+    assert load_checkpoint(tmp_path / f"{first}.pt")["action_repeat"] == 3
     for step in range(2, 7):
         pool.add(policy, "main", step, in_use={first})
     assert [int(i.split("_")[1]) for i in pool.ids()] == [1, 4, 5, 6]
@@ -162,6 +164,28 @@ def test_a_won_game_terminates_and_keeps_its_last_frame():
         terminated, truncated, _ = envs.step(np.zeros((2, 2), CONTROLLER))
         assert terminated.tolist() == [True, False] and not truncated.any()
         assert outcomes(envs.final_frames[:1])[0] == 1 and envs.frames["players"]["stocks"][0, 1] == 4
+
+
+def test_acting_forgets_where_a_game_begins_and_only_there():
+    torch.manual_seed(0)
+    policy = Policy("gru", (16,)).eval()
+    with make(3) as envs, torch.inference_mode():
+        play(envs, 30)
+        obs, assignment = observe(envs.frames, envs.controllers), np.array([[0, 0], [0, BOT_SLOT], [0, 0]])
+        remembered = torch.randn(6, 16)
+        now = lambda state, resets: act_state(policy, assignment, obs, state, np.array(resets))
+        kept, cleared = now(remembered, [False] * 3), now(remembered, [False, False, True])
+        fresh = now(torch.zeros(6, 16), [False] * 3)
+        assert torch.equal(cleared[4:], fresh[4:]) and torch.equal(cleared[:3], kept[:3])
+        assert not torch.allclose(kept[4:], fresh[4:])
+        assert torch.equal(kept[3], remembered[3])                          # a slot that the policy does not play stays
+
+
+def act_state(policy, assignment, obs, state, resets):
+    states = [(state,)]
+    actions = act([policy], assignment, obs, states, resets, torch.Generator().manual_seed(0))
+    assert actions[1, 1].tolist() == NEUTRAL_ACTION.tolist()
+    return states[0][0]
 
 
 def test_action_repeat_is_the_same_as_holding_the_controller():

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import export_onnx
-from export_onnx import Act, Args, Score, export, game_frames, parity, quantise, session
+from export_onnx import Act, Args, Score, export, game_frames, parity, quantise
 from melee_common import (
-    ACTION_SIZE, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, Observation, Policy, UserError, run_script, save_checkpoint,
-    schema_hash, to_torch,
+    ACTION_SIZE, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, Observation, Policy, UserError, onnx_session, run_script,
+    save_checkpoint, schema_hash, to_torch,
 )
 
 BACKBONES = [("mlp", (24, 16)), ("gru", (16,)), ("gru", (24, 16))]
@@ -55,7 +55,7 @@ def noise_for(steps, rows=1):
 @torch.inference_mode()
 def test_same_noise_same_actions_and_state(exported, obs):
     policy, acting, scoring = exported
-    error = parity(policy, session(acting), session(scoring), obs, noise_for(40))
+    error = parity(policy, onnx_session(acting.SerializeToString()), onnx_session(scoring.SerializeToString()), obs, noise_for(40))
     assert error["actions"] == 0 and error["states"] < 1e-5 and error["logits"] < 1e-4
 
 
@@ -63,7 +63,7 @@ def test_same_noise_same_actions_and_state(exported, obs):
 def test_parity_sees_a_wrong_export(exported, obs):
     policy, acting, scoring = exported
     other = make_policy(policy.config["backbone"], policy.config["hidden"], scale=.12)
-    error = parity(other, session(acting), session(scoring), obs, noise_for(40))
+    error = parity(other, onnx_session(acting.SerializeToString()), onnx_session(scoring.SerializeToString()), obs, noise_for(40))
     assert error["actions"] > 0 and error["logits"] > 1e-3
 
 
@@ -80,7 +80,7 @@ def test_any_batch_size_and_the_most_likely_action(exported, rows):
     for noise, for_onnx in ((noise_for(1, rows)[0],) * 2, (None, likely)):
         actions, after = policy.step(to_torch(obs), state, noise)
         feed = {"floats": obs.floats, "ints": obs.ints, "noise": for_onnx.numpy()}
-        got, *got_after = session(acting).run(None, feed | {f"state_{k}": s.numpy() for k, s in enumerate(state)})
+        got, *got_after = onnx_session(acting.SerializeToString()).run(None, feed | {f"state_{k}": s.numpy() for k, s in enumerate(state)})
         assert got.dtype == np.int64 and np.array_equal(got, actions.numpy())
         for a, b in zip(after, got_after, strict=True):
             np.testing.assert_allclose(a.numpy(), b, atol=1e-5)
@@ -95,7 +95,7 @@ def test_extreme_noise_is_clamped(exported):
     for value in (0., 1.):
         noise = torch.full((1, NUM_LOGITS), value)
         feed = {"floats": obs.floats, "ints": obs.ints, "noise": noise.numpy()}
-        got = session(acting).run(None, feed | {f"state_{k}": s.numpy() for k, s in enumerate(state)})[0]
+        got = onnx_session(acting.SerializeToString()).run(None, feed | {f"state_{k}": s.numpy() for k, s in enumerate(state)})[0]
         assert np.array_equal(got, policy.step(to_torch(obs), state, noise)[0].numpy())
 
 
@@ -105,7 +105,7 @@ def test_int8_is_close_and_uses_integer_products(exported, obs):
     small, small_scoring = quantise(acting), quantise(scoring)
     products = [node.op_type for node in small.graph.node if node.op_type in ("Gemm", "MatMul", "MatMulInteger")]
     assert set(products) == {"MatMulInteger"}
-    error = parity(policy, session(small), session(small_scoring), obs, noise_for(40))
+    error = parity(policy, onnx_session(small.SerializeToString()), onnx_session(small_scoring.SerializeToString()), obs, noise_for(40))
     assert 0 < error["logits"] < 1 and error["actions"] <= 20
 
 
