@@ -60,6 +60,10 @@ class UserError(ValueError):
 # Post-frames speak of internal character ids, the game start of external ones. Index: internal id, 10 Popo, 11 Nana.
 EXTERNAL_CHARACTER = (8, 2, 0, 1, 4, 5, 6, 19, 11, 12, 14, 14, 13, 16, 17, 15, 10, 7, 9, 18, 21, 22, 20, 24, 3, 25, 23)
 SHEIK, ZELDA = 7, 19  # internal ids; one fighter with two bodies
+FIGHTERS = {  # name -> internal id: whom replays show. The embedded game plays those in CHARACTERS.
+    "mario": 0, "donkey_kong": 3, "kirby": 4, "bowser": 5, "ness": 8, "peach": 9, "ice_climbers": 10, "pikachu": 12,
+    "samus": 13, "yoshi": 14, "jigglypuff": 15, "luigi": 17, "young_link": 20, "dr_mario": 21, "pichu": 23, "roy": 26,
+    "link": 6, "zelda": 19, "ganondorf": 25} | CHARACTERS
 
 STAGE_FOUNTAIN, STAGE_STADIUM, STAGE_DREAM_LAND = 2, 3, 28
 LIBMELEE_STAGE = {8: STAGE_FOUNTAIN, 18: STAGE_STADIUM, 6: 8, 26: STAGE_DREAM_LAND, 24: 31, 25: 32}  # its enum's values
@@ -1327,6 +1331,7 @@ _OWNER_COLUMNS = np.array([_field("items", slot, "owner")[0] // 2 for slot in ra
 _OWNED = _RELATIVE + 2
 _CONTROLLER = _OWNED + NUM_ITEMS
 NUM_FLOATS = _CONTROLLER + _CONTROLLER_FLOATS
+OWN_CONTROLLER = slice(_CONTROLLER, NUM_FLOATS)            # columns of the own last controller
 NUM_INTS = _INT_COLUMNS.shape[1]
 _INT_LIMITS = np.array([NUM_ACTIONS, NUM_CHARACTERS] * 2 + [NUM_STAGES] + [NUM_ITEM_TYPES] * NUM_ITEMS, np.int16) - 1
 _OPPONENT_X = len(_PLAYER_FLOATS)
@@ -1634,6 +1639,102 @@ def wilson_interval(wins: float, games: int, z: float = 1.96) -> tuple[float, fl
     centre = (p + z * z / (2 * games)) / (1 + z * z / games)
     half = z * (p * (1 - p) / games + z * z / (4 * games * games)) ** .5 / (1 + z * z / games)
     return max(0., centre - half), min(1., centre + half)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Replays as training data: what a player saw, and what it did next
+# ---------------------------------------------------------------------------------------------------------------------
+
+@dataclass
+class Sequences:
+    """Games from the side of the players to learn from, laid end to end. N rows, one for each frame that was seen."""
+    obs: Observation        # [N, ..] what the player saw: frames[t], and the controller that made it
+    actions: torch.Tensor   # [N, 13] int8, what the player did next: controllers[t + 1]
+    weights: torch.Tensor   # [N] 1 where the player had control then, else 0: such rows are seen but not learned
+    changed: torch.Tensor   # [N] bool: the action is not the one held until then
+    returns: torch.Tensor   # [N] discounted reward that followed
+    starts: np.ndarray      # [S + 1] sequence s is rows starts[s] to starts[s + 1]
+
+    def take(self, rows: torch.Tensor) -> tuple[Observation, torch.Tensor]:
+        """rows [..] -> observations [.., F] and actions [.., 13]"""
+        return Observation(self.obs.floats[rows], self.obs.ints[rows]), self.actions[rows]
+
+
+def pack(replays: list[Replay], players: list[tuple[int, int]], gamma: float = .99) -> Sequences:
+    """players: (replay index, player index) pairs, sorted. Rewards as in self-play: a stock 1, a percent of damage .01."""
+    starts = np.cumsum([0] + [len(replays[i]) - 1 for i, _ in players])     # the last frame has no next controller
+    n = int(starts[-1])
+    data = Sequences(Observation(torch.empty(n, NUM_FLOATS), torch.empty(n, NUM_INTS, dtype=torch.int16)),
+                     torch.empty(n, ACTION_SIZE, dtype=torch.int8), torch.empty(n), torch.empty(n, dtype=torch.bool),
+                     torch.empty(n), starts)
+    for k, (index, player) in enumerate(players):
+        frames, controllers = replays[index].frames, replays[index].controllers
+        if k == 0 or index != players[k - 1][0]:                            # once for both players of a game
+            obs = observe(frames[:-1], controllers[:-1])                    # [T - 1, 2, ..]
+            actions = encode_controllers(controllers)                       # [T, 2, 13]
+            returns = discount(compute_rewards(frames[:-1], frames[1:], stock=1., damage=.01), gamma)
+            has_control = (frames["frame_id"][1:] >= FIRST_CONTROL_FRAME).astype(np.float32)
+        rows = slice(starts[k], starts[k + 1])
+        data.obs.floats[rows] = torch.from_numpy(obs.floats[:, player])
+        data.obs.ints[rows] = torch.from_numpy(obs.ints[:, player])
+        data.actions[rows] = torch.from_numpy(actions[1:, player])          # saw frames[t], chose controllers[t + 1]
+        data.weights[rows] = torch.from_numpy(has_control)
+        data.changed[rows] = torch.from_numpy((actions[1:, player] != actions[:-1, player]).any(-1))
+        data.returns[rows] = torch.from_numpy(returns[:, player])
+    return data
+
+
+def discount(rewards: np.ndarray, gamma: float) -> np.ndarray:
+    """rewards [T, ..] -> sum over k of gamma^k rewards[t + k], in log2(T) steps: each doubles the horizon."""
+    returns, shift = rewards.copy(), 1
+    while shift < len(returns):
+        returns[:-shift] += gamma ** shift * returns[shift:].copy()
+        shift *= 2
+    return returns
+
+
+def walk(starts: np.ndarray, stride: int = 1, lanes: int = 32, size: int = 256):
+    """Every row of every sequence once, in the order of play, for policies that remember. Yields rows [T, B], real [T, B]
+    (False: a stand-in after the end of a shorter game) and whether the games begin here. stride 3: as a policy sees a game
+    that acts on every third frame, from each of its first three frames on."""
+    begins = (starts[:-1, None] + np.arange(stride)).ravel()
+    lengths = -(-(np.repeat(starts[1:], stride) - begins) // stride)
+    by_length = np.argsort(lengths, kind="stable")
+    for group in np.array_split(by_length, -(-len(by_length) // lanes)):
+        longest = int(lengths[group].max())
+        for t in range(0, longest, size):
+            at = np.arange(t, min(t + size, longest))[:, None]                              # [T, 1]
+            rows = begins[group] + stride * np.minimum(at, lengths[group] - 1)              # [T, B]
+            yield torch.from_numpy(rows), torch.from_numpy(at < lengths[group]), t == 0
+
+
+def load_sequences(folder: str, *, character: str = "", player_port: int = 0, cpu_players: bool = False, min_active: float = 0.,
+                   held_out: float = .1, max_files: int = 0, num_workers: int = -1, min_frames: int = 60, gamma: float = .99
+                   ) -> tuple[Sequences, Sequences, dict]:
+    """A folder of replays -> training games, held-out games, and what was read, skipped and left out."""
+    if not 0 <= player_port <= 4:
+        raise UserError(f"--player-port {player_port}: a port is 1, 2, 3 or 4; 0 means both players")
+    number = lookup(FIGHTERS, character, "character") if character else None
+    replays, about = load_replays(folder, num_workers=None if num_workers < 0 else num_workers, max_files=max_files or None,
+                                  character=number, min_frames=min_frames)
+    chosen, idle, cpus = [], 0, 0
+    for i, player in subjects(replays, number, player_port or None):
+        actions = encode_controllers(replays[i].controllers[:, player])
+        if replays[i].meta["types"][player] != "Human" and not cpu_players:
+            cpus += 1
+        elif (actions[1:] != actions[:-1]).any(-1).mean() < min_active:
+            idle += 1
+        else:
+            chosen.append((i, player))
+    used = sorted({i for i, _ in chosen})
+    sides = split_by_game([replays[i] for i in used], held_out) if used else ([], [])
+    if not all(sides):
+        raise UserError(f"{folder}: {len(used)} games with a player to learn from, {idle} idle and {cpus} CPU players left out; "
+                        "at least two games are needed, one of them held out")
+    train, test = [[pair for pair in chosen if pair[0] in {used[k] for k in side}] for side in sides]
+    about |= {"train_games": len(sides[0]), "train_players": len(train), "held_out_games": len(sides[1]),
+              "held_out_players": len(test), "idle_players": idle, "cpu_players": cpus}
+    return pack(replays, train, gamma), pack(replays, test, gamma), about
 
 
 # ---------------------------------------------------------------------------------------------------------------------
