@@ -93,7 +93,7 @@ HIDDEN_PLAYER = np.dtype([
     ("hurt_timer", "i4"), ("hurt_kind", "i4"),         # frames of PLAYER.hurtbox from outside the action
     ("guard_frames", "i4"),                            # shield stun left
     ("grab_timer", "i4"),                              # frames until the held player breaks free
-    ("combo_timer", "i4"),
+    ("combo_timer", "i4"), ("throw_frames", "i4"),     # length of the throw in progress
     ("stale", "i4", 9),                                # attack ids of the last hits that landed, newest first
 ])
 
@@ -142,6 +142,12 @@ ATTRIBUTE_ROWS = {
 
 LEDGE_BOX = {  # top of the box that reaches for the ledge, and the upward speed of a jump from the ledge
     1: (-8.8, 3.68), 7: (-9.0, 2.8), 16: (-8.8, 2.3), 18: (-11.3, 2.4), 22: (-8.4, 3.9), 24: (-9.5, 2.8)}
+UP_LAUNCH = {  # up specials aimed by the stick, measured but for Zelda's:
+    # (wait on the ground, wait in the air, flight), frames, speed, first slower frame, slower by, speed kept at the end
+    1: ((353, 354, 356), 30, 3.8, 6, .1, 1.0), 22: ((353, 354, 356), 22, 4.2, 3, .17, 1.0),
+    16: ((353, 356, 357), 10, 5.0, 99, 0, .2), 7: ((355, 358, 359), 10, 4.5, 99, 0, .12),
+    19: ((355, 358, 359), 12, 4.5, 99, 0, .12)}
+
 GRAB_REACH = {  # how far in front the caught victim stands while pulled in, and while held
     1: (5.74, 8.28), 2: (8.19, 7.87), 7: (7.4, 7.35), 16: (11.0, 11.98), 18: (16.41, 9.1), 22: (6.57, 9.49)}
 LEDGE_BOX_WIDTH, LEDGE_BOX_HEIGHT = 14.5, 11.5
@@ -150,6 +156,8 @@ LEDGE_BOX_WIDTH, LEDGE_BOX_HEIGHT = 14.5, 11.5
 GAMEANDWATCH_ACTIONS = {44: 341, 48: 343, 57: 345, 60: 346, 65: 347, 67: 348, 68: 349, 70: 350, 72: 351, 73: 352}
 
 CHARACTER = np.dtype([(name, "f4") for name in ATTRIBUTES] + [
+    ("launch_actions", "i2", 3), ("launch_frames", "f4"), ("launch_speed", "f4"), ("launch_slow_from", "f4"),
+    ("launch_slower", "f4"), ("launch_kept", "f4"),
     ("ledge_top", "f4"), ("ledge_jump", "f4"), ("pull_reach", "f4"), ("hold_reach", "f4"),
     ("frames", "i2", NUM_ACTIONS),                     # length of an action, 0 unknown
     ("next_action", "i2", NUM_ACTIONS),                # what follows when it runs out, -1 the standing or falling state
@@ -164,7 +172,7 @@ CHARACTER = np.dtype([(name, "f4") for name in ATTRIBUTES] + [
     ("special_start", "i2", (2, 5)),                   # [airborne, direction]: neutral 1, side 2, up 3, down 4
     ("ledge_pose", "f4", (8, 2)),                      # seven frames of catching the ledge and one of hanging
     ("throw_strike_frame", "i2", 4), ("throw_strike", "f4", 4),  # forward, back, up, down: a blow before the release
-    ("throw_frame", "i2", 4), ("throw_damage", "f4", 4), ("throw_angle", "f4", 4), ("throw_growth", "f4", 4),
+    ("throw_frame", "f4", 4), ("throw_length", "f4", 4), ("throw_by_weight", "f4", 4), ("throw_damage", "f4", 4), ("throw_angle", "f4", 4), ("throw_growth", "f4", 4),
     ("throw_base", "f4", 4), ("thrown_path", "f4", (4, MAX_FRAMES, 2)), ("pummel_frame", "i2"), ("pummel_damage", "f4"),
     ("own_action", "i2", 80),                          # common id to own id
     ("aerial", "i2", NUM_ACTIONS), ("aerial_landing", "i2", NUM_ACTIONS),  # 0 neutral .. 4 down, -1 neither
@@ -239,6 +247,8 @@ def build_tables():
             row[name] = value
         row["ledge_top"], row["ledge_jump"] = LEDGE_BOX.get(character, (-9.0, row["full_hop"]))
         row["pull_reach"], row["hold_reach"] = GRAB_REACH.get(character, (8, 9))
+        (row["launch_actions"], row["launch_frames"], row["launch_speed"], row["launch_slow_from"],
+         row["launch_slower"], row["launch_kept"]) = UP_LAUNCH.get(character, (-1, 0, 0, 0, 0, 0))
         row["next_action"], row["aerial"], row["aerial_landing"] = -1, -1, -1
         row["own_action"] = np.arange(80)
         if character == GAMEANDWATCH:
@@ -287,7 +297,8 @@ def build_tables():
                         record[name][box] = float(move[name])
                     record["effect"][box] = {"electric": EFFECT_ELECTRIC, "grab": EFFECT_GRAB}.get(move["effect"], 0)
             if record["size"].any():
-                row["hit_row"][action, frame] = len(hitboxes)
+                late = 1 if (record["effect"] == EFFECT_GRAB).any() else 0  # grabs come a frame later than listed
+                row["hit_row"][action, frame + late] = len(hitboxes)
                 hitboxes.append(record)
     for (character, action), rows in motion.items():
         if np.abs(rows[:, :2]).sum() > .5:             # below that it is rounding in libmelee's table
@@ -326,7 +337,8 @@ def build_tables():
     for line in read_rows("throws.csv"):
         row, index = characters[int(line["character"])], int(line["action"]) - THROW_FORWARD
         row["throw_strike_frame"][index], row["throw_strike"][index] = line["strike_frame"], line["strike_damage"]
-        row["throw_frame"][index] = line["release_frame"]
+        row["throw_frame"][index], row["throw_length"][index] = float(line["release_frame"]), float(line["frames"])
+        row["throw_by_weight"][index] = float(line["by_weight"])
         for name in ("damage", "angle", "growth", "base"):
             row["throw_" + name][index] = float(line[name])
     for row in characters:                             # straight to where throws usually let go, if never seen
@@ -419,7 +431,8 @@ NAIR, FAIR, BAIR, UAIR, DAIR = 65, 66, 67, 68, 69
 DAMAGE_FIRST, DAMAGE_AIR, DAMAGE_FLY_HIGH, DAMAGE_FLY, DAMAGE_FLY_LOW, DAMAGE_FLY_TOP, DAMAGE_LAST = (
     75, 84, 87, 88, 89, 90, 91)
 SHIELD_START, SHIELD, SHIELD_RELEASE, SHIELD_STUN = 178, 179, 180, 181
-DOWN_BOUND_UP, DOWN_WAIT_UP, DOWN_BOUND_DOWN, TECH, TECH_FORWARD, TECH_BACKWARD = 183, 184, 191, 199, 200, 201
+DOWN_BOUND_UP, DOWN_WAIT_UP, DOWN_BOUND_DOWN, DOWN_WAIT_DOWN, TECH, TECH_FORWARD, TECH_BACKWARD = (
+    183, 184, 191, 192, 199, 200, 201)
 SHIELD_BREAK_FLY, SHIELD_BREAK_FALL, FURAFURA = 205, 206, 211
 ROLL_FORWARD, ROLL_BACKWARD, SPOT_DODGE, AIR_DODGE, PLATFORM_DROP, TEETER, TEETER_WAIT = 233, 234, 235, 236, 244, 245, 246
 LEDGE_CATCH, LEDGE_HANG = 252, 253
@@ -698,10 +711,16 @@ def is_held(action):
 def action_length(p, h, c):
     """Frames this action lasts; 0 if it has no end of its own."""
     action, frames = p.action, h.action_frames
+    if action == c.launch_actions[2]:
+        return int(c.launch_frames)
     if action == GRAB_PULL or action == GRAB_DASH_PULL:
         return 2
     if action == PUMMEL:
         return 24
+    if THROW_FORWARD <= action <= THROW_DOWN:
+        return h.throw_frames
+    if action == DOWN_WAIT_UP or action == DOWN_WAIT_DOWN:
+        return 220
     if action == LANDING:
         return 30                                      # control returns after c.landing frames
     if action == LANDING_SPECIAL:                      # plays its 30 frames at the speed it started with
@@ -750,7 +769,7 @@ def end_of_action(p, h, c):
             leave_jumpsquat(p, h, c)
         return
     if action in (WAIT, WALK_SLOW, WALK_MIDDLE, WALK_FAST, RUN, FALL, FALL_AERIAL, FALL_SPECIAL, TUMBLE, CROUCH, SHIELD,
-                  LEDGE_HANG, HOLD):
+                  LEDGE_HANG, HOLD, TEETER_WAIT, SLEEP):
         return
     if in_damage(action):                              # lasts until hitstun and animation are both over
         if p.in_hitstun:
@@ -789,9 +808,30 @@ def end_of_action(p, h, c):
         return
     elif action == DOWN_BOUND_UP or action == DOWN_BOUND_DOWN:
         following = action + 1
-    if following < 0 or (following == WAIT and p.airborne):
+    elif action == DOWN_WAIT_UP or action == DOWN_WAIT_DOWN:
+        following = action + 2
+    if action == c.launch_actions[0] or action == c.launch_actions[1]:
+        start_launch(p, h, c)
+        return
+    if action == c.launch_actions[2]:
+        p.self_vx_air, p.self_vy = p.self_vx_air * c.launch_kept, p.self_vy * c.launch_kept
+    if following < 0 or (following == WAIT and p.airborne) or (following == FALL_SPECIAL and not p.airborne):
         following = FALL if p.airborne else WAIT
     set_action(p, h, following)
+
+
+@jit
+def start_launch(p, h, c):
+    """Fire Fox, Teleport and the like: off along the stick, straight up without one."""
+    length = np.sqrt(h.stick_x ** 2 + h.stick_y ** 2)
+    x, y = (h.stick_x / length, h.stick_y / length) if length > 0 else (0.0, 1.0)
+    if not p.airborne:
+        leave_ground(p, h)
+        p.jumps = 0
+    set_action(p, h, c.launch_actions[2])
+    p.self_vx_air, p.self_vy = c.launch_speed * x, c.launch_speed * y
+    if x != 0:
+        p.facing = 1 if x > 0 else -1
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -867,7 +907,7 @@ def ground_inputs(p, h, c, on_platform):
             start_from_stand(p, h, c, True, True)
         elif action == JAB_1 and frames > 3 and pressed(h, BUTTON_A):
             set_action(p, h, JAB_2)
-    elif action == DOWN_WAIT_UP or action == DOWN_WAIT_UP + 8:
+    elif action == DOWN_WAIT_UP or action == DOWN_WAIT_DOWN:
         floor_inputs(p, h)
     elif in_damage(action) and not p.in_hitstun:
         start_from_stand(p, h, c, True, True)
@@ -1093,11 +1133,19 @@ def air_velocity(p, h, c, t):
     if h.flag == FIRST_JUMP_FRAME and (action == JUMP_FORWARD or action == JUMP_BACKWARD):
         h.flag = 0
         return
+    if action == c.launch_actions[2]:
+        if frame >= c.launch_slow_from:
+            speed = np.sqrt(p.self_vx_air ** 2 + p.self_vy ** 2)
+            keep = max(0.0, speed - c.launch_slower) / max(speed, .001)
+            p.self_vx_air, p.self_vy = p.self_vx_air * keep, p.self_vy * keep
+        return
     row = c.velocity_row[action]
     if row and frame < MAX_FRAMES and not np.isnan(t.velocities[row, frame, 2]):  # specials, Mewtwo's double jump
         p.self_vy = t.velocities[row, frame, 2]
         vx = t.velocities[row, frame, 1]
-        if np.isnan(vx):
+        if action == c.launch_actions[1]:
+            p.self_vx_air = slowed(p.self_vx_air, c.air_friction)
+        elif np.isnan(vx):
             drift(p, h, c)
         else:
             p.self_vx_air = vx * p.facing
@@ -1139,7 +1187,8 @@ def ground_velocity(p, h, c, t):
             acceleration *= (1 - speed / target) * .5
         speed = approach(speed, acceleration, target, c.friction)
     elif action == TURN_RUN:
-        if h.stick_x * p.facing < 0:
+        back = h.stick_x * p.facing * (1 if h.flag else -1)
+        if back > 0:
             speed = approach(speed, run_acceleration, run_target, c.friction)
         else:
             speed = slowed(speed, c.friction)
@@ -1580,14 +1629,15 @@ def step_grab(a, ah, ac, v, vh, vc):
             v.x = a.x + ac.pull_reach * a.facing
     elif a.action <= PUMMEL:
         hold = HELD_AIR if v.action <= PUMMELED_AIR else HELD
+        if v.action < hold:
+            v.x = a.x + ac.hold_reach * a.facing
         if v.action < hold or (v.action > hold and vh.action_frames >= 20):
             set_action(v, vh, hold)
-        v.x = a.x + ac.hold_reach * a.facing
         if a.action == PUMMEL and frame == ac.pummel_frame + 1 and a.hitlag == 0:
             pummel(a, ah, ac, v, vh)
         mash(a, ah, v, vh)
     else:
-        throw(a, ah, ac, v, vh, frame)
+        throw(a, ah, ac, v, vh, vc, frame)
 
 
 @jit
@@ -1618,9 +1668,11 @@ def let_go(a, ah, v, vh):
 
 
 @jit
-def throw(a, ah, ac, v, vh, frame):
-    """Throws count as if everybody weighed 100, and one frame of the flight passes on the release."""
+def throw(a, ah, ac, v, vh, vc, frame):
+    """Some throws are as slow as the victim is heavy; all launch as if everybody weighed 100."""
     way = a.action - THROW_FORWARD
+    slow = vc.weight / 100 if ac.throw_by_weight[way] else 1.0
+    ah.throw_frames = int(ac.throw_length[way] * slow)
     if not THROWN_FORWARD <= v.action <= 242:
         set_action(v, vh, THROWN_FORWARD + way)
     attack_id = 53 + way
@@ -1631,7 +1683,7 @@ def throw(a, ah, ac, v, vh, frame):
     if frame < MAX_FRAMES:                             # the animation carries him along
         v.x = a.x + ac.thrown_path[way, frame, 0] * start_facing
         v.y = a.y + ac.thrown_path[way, frame, 1]
-    if frame < ac.throw_frame[way]:
+    if frame < np.round(ac.throw_frame[way] * slow):
         return
     damage = ac.throw_damage[way]
     force = knockback(v.percent, damage, damage * factor, 100, ac.throw_growth[way], 0, ac.throw_base[way])
@@ -1640,6 +1692,7 @@ def throw(a, ah, ac, v, vh, frame):
     a.last_attack, v.last_hit_by = attack_id, a.port
     launch(v, vh, ac.throw_angle[way], force, start_facing, .5)
     v.facing = -1 if v.kb_vx > 0 else 1
+    knockback_decay(v, vc)                             # the flight has begun
 
 
 @jit
@@ -2026,7 +2079,7 @@ def attacker_bot(bot, me, foe, frame_id, edge):
         pad.main_x = -.5 if me.x > 0 else .5
     else:
         near_edge = me.x * side > edge - 18
-        pad.main_x = side * (.5 if near_edge or chance < .2 else 1.0)
+        pad.main_x = 0 if me.x * side > edge - 5 else side * (.5 if near_edge or chance < .2 else 1.0)
         if chance > .93 and not near_edge:
             pad.buttons = BUTTON_X
 

@@ -206,14 +206,23 @@ def action_rows(endings, feet):
     return [[*key, *row] for key, row in sorted(rows.items())]
 
 
+def repeats(samples, action):
+    """The same each time; for specials it is enough to be alike, as the stick bends most of them a little."""
+    if len(samples) == 0:
+        return False
+    spread, size = np.ptp(np.percentile(samples, [10, 90])), abs(np.median(samples))
+    if action >= 341 and size > .5:
+        return spread < .25 * size
+    return len(samples) >= 3 and spread < .04
+
+
 def velocity_rows(curves):
     rows = []
     for (character, action, frame), values in sorted(curves.items()):
         medians = []
         for samples in np.array(values).T:
             samples = samples[~np.isnan(samples)]
-            same = len(samples) >= 3 and np.ptp(np.percentile(samples, [10, 90])) < .04
-            medians.append(np.median(samples) if same else np.nan)
+            medians.append(np.median(samples) if repeats(samples, action) else np.nan)
         if character in game.CHARACTERS.values() and not np.isnan(medians).all():
             rows.append([character, action, frame, *map(exactly, medians)])
     return rows

@@ -28,6 +28,36 @@ TO_CONTROLLER = {"sx": "main_x", "sy": "main_y", "cx": "c_x", "cy": "c_y", "trig
 LEDGE_INTANGIBLE, UNKNOWN_TIMER = 37, 10
 
 
+def throw_lengths(players):
+    """Frames a throw in progress takes; some take longer the heavier the other is."""
+    characters = game.TABLES.characters
+    way = np.clip(players["action"] - game.THROW_FORWARD, 0, 3)
+    own, other = characters[players["character"]], characters[players["character"][:, ::-1]]
+    pick = lambda name: np.take_along_axis(own[name], way[..., None], -1)[..., 0]
+    return np.where(pick("throw_by_weight") > 0, other["weight"] / 100, 1) * pick("throw_length")
+
+
+def one_entry_per_swing(queues, characters, swing_has_hit):
+    """The tool's staling queue holds an entry for each hit; the game, as Melee, one for each swing."""
+    several = {character: multi_hit_attacks(character) for character in CHARS}
+    for queue, character, has_hit in zip(queues.reshape(-1, 9), characters.ravel(), swing_has_hit.ravel()):
+        if queue[0] == 0:
+            continue
+        entries = [entry for place, entry in enumerate(queue)
+                   if not (place and entry == queue[place - 1] and entry in several.get(int(character), ()))]
+        if has_hit:                                    # all hits of a swing are as stale as its first
+            del entries[0]
+        queue[:] = entries + [0] * (9 - len(entries))
+
+
+def multi_hit_attacks(character):
+    """Attack ids of moves whose hitboxes come back after a gap, and of pummels."""
+    row = game.TABLES.characters[character]
+    active = row["hit_row"] > 0
+    starts = (active[:, 1:] & ~active[:, :-1]).sum(1)
+    return {int(row["attack_id"][action]) for action in np.flatnonzero(starts > 2)} - {0}
+
+
 def step(state, inputs, stage):
     frames, hidden = np.zeros(len(state), game.FRAME), np.zeros(len(state), game.HIDDEN)
     controllers = np.zeros(inputs.shape, game.CONTROLLER)
@@ -38,6 +68,7 @@ def step(state, inputs, stage):
         secrets[ours] = state[theirs]
     for theirs, ours in TO_CONTROLLER.items():
         controllers[ours] = inputs[theirs]
+    one_entry_per_swing(secrets["stale"], state["char"], state["hit_done"])
     unsupported = ~np.isin(state["char"], list(CHARS))
     players["character"][unsupported] = game.FOX       # their rows are not scored, but they may stand in the way
     players["present"], players["port"] = 1, [0, 1]
@@ -50,6 +81,7 @@ def step(state, inputs, stage):
     secrets["hurt_kind"] = state["hurtbox"]
     secrets["hurt_timer"] = np.where(state["hurtbox"] == 0, 0,
                                      np.where(state["action"] == game.LEDGE_CATCH, ledge_left, UNKNOWN_TIMER))
+    secrets["throw_frames"] = throw_lengths(players)
     secrets["grab_timer"] = UNKNOWN_TIMER * 10
     secrets["guard_frames"] = np.where(state["action"] == game.SHIELD_STUN, UNKNOWN_TIMER, 0)
 
