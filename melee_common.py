@@ -1846,7 +1846,7 @@ class VecEnv:
         self.frames, self.controllers = games.frames, games.controllers
         self.final_frames, self.final_controllers = games.final_frames, games.final_controllers
         self.broken = np.zeros(num_games, bool)
-        self._before = self.frames.copy()
+        self._before = b""
         games.reset(np.ones(num_games, bool))
         bounds = np.linspace(0, num_games, num_workers + 1).astype(int) if num_workers else []
         self._slices = list(zip(bounds[:-1], bounds[1:], strict=True))
@@ -1863,7 +1863,7 @@ class VecEnv:
         if not self.num_workers:
             self.games.step(self.action_repeat, self.max_episode_frames)
             return self.games.terminated, self.games.truncated, self.broken
-        self._before[:] = self.frames
+        self._before = self.frames.tobytes()
         for worker in self._workers:
             worker.send()
         deadline = time.monotonic() + self.timeout
@@ -1883,7 +1883,7 @@ class VecEnv:
         part = self.games.slice(low, high)
         part.terminated[:], part.truncated[:] = False, True
         self.broken[low:high] = True
-        part.final_frames[:] = self._before[low:high]                       # what the worker left may be half written
+        part.final_frames[:] = np.frombuffer(self._before, FRAME)[low:high]  # what the worker left may be half written
         part.reset(np.ones(high - low, bool))
         self._workers[k] = self._forks.start(low, high)
 

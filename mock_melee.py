@@ -196,7 +196,7 @@ STAGE = np.dtype([
     ("floor_y", "f4", MAX_FLOORS), ("floor_left", "f4", MAX_FLOORS), ("floor_right", "f4", MAX_FLOORS),
     ("num_floors", "i4"), ("slope_start", "f4"), ("slope", "f4"),   # the main floor falls off beyond |x| = slope_start
     ("blast_left", "f4"), ("blast_right", "f4"), ("blast_top", "f4"), ("blast_bottom", "f4"),
-    ("spawn_x", "f4", 2), ("spawn_y", "f4", 2), ("revive_y", "f4")])
+    ("spawn_x", "f4", 2), ("spawn_y", "f4", 2), ("revive_x", "f4", 2), ("revive_y", "f4")])
 
 STAGE_ROWS = {  # floors (y, left, right); blast zones (left, right, top, bottom); neutral spawns of ports 1 and 2
     32: ([(0, -85.5657, 85.5657)], (-246, 246, 188, -140), [(-60, 10), (60, 10)]),
@@ -210,6 +210,7 @@ STAGE_ROWS = {  # floors (y, left, right); blast zones (left, right, top, bottom
     2: ([(0, -63.3475, 63.3475), (42.75, -14.25, 14.25)], (-198.75, 198.75, 202.5, -146.25),
         [(-41.25, 21), (41.25, 27)]),
 }
+REVIVE = {32: ((16, -50), 112.85)}  # where the platform of light appears, per port; measured on Final Destination only
 SLOPES = {8: (39.2, .2088)}  # Yoshi's Story falls off beyond x = 39.2
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -372,7 +373,7 @@ def build_tables():
         row["blast_left"], row["blast_right"], row["blast_top"], row["blast_bottom"] = blast
         row["spawn_x"], row["spawn_y"] = np.transpose(spawns)
         row["slope_start"], row["slope"] = SLOPES.get(stage, (NO_SLOPE, 0))
-        row["revive_y"] = 70
+        row["revive_x"], row["revive_y"] = REVIVE.get(stage, ((16, -16), 112.85))
     return Tables(characters, stages, np.array(hitboxes), np.array(root_motion), np.array(velocities))
 
 
@@ -771,6 +772,9 @@ def end_of_action(p, h, c):
     if action in (WAIT, WALK_SLOW, WALK_MIDDLE, WALK_FAST, RUN, FALL, FALL_AERIAL, FALL_SPECIAL, TUMBLE, CROUCH, SHIELD,
                   LEDGE_HANG, HOLD, TEETER_WAIT, SLEEP):
         return
+    if is_down_damage(action) and p.in_hitstun:
+        p.hitstun = max(0, p.hitstun - 1)
+        p.in_hitstun = p.hitstun > 0
     if in_damage(action):                              # lasts until hitstun and animation are both over
         if p.in_hitstun:
             p.hitstun = max(0, p.hitstun - 1)
@@ -841,6 +845,12 @@ def start_launch(p, h, c):
 @jit
 def in_shine(p):
     return (p.character == FOX or p.character == FALCO) and 360 <= p.action <= 369
+
+
+@jit
+def is_down_damage(action):
+    """Hit while lying on the floor, too weakly to fly."""
+    return action == 185 or action == 193
 
 
 @jit
@@ -931,7 +941,8 @@ def turn_inputs(p, h, c):
     frames = h.action_frames
     if h.flag == 0 and frames >= c.turn_frames:
         p.facing, h.flag = -p.facing, 1
-    if frames <= 1 and h.flag == 0 and abs(h.stick_x) >= DASH_X and h.stick_x * p.facing < 0 and h.tilt_x_age < 3:
+    flicked = h.tilt_x_age == 0 or (h.tilt_x_age < 3 and abs(h.last_stick_x) >= DASH_X)
+    if frames <= 1 and h.flag == 0 and abs(h.stick_x) >= DASH_X and h.stick_x * p.facing < 0 and flicked:
         p.facing = -p.facing
         start_dash(p, h)
         return
@@ -964,7 +975,7 @@ def dash_inputs(p, h, c):
         set_action(p, h, SHIELD_START)
     elif abs(h.c_x) >= DASH_X and abs(h.last_c_x) < DASH_X:
         set_action(p, h, c.own_action[FSMASH])
-    elif pressed(h, BUTTON_A):
+    elif pressed(h, BUTTON_A) and h.stick_x * p.facing >= TILT:
         smash = frames < 4 and h.stick_x * p.facing >= DASH_X
         set_action(p, h, c.own_action[FSMASH] if smash else DASH_ATTACK)
     elif dash_flick(h) and h.stick_x * p.facing < 0:   # dash back
@@ -1192,7 +1203,9 @@ def ground_velocity(p, h, c, t):
             speed = approach(speed, run_acceleration, run_target, c.friction)
         else:
             speed = slowed(speed, c.friction)
-    elif root and frame + 1 < MAX_FRAMES:              # the animation moves the character
+    elif (action == DOWN_BOUND_UP or action == DOWN_BOUND_DOWN) and frame == 4:
+        speed = 0.0                                    # the bounce is over
+    elif root and frame + 1 < MAX_FRAMES and not JAB_1 < action <= DTILT:  # the animation moves the character
         turned = t.root_motion[root, frame + 1, 2] != 0
         if turned and t.root_motion[root, frame, 2] == 0:
             p.facing = -p.facing
@@ -1260,7 +1273,7 @@ def land(p, h, c, y):
             set_action(p, h, TECH_FORWARD if toward > .2 else TECH_BACKWARD if toward < -.2 else TECH)
         else:
             set_action(p, h, DOWN_BOUND_UP)
-    elif not in_damage(action) or not p.in_hitstun:
+    elif not is_down_damage(action) and (not in_damage(action) or not p.in_hitstun):
         set_action(p, h, LANDING)
 
 
@@ -1561,7 +1574,9 @@ def launch(v, vh, angle, force, side, contact):
         v.kb_vy = -.8 * v.kb_vy if flying else 0       # bounces off the floor, or stays on it
     if not v.airborne and (flying or v.kb_vy > 0):
         leave_ground(v, vh)
-    if flying:
+    if not flying and DOWN_BOUND_UP <= v.action < TECH:
+        action = 185 if v.action < DOWN_BOUND_DOWN else 193
+    elif flying:
         action = DAMAGE_FLY_TOP if 75 < angle < 105 else DAMAGE_FLY_HIGH + part
     else:
         level = 0 if hitstun < 10 else 1 if hitstun < 21 else 2
@@ -1752,7 +1767,7 @@ def push_apart(a, b):
 
 
 @jit
-def step_dead(p, h, s):
+def step_dead(p, h, s, index):
     """Dying for 60 frames, then down on the platform of light, waiting there, and falling from it."""
     h.action_frames += 1
     p.state_age += 1
@@ -1766,7 +1781,8 @@ def step_dead(p, h, s):
                 set_action(p, h, SLEEP)
                 return
             set_action(p, h, REBIRTH)
-            p.x, p.y, p.airborne, p.percent, p.facing = 0, s.revive_y, 1, 0, 1
+            p.x, p.y, p.airborne, p.percent = s.revive_x[index], s.revive_y, 1, 0
+            p.facing = -1 if p.x > 0 else 1
             p.kb_vx, p.kb_vy, p.self_vx_air, p.self_vy, p.self_vx_ground = 0, 0, 0, -1.15, 0
             p.jumps, p.shield, p.fastfall = 1, SHIELD_HEALTH, 0
     elif p.action == REBIRTH:
@@ -1816,13 +1832,13 @@ def update_hurtbox(p, h, c):
 
 
 @jit
-def step_player(p, h, c, s, t):
+def step_player(p, h, c, s, t, index):
     h.old_x, h.old_y = p.x, p.y
     h.ledge_cooldown = max(0, h.ledge_cooldown - 1)
     h.combo_timer = max(0, h.combo_timer - 1)
     p.l_cancel = 0
     if p.action <= REBIRTH_WAIT:
-        step_dead(p, h, s)
+        step_dead(p, h, s, index)
         return
     if p.hitlag > 0:
         p.hitlag = max(0, p.hitlag - 1)
@@ -1872,7 +1888,7 @@ def act(p, h, c, s, t):
 def move(p, h, c, s, t, floor):
     old_x, old_y = p.x, p.y
     knockback_decay(p, c)
-    if DOWN_BOUND_UP <= p.action <= TECH_BACKWARD:
+    if DOWN_BOUND_UP <= p.action <= TECH_BACKWARD and not is_down_damage(p.action):
         p.airborne = 0
     if p.airborne:
         air_velocity(p, h, c, t)
@@ -1906,8 +1922,8 @@ def step_all(frames, hidden, controllers, t):
         push = push_apart(p, q)
         read_controller(hp, controllers[game, 0])
         read_controller(hq, controllers[game, 1])
-        step_player(p, hp, c, s, t)
-        step_player(q, hq, d, s, t)
+        step_player(p, hp, c, s, t, 0)
+        step_player(q, hq, d, s, t, 1)
         if not p.airborne and not q.airborne:          # who rolls or dodges pushes, but is not pushed
             p.x += push if not ROLL_FORWARD <= p.action <= SPOT_DODGE else 0
             q.x -= push if not ROLL_FORWARD <= q.action <= SPOT_DODGE else 0

@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from melee_common import (
-    ACTION_SIZE, BOT_SLOT, BOTS, CHARACTERS, NUM_FLOATS, NUM_INTS, STAGES, Observation, Policy, Pool, Ratings, UserError,
+    ACTION_SIZE, BOT_SLOT, BOTS, CHARACTERS, FRAME, NUM_FLOATS, NUM_INTS, STAGES, Observation, Policy, Pool, Ratings, UserError,
     VecEnv, act, action_logprobs, append_jsonl, compute_gae, compute_rewards, decode_actions, load_checkpoint, load_policy,
     lookup, observe, outcomes, parse_hidden, play_games, run_script, save_checkpoint, start_run, to_torch, wilson_interval,
 )
@@ -306,10 +306,11 @@ def main(args: Args) -> None:
                     clock["policy"] += time.perf_counter() - tick
                     tick = time.perf_counter()
 
-                    before, controllers = envs.frames.copy(), decode_actions(actions[t])
+                    before = np.frombuffer(envs.frames.tobytes(), FRAME)    # .copy() goes field by field: 100 times slower
+                    controllers = decode_actions(actions[t])
                     terminated[t], truncated[t], broken = envs.step(controllers)
                     resets = terminated[t] | truncated[t]
-                    after = np.where(resets, envs.final_frames, envs.frames)
+                    after = np.where(resets, envs.final_frames, envs.frames) if resets.any() else envs.frames
                     rewards[t] = compute_rewards(before, after, args.reward_stock, args.reward_damage)
                     learns[t] = (assignment == 0) & ~broken[:, None]
                     clock["env"] += time.perf_counter() - tick

@@ -102,16 +102,23 @@ def measure_endings(player, endings):
 
 
 def measure_feet(player, feet):
-    """Where the feet are above the position: each landing gives an interval, the floor having been crossed."""
+    """Where the feet are above the position: a landing gives an interval, as the floor was crossed, and a character
+    who falls on below the floor's height a lower bound."""
+    characters = game.TABLES.characters
     for t in range(12, len(player["y"]) - 1):
-        lands = player["airborne"][t - 11:t + 1].all() and not player["airborne"][t + 1]
-        if not lands or player["hitlag"][t] or player["hitlag"][t + 1] or player["action"][t] < 14:
+        if not player["airborne"][t - 11:t + 1].all() or player["hitlag"][t] or player["hitlag"][t + 1]:
             continue
-        if player["action"][t + 1] in (12, 252) or player["y"][t + 1] > player["y"][t] + 30:
+        character, action = player["character"][t], player["action"][t]
+        if action < 14 or character not in game.CHARACTERS.values() or player["action"][t + 1] in (12, 252):
             continue
-        floor, before = player["y"][t + 1], player["y"][t]
-        after = min(before + player["vy"][t] + player["kb_vy"][t + 1], before)
-        feet[player["character"][t], player["action"][t]].append((floor - before, floor - after))
+        before, floor = player["y"][t], player["y"][t + 1]
+        speed = min(player["vy"][t + 1], max(player["vy"][t] - characters[character]["gravity"],
+                                             -characters[character]["fall_max"]))
+        after = min(before + speed + player["kb_vy"][t + 1], before)
+        if not player["airborne"][t + 1] and floor <= before + 30:
+            feet[character, action].append((floor - before, floor - after))
+        elif player["airborne"][t + 1] and -8 < floor < 0 and abs(player["x"][t + 1]) < 50 and floor < before:
+            feet[character, action].append((-floor, 14))
 
 
 def measure_velocities(player, curves):

@@ -40,9 +40,8 @@ def throw_lengths(players):
 def one_entry_per_swing(queues, characters, swing_has_hit):
     """The tool's staling queue holds an entry for each hit; the game, as Melee, one for each swing."""
     several = {character: multi_hit_attacks(character) for character in CHARS}
-    for queue, character, has_hit in zip(queues.reshape(-1, 9), characters.ravel(), swing_has_hit.ravel()):
-        if queue[0] == 0:
-            continue
+    for row, player in np.argwhere(queues[..., 0] != 0):
+        queue, character, has_hit = queues[row, player], characters[row, player], swing_has_hit[row, player]
         entries = [entry for place, entry in enumerate(queue)
                    if not (place and entry == queue[place - 1] and entry in several.get(int(character), ()))]
         if has_hit:                                    # all hits of a swing are as stale as its first
