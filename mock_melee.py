@@ -427,7 +427,7 @@ WAIT, WALK_SLOW, WALK_MIDDLE, WALK_FAST, TURN, TURN_RUN, DASH, RUN, RUN_BRAKE = 
 JUMPSQUAT, JUMP_FORWARD, JUMP_BACKWARD, DOUBLE_FORWARD, DOUBLE_BACKWARD = 24, 25, 26, 27, 28
 FALL, FALL_AERIAL, FALL_SPECIAL, TUMBLE, CROUCH_START, CROUCH, CROUCH_END = 29, 32, 35, 38, 39, 40, 41
 LANDING, LANDING_SPECIAL = 42, 43
-JAB_1, JAB_2, DASH_ATTACK, FTILT, UTILT, DTILT, FSMASH, USMASH, DSMASH = 44, 45, 50, 53, 56, 57, 60, 63, 64
+JAB_1, JAB_2, DASH_ATTACK, FTILT_HIGH, FTILT, UTILT, DTILT, FSMASH, USMASH, DSMASH = 44, 45, 50, 51, 53, 56, 57, 60, 63, 64
 NAIR, FAIR, BAIR, UAIR, DAIR = 65, 66, 67, 68, 69
 DAMAGE_FIRST, DAMAGE_AIR, DAMAGE_FLY_HIGH, DAMAGE_FLY, DAMAGE_FLY_LOW, DAMAGE_FLY_TOP, DAMAGE_LAST = (
     75, 84, 87, 88, 89, 90, 91)
@@ -941,8 +941,7 @@ def turn_inputs(p, h, c):
     frames = h.action_frames
     if h.flag == 0 and frames >= c.turn_frames:
         p.facing, h.flag = -p.facing, 1
-    flicked = h.tilt_x_age == 0 or (h.tilt_x_age < 3 and abs(h.last_stick_x) >= DASH_X)
-    if frames <= 1 and h.flag == 0 and abs(h.stick_x) >= DASH_X and h.stick_x * p.facing < 0 and flicked:
+    if frames <= 1 and h.flag == 0 and abs(h.stick_x) >= DASH_X and h.stick_x * p.facing < 0 and h.tilt_x_age < 3:
         p.facing = -p.facing
         start_dash(p, h)
         return
@@ -1205,7 +1204,7 @@ def ground_velocity(p, h, c, t):
             speed = slowed(speed, c.friction)
     elif (action == DOWN_BOUND_UP or action == DOWN_BOUND_DOWN) and frame == 4:
         speed = 0.0                                    # the bounce is over
-    elif root and frame + 1 < MAX_FRAMES and not JAB_1 < action <= DTILT:  # the animation moves the character
+    elif root and frame + 1 < MAX_FRAMES and action != FTILT_HIGH:  # the animation moves the character
         turned = t.root_motion[root, frame + 1, 2] != 0
         if turned and t.root_motion[root, frame, 2] == 0:
             p.facing = -p.facing
@@ -2069,15 +2068,19 @@ def attacker_bot(bot, me, foe, frame_id, edge):
     if abs(dx) < 16 and -8 < dy < 12:
         if me.airborne:
             pad.c_x, bot.wait = side, 8
-        elif chance < .45 and me.facing == side:
+        elif me.facing != side and chance < .6:        # turn round
+            pad.main_x, bot.wait = .5 * side, 2
+        elif chance < .35:
             pad.buttons, bot.wait = BUTTON_A, 8
-            pad.main_x = .5 * side if chance < .25 else 0
-        elif chance < .6:
+            pad.main_x = .5 * side if chance < .2 else 0
+        elif chance < .65:
+            pad.buttons, pad.main_y, bot.wait = BUTTON_A, -.5, 8
+        elif chance < .78:
             pad.c_y, bot.wait = -1.0 if dy < 5 else 1.0, 10
-        elif chance < .8:
+        elif chance < .88:
             pad.c_x, bot.wait = side, 12
-        elif chance < .9:
-            pad.r, pad.buttons, bot.wait = 1.0, BUTTON_R, 12
+        elif chance < .94:
+            pad.r, pad.buttons, bot.wait = 1.0, BUTTON_R, 10
         else:
             pad.main_x = .5 * side
     elif abs(dx) < 20 and dy >= 12:
