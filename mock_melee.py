@@ -664,7 +664,7 @@ def start_from_stand(p, h, c, may_turn, may_move):
         start_dash(p, h)
     elif may_turn and h.stick_x * p.facing <= -TILT:
         set_action(p, h, TURN)
-    elif may_move and h.stick_y <= CROUCH_Y:
+    elif may_move and h.stick_y <= CROUCH_Y and -h.stick_y > abs(h.stick_x):
         set_action(p, h, CROUCH_START)
     elif may_move and abs(h.stick_x) >= WALK_X:
         start_walk(p, h, c)
@@ -871,7 +871,7 @@ def air_inputs(p, h, c):
         return
     first_jump_frame = jumping and h.flag == FIRST_JUMP_FRAME
     if h.action_frames > 0 or first_jump_frame or action == JUMP_FORWARD or action == JUMP_BACKWARD:
-        start_from_air(p, h, c, h.action_frames > 0)
+        start_from_air(p, h, c, h.action_frames > 0 or pressed(h, BUTTON_XY))
     elif not jumping:
         start_from_air(p, h, c, True)
     if action == TUMBLE and p.action == TUMBLE and dash_flick(h):
@@ -941,12 +941,12 @@ def turn_inputs(p, h, c):
     frames = h.action_frames
     if h.flag == 0 and frames >= c.turn_frames:
         p.facing, h.flag = -p.facing, 1
+    if jump_pressed(h):
+        set_action(p, h, JUMPSQUAT)
+        return
     if frames <= 1 and h.flag == 0 and abs(h.stick_x) >= DASH_X and h.stick_x * p.facing < 0 and h.tilt_x_age < 3:
         p.facing = -p.facing
         start_dash(p, h)
-        return
-    if jump_pressed(h):
-        set_action(p, h, JUMPSQUAT)
         return
     if pressed(h, BUTTON_Z) or (pressed(h, BUTTON_A) and shield_held(h)):
         set_action(p, h, GRAB)
