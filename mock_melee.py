@@ -781,6 +781,7 @@ def end_of_action(p, h, c):
             p.in_hitstun = p.hitstun > 0
         if not p.in_hitstun and p.state_age >= damage_frames(action):
             set_action(p, h, TUMBLE if action >= DAMAGE_FLY_HIGH else FALL if p.airborne else WAIT)
+            h.flag = 1 if p.action == TUMBLE and action != DAMAGE_FLY and action != DAMAGE_FLY_LOW else 0
         return
     if action == SHIELD_STUN:
         if h.guard_frames > 0:
@@ -1253,6 +1254,16 @@ def floor_under(p, s):
 
 
 @jit
+def lands_face_down(action, h):
+    """The flying animations roll over with time; from which side a character tumbles is remembered in `flag`."""
+    if action == TUMBLE:
+        return h.flag == 1
+    if action == DAMAGE_FLY_TOP:
+        return h.action_frames >= 40
+    return action == DAMAGE_LAST or (action <= DAMAGE_FLY and h.action_frames >= 20)
+
+
+@jit
 def land(p, h, c, y):
     action = p.action
     p.y, p.airborne, p.self_vx_ground, p.self_vy = y + .0001, 0, p.self_vx_air, 0
@@ -1271,7 +1282,7 @@ def land(p, h, c, y):
             toward = h.stick_x * p.facing
             set_action(p, h, TECH_FORWARD if toward > .2 else TECH_BACKWARD if toward < -.2 else TECH)
         else:
-            set_action(p, h, DOWN_BOUND_UP)
+            set_action(p, h, DOWN_BOUND_DOWN if lands_face_down(action, h) else DOWN_BOUND_UP)
     elif not is_down_damage(action) and (not in_damage(action) or not p.in_hitstun):
         set_action(p, h, LANDING)
 

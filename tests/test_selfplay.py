@@ -68,14 +68,14 @@ def test_seeds(tmp_path):
 
 
 def test_kill_9_and_resume(tmp_path):
-    main(tiny(tmp_path, "whole", 12, save_interval=2))
-    flags = [f"--{k.replace('_', '-')}={v}" for k, v in vars(tiny(tmp_path, "killed", 12, save_interval=2)).items()
+    main(tiny(tmp_path, "whole", 40, save_interval=3))
+    flags = [f"--{k.replace('_', '-')}={v}" for k, v in vars(tiny(tmp_path, "killed", 40, save_interval=3)).items()
              if v != getattr(Args, k)]
     process = subprocess.Popen([sys.executable, "ppo_selfplay.py", *flags], cwd=ROOT, stdout=subprocess.DEVNULL)
     log = tmp_path / "killed" / "metrics.jsonl"
     while not log.exists() or log.read_text().count("\n") < 5:
         assert process.poll() is None
-        time.sleep(.005)
+        time.sleep(.002)
     process.kill()
     process.wait()
     with open(log, "a") as file:
