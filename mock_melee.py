@@ -805,7 +805,7 @@ def end_of_action(p, h, c):
         following = FALL_SPECIAL
     elif action == LEDGE_CATCH:
         following = LEDGE_HANG
-    elif action == CROUCH_START:
+    elif action == CROUCH_START or action == c.own_action[DTILT]:
         following = CROUCH
     elif action == GRAB_PULL or action == GRAB_DASH_PULL or action == PUMMEL:
         following = HOLD
@@ -907,7 +907,9 @@ def ground_inputs(p, h, c, on_platform):
     elif SHIELD_START <= action <= SHIELD_RELEASE:
         shield_inputs(p, h, on_platform)
     elif in_shine(p):
-        if action <= 361 and jump_pressed(h):
+        if action > 364:                               # it began in the air
+            p.action = action - 5
+        elif action <= 361 and jump_pressed(h):
             set_action(p, h, JUMPSQUAT)
         elif action == 361 and frames >= 18 and (h.buttons & BUTTON_B) == 0:
             set_action(p, h, 363)
@@ -1283,7 +1285,8 @@ def land(p, h, c, y):
             set_action(p, h, TECH_FORWARD if toward > .2 else TECH_BACKWARD if toward < -.2 else TECH)
         else:
             set_action(p, h, DOWN_BOUND_DOWN if lands_face_down(action, h) else DOWN_BOUND_UP)
-    elif not is_down_damage(action) and (not in_damage(action) or not p.in_hitstun):
+    elif not is_down_damage(action):
+        p.in_hitstun, p.hitstun = 0, 0
         set_action(p, h, LANDING)
 
 
@@ -2055,7 +2058,7 @@ def attacker_bot(bot, me, foe, frame_id, edge):
         return
     seed, pad = bot.seed, bot.held
     clear_controller(pad)
-    bot.wait = 4 + int(9 * random_uniform(seed, frame_id, 1))
+    bot.wait = 4 + int(6 * random_uniform(seed, frame_id, 1))
     chance = random_uniform(seed, frame_id, 2)
     dx, dy = foe.x - me.x, foe.y - me.y
     side = 1.0 if dx > 0 else -1.0

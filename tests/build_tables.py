@@ -262,13 +262,13 @@ def dodge_rows(dodges):
 
 
 def special_rows(starts):
-    """What replays show replaces the row of before; what they do not show stays."""
+    """Adds what replays show to the rows of before; those stay, as a special on landing or leaving the ground misleads."""
     with open(DATA / "specials.csv", newline="") as file:
         rows = {tuple(map(int, row[:3])): int(row[3]) for row in list(csv.reader(file))[1:]}
     for key, counts in starts.items():
         (action, times), = counts.most_common(1)
         if times >= 3 and key[0] in game.CHARACTERS.values():
-            rows[tuple(map(int, key))] = int(action)
+            rows.setdefault(tuple(map(int, key)), int(action))
     return [[*key, action] for key, action in sorted(rows.items())]
 
 
