@@ -2145,7 +2145,7 @@ def bot_controllers(frames, bots, controllers):
 # Compilation
 # ---------------------------------------------------------------------------------------------------------------------
 
-COLD_COMPILE_SECONDS = 30
+COLD_COMPILE_SECONDS = 20
 
 
 def warm_up():

@@ -425,7 +425,7 @@ MARTH_DTILT = dict(buttons=game.BUTTON_A, main_y=-.5)
 
 
 @pytest.mark.parametrize("victim", SEVEN)
-@pytest.mark.parametrize("percent", [0.0, 40.0, 110.0])
+@pytest.mark.parametrize("percent", [0.0, 40.75, 110.0])
 def test_knockback_follows_the_formula(victim, percent):
     match = hit(MARTH, victim, percent, MARTH_DTILT)
     attacker, hurt = match.players
@@ -434,7 +434,7 @@ def test_knockback_follows_the_formula(victim, percent):
     row = next(row for row in boxes if damage in row["damage"])
     box = list(row["damage"]).index(damage)
     weight = game.TABLES.characters[victim]["weight"]
-    p = percent + damage
+    p = int(percent) + damage                          # the percent before the hit counts without its fraction
     scaled = 1.4 * (200 / (weight + 100)) * (.1 * p + .05 * damage * p) + 18
     force = row["growth"][box] / 100 * scaled + row["base"][box]
     assert np.isclose(np.hypot(hurt["kb_vx"], hurt["kb_vy"]), .03 * force, rtol=1e-3)
