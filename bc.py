@@ -116,7 +116,7 @@ def evaluate(policy: Policy, data: Sequences) -> dict[str, float]:
         obs, actions = data.take(rows)
         weight = data.weights[rows] * real                                  # [T, B]
         changed = data.changed[rows] * weight
-        state = policy.initial_state(rows.shape[1]) if first else state  # noqa: F821 (the very first is a first)
+        state = policy.initial_state(rows.shape[1]) if first else state
         features, state = policy.unroll(obs, state, torch.zeros(rows.shape, dtype=torch.bool))
         logits = policy.logits(features, actions)                           # [T, B, 81]
         logprobs, entropies = action_logprobs(logits, actions)              # [T, B, 6]

@@ -1209,10 +1209,11 @@ BUTTONS = {"A": BUTTON_A, "B": BUTTON_B, "X": BUTTON_X, "Y": BUTTON_Y, "Z": BUTT
            "D_UP": BUTTON_D_UP}
 BUTTON_BITS = np.array(list(BUTTONS.values()), np.int32)
 
-# Stick positions in 1/80, the game's own step. Uniform bins would waste four of seventeen on the dead zone (|x| < 23);
-# these stand on either side of the thresholds that matter: 48 side special, 49 crouch, 53 tap jump and platform drop,
-# 56 spot dodge and roll, 64 dash and smash.
-_HALF = np.array([23, 32, 40, 48, 55, 64, 72, 80])
+# Stick positions in 1/80, the game's own step: one for each stretch between the thresholds that decide what a stick does.
+# Nearest-point bins would straddle them and turn one label in fourteen on the vertical axis into another move.
+_HALF = np.array([23, 34, 44, 50, 54, 59, 70, 80])
+_FROM = np.array([23, 29, 40, 49, 53, 56, 64, 76])  # 23 out of the dead zone, 49 crouch, 53 tap jump and platform drop,
+                                                    # 56 spot dodge and roll, 64 dash and smash; 29, 40, 76 for precision
 STICK_GRID = np.concatenate([-_HALF[::-1], [0], _HALF]).astype(np.float32) / np.float32(80)          # [17]
 SHOULDER_GRID = np.array([0, 49, 77, 105, 140], np.float32) / np.float32(140)                         # [5], light to full
 NUM_BUTTONS, NUM_STICK, NUM_SHOULDER = len(BUTTONS), len(STICK_GRID), len(SHOULDER_GRID)
@@ -1230,22 +1231,24 @@ def _stick_table() -> np.ndarray:
     x, y = np.meshgrid(STICK_GRID, STICK_GRID, indexing="ij")
     pull = np.maximum(1.0, np.hypot(x, y))
     inside = np.trunc(np.stack([x / pull, y / pull], -1) * 80) / 80
+    inside = np.where((np.abs(inside) < 22.5 / 80) & (inside != 0), np.sign(inside) * 23 / 80, inside)  # not the dead zone
     return np.where((pull > 1)[..., None], inside, np.stack([x, y], -1)).astype(np.float32)
 
 
 STICK_TABLE = _stick_table()
-_NEAREST_STICK = np.abs(np.arange(-80, 81)[:, None] / 80 - STICK_GRID).argmin(1).astype(np.int8)      # [161], by 1/80
+_STEPS = np.arange(-80, 81)
+_STICK_INDEX = (STICK_NEUTRAL + np.sign(_STEPS) * np.searchsorted(_FROM, np.abs(_STEPS), "right")).astype(np.int8)    # [161]
 _NEAREST_SHOULDER = np.abs(np.arange(0, 141)[:, None] / 140 - SHOULDER_GRID).argmin(1).astype(np.int8)
 
 
 def encode_controllers(controllers: np.ndarray) -> np.ndarray:
-    """CONTROLLER [...] -> int8 [..., 13], the nearest grid point per axis. Exact for what `decode_actions` makes of grid
+    """CONTROLLER [...] -> int8 [..., 13], the grid point of its stretch per axis. Exact for what `decode_actions` makes of grid
     points inside the unit circle. START and the other d-pad directions have no head."""
     actions = np.empty(controllers.shape + (ACTION_SIZE,), np.int8)
     actions[..., :NUM_BUTTONS] = (controllers["buttons"][..., None] & BUTTON_BITS) != 0
     for k, axis in enumerate(("main_x", "main_y", "c_x", "c_y")):
         step = np.clip(np.rint(controllers[axis] * 80), -80, 80).astype(np.int64)
-        actions[..., NUM_BUTTONS + k] = _NEAREST_STICK[step + 80]
+        actions[..., NUM_BUTTONS + k] = _STICK_INDEX[step + 80]
     trigger = np.maximum(controllers["l"], controllers["r"])
     actions[..., -1] = _NEAREST_SHOULDER[np.clip(np.rint(trigger * 140), 0, 140).astype(np.int64)]
     return actions
@@ -1943,15 +1946,16 @@ class _Worker:
         return "raised\n" + text.decode(errors="replace")
 
     def kill(self) -> None:
-        for fd in (self.command, self.reply):
-            try:
-                os.close(fd)
-            except OSError:
-                pass
-        try:
+        """Ends the worker and waits until it is gone: it must not write into games that are being set up anew."""
+        if not self.pid:
+            return
+        with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
+        while os.read(self.reply, 65536):                                   # the pipe ends when its only writer has
             pass
+        os.close(self.command)
+        os.close(self.reply)
+        self.pid = 0
 
 
 class _ForkServer:
@@ -2120,6 +2124,7 @@ def atomic_write(path: Path, write) -> None:
         raise
 
 
+@functools.lru_cache(maxsize=1)                                             # of the code that runs, not of a later edit
 def versions() -> dict[str, str]:
     """Git revision and package versions, for reproducing a run."""
     found = {"python": platform.python_version()}
@@ -2128,8 +2133,11 @@ def versions() -> dict[str, str]:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             found[package] = "missing"
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True)
-    found["git"] = git.stdout.strip() if git.returncode == 0 else "no repository"
+    try:
+        git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True)
+        found["git"] = git.stdout.strip() if git.returncode == 0 else "no repository"
+    except OSError:
+        found["git"] = "git is not installed"
     return found
 
 
@@ -2177,21 +2185,24 @@ class Pool:
     def __init__(self, directory: str | Path, history_size: int = 20):
         self.directory, self.history_size = Path(directory), history_size
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._load = functools.lru_cache(maxsize=8)(lambda name: load_policy(self.directory / f"{name}.pt")[0].requires_grad_(False))
+        self._load = functools.lru_cache(maxsize=2 * history_size + 8)(lambda name: load_policy(self.directory / f"{name}.pt")[0].requires_grad_(False))
 
     def ids(self) -> list[str]:
-        """The active checkpoints, oldest first."""
+        """All checkpoints that are there, oldest first; the newest `history_size` of them are active."""
         names = [p.stem for p in self.directory.glob("*_*.pt") if p.stem.rpartition("_")[2].isdigit()]
         return sorted(names, key=lambda name: int(name.rpartition("_")[2]))
 
-    def add(self, policy: Policy, agent: str, step: int, in_use: set[str] = frozenset(), **extra) -> str:
-        """Freezes a copy and prunes the oldest beyond `history_size`, never one that is still playing. `extra` is what a
-        checkpoint needs to be played elsewhere, such as its action_repeat."""
+    def add(self, policy: Policy, agent: str, step: int, **extra) -> str:
+        """Freezes a copy. `extra` is what a checkpoint needs to be played elsewhere, such as its action_repeat."""
         name = f"{agent}_{step:012d}"
         save_checkpoint(self.directory / f"{name}.pt", policy, step=step, **extra)
-        for old in [i for i in self.ids()[:-self.history_size] if i not in in_use]:
-            (self.directory / f"{old}.pt").unlink(missing_ok=True)
         return name
+
+    def prune(self, in_use: set[str]) -> None:
+        """Deletes what is neither active nor in use. Only right after a checkpoint: until then a resumed run may go back to
+        games against files that have since become old."""
+        for old in set(self.ids()[:-self.history_size]) - in_use:
+            (self.directory / f"{old}.pt").unlink(missing_ok=True)
 
     def forget_after(self, step: int) -> None:
         """Drops what was added after `step`: a resumed run will add it again."""
@@ -2204,7 +2215,7 @@ class Pool:
 
     def sample(self, rng: np.random.Generator) -> str | None:
         """A uniformly drawn active id whose file can be read, None if there is none."""
-        names = self.ids()
+        names = self.ids()[-self.history_size:]
         for k in rng.permutation(len(names)):
             try:
                 self.load(names[k])
@@ -2240,19 +2251,18 @@ class Ratings:
         return [(name, elo, int(w), int(l), int(d)) for name, (elo, w, l, d) in rows]
 
 
-def start_run(args, runs_dir: str, run_name: str, resume: bool = False) -> Path:
+def start_run(args, runs_dir: str, run_name: str) -> Path:
     """Makes runs/<name>/ with args.json, command.txt and versions.txt; refuses to write over another run."""
     run = Path(runs_dir) / run_name
-    if not resume and run.exists() and any(run.iterdir()):
+    if run.exists() and any(run.iterdir()):
         raise UserError(f"{run}: this run exists already; choose another --run-name, or continue it where --resume is offered")
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{run}: cannot make this folder ({error.strerror}); choose another --runs-dir") from None
-    if not resume:
-        (run / "args.json").write_text(json.dumps(vars(args), indent=1) + "\n")
-        (run / "command.txt").write_text(" ".join(sys.argv) + "\n")
-        (run / "versions.txt").write_text("".join(f"{k} {v}\n" for k, v in versions().items()))
+    (run / "args.json").write_text(json.dumps(vars(args), indent=1) + "\n")
+    (run / "command.txt").write_text(" ".join(sys.argv) + "\n")
+    (run / "versions.txt").write_text("".join(f"{k} {v}\n" for k, v in versions().items()))
     return run
 
 

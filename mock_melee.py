@@ -172,7 +172,8 @@ CHARACTER = np.dtype([(name, "f4") for name in ATTRIBUTES] + [
     ("special_start", "i2", (2, 5)),                   # [airborne, direction]: neutral 1, side 2, up 3, down 4
     ("ledge_pose", "f4", (8, 2)),                      # seven frames of catching the ledge and one of hanging
     ("throw_strike_frame", "i2", 4), ("throw_strike", "f4", 4),  # forward, back, up, down: a blow before the release
-    ("throw_frame", "f4", 4), ("throw_length", "f4", 4), ("throw_by_weight", "f4", 4), ("throw_damage", "f4", 4), ("throw_angle", "f4", 4), ("throw_growth", "f4", 4),
+    ("throw_frame", "f4", 4), ("throw_length", "f4", 4), ("throw_by_weight", "f4", 4),
+    ("throw_damage", "f4", 4), ("throw_angle", "f4", 4), ("throw_growth", "f4", 4),
     ("throw_base", "f4", 4), ("thrown_path", "f4", (4, MAX_FRAMES, 2)), ("pummel_frame", "i2"), ("pummel_damage", "f4"),
     ("own_action", "i2", 80),                          # common id to own id
     ("aerial", "i2", NUM_ACTIONS), ("aerial_landing", "i2", NUM_ACTIONS),  # 0 neutral .. 4 down, -1 neither
@@ -427,7 +428,8 @@ WAIT, WALK_SLOW, WALK_MIDDLE, WALK_FAST, TURN, TURN_RUN, DASH, RUN, RUN_BRAKE = 
 JUMPSQUAT, JUMP_FORWARD, JUMP_BACKWARD, DOUBLE_FORWARD, DOUBLE_BACKWARD = 24, 25, 26, 27, 28
 FALL, FALL_AERIAL, FALL_SPECIAL, TUMBLE, CROUCH_START, CROUCH, CROUCH_END = 29, 32, 35, 38, 39, 40, 41
 LANDING, LANDING_SPECIAL = 42, 43
-JAB_1, JAB_2, DASH_ATTACK, FTILT_HIGH, FTILT, UTILT, DTILT, FSMASH, USMASH, DSMASH = 44, 45, 50, 51, 53, 56, 57, 60, 63, 64
+JAB_1, JAB_2, DASH_ATTACK, FTILT_HIGH, FTILT, UTILT, DTILT, FSMASH, USMASH, DSMASH = (
+    44, 45, 50, 51, 53, 56, 57, 60, 63, 64)
 NAIR, FAIR, BAIR, UAIR, DAIR = 65, 66, 67, 68, 69
 DAMAGE_FIRST, DAMAGE_AIR, DAMAGE_FLY_HIGH, DAMAGE_FLY, DAMAGE_FLY_LOW, DAMAGE_FLY_TOP, DAMAGE_LAST = (
     75, 84, 87, 88, 89, 90, 91)
@@ -435,7 +437,8 @@ SHIELD_START, SHIELD, SHIELD_RELEASE, SHIELD_STUN = 178, 179, 180, 181
 DOWN_BOUND_UP, DOWN_WAIT_UP, DOWN_BOUND_DOWN, DOWN_WAIT_DOWN, TECH, TECH_FORWARD, TECH_BACKWARD = (
     183, 184, 191, 192, 199, 200, 201)
 SHIELD_BREAK_FLY, SHIELD_BREAK_FALL, FURAFURA = 205, 206, 211
-ROLL_FORWARD, ROLL_BACKWARD, SPOT_DODGE, AIR_DODGE, PLATFORM_DROP, TEETER, TEETER_WAIT = 233, 234, 235, 236, 244, 245, 246
+ROLL_FORWARD, ROLL_BACKWARD, SPOT_DODGE, AIR_DODGE, PLATFORM_DROP, TEETER, TEETER_WAIT = (
+    233, 234, 235, 236, 244, 245, 246)
 LEDGE_CATCH, LEDGE_HANG = 252, 253
 BUTTON_XY, BUTTON_LR, BUTTON_LRZ = BUTTON_X | BUTTON_Y, BUTTON_L | BUTTON_R, BUTTON_L | BUTTON_R | BUTTON_Z
 
@@ -1300,7 +1303,7 @@ def passes_platform(p, h):
 
 @jit
 def stop_at_wall(p, s, feet, old_x):
-    """The body is a diamond on its feet: the deeper below the corner, the wider where it meets the wall, to 2.4 units."""
+    """The body is a diamond on its feet: wider where it meets the wall the deeper it hangs."""
     width = 2.42 if p.character == GAMEANDWATCH and p.action != FALL else 1.5
     depth = min(max((-p.y - feet) / 4, 0.0), 1.0)
     for side in (-1, 1):
@@ -1527,7 +1530,8 @@ def hit_test(a, ah, ac, v, vc, t):
     if row == 0 or not is_vulnerable(v):
         return 0, -1
     before = ac.hit_row[a.action, ah.action_frames] if ah.action_frames > 0 else 0
-    return row, touching_box(a, ah, t.hitboxes[row], t.hitboxes[before], v, vc, a.action == GRAB or a.action == GRAB_DASH)
+    grabbing = a.action == GRAB or a.action == GRAB_DASH
+    return row, touching_box(a, ah, t.hitboxes[row], t.hitboxes[before], v, vc, grabbing)
 
 
 @jit
@@ -1543,7 +1547,7 @@ def connect(a, ah, ac, v, vh, vc, attack, box, attack_id):
 @jit
 def land_hit(a, ah, ac, v, vh, vc, attack, box, attack_id):
     damage = attack.damage[box]
-    first_hit = ah.staled == 0                         # all hits of one action are as stale as its first, and count once
+    first_hit = ah.staled == 0                         # one action's hits are equally stale and count once
     if first_hit:
         ah.staled = stale_factor(ah, attack_id)
     staled = damage * ah.staled
@@ -2014,7 +2018,8 @@ def game_over(frames):
 
 BOTS = {"idle": 1, "random": 2, "attacker": 3}
 BOT = np.dtype([("kind", "i4"), ("wait", "i4"), ("seed", "u8"), ("held", CONTROLLER)])
-RANDOM_BUTTONS = np.array([0, 0, 0, 0, 0, BUTTON_A, BUTTON_A, BUTTON_B, BUTTON_X, BUTTON_Y, BUTTON_L, BUTTON_R, BUTTON_Z])
+RANDOM_BUTTONS = np.array([
+    0, 0, 0, 0, 0, BUTTON_A, BUTTON_A, BUTTON_B, BUTTON_X, BUTTON_Y, BUTTON_L, BUTTON_R, BUTTON_Z])
 
 
 @jit

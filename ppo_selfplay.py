@@ -11,6 +11,7 @@ table. Strength is measured apart, by win rates against three scripted opponents
 """
 
 import json
+import math
 import signal
 import sys
 import time
@@ -26,7 +27,7 @@ from rich.table import Table
 
 from melee_common import (
     ACTION_SIZE, BOT_SLOT, BOTS, CHARACTERS, FRAME, NUM_FLOATS, NUM_INTS, STAGES, Observation, Policy, Pool, Ratings, UserError,
-    VecEnv, act, action_logprobs, append_jsonl, compute_gae, compute_rewards, decode_actions, load_checkpoint, load_policy,
+    VecEnv, act, action_logprobs, append_jsonl, atomic_write, compute_gae, compute_rewards, decode_actions, load_checkpoint, load_policy,
     lookup, observe, outcomes, parse_hidden, play_games, run_script, save_checkpoint, start_run, to_torch, wilson_interval,
 )
 
@@ -127,6 +128,8 @@ def check(args: Args) -> None:
     for name in ("gamma", "gae_lambda", "history_prob"):
         if not 0 <= getattr(args, name) <= 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must lie between 0 and 1")
+    if not 0 <= args.num_workers <= args.num_games:
+        raise UserError(f"--num-workers {args.num_workers}: must lie between 0 and --num-games ({args.num_games})")
     if args.ppo_clip <= 0 or args.max_grad_norm <= 0:
         raise UserError("--ppo-clip and --max-grad-norm must be positive")
     if args.eval_games % 2:
@@ -144,7 +147,7 @@ def evaluate(policy: Policy, args: Args, step: int) -> dict[str, float]:
             assignment[games, port], bot_kinds[games, port] = BOT_SLOT, BOTS[name]
     with VecEnv(len(assignment), CHARACTERS[args.character], STAGES[args.stage], seed=args.seed + 1_000_003 * (step + 1),
                 bot_kinds=bot_kinds, max_episode_frames=args.max_episode_frames, action_repeat=args.action_repeat) as envs:
-        final = play_games([policy], envs, assignment, torch.Generator().manual_seed(args.seed + step))
+        final = play_games([policy], envs, assignment, torch.Generator().manual_seed(args.seed + 1_000_003 * (step + 1)))
     mine = (assignment != BOT_SLOT).argmax(1)                               # the learner's port in each game
     scores = (outcomes(final) * np.where(mine == 0, 1, -1) + 1) / 2         # 1 won, .5 draw, 0 lost
     row = {"global_step": step, "games": n}
@@ -161,15 +164,17 @@ def main(args: Args) -> None:
     # ------------------------------------------------------------------------------------------------------- set-up
     saved = None
     if args.resume:
-        if args.pretrained:
-            raise UserError("--resume and --pretrained exclude each other: a resumed run has its own weights")
         run = Path(args.resume)
         args_file = run / "args.json"
         if not args_file.is_file():
             raise UserError(f"{run}: not a run folder (no args.json in it); give the folder of a run, e.g. runs/NAME")
+        given = {k for k, v in vars(args).items() if v != getattr(Args, k)} - {"resume", "timesteps"}
+        if given:
+            raise UserError(f"--resume goes on with the run's own arguments; only --timesteps may change, not "
+                            f"{', '.join('--' + name.replace('_', '-') for name in sorted(given))}")
         timesteps = args.timesteps
         args = Args(**json.loads(args_file.read_text()))
-        args.resume, args.timesteps = str(run), timesteps or args.timesteps
+        args.timesteps = args.timesteps if timesteps is None else timesteps
         saved = load_checkpoint(args.checkpoint or run / "checkpoints" / "latest.pt")
     args.timesteps = 100_000 if args.timesteps is None else args.timesteps
     check(args)
@@ -179,11 +184,15 @@ def main(args: Args) -> None:
         policy.load_state_dict(saved["policy"])
     elif args.pretrained:
         policy, source = load_policy(args.pretrained)
+        if source.get("frame_delay", 0):
+            raise UserError(f"{args.pretrained}: trained for a delay of {source['frame_delay']} frames; this game has none")
         args.action_repeat = source.get("action_repeat", 1)
     else:
         policy = Policy(args.backbone, parse_hidden(args.hidden))
     args.backbone, args.hidden = policy.config["backbone"], ",".join(map(str, policy.config["hidden"]))
-    if not args.resume:
+    if saved:
+        atomic_write(args_file, lambda file: file.write((json.dumps(vars(args), indent=1) + "\n").encode()))
+    else:
         args.run_name = args.run_name or f"ppo_{args.character}_seed{args.seed}_{time.strftime('%Y%m%d_%H%M%S')}"
         run = start_run(args, args.runs_dir, args.run_name)
     checkpoint_path = Path(args.checkpoint) if args.checkpoint else run / "checkpoints" / "latest.pt"
@@ -244,9 +253,11 @@ def main(args: Args) -> None:
 
     steps_per_iteration = T * N * args.action_repeat
     num_iterations = -(-args.timesteps // steps_per_iteration)
-    console.print(f"[bold]CleanMelee[/] self-play PPO  {args.character} on {args.stage}  {policy.config['backbone']} {args.hidden}"
+    half_life = math.log(.5) / math.log(args.gamma) * args.action_repeat / 60 if 0 < args.gamma < 1 else math.inf
+    console.print(f"[bold]CleanMelee[/] self-play PPO  {args.character} on {args.stage} ({args.game_type})  {policy.config['backbone']} {args.hidden}"
                   f" ({sum(p.numel() for p in policy.parameters()):,} parameters)\n{num_iterations} iterations of "
-                  f"{steps_per_iteration} game frames ({N} games x {T} steps x {args.action_repeat} frames), run folder {run}")
+                  f"{steps_per_iteration} game frames ({N} games x {T} steps x {args.action_repeat} frames); a reward's half-life is {half_life:.1f} s; "
+                  f"run folder {run}")
     if 2 * T * N < args.batch_size:
         console.print(f"a rollout holds at most {2 * T * N} agent frames, fewer than --batch-size {args.batch_size}: "
                       "every epoch is one minibatch")
@@ -269,7 +280,7 @@ def main(args: Args) -> None:
     rewards, bootstrap = np.zeros((2, T, N, 2), np.float32)
     starts, terminated, truncated = np.zeros((3, T, N), bool)               # starts: this observation begins a game
     learns = np.zeros((T, N, 2), bool)                                      # rows the learner itself acted in
-    started, first_step = time.perf_counter(), global_step
+    started, first_step = None, 0
 
     progress = Progress(TextColumn("iteration"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), console=console,
                         disable=not console.is_terminal)
@@ -293,8 +304,9 @@ def main(args: Args) -> None:
                         opponents[g], frozen_port[g] = drawn, rng.integers(2)
                     if resets.any() or t == 0:
                         names = [None, *sorted({name for name in opponents if name})]
-                        states = {name: states.get(name, policy.initial_state(2 * N)) for name in names}
                         policies = [policy, *map(pool.load, names[1:])]
+                        states = {name: states[name] if name in states else player.initial_state(2 * N)
+                                  for name, player in zip(names, policies, strict=True)}
                         assignment = np.zeros((N, 2), np.int64)
                         assignment[np.arange(N), frozen_port] = [names.index(name) for name in opponents]
 
@@ -313,7 +325,6 @@ def main(args: Args) -> None:
                     after = np.where(resets, envs.final_frames, envs.frames) if resets.any() else envs.frames
                     rewards[t] = compute_rewards(before, after, args.reward_stock, args.reward_damage)
                     learns[t] = (assignment == 0) & ~broken[:, None]
-                    clock["env"] += time.perf_counter() - tick
 
                     if truncated[t].any():                                  # the value of the frame that was cut off
                         last = to_torch(observe(after, controllers))
@@ -327,6 +338,7 @@ def main(args: Args) -> None:
                             score = (1 + float(outcomes(after[g:g + 1])[0]) * (1 if frozen_port[g] == 1 else -1)) / 2
                             ratings.record("latest", opponents[g], score)
                             history_scores.append(score)
+                    clock["env"] += time.perf_counter() - tick
 
             # --------------------------------------------------------------- values, log-probabilities and advantages
             # Both come out of one forward over the whole rollout, with the numbers that learning starts from: the first
@@ -336,7 +348,7 @@ def main(args: Args) -> None:
             b_actions = torch.from_numpy(actions.reshape(T, 2 * N, -1))
             b_starts = torch.from_numpy(np.repeat(starts, 2, 1))            # [T, 2N]
             with torch.inference_mode():
-                features, final_state = policy.unroll(b_obs, state_at_start, b_starts)
+                features, _ = policy.unroll(b_obs, state_at_start, b_starts)
                 values = policy.value(features)                             # [T, 2N]
                 logprobs = action_logprobs(policy.logits(features, b_actions), b_actions)[0].sum(-1)
                 after_rollout = to_torch(observe(envs.frames, envs.controllers))
@@ -362,8 +374,8 @@ def main(args: Args) -> None:
             stats, stop_epochs = [], False
             for epoch in range(args.ppo_epochs):
                 order = rng.permutation(units)                              # recurrent: games are permuted, never time
-                for start in range(0, len(order), per_minibatch):
-                    mb = torch.from_numpy(order[start:start + per_minibatch])
+                for part in np.array_split(order, -(-len(order) // per_minibatch)):  # equal parts: no tail of one row
+                    mb = torch.from_numpy(part)
                     if recurrent:
                         take = lambda x: x[:, mb]
                         mask = b_learns[:, mb].flatten()
@@ -379,7 +391,7 @@ def main(args: Args) -> None:
                     logratio = logprob.sum(-1) - pick(b_logprobs)           # [B]
                     ratio = logratio.exp()
 
-                    mb_advantages = (mb_advantages - mb_advantages.mean()) / (mb_advantages.std() + 1e-8)
+                    mb_advantages = (mb_advantages - mb_advantages.mean()) / (mb_advantages.std(correction=0) + 1e-8)
                     policy_loss = torch.max(-mb_advantages * ratio, -mb_advantages * ratio.clamp(
                         1 - args.ppo_clip, 1 + args.ppo_clip)).mean()
                     mb_values = policy.value(mb_features)
@@ -412,10 +424,11 @@ def main(args: Args) -> None:
             learnt = learns.nonzero()
             variance = returns[learnt].var()
             explained = 1 - (returns[learnt] - values_np[learnt]).var() / variance if variance > 0 else float("nan")
-            if iteration == 1 or first_step == global_step - steps_per_iteration:
-                started, first_step = time.perf_counter(), global_step      # SPS counts from after the first iteration
-            elapsed = time.perf_counter() - started
-            sps = (global_step - first_step) / elapsed if global_step > first_step else steps_per_iteration / sum(clock.values())
+            now = time.perf_counter()
+            if started is None:                                             # SPS counts from the end of the first iteration
+                started, first_step, sps = now, global_step, steps_per_iteration / sum(clock.values())
+            else:
+                sps = (global_step - first_step) / (now - started)
             row = {
                 "global_step": global_step, "iteration": iteration, "charts/SPS": round(sps), "charts/agent_frames": agent_frames,
                 "charts/learning_rate": args.learning_rate, "charts/reward_abs": float(np.abs(rewards).mean()),
@@ -435,16 +448,17 @@ def main(args: Args) -> None:
 
             # ------------------------------------------------------------------- history, checkpoints and evaluation
             if iteration % args.pool_interval == 0:
-                in_use = {name for name in opponents if name}
-                name = pool.add(policy, "main", global_step, in_use, action_repeat=args.action_repeat)
+                name = pool.add(policy, "main", global_step, action_repeat=args.action_repeat)
                 ratings.table[name] = [ratings.row("latest")[0], 0, 0, 0]   # a frozen copy is as strong as its original
-            ended = iteration >= num_iterations or bool(stop)
-            if iteration % args.save_interval == 0 or ended:
-                save()
-            if args.eval_interval and (iteration % args.eval_interval == 0 or ended):
+            if args.eval_interval and (iteration % args.eval_interval == 0 or iteration == num_iterations):
                 tick = time.perf_counter()
                 report(evaluate(policy.eval(), args, global_step))
                 started += time.perf_counter() - tick                       # SPS is that of training
+            if iteration % args.save_interval == 0 or iteration == num_iterations:
+                save()
+                pool.prune({name for name in opponents if name})
+        if stop:
+            save()
     finally:
         progress.stop()
         envs.close()

@@ -105,19 +105,24 @@ def test_ratings():
 
 # ------------------------------------------------------------------------------------------------------------------ pool
 
-def test_pool_keeps_the_newest_and_what_is_in_use(tmp_path, capsys):
+def test_pool_draws_from_the_newest_and_keeps_what_is_in_use(tmp_path, capsys):
     pool, policy = Pool(tmp_path, history_size=3), Policy("mlp", (8,))
+    steps = lambda: [int(name.split("_")[1]) for name in pool.ids()]
     first = pool.add(policy, "main", 1, action_repeat=3)
     assert load_checkpoint(tmp_path / f"{first}.pt")["action_repeat"] == 3
     for step in range(2, 7):
-        pool.add(policy, "main", step, in_use={first})
-    assert [int(i.split("_")[1]) for i in pool.ids()] == [1, 4, 5, 6]
-    (tmp_path / f"{pool.ids()[-1]}.pt").write_bytes(b"broken")
+        pool.add(policy, "main", step)
+    assert steps() == [1, 2, 3, 4, 5, 6]                                    # nothing goes before a checkpoint is written
     drawn = {pool.sample(np.random.default_rng(k)) for k in range(40)}
-    assert drawn == set(pool.ids()[:-1])                                    # the broken one is skipped, with a warning
-    assert "main_000000000006" in capsys.readouterr().err
+    assert drawn == set(pool.ids()[-3:])
+    pool.prune(in_use={first})
+    assert steps() == [1, 4, 5, 6]
+    (tmp_path / f"{pool.ids()[-1]}.pt").write_bytes(b"broken")
+    fresh = Pool(tmp_path, history_size=3)
+    assert {fresh.sample(np.random.default_rng(k)) for k in range(40)} == set(pool.ids()[1:-1])
+    assert "main_000000000006" in capsys.readouterr().err                   # the broken one is skipped, with a warning
     pool.forget_after(4)
-    assert [int(i.split("_")[1]) for i in pool.ids()] == [1, 4]
+    assert steps() == [1, 4]
     assert Pool(tmp_path / "empty").sample(np.random.default_rng(0)) is None
 
 

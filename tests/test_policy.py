@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from melee_common import (
-    ACTION_SIZE, BACKBONES, CONTROLLER, FRAME, HEADS, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, STICK_GRID, STICK_NEUTRAL,
+    ACTION_SIZE, BACKBONES, CONTROLLER, FRAME, HEADS, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, OWN_CONTROLLER, STICK_GRID, STICK_NEUTRAL,
     STICK_TABLE, Observation, Policy, UserError, action_logprobs, decode_actions, encode_controllers, load_checkpoint,
     load_policy, observe, parse_hidden, reset_state, save_checkpoint, to_torch,
 )
@@ -56,7 +56,7 @@ def test_decoded_sticks_are_legal_controllers():
     steps = STICK_TABLE * 80
     assert np.abs(steps - np.rint(steps)).max() < 1e-4                      # the game's own steps of 1/80
     moved = np.abs(STICK_TABLE) > 0
-    assert (np.abs(STICK_TABLE[moved]) >= .2).all()
+    assert (np.abs(STICK_TABLE[moved]) >= 22.9 / 80).all()                  # never in the dead zone
 
 
 def test_codec_error_is_bounded_for_every_legal_stick():
@@ -68,13 +68,20 @@ def test_codec_error_is_bounded_for_every_legal_stick():
     decoded = decode_actions(encode_controllers(controllers))
     error = np.hypot(decoded["main_x"] - controllers["main_x"], decoded["main_y"] - controllers["main_y"])
     assert error.max() < .1
-    # no bin straddles a threshold that decides what a stick does: dash and smash, tap jump, roll
-    for threshold in (.8, .6625, .7):
-        lone = np.zeros(len(axis), CONTROLLER)
-        lone["main_x"] = axis
-        back = decode_actions(encode_controllers(lone))["main_x"]
-        wrong = (np.abs(back) >= threshold) != (np.abs(axis) >= threshold)
-        assert wrong.mean() < .12, threshold
+
+
+@pytest.mark.parametrize("threshold", [23, 49, 53, 56, 64])                 # dead zone, crouch, tap jump, roll, dash
+def test_no_stick_position_crosses_a_threshold(threshold):
+    """On either axis, whatever the other one does, as long as both fit into the circle."""
+    axis = np.concatenate([np.arange(-80, -22), [0], np.arange(23, 81)])
+    x, y = np.meshgrid(axis, axis)
+    controllers = np.zeros((np.hypot(x, y) <= 80).sum(), CONTROLLER)
+    inside = np.hypot(x, y) <= 80
+    controllers["main_x"], controllers["main_y"] = x[inside] / 80, y[inside] / 80
+    decoded = decode_actions(encode_controllers(controllers))
+    for axis_name, true in (("main_x", x[inside]), ("main_y", y[inside])):
+        crossed = (np.abs(decoded[axis_name] * 80) > threshold - .5) != (np.abs(true) >= threshold)
+        assert crossed.mean() < .002, axis_name                             # only where the grid leaves the circle
 
 
 def test_codec_neutral():
@@ -97,6 +104,12 @@ def test_observation_shows_each_player_itself_first():
     assert np.array_equal(other.floats, obs.floats[:, ::-1]) and np.array_equal(other.ints, obs.ints[:, ::-1])
     assert np.allclose(obs.floats[:, 0, 0], frames["players"]["x"][:, 0] * .03)
     assert (obs.ints[:, 1, 0] == frames["players"]["action"][:, 1]).all()
+    for player in (0, 1):
+        own = OWN_CONTROLLER.start - 8                                      # one column an item slot: is it mine?
+        assert np.array_equal(obs.floats[:, player, own:own + 8], owner == player)
+        opponent = frames["players"]["x"][:, 1 - player] - frames["players"]["x"][:, player]
+        assert np.allclose(obs.floats[:, player, own - 2], opponent * .03, atol=1e-4)
+        assert np.array_equal(obs.floats[:, player, OWN_CONTROLLER][:, 0], controllers["main_x"][:, player])
 
 
 def test_observation_hides_the_opponents_controller():
