@@ -25,8 +25,9 @@ from rich.progress import track
 from rich.table import Table
 
 from melee_common import (
-    BUTTONS, HEADS, NUM_BUTTONS, NUM_STICK, OWN_CONTROLLER, STICK_NEUTRAL, Policy, Sequences, UserError, action_logprobs,
-    append_jsonl, load_policy, load_sequences, parse_hidden, run_script, save_checkpoint, start_run, walk,
+    BUTTONS, HEADS, NUM_BUTTONS, NUM_STICK, OWN_CONTROLLER, STICK_NEUTRAL, Policy, Sequences,
+    action_logprobs, append_jsonl, check_numbers, check_writable, load_policy, load_sequences, parse_hidden, run_script,
+    save_checkpoint, start_run, walk,
 )
 
 
@@ -93,17 +94,13 @@ class Args:
 
 def check(args: Args) -> None:
     """One line for each value that cannot work."""
-    for name, low in (("epochs", 1), ("batch_size", 1), ("window_size", 2), ("max_files", 0), ("num_workers", -1)):
-        if getattr(args, name) < low:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least {low}")
-    for name in ("weight_decay", "value_coef"):
-        if getattr(args, name) < 0:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must not be negative")
-    for name in ("held_out", "prev_controller_dropout", "min_active", "gamma"):
-        if not 0 <= getattr(args, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least 0 and below 1")
-    if args.learning_rate <= 0 or args.max_grad_norm <= 0:
-        raise UserError("--learning-rate and --max-grad-norm must be positive")
+    ever, many, below_1 = math.inf, 10 ** 9, 1 - 1e-9
+    check_numbers(
+        args, epochs=(1, many), batch_size=(1, many), window_size=(2, many), max_files=(0, many), num_workers=(-1, 65536),
+        held_out=(0, below_1), prev_controller_dropout=(0, below_1), min_active=(0, below_1), gamma=(0, below_1),
+        learning_rate=(1e-12, 1), weight_decay=(0, ever), value_coef=(0, ever), max_grad_norm=(1e-9, ever))
+    if args.checkpoint:
+        check_writable("--checkpoint", Path(args.checkpoint))
 
 
 @torch.inference_mode()
@@ -111,6 +108,7 @@ def evaluate(policy: Policy, data: Sequences) -> dict[str, float]:
     """Held-out games as they are played: the memory carried from first to last frame, the last input visible. Within a
     frame each head is given the player's true choice in the heads before it (teacher forcing)."""
     sums: dict[str, torch.Tensor] = {}
+    state = ()
 
     for rows, real, first in walk(data.starts):
         obs, actions = data.take(rows)

@@ -30,8 +30,9 @@ from rich.progress import track
 from rich.table import Table
 
 from melee_common import (
-    HEADS, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, NUM_STICK, Observation, Policy, Sequences, UserError, action_logprobs,
-    append_jsonl, load_policy, load_sequences, parse_hidden, run_script, save_checkpoint, start_run, walk,
+    HEADS, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, NUM_STICK, Observation, Policy, Sequences, UserError,
+    action_logprobs, append_jsonl, check_numbers, check_writable, load_policy, load_sequences, parse_hidden, run_script,
+    save_checkpoint, start_run, walk,
 )
 
 
@@ -87,30 +88,23 @@ class Args:
 
 def check(args: Args) -> None:
     """One line for each value that cannot work."""
-    for name, low in (("epochs", 1), ("batch_size", 1), ("max_files", 0), ("num_workers", -1)):
-        if getattr(args, name) < low:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least {low}")
-    for name in ("weight_decay", "value_coef"):
-        if getattr(args, name) < 0:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must not be negative")
-    for name in ("held_out", "min_active"):
-        if not 0 <= getattr(args, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least 0 and below 1")
-    if not 0 <= args.alpha <= 1:
-        raise UserError(f"--alpha {args.alpha}: must lie between 0 and 1, the teacher's share of the loss")
-    if not 0 < args.temperature < math.inf:
-        raise UserError(f"--temperature {args.temperature}: must be positive; 1 leaves the answers as they are")
-    if args.learning_rate <= 0 or args.max_grad_norm <= 0:
-        raise UserError("--learning-rate and --max-grad-norm must be positive")
+    ever, many, below_1 = math.inf, 10 ** 9, 1 - 1e-9
+    check_numbers(
+        args, epochs=(1, many), batch_size=(1, many), max_files=(0, many), num_workers=(-1, 65536),
+        held_out=(0, below_1), min_active=(0, below_1), alpha=(0, 1), temperature=(1e-6, 1e6), learning_rate=(1e-12, 1),
+        weight_decay=(0, ever), value_coef=(0, ever), max_grad_norm=(1e-9, ever))
+    if args.output:
+        check_writable("--output", Path(args.output))
 
 
 @torch.inference_mode()
 def answers(policy: Policy, data: Sequences, action_repeat: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits [N, 81] and values [N] of a policy that plays along, its memory carried from a game's first frame to its last."""
     logits, values = torch.empty(len(data.weights), NUM_LOGITS), torch.empty(len(data.weights))
+    state = ()
     for rows, real, first in walk(data.starts, action_repeat):
         obs, actions = data.take(rows)
-        state = policy.initial_state(rows.shape[1]) if first else state  # noqa: F821 (the first of all is a first)
+        state = policy.initial_state(rows.shape[1]) if first else state
         features, state = policy.unroll(obs, state, torch.zeros(rows.shape, dtype=torch.bool))
         logits[rows[real]] = policy.logits(features, actions)[real]
         values[rows[real]] = policy.value(features)[real]

@@ -26,7 +26,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 import tempfile
 import time
 import warnings
@@ -41,7 +40,7 @@ from rich.table import Table
 
 from melee_common import (
     ACTION_SIZE, BOTS, CHARACTERS, FIRST_CONTROL_FRAME, NUM_FLOATS, NUM_INTS, NUM_LOGITS, STAGES, Observation,
-    Policy, UserError, VecEnv, atomic_write, load_policy, lookup, observe, onnx_session, run_script, schema_hash, to_torch, versions,
+    Policy, UserError, VecEnv, atomic_write, check_numbers, check_writable, load_policy, lookup, observe, onnx_session, run_script, schema_hash, to_torch, versions,
 )
 
 OPSET = 18                                                                  # the exporter's own; higher ones are converted
@@ -154,10 +153,10 @@ def parity(policy: Policy, acting, scoring, obs: Observation, noise: torch.Tenso
         feed = {"floats": obs.floats[t], "ints": obs.ints[t], **{f"state_{k}": s for k, s in enumerate(onnx_state)}}
         onnx_logits = scoring.run(["logits"], feed | {"actions": actions.numpy()})[0]
         onnx_actions, *onnx_state = acting.run(None, feed | {"noise": noise[t].numpy()})
-        worst_logit = max(worst_logit, float(np.abs(onnx_logits - logits.numpy()).max()))
+        worst_logit = float(np.maximum(worst_logit, np.abs(onnx_logits - logits.numpy()).max()))  # keeps NaN
         different += int((onnx_actions != actions.numpy()).any())
         for mine, theirs in zip(state, onnx_state, strict=True):
-            worst_state = max(worst_state, float(np.abs(theirs - mine.numpy()).max()))
+            worst_state = float(np.maximum(worst_state, np.abs(theirs - mine.numpy()).max()))
     return {"states": worst_state, "logits": worst_logit, "actions": different}
 
 
@@ -173,21 +172,12 @@ def latency(step) -> tuple[float, float]:
 
 def main(args: Args) -> None:
     checkpoint, output = Path(args.checkpoint), Path(args.output)
-    if args.steps < 1:
-        raise UserError(f"--steps {args.steps}: at least one frame is needed")
-    if not 0 <= args.seed < 2 ** 63:
-        raise UserError(f"--seed {args.seed}: must lie between 0 and 2^63 - 1")
+    check_numbers(args, steps=(1, 10 ** 6))
     if output.suffix != ".onnx":
         raise UserError(f"--output {output}: must end in .onnx, by which play.py knows what it is")
     lookup(CHARACTERS, args.character, "character")
     policy, data = load_policy(checkpoint)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=output.parent).close()
-    except OSError as error:
-        raise UserError(f"--output {output}: cannot write there ({error.strerror}); choose another folder") from None
-    if output.is_dir():
-        raise UserError(f"--output {output}: is a folder; choose another name")
+    check_writable("--output", output)
     console = Console()
     torch.set_num_threads(1)                                                # as in the session, or latencies mean nothing
 
@@ -229,10 +219,7 @@ def main(args: Args) -> None:
 
     # ------------------------------------------------------------------------------------------------------------ write
     content = (models["int8"] if args.int8 == "dynamic" else models["float32"])[0].SerializeToString()
-    try:
-        atomic_write(output, lambda file: file.write(content))
-    except OSError as error:
-        raise UserError(f"--output {output}: cannot write it ({os.strerror(error.errno)}); choose another folder") from None
+    atomic_write(output, content)
     console.print(found, speed)
     console.print(f"wrote {output} ({len(content) / 1e3:.0f} kB, {'int8' if args.int8 == 'dynamic' else 'float32'})")
 

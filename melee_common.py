@@ -15,7 +15,9 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import io
 import json
+import math
 import mmap
 import multiprocessing
 import multiprocessing.connection
@@ -1593,8 +1595,8 @@ def parse_hidden(text: str) -> tuple[int, ...]:
         sizes = tuple(int(part) for part in text.split(","))
     except ValueError:
         sizes = ()
-    if not sizes or min(sizes) < 1:
-        raise UserError(f"--hidden {text!r}: give layer sizes as whole numbers separated by commas, e.g. 512,512")
+    if not sizes or min(sizes) < 1 or max(sizes) > 65536:
+        raise UserError(f"--hidden {text!r}: give layer sizes up to 65536, separated by commas, e.g. 512,512")
     return sizes
 
 
@@ -1715,6 +1717,8 @@ def load_sequences(folder: str, *, character: str = "", player_port: int = 0, cp
                    held_out: float = .1, max_files: int = 0, num_workers: int = -1, min_frames: int = 60, gamma: float = .99
                    ) -> tuple[Sequences, Sequences, dict]:
     """A folder of replays -> training games, held-out games, and what was read, skipped and left out."""
+    if not folder:
+        raise UserError("--replays is empty: give a folder of .slp files")
     if not 0 <= player_port <= 4:
         raise UserError(f"--player-port {player_port}: a port is 1, 2, 3 or 4; 0 means both players")
     number = lookup(FIGHTERS, character, "character") if character else None
@@ -2002,11 +2006,15 @@ class _ForkServer:
     def start(self, low: int, high: int) -> _Worker:
         command_read, command_write = os.pipe()
         reply_read, reply_write = os.pipe()
-        socket.send_fds(self._socket, [f"{low} {high}".encode()], [command_read, reply_write])
-        os.close(command_read), os.close(reply_write)
-        pid = self._socket.recv(64)
+        try:
+            socket.send_fds(self._socket, [f"{low} {high}".encode()], [command_read, reply_write])
+            pid = self._socket.recv(64)
+        except OSError:
+            pid = b""
+        finally:
+            os.close(command_read), os.close(reply_write)
         if not pid:
-            raise RuntimeError("the process that starts workers is gone; start the run again with --resume")
+            raise UserError("the process that starts workers is gone; start the run again with --resume")
         return _Worker(int(pid), command_write, reply_read)
 
     def close(self) -> None:
@@ -2109,18 +2117,33 @@ def onnx_session(model: bytes):
 CHECKPOINT_FORMAT = 1
 
 
-def atomic_write(path: Path, write) -> None:
-    """write(file) into a temporary file beside `path`, flush it to disk, rename it into place: whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+def check_writable(flag: str, path: Path) -> None:
+    """Now rather than after hours of training: can a file be written at `path`?"""
     try:
-        with os.fdopen(fd, "wb") as file:
-            write(file)
+        if path.exists() and not path.is_file():
+            raise UserError(f"{flag} {path}: not a regular file; choose another name")
+        folder = next(parent for parent in path.absolute().parents if parent.exists())  # the rest can be made
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"{flag} {path}: cannot write there ({error.strerror}); choose another place") from None
+
+
+def atomic_write(path: Path, content: bytes | memoryview) -> None:
+    """Writes a temporary file beside `path`, flushes it to disk, renames it into place: whole or not at all."""
+    check_writable("output", path)
+    temporary = path.parent / f".{path.name[:100]}.{os.getpid()}.tmp"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise UserError(f"{path}: cannot be written ({error.strerror}); make room or choose another place") from None
         raise
 
 
@@ -2146,8 +2169,16 @@ def save_checkpoint(path: str | Path, policy: Policy, **extra) -> Path:
     path = Path(path)
     data = {"format": CHECKPOINT_FORMAT, "schema": schema_hash(), "versions": versions(), "config": policy.config,
             "policy": policy.state_dict(), **extra}
-    atomic_write(path, lambda file: torch.save(data, file))
+    _check_finite(policy, f"{path}: not written: ")
+    buffer = io.BytesIO()
+    torch.save(data, buffer)
+    atomic_write(path, buffer.getbuffer())
     return path
+
+
+def _check_finite(policy: Policy, what: str) -> None:
+    if not all(torch.isfinite(p).all() for p in policy.parameters()):
+        raise UserError(f"{what}the weights are no longer finite numbers; lower the learning rate or choose another checkpoint")
 
 
 def load_checkpoint(path: str | Path) -> dict:
@@ -2161,9 +2192,17 @@ def load_checkpoint(path: str | Path) -> dict:
     except Exception:  # torch raises half a dozen types for a file that is not its own
         raise UserError(f"{path}: not a readable CleanMelee checkpoint (damaged, or of another program); "
                         "choose another file or train a new one") from None
-    if data["format"] != CHECKPOINT_FORMAT or data["schema"] != schema_hash():
+    revision = (data.get("versions") or {}).get("git", "unknown")
+    if data["format"] != CHECKPOINT_FORMAT:
+        raise UserError(f"{path}: checkpoint format {data['format']}, this code reads {CHECKPOINT_FORMAT}; train it anew or "
+                        f"check out the revision it was made with ({revision})")
+    if data["schema"] != schema_hash():
         raise UserError(f"{path}: made for frame schema {data['schema']}, this code has {schema_hash()}; "
-                        f"train it anew or check out the revision it was made with ({data['versions'].get('git', 'unknown')})")
+                        f"train it anew or check out the revision it was made with ({revision})")
+    for name, default, low, high in (("action_repeat", 1, 1, 3600), ("frame_delay", 0, 0, 3600)):
+        value = data.setdefault(name, default)
+        if type(value) is not int or not low <= value <= high:
+            raise UserError(f"{path}: its {name} is {value!r}, not a whole number from {low} to {high}; the file is damaged")
     return data
 
 
@@ -2173,9 +2212,10 @@ def load_policy(path: str | Path) -> tuple[Policy, dict]:
     try:
         policy = Policy(data["config"]["backbone"], tuple(data["config"]["hidden"]))
         policy.load_state_dict(data["policy"])
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: its weights do not fit its own sizes {data['config']}; the file is damaged "
                         f"({str(error).splitlines()[0]})") from None
+    _check_finite(policy, f"{path}: ")
     return policy.eval(), data
 
 
@@ -2189,7 +2229,7 @@ class Pool:
 
     def ids(self) -> list[str]:
         """All checkpoints that are there, oldest first; the newest `history_size` of them are active."""
-        names = [p.stem for p in self.directory.glob("*_*.pt") if p.stem.rpartition("_")[2].isdigit()]
+        names = [p.stem for p in self.directory.glob("*_*.pt") if p.stem.rpartition("_")[2].isdigit() and p.is_file()]
         return sorted(names, key=lambda name: int(name.rpartition("_")[2]))
 
     def add(self, policy: Policy, agent: str, step: int, **extra) -> str:
@@ -2253,22 +2293,60 @@ class Ratings:
 
 def start_run(args, runs_dir: str, run_name: str) -> Path:
     """Makes runs/<name>/ with args.json, command.txt and versions.txt; refuses to write over another run."""
+    if not run_name or Path(run_name).name != run_name or not run_name.isprintable():
+        raise UserError(f"--run-name {run_name!r}: a folder's name, without slashes; --runs-dir says where it lies")
     run = Path(runs_dir) / run_name
-    if run.exists() and any(run.iterdir()):
-        raise UserError(f"{run}: this run exists already; choose another --run-name, or continue it where --resume is offered")
     try:
+        if run.exists() and any(run.iterdir()):
+            raise UserError(f"{run}: this run exists already; choose another --run-name, or continue it where --resume is offered")
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{run}: cannot make this folder ({error.strerror}); choose another --runs-dir") from None
+        raise UserError(f"{run}: cannot make this folder ({error.strerror}); choose another --runs-dir or --run-name") from None
     (run / "args.json").write_text(json.dumps(vars(args), indent=1) + "\n")
     (run / "command.txt").write_text(" ".join(sys.argv) + "\n")
     (run / "versions.txt").write_text("".join(f"{k} {v}\n" for k, v in versions().items()))
     return run
 
 
+def lock_run(run: Path):
+    """Two processes in one run folder would mix their logs. Hold on to what is returned: it is the lock."""
+    import fcntl                                                            # here: it is not there on Windows
+    file = open(run / ".lock", "w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise UserError(f"{run}: another process is training in this folder; wait for it or stop it") from None
+    return file
+
+
 def append_jsonl(path: Path, row: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as file:
         file.write(json.dumps(row) + "\n")
+
+
+def keep_jsonl(path: Path, last_step: int) -> None:
+    """Drops rows after `last_step`, and lines that a kill or somebody has damaged."""
+    def sound(line: str) -> bool:
+        try:
+            return line.endswith("\n") and json.loads(line)["global_step"] <= last_step
+        except (ValueError, KeyError, TypeError):
+            return False
+
+    if path.exists():
+        lines = path.read_text(errors="replace").splitlines(keepends=True)
+        atomic_write(path, "".join(filter(sound, lines)).encode())
+
+
+def check_numbers(args, **limits: tuple[float, float]) -> None:
+    """limits: flag -> (lowest, highest). Every number among the arguments must be finite, and every seed a seed."""
+    for name, value in vars(args).items():
+        low, high = limits.get(name, (0, 2 ** 63 - 1) if name == "seed" else (-math.inf, math.inf))
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if not math.isfinite(value) or not low <= value <= high:
+            rule = f"must be at least {low:g}" if high == math.inf else f"must lie between {low:g} and {high:g}"
+            raise UserError(f"--{name.replace('_', '-')} {value}: {rule if name in limits or name == 'seed' else 'must be finite'}")
 
 
 def run_script(main, args_type) -> None:
@@ -2283,4 +2361,7 @@ def run_script(main, args_type) -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
-        os._exit(0)                                                         # `| head` closed our output
+        os._exit(1)                                                         # `| head` closed our output: nothing to say it to
+    except OSError as error:
+        print(f"error: {error.filename or 'output'}: {error.strerror or error}; make room or choose another place", file=sys.stderr)
+        sys.exit(2)

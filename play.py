@@ -11,7 +11,6 @@ Each policy decides as often as it was trained to (its action repeat) and holds 
 """
 
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from rich.table import Table
 
 from melee_common import (
     BOT_SLOT, BOTS, CHARACTERS, CONTROLLER, FRAME, NUM_BUTTONS, NUM_LOGITS, STAGES, Observation, UserError, VecEnv, act,
-    append_jsonl, decode_actions, load_policy, lookup, observe, onnx_session, outcomes, run_script, schema_hash, wilson_interval, write_slp,
+    append_jsonl, check_numbers, check_writable, decode_actions, load_policy, lookup, observe, onnx_session, outcomes, run_script, schema_hash, wilson_interval, write_slp,
 )
 
 FRAMES_PER_MINUTE = 3600
@@ -102,25 +101,11 @@ def load_player(file: str):
     return policy, int(facts.get("action_repeat", 1))
 
 
-def make_writable(flag: str, folder: Path) -> None:
-    """Now rather than after the games."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UserError(f"{flag} {folder}: cannot write there ({error.strerror}); choose another place") from None
-
-
 def main(args: Args) -> None:
     opponent_character = args.opponent_character or args.character
     own, other = (lookup(CHARACTERS, name, "character") for name in (args.character, opponent_character))
     stage = lookup(STAGES, args.stage, "stage")
-    if args.num_games < 1:
-        raise UserError(f"--num-games {args.num_games}: at least one game is needed")
-    if args.max_episode_frames < 0:
-        raise UserError(f"--max-episode-frames {args.max_episode_frames}: a number of frames, or 0 for full games")
-    if not 0 <= args.seed < 2 ** 63:
-        raise UserError(f"--seed {args.seed}: must lie between 0 and 2^63 - 1")
+    check_numbers(args, num_games=(1, 65536), num_workers=(0, args.num_games), max_episode_frames=(0, 10 ** 9))
     bot = args.opponent in BOTS
     if not bot and not Path(args.opponent).is_file():
         raise UserError(f"unknown opponent {args.opponent!r}: choose one of {', '.join(BOTS)}, or the file of a policy")
@@ -133,13 +118,11 @@ def main(args: Args) -> None:
         policies, repeats = [*policies, policy], [*repeats, repeat]
     results = Path(args.results) if args.results else Path(args.record) / "results.jsonl" if args.record else None
     if args.record:
-        make_writable("--record", Path(args.record))
+        check_writable("--record", Path(args.record) / "game.slp")
         numbers = [path.name.split("_")[1] for path in Path(args.record).glob("game_*_*.slp")]
         first_number = 1 + max((int(n) for n in numbers if n.isdigit()), default=0)  # older recordings stay
     if results:
-        make_writable("--results", results.parent)
-        if results.is_dir():
-            raise UserError(f"--results {results}: is a folder; give a file")
+        check_writable("--results", results)
     if args.deterministic:
         print("warning: --deterministic: a cloned policy that always takes its most likely action tends to stand still; "
               "sampling usually plays better", file=sys.stderr)

@@ -27,8 +27,9 @@ from rich.table import Table
 
 from melee_common import (
     ACTION_SIZE, BOT_SLOT, BOTS, CHARACTERS, FRAME, NUM_FLOATS, NUM_INTS, STAGES, Observation, Policy, Pool, Ratings, UserError,
-    VecEnv, act, action_logprobs, append_jsonl, atomic_write, compute_gae, compute_rewards, decode_actions, load_checkpoint, load_policy,
-    lookup, observe, outcomes, parse_hidden, play_games, run_script, save_checkpoint, start_run, to_torch, wilson_interval,
+    VecEnv, act, action_logprobs, append_jsonl, atomic_write, check_numbers, check_writable, compute_gae, compute_rewards,
+    decode_actions, keep_jsonl, load_checkpoint, load_policy, lock_run, lookup, observe, outcomes, parse_hidden, play_games,
+    run_script, save_checkpoint, start_run, to_torch, wilson_interval,
 )
 
 EVAL_OPPONENTS = ("idle", "random", "attacker")
@@ -118,20 +119,13 @@ class Args:
 
 def check(args: Args) -> None:
     """One line for each value that cannot work."""
-    for name in ("num_games", "timesteps", "rollout_length", "batch_size", "ppo_epochs", "action_repeat", "history_size",
-                 "pool_interval", "save_interval", "eval_games"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least 1")
-    for name in ("max_episode_frames", "eval_interval", "learning_rate", "entropy_coef", "value_coef", "target_kl"):
-        if getattr(args, name) < 0:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must not be negative")
-    for name in ("gamma", "gae_lambda", "history_prob"):
-        if not 0 <= getattr(args, name) <= 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must lie between 0 and 1")
-    if not 0 <= args.num_workers <= args.num_games:
-        raise UserError(f"--num-workers {args.num_workers}: must lie between 0 and --num-games ({args.num_games})")
-    if args.ppo_clip <= 0 or args.max_grad_norm <= 0:
-        raise UserError("--ppo-clip and --max-grad-norm must be positive")
+    ever, many = math.inf, 10 ** 9
+    check_numbers(
+        args, num_games=(1, 65536), num_workers=(0, args.num_games), max_episode_frames=(0, many), action_repeat=(1, 3600),
+        timesteps=(1, ever), rollout_length=(1, 10 ** 6), batch_size=(1, many), ppo_epochs=(1, many), ppo_clip=(1e-6, ever),
+        learning_rate=(0, 1), gamma=(0, 1), gae_lambda=(0, 1), entropy_coef=(0, ever), value_coef=(0, ever), max_grad_norm=(1e-9, ever),
+        target_kl=(0, ever), history_prob=(0, 1), history_size=(1, many), pool_interval=(1, many), save_interval=(1, many),
+        eval_interval=(0, many), eval_games=(2, 65536))
     if args.eval_games % 2:
         raise UserError(f"--eval-games {args.eval_games}: must be even, since half of the games are played from either port")
     lookup(CHARACTERS, args.character, "character"), lookup(STAGES, args.stage, "stage")
@@ -173,28 +167,35 @@ def main(args: Args) -> None:
             raise UserError(f"--resume goes on with the run's own arguments; only --timesteps may change, not "
                             f"{', '.join('--' + name.replace('_', '-') for name in sorted(given))}")
         timesteps = args.timesteps
-        args = Args(**json.loads(args_file.read_text()))
+        try:
+            args = Args(**json.loads(args_file.read_text()))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{args_file}: damaged ({error}); restore it") from None
         args.timesteps = args.timesteps if timesteps is None else timesteps
+        lock = lock_run(run)  # noqa: F841 (held until main returns)
         saved = load_checkpoint(args.checkpoint or run / "checkpoints" / "latest.pt")
+        if saved.get("stage") != "ppo_selfplay" or saved["action_repeat"] != args.action_repeat:
+            raise UserError(f"{run}: its checkpoint is not of this run; use --pretrained to start a run from a checkpoint")
     args.timesteps = 100_000 if args.timesteps is None else args.timesteps
     check(args)
     torch.manual_seed(args.seed)
     if saved:
-        policy = Policy(saved["config"]["backbone"], tuple(saved["config"]["hidden"]))
-        policy.load_state_dict(saved["policy"])
+        policy, _ = load_policy(args.checkpoint or run / "checkpoints" / "latest.pt")
     elif args.pretrained:
         policy, source = load_policy(args.pretrained)
-        if source.get("frame_delay", 0):
+        if source["frame_delay"]:
             raise UserError(f"{args.pretrained}: trained for a delay of {source['frame_delay']} frames; this game has none")
-        args.action_repeat = source.get("action_repeat", 1)
+        args.action_repeat = source["action_repeat"]
     else:
         policy = Policy(args.backbone, parse_hidden(args.hidden))
     args.backbone, args.hidden = policy.config["backbone"], ",".join(map(str, policy.config["hidden"]))
-    if saved:
-        atomic_write(args_file, lambda file: file.write((json.dumps(vars(args), indent=1) + "\n").encode()))
-    else:
+    if args.checkpoint:
+        args.checkpoint = str(Path(args.checkpoint).resolve())              # a resumed run may start from another folder
+        check_writable("--checkpoint", Path(args.checkpoint))
+    if not saved:
         args.run_name = args.run_name or f"ppo_{args.character}_seed{args.seed}_{time.strftime('%Y%m%d_%H%M%S')}"
         run = start_run(args, args.runs_dir, args.run_name)
+        lock = lock_run(run)  # noqa: F841 (held until main returns)
     checkpoint_path = Path(args.checkpoint) if args.checkpoint else run / "checkpoints" / "latest.pt"
 
     # Worker processes are forked from this one: before torch starts threads, and before anything else does.
@@ -216,19 +217,23 @@ def main(args: Args) -> None:
     iteration, global_step, agent_frames = 0, 0, 0
 
     if saved:
-        optimizer.load_state_dict(saved["optimizer"])
-        envs.load_state_dict(saved["envs"])
-        ratings = Ratings(saved["ratings"])
-        rng.bit_generator.state = json.loads(saved["rng"])
-        noise.set_state(saved["noise"])
-        opponents, frozen_port = saved["opponents"], saved["frozen_port"].numpy()
-        states = {name or None: tuple(state) for name, state in saved["states"].items()}
-        resets = saved["resets"].numpy()
-        iteration, global_step, agent_frames = saved["iteration"], saved["step"], saved["agent_frames"]
+        try:
+            optimizer.load_state_dict(saved["optimizer"])
+            envs.load_state_dict(saved["envs"])
+            ratings = Ratings(saved["ratings"])
+            rng.bit_generator.state = json.loads(saved["rng"])
+            noise.set_state(saved["noise"])
+            opponents, frozen_port = list(saved["opponents"]), saved["frozen_port"].numpy()
+            states = {name or None: tuple(state) for name, state in saved["states"].items()}
+            resets = saved["resets"].numpy()
+            iteration, global_step, agent_frames = int(saved["iteration"]), int(saved["step"]), int(saved["agent_frames"])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            envs.close()
+            raise UserError(f"{run}: its checkpoint cannot be resumed ({type(error).__name__}: {error})") from None
         for log in ("metrics.jsonl", "eval.jsonl"):                         # forget what came after the checkpoint
-            rows = (run / log).read_text().splitlines(keepends=True) if (run / log).exists() else []
-            (run / log).write_text("".join(row for row in rows if row.endswith("\n") and json.loads(row)["global_step"] <= global_step))
+            keep_jsonl(run / log, global_step)
         pool.forget_after(global_step)
+        atomic_write(run / "args.json", (json.dumps(vars(args), indent=1) + "\n").encode())
 
     def save() -> None:
         save_checkpoint(
@@ -250,6 +255,7 @@ def main(args: Args) -> None:
         stop.append(signum)
         console.print("stopping after this iteration; press Ctrl-C again to stop at once, back to the last checkpoint")
     signal.signal(signal.SIGINT, on_interrupt)
+    signal.signal(signal.SIGTERM, on_interrupt)
 
     steps_per_iteration = T * N * args.action_repeat
     num_iterations = -(-args.timesteps // steps_per_iteration)

@@ -156,7 +156,7 @@ def test_mistakes_end_in_one_line(checkpoint, tmp_path, monkeypatch, capfd):
             ({"--checkpoint": str(torn)}, "not a readable"), ({"--checkpoint": str(foreign)}, "not a readable"),
             ({"--checkpoint": str(other_schema)}, "schema"),
             ({"--output": str(tmp_path / "out.pt")}, ".onnx"), ({"--output": str(checkpoint / "out.onnx")}, "cannot write"),
-            ({"--output": str(tmp_path / "folder.onnx")}, "is a folder"), ({"--steps": "0"}, "--steps 0"),
+            ({"--output": str(tmp_path / "folder.onnx")}, "not a regular file"), ({"--steps": "0"}, "--steps 0"),
             ({"--character": "mew"}, "mewtwo"), ({"--seed": "-1"}, "--seed -1")):
         monkeypatch.setattr(sys, "argv", ["export_onnx.py", *(word for pair in (good | mistake).items() for word in pair)])
         with pytest.raises(SystemExit) as end:

@@ -257,7 +257,7 @@ def test_mistakes_end_in_one_line(folder, tmp_path, monkeypatch, capfd):
             ("--num-workers", -1, "--num-workers -1"),
             ("--max-episode-frames", -1, "--max-episode-frames -1"), ("--seed", -1, "--seed -1"),
             ("--record", text / "slp", "cannot write"), ("--results", text / "results.jsonl", "cannot write"),
-            ("--results", tmp_path, "is a folder")):
+            ("--results", tmp_path, "not a regular file")):
         monkeypatch.setattr(sys, "argv", ["play.py", *(str(word) for pair in (good | {flag: value}).items() for word in pair)])
         with pytest.raises(SystemExit) as end:
             run_script(play.main, Args)

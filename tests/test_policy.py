@@ -1,5 +1,8 @@
 """Codec, observation and networks: what would be silently wrong if it broke."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -248,11 +251,34 @@ def test_checkpoint_rebuilds_the_policy(tmp_path):
 
 def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     path = save_checkpoint(tmp_path / "p.pt", Policy("mlp", (8,)), step=1)
-    monkeypatch.setattr(torch, "save", lambda data, file: (file.write(b"half"), 1 / 0))
-    with pytest.raises(ZeroDivisionError):
+
+    def full(fd):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left"):
         save_checkpoint(path, Policy("mlp", (8,)), step=2)
     monkeypatch.undo()
     assert load_checkpoint(path)["step"] == 1 and len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_is_no_file_is_never_replaced(tmp_path):
+    for path in (Path("/dev/null"), tmp_path):
+        with pytest.raises(UserError, match="not a regular file"):
+            save_checkpoint(path, Policy("mlp", (8,)))
+
+
+def test_weights_that_are_no_numbers_are_neither_saved_nor_loaded(tmp_path):
+    policy = Policy("mlp", (8,))
+    path = save_checkpoint(tmp_path / "p.pt", policy)
+    data = torch.load(path, weights_only=True)
+    policy.value_head.weight.data[0, 0] = torch.nan
+    with pytest.raises(UserError, match="finite"):
+        save_checkpoint(path, policy)
+    torch.save(data | {"policy": policy.state_dict()}, tmp_path / "nan.pt")
+    with pytest.raises(UserError, match="finite"):
+        load_policy(tmp_path / "nan.pt")
+    assert load_checkpoint(path)
 
 
 def test_bad_checkpoints_are_told_in_one_line(tmp_path):
@@ -267,7 +293,10 @@ def test_bad_checkpoints_are_told_in_one_line(tmp_path):
     torch.save(data | {"schema": "other"}, tmp_path / "schema.pt")
     torch.save(data | {"config": {"backbone": "mlp", "hidden": [9]}}, tmp_path / "sizes.pt")
     torch.save(data | {"evil": Evil()}, tmp_path / "evil.pt")
-    for name in ("missing", "empty", "half", "schema", "sizes", "evil"):
+    torch.save(data | {"policy": {3: 3}}, tmp_path / "types.pt")
+    torch.save(data | {"action_repeat": "abc"}, tmp_path / "repeat.pt")
+    torch.save(data | {"format": 99, "versions": None}, tmp_path / "format.pt")
+    for name in ("missing", "empty", "half", "schema", "sizes", "evil", "types", "repeat", "format"):
         with pytest.raises(UserError) as error:
             load_policy(tmp_path / f"{name}.pt")
         assert name in str(error.value) and "\n" not in str(error.value)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import ppo_selfplay
-from melee_common import BOT_SLOT, Policy, Pool, Ratings, UserError, load_checkpoint, load_policy, save_checkpoint
+from melee_common import BOT_SLOT, Policy, Pool, Ratings, UserError, load_checkpoint, load_policy, lock_run, save_checkpoint
 from ppo_selfplay import Args, main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -382,6 +382,62 @@ def test_mistakes_end_in_one_clear_line(tmp_path, flags, words):
     result = command("--runs-dir", str(tmp_path), "--run-name", "r", *flags)
     assert result.returncode != 0 and words in result.stderr and "Traceback" not in result.stderr
     assert not (tmp_path / "r").exists()                                    # the name is still free for the corrected command
+
+
+@pytest.mark.parametrize("name, value", [("learning_rate", np.nan), ("ppo_clip", np.nan), ("reward_stock", np.inf), ("seed", -1),
+                                         ("action_repeat", 10 ** 20), ("hidden", "99999999999"), ("run_name", "../elsewhere"),
+                                         ("checkpoint", "/dev/null"), ("num_games", 10 ** 12)])
+def test_impossible_values(tmp_path, name, value):
+    with pytest.raises(UserError, match=name.replace("_", "-")):
+        main(tiny(tmp_path, "run", 1, **{name: value}))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("field", ["optimizer", "envs", "ratings", "rng", "noise", "frozen_port", "states", "resets", "iteration",
+                                   "stage"])
+def test_a_damaged_checkpoint_is_not_resumed(tmp_path, field):
+    main(tiny(tmp_path, "run", 1))
+    path = tmp_path / "run" / "checkpoints" / "latest.pt"
+    data = torch.load(path, weights_only=True)
+    for broken in ({k: v for k, v in data.items() if k != field}, data | {field: "nonsense"}):
+        torch.save(broken, path)
+        with pytest.raises(UserError, match="run"):
+            main(Args(resume=str(tmp_path / "run"), timesteps=3 * FRAMES))
+
+
+def test_damaged_logs_do_not_stop_a_resumed_run(tmp_path):
+    main(tiny(tmp_path, "whole", 3))
+    main(tiny(tmp_path, "run", 2))
+    (tmp_path / "run" / "pool" / "main_000000999999.pt").mkdir()
+    with open(tmp_path / "run" / "metrics.jsonl", "ab") as file:
+        file.write(b'garbage\n[]\n\xff\xfe\n{"no": "step"}\n{"global_step": 1')
+    main(Args(resume=str(tmp_path / "run"), timesteps=3 * FRAMES))
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+    (tmp_path / "run" / "args.json").write_text('{"num_games"')
+    with pytest.raises(UserError, match="args.json"):
+        main(Args(resume=str(tmp_path / "run")))
+
+
+def test_one_process_a_run(tmp_path):
+    main(tiny(tmp_path, "run", 1))
+    held = lock_run(tmp_path / "run")
+    with pytest.raises(UserError, match="another process"):
+        main(Args(resume=str(tmp_path / "run"), timesteps=2 * FRAMES))
+    held.close()
+    main(Args(resume=str(tmp_path / "run"), timesteps=2 * FRAMES))
+
+
+def test_the_fork_servers_death_is_told(tmp_path, monkeypatch):
+    step = ppo_selfplay.VecEnv.step
+
+    def deadly(self, controllers):
+        os.kill(self._forks._pid, signal.SIGKILL)                           # its workers die with it
+        time.sleep(.1)
+        return step(self, controllers)
+
+    monkeypatch.setattr(ppo_selfplay.VecEnv, "step", deadly)
+    with pytest.raises(UserError, match="--resume"):
+        main(tiny(tmp_path, "run", 2, num_workers=2))
 
 
 def test_resume_refuses_other_arguments(tmp_path):
