@@ -6,6 +6,10 @@
     decode_actions(actions)        CONTROLLER record, which makes the next frame
 
 Time: post[t-1] + pre[t] -> post[t]. A policy that has seen frames[t] chooses controllers[t + 1]. Every stage keeps to that.
+
+Sections, in this order: Slippi's ids and events, events to frames, replays in, folders of replays, replays out, a live game;
+controller codec, observation, policy, rewards and intervals; replays as training data; vectorised games, matches between
+policies; checkpoints, pool, ratings, logs, command line.
 """
 
 import contextlib
@@ -2336,6 +2340,26 @@ def keep_jsonl(path: Path, last_step: int) -> None:
     if path.exists():
         lines = path.read_text(errors="replace").splitlines(keepends=True)
         atomic_write(path, "".join(filter(sound, lines)).encode())
+
+
+def plot_winrates(run: Path) -> Path | None:
+    """eval.jsonl as a picture: win rate against each scripted opponent over game frames, with 95 % intervals."""
+    rows = [json.loads(line) for line in (run / "eval.jsonl").read_text().splitlines()] if (run / "eval.jsonl").exists() else []
+    if len(rows) < 2:
+        return None
+    from matplotlib.figure import Figure                                    # not pyplot: no display, no global state
+    axes = (figure := Figure(figsize=(7, 4), layout="constrained")).subplots()
+    steps = [row["global_step"] for row in rows]
+    for name in [key.rpartition("_")[2] for key in rows[0] if key.startswith("eval/winrate_") and f"{key}_low" in rows[0]]:
+        low, rate, high = ([row[f"eval/winrate_{name}{end}"] for row in rows] for end in ("_low", "", "_high"))
+        axes.fill_between(steps, low, high, alpha=.2)
+        axes.plot(steps, rate, marker=".", label=name)
+    axes.set(xlabel="game frames", ylabel=f"win rate in {rows[-1]['games']} games", ylim=(-.02, 1.02), title=run.name)
+    axes.legend()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=120)
+    atomic_write(run / "winrates.png", buffer.getbuffer())
+    return run / "winrates.png"
 
 
 def check_numbers(args, **limits: tuple[float, float]) -> None:

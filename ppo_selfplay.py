@@ -29,7 +29,7 @@ from melee_common import (
     ACTION_SIZE, BOT_SLOT, BOTS, CHARACTERS, FRAME, NUM_FLOATS, NUM_INTS, STAGES, Observation, Policy, Pool, Ratings, UserError,
     VecEnv, act, action_logprobs, append_jsonl, atomic_write, check_numbers, check_writable, compute_gae, compute_rewards,
     decode_actions, keep_jsonl, load_checkpoint, load_policy, lock_run, lookup, observe, outcomes, parse_hidden, play_games,
-    run_script, save_checkpoint, start_run, to_torch, wilson_interval,
+    plot_winrates, run_script, save_checkpoint, start_run, to_torch, wilson_interval,
 )
 
 EVAL_OPPONENTS = ("idle", "random", "attacker")
@@ -479,7 +479,8 @@ def main(args: Args) -> None:
     if stop:
         console.print(f"stopped at step {global_step:,}; continue with: python ppo_selfplay.py --resume {run}")
         sys.exit(130)
-    console.print(f"done: {checkpoint_path}")
+    picture = plot_winrates(run)
+    console.print(f"done: {checkpoint_path}" + (f", {picture}" if picture else ""))
 
 
 if __name__ == "__main__":

@@ -359,7 +359,8 @@ def test_command_line_from_start_to_elo_table(tmp_path):
     evals = [json.loads(line) for line in (run / "eval.jsonl").read_text().splitlines()]
     assert [e["global_step"] for e in evals][0] == 0 and evals[-1]["global_step"] == rows[-1]["global_step"]
     assert all(e["eval/winrate_attacker_low"] <= e["eval/winrate_attacker"] <= e["eval/winrate_attacker_high"] for e in evals)
-    assert {p.name for p in run.iterdir()} >= {"args.json", "command.txt", "versions.txt", "pool"}
+    assert {p.name for p in run.iterdir()} >= {"args.json", "command.txt", "versions.txt", "pool", "winrates.png"}
+    assert (run / "winrates.png").read_bytes().startswith(b"\x89PNG")
     assert load_policy(tmp_path / "out.pt")[1]["step"] == rows[-1]["global_step"]
 
 
