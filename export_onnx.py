@@ -179,7 +179,7 @@ def main(args: Args) -> None:
     policy, data = load_policy(checkpoint)
     check_writable("--output", output)
     console = Console()
-    torch.set_num_threads(1)                                                # as in the session, or latencies mean nothing
+    torch.set_num_threads(1)                                                # as in play, or latencies mean nothing
 
     # ----------------------------------------------------------------------------------------------------------- export
     models = {"float32": (export(Act(policy), torch.rand(2, NUM_LOGITS), ("noise", "actions")),

@@ -94,6 +94,8 @@ HIDDEN_PLAYER = np.dtype([
     ("guard_frames", "i4"),                            # shield stun left
     ("grab_timer", "i4"),                              # frames until the held player breaks free
     ("combo_timer", "i4"), ("throw_frames", "i4"),     # length of the throw in progress
+    ("charge", "i4"),                                  # frames that Shadow Ball or needles have been charged
+    ("shot", "i4"),                                    # lets go of a projectile this frame: 1 ground, 2 air
     ("stale", "i4", 9),                                # attack ids of the last hits that landed, newest first
 ])
 
@@ -106,7 +108,7 @@ HIDDEN = np.dtype([("players", HIDDEN_PLAYER, NUM_PLAYERS), ("seed", "u8"), ("re
 
 CHARACTERS = {"fox": 1, "captain_falcon": 2, "sheik": 7, "mewtwo": 16, "marth": 18, "falco": 22, "gameandwatch": 24,
               "link": 6, "zelda": 19, "ganondorf": 25}
-FOX, FALCO, MEWTWO, GAMEANDWATCH = 1, 22, 16, 24
+FOX, SHEIK, FALCO, MEWTWO, GAMEANDWATCH = 1, 7, 22, 16, 24
 NUM_CHARACTERS, NUM_ACTIONS, MAX_FRAMES = 26, 400, 80
 
 ATTRIBUTES = """
@@ -152,12 +154,43 @@ GRAB_REACH = {  # how far in front the caught victim stands while pulled in, and
     1: (5.74, 8.28), 2: (8.19, 7.87), 7: (7.4, 7.35), 16: (11.0, 11.98), 18: (16.41, 9.1), 22: (6.57, 9.49)}
 LEDGE_BOX_WIDTH, LEDGE_BOX_HEIGHT = 14.5, 11.5
 
+# Items, by Slippi's type ids.
+FOX_LASER, FALCO_LASER, FOX_BLASTER, FALCO_BLASTER, NEEDLE, NEEDLES_HELD, SHADOW_BALL, SAUSAGE = (
+    0x36, 0x37, 0x4A, 0x4B, 0x4F, 0x50, 0x70, 0x7A)
+NUM_ITEM_TYPES = 0x80
+PROJECTILE = np.dtype([(name, "f4") for name in (
+    "life radius damage angle growth set_knockback base gravity".split())])
+PROJECTILE_ROWS = {  # measured, but for the radii, the Shadow Ball's blow and the sausage
+    FOX_LASER: (34, 1.5, 3, 0, 0, 0, 0, 0), FALCO_LASER: (99, 1.5, 3, 361, 100, 5, 0, 0),
+    NEEDLE: (30, 1.5, 3, 361, 34, 0, 24, 0), SHADOW_BALL: (69, 2.5, 3, 361, 55, 0, 15, 0),
+    SAUSAGE: (90, 2, 4, 60, 50, 0, 10, .06)}
+SHOT_ROWS = {  # type; then on the ground and in the air: action, frame, offset from where the shooter was, velocity
+    1: (FOX_LASER, (342, 5, 16.47, 7.68, 7, 0), (345, 5, 16.41, 9.59, 7, 0)),
+    22: (FALCO_LASER, (342, 16, 10.58, 8.13, 5, 0), (345, 8, 14.64, 9.31, 5, 0)),
+    7: (NEEDLE, (344, 3, 8, 8.75, 4, 0), (348, 3, 7, 4.875, 2.83, -2.83)),
+    16: (SHADOW_BALL, (345, 8, 13.73, 11.72, .8, 0), (350, 8, 10.05, 9.99, .8, 0)),
+    24: (SAUSAGE, (353, 18, 8, 9, 1, 1.6), (354, 18, 8, 9, 1, 1.6))}
+CHARGE_ROWS = {  # charging on the ground and in the air, what a shield press makes of it, frames a step, steps, loop
+    7: ((342, 346), (343, 347), 18, 5, 18), 16: ((342, 347), (344, 349), 14, 7, 8)}
+HELD_ROWS = {  # actions with an item in hand: (first, last, type, offset); it is logged where it appeared
+    1: [(341, 346, FOX_BLASTER, 0, 0)], 22: [(341, 346, FALCO_BLASTER, 0, 0)],
+    7: [(342, 344, NEEDLES_HELD, 0, 0), (346, 348, NEEDLES_HELD, 0, 0)],
+    16: [(342, 342, SHADOW_BALL, -7.65, 8.94), (347, 347, SHADOW_BALL, -6.7, 8.1)],
+    24: [(341, 344, 0x72, 5.39, 5.16), (345, 345, 0x73, 12.4, 1.5), (346, 346, 0x74, 4.8, 14.83),
+         (347, 347, 0x75, -.65, 6.96), (350, 350, 0x75, -.65, 6.96), (348, 348, 0x76, 5.59, 7.99),
+         (351, 351, 0x76, 5.59, 7.99), (349, 349, 0x77, -.45, 13.51), (352, 352, 0x77, -.45, 13.51),
+         (374, 374, 0x7C, 0, -2.55)]}
+
 # Game & Watch's own ids for moves that everyone else does with the common ones, and his aerials' landings.
 GAMEANDWATCH_ACTIONS = {44: 341, 48: 343, 57: 345, 60: 346, 65: 347, 67: 348, 68: 349, 70: 350, 72: 351, 73: 352}
 
 CHARACTER = np.dtype([(name, "f4") for name in ATTRIBUTES] + [
     ("launch_actions", "i2", 3), ("launch_frames", "f4"), ("launch_speed", "f4"), ("launch_slow_from", "f4"),
     ("launch_slower", "f4"), ("launch_kept", "f4"),
+    ("shot_type", "i2"), ("shot_action", "i2", 2), ("shot_frame", "i2", 2), ("shot_x", "f4", 2), ("shot_y", "f4", 2),
+    ("shot_vx", "f4", 2), ("shot_vy", "f4", 2), ("charge_action", "i2", 2), ("charge_stop", "i2", 2),
+    ("charge_frames", "i2"), ("charge_steps", "i2"), ("charge_loop", "i2"),
+    ("held_type", "i2", NUM_ACTIONS), ("held_x", "f4", NUM_ACTIONS), ("held_y", "f4", NUM_ACTIONS),
     ("ledge_top", "f4"), ("ledge_jump", "f4"), ("pull_reach", "f4"), ("hold_reach", "f4"),
     ("frames", "i2", NUM_ACTIONS),                     # length of an action, 0 unknown
     ("next_action", "i2", NUM_ACTIONS),                # what follows when it runs out, -1 the standing or falling state
@@ -223,7 +256,7 @@ THROW_FORWARD, THROW_BACK, THROW_UP, THROW_DOWN = 219, 220, 221, 222
 CAUGHT_AIR, HELD_AIR, PUMMELED_AIR, CAUGHT, HELD, PUMMELED, BREAK_FREE, THROWN_FORWARD = (
     223, 224, 225, 226, 227, 228, 229, 239)
 ANYONE = -1                                            # in the tables of data/: a row for whoever has none of his own
-Tables = collections.namedtuple("Tables", "characters stages hitboxes root_motion velocities")
+Tables = collections.namedtuple("Tables", "characters stages hitboxes root_motion velocities projectiles")
 DATA = pathlib.Path(__file__).resolve().parent / "data"
 
 
@@ -251,6 +284,15 @@ def build_tables():
         row["pull_reach"], row["hold_reach"] = GRAB_REACH.get(character, (8, 9))
         (row["launch_actions"], row["launch_frames"], row["launch_speed"], row["launch_slow_from"],
          row["launch_slower"], row["launch_kept"]) = UP_LAUNCH.get(character, (-1, 0, 0, 0, 0, 0))
+        row["shot_type"], *shots = SHOT_ROWS.get(character, (0, (-1, 0, 0, 0, 0, 0), (-1, 0, 0, 0, 0, 0)))
+        for index, shot in enumerate(shots):
+            for name, value in zip(("action", "frame", "x", "y", "vx", "vy"), shot, strict=True):
+                row["shot_" + name][index] = value
+        (row["charge_action"], row["charge_stop"], row["charge_frames"], row["charge_steps"],
+         row["charge_loop"]) = CHARGE_ROWS.get(character, (-1, -1, 1, 0, 0))
+        for first, last, item_type, x, y in HELD_ROWS.get(character, []):
+            for name, value in (("type", item_type), ("x", x), ("y", y)):
+                row["held_" + name][first:last + 1] = value
         row["next_action"], row["aerial"], row["aerial_landing"] = -1, -1, -1
         row["own_action"] = np.arange(80)
         if character == GAMEANDWATCH:
@@ -375,7 +417,10 @@ def build_tables():
         row["spawn_x"], row["spawn_y"] = np.transpose(spawns)
         row["slope_start"], row["slope"] = SLOPES.get(stage, (NO_SLOPE, 0))
         row["revive_x"], row["revive_y"] = REVIVE.get(stage, ((16, -16), 112.85))
-    return Tables(characters, stages, np.array(hitboxes), np.array(root_motion), np.array(velocities))
+    projectiles = np.zeros(NUM_ITEM_TYPES, PROJECTILE)
+    for item_type, values in PROJECTILE_ROWS.items():
+        projectiles[item_type] = values
+    return Tables(characters, stages, np.array(hitboxes), np.array(root_motion), np.array(velocities), projectiles)
 
 
 def nearest_window(windows, character, action, box, frame):
@@ -794,6 +839,13 @@ def end_of_action(p, h, c):
         return
     if in_shine(p) and (action == 361 or action == 366):
         return                                         # until B is let go
+    if action == c.charge_action[p.airborne]:
+        if frames >= c.charge_loop:
+            set_action(p, h, action)
+        return
+    if action == c.shot_action[p.airborne] and h.flag == 1 and 0 < c.frames[action] <= frames:
+        set_action(p, h, action)                       # another shot
+        return
     length = action_length(p, h, c)
     if length <= 0 or frames < length:
         return
@@ -1075,6 +1127,41 @@ def hold_inputs(p, h):
             set_action(p, h, THROW_FORWARD if x * p.facing > 0 else THROW_BACK)
         else:
             set_action(p, h, THROW_UP if y > 0 else THROW_DOWN)
+
+
+@jit
+def shot_inputs(p, h, c):
+    """Shadow Ball leaves at the next B, needles when B is let go; a shield keeps the charge. Lasers: B for one more."""
+    place = p.airborne
+    if p.action == c.shot_action[place]:
+        if c.charge_steps == 0 and h.action_frames > 0 and pressed(h, BUTTON_B):
+            h.flag = 1
+        return
+    if p.action != c.charge_action[place]:
+        return
+    h.charge = min(h.charge + 1, c.charge_frames * c.charge_steps)
+    lets_go = (h.buttons & BUTTON_B) == 0 if c.shot_type == NEEDLE else pressed(h, BUTTON_B)
+    if pressed(h, BUTTON_LR):
+        set_action(p, h, c.charge_stop[place])
+    elif lets_go:
+        set_action(p, h, c.shot_action[place])
+
+
+@jit
+def shot_due(p, h, c):
+    """Does a projectile leave on this frame? 1 from the ground, 2 from the air, 0 no."""
+    place = p.airborne
+    if c.shot_type == 0 or p.action != c.shot_action[place]:
+        return 0
+    frame, first = h.action_frames, c.shot_frame[place]
+    if c.shot_type == NEEDLE:                          # one every three frames, as many as were charged
+        needles = 1 + h.charge // c.charge_frames
+        if frame % first != 0 or not 0 < frame // first <= needles:
+            return 0
+        if frame // first == needles:
+            h.charge = 0
+        return 1 + place
+    return 1 + place if frame == first else 0
 
 
 @jit
@@ -1605,14 +1692,33 @@ def launch(v, vh, angle, force, side, contact):
 
 @jit
 def hit_shield(a, v, vh, staled, side):
-    v.shield = v.shield - .7 * staled
-    v.hitlag = a.hitlag = hitlag_frames(staled, False, False)
-    stun = np.floor(.45 * staled + 2)
+    a.hitlag = hitlag_frames(staled, False, False)
+    if not a.airborne:
+        a.self_vx_ground -= side * min(2.0, staled * .06)
+    block(v, vh, staled, side)
+
+
+@jit
+def press(h):
+    """How hard the shield is held: the lighter, the larger it is, and the more it gives way."""
+    return 1.0 if h.buttons & BUTTON_LR else h.trigger
+
+
+@jit
+def is_power_shield(v, vh, frames):
+    """A digital press just before the blow: the shield takes no harm."""
+    return v.action == SHIELD_START and vh.action_frames < frames and (vh.buttons & BUTTON_LR) != 0
+
+
+@jit
+def block(v, vh, staled, side):
+    if not is_power_shield(v, vh, 4):
+        v.shield = v.shield - staled * (.9 - .2 * press(vh))
+    v.hitlag = hitlag_frames(staled, False, False)
+    stun = np.floor(1.5 * staled * (.95 - .65 * press(vh)) + 2)
     vh.guard_frames = int(stun)
     set_action(v, vh, SHIELD_STUN)
     v.self_vx_ground = side * min(2.0, stun * .12)
-    if not a.airborne:
-        a.self_vx_ground -= side * min(2.0, staled * .06)
     if v.shield <= 0:
         break_shield(v, vh)
 
@@ -1764,7 +1870,200 @@ def smash_influence(p, h):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 9. One player, one frame, in Melee's order: hitlag, action end, inputs, velocity, position, stage
+# 9. Items. Slots are packed from 0, oldest first; a ninth is not made.
+# ---------------------------------------------------------------------------------------------------------------------
+
+HELD_TIMER, STUCK, NEUTRAL_SPECIAL = 1400, 2, 18       # timer of an item in hand; state of a needle; Slippi's attack id
+SHADOW_BALL_SPEED = 1.6                                # measured uncharged; it leaves the hand at half of it
+
+
+@jit
+def clear_item(item):
+    item.x, item.y, item.vx, item.vy, item.facing, item.timer = 0, 0, 0, 0, 0, 0
+    item.type, item.state, item.owner, item.damage, item.charge, item.present = 0, 0, 0, 0, 0, 0
+
+
+@jit
+def copy_item(source, target):
+    target.x, target.y, target.vx, target.vy = source.x, source.y, source.vx, source.vy
+    target.facing, target.timer, target.type, target.state = source.facing, source.timer, source.type, source.state
+    target.owner, target.damage, target.charge, target.present = source.owner, source.damage, source.charge, 1
+
+
+@jit
+def free_slot(items):
+    for slot in range(NUM_ITEMS):
+        if items[slot].present == 0:
+            return slot
+    return -1
+
+
+@jit
+def spawn_item(items, item_type, index, p, h, x, y, timer):
+    """-> the slot, -1 if all are taken. Items appear where their owner was before he moved."""
+    slot = free_slot(items)
+    if slot >= 0:
+        item = items[slot]
+        clear_item(item)
+        item.x, item.y, item.facing, item.timer = h.old_x + x * p.facing, h.old_y + y, p.facing, timer
+        item.type, item.owner, item.present = item_type, index, 1
+    return slot
+
+
+@jit
+def shoot(items, index, p, h, c, t, seed, frame_id):
+    place = h.shot - 1
+    slot = spawn_item(items, c.shot_type, index, p, h, c.shot_x[place], c.shot_y[place],
+                      t.projectiles[c.shot_type].life)
+    if slot >= 0:
+        item = items[slot]
+        item.vx, item.vy = c.shot_vx[place] * p.facing, c.shot_vy[place]
+        if c.shot_type == SHADOW_BALL:
+            item.state, item.charge = 1, h.charge // c.charge_frames
+        elif c.shot_type == SAUSAGE:                   # thrown near and far
+            item.vx *= .4 + random_uniform(seed, frame_id, 50 + index)
+    if c.shot_type == SHADOW_BALL:
+        h.charge = 0
+
+
+@jit
+def hold_item(items, index, p, h, c):
+    """A gun, a charging ball, Game & Watch's gadgets."""
+    item_type = c.held_type[p.action] if 0 <= p.action < NUM_ACTIONS else 0
+    if item_type == 0:
+        return
+    for slot in range(NUM_ITEMS):
+        item = items[slot]
+        if item.present and item.owner == index and item.type == item_type and item.timer == HELD_TIMER:
+            return
+    spawn_item(items, item_type, index, p, h, c.held_x[p.action], c.held_y[p.action], HELD_TIMER)
+
+
+@jit
+def is_still_held(item, p, h, c):
+    if p.action < 0 or p.action >= NUM_ACTIONS or c.held_type[p.action] != item.type:
+        return False
+    if item.type == FOX_BLASTER or item.type == FALCO_BLASTER or item.type == 0x72:
+        item.state = p.action - 341
+    elif item.type == SHADOW_BALL or item.type == NEEDLES_HELD:
+        item.charge = h.charge // c.charge_frames if item.type == SHADOW_BALL else 0
+    return True
+
+
+@jit
+def turn_back(item, t, index):
+    """Reflected: belongs to the other now."""
+    item.vx, item.vy, item.facing, item.owner = -item.vx, -item.vy, -item.facing, index
+    item.timer = t.projectiles[item.type].life
+
+
+@jit
+def hits_ground(item, s):
+    floor = s.floor_y[0]
+    return abs(item.x) < s.floor_right[0] and floor - 20 < item.y < floor
+
+
+@jit
+def fly(item, s, t, a, ah, v, vh, vc, victim):
+    """A projectile moves on and hits; False when it is gone."""
+    item.timer -= 1
+    if item.timer <= 0:
+        return False
+    if item.type == NEEDLE and item.state == STUCK:
+        return True
+    kind = t.projectiles[item.type]
+    if item.type == SHADOW_BALL:
+        item.vx = SHADOW_BALL_SPEED * (1 if item.vx > 0 else -1)
+    old_x, old_y = item.x, item.y
+    item.vy -= kind.gravity
+    item.x += item.vx
+    item.y += item.vy
+    if hits_ground(item, s):
+        if item.type != NEEDLE:
+            return False
+        item.y, item.vx, item.vy, item.state, item.timer = s.floor_y[0], 0, 0, STUCK, 120
+        return True
+    if not (s.blast_left <= item.x <= s.blast_right and s.blast_bottom <= item.y <= s.blast_top):
+        return False
+    if v.present == 0 or v.action <= REBIRTH_WAIT or v.hurtbox == 2 or not reaches(item, old_x, old_y, kind, v, vc):
+        return True
+    if v.hurtbox == 1:
+        return False
+    if in_shine(v) or is_power_shield(v, vh, 2):
+        turn_back(item, t, victim)
+        return True
+    item_hit(item, kind, a, ah, v, vh, vc)
+    return False
+
+
+@jit
+def reaches(item, old_x, old_y, kind, v, vc):
+    radius, bottom, top, forward = body(v, vc)
+    body_x, low, high = v.x + forward * v.facing, v.y + bottom + radius, v.y + max(top - radius, bottom + radius)
+    for step in range(4):
+        x, y = item.x + (old_x - item.x) * step / 4, item.y + (old_y - item.y) * step / 4
+        away_x, away_y = x - body_x, y - min(max(y, low), high)
+        if away_x * away_x + away_y * away_y < (radius + kind.radius) ** 2:
+            return True
+    return False
+
+
+@jit
+def item_hit(item, kind, a, ah, v, vh, vc):
+    """Like a blow, but the owner feels nothing; Fox's laser only hurts. Charge adds to the damage: up to 25."""
+    damage = kind.damage + item.charge * 22 / 7
+    staled = damage * stale_factor(ah, NEUTRAL_SPECIAL)
+    side = 1.0 if item.vx > 0 else -1.0
+    if is_shielding(v.action):
+        block(v, vh, staled, side)
+        return
+    force = knockback(v.percent, damage, staled, vc.weight, kind.growth, kind.set_knockback, kind.base)
+    v.percent = min(v.percent + staled, 999)
+    remember_hit(ah, NEUTRAL_SPECIAL)
+    a.last_attack, v.last_hit_by = NEUTRAL_SPECIAL, a.port
+    a.combo = a.combo + 1 if ah.combo_timer > 0 else 1
+    ah.combo_timer = 45
+    if force <= 0:
+        return
+    crouching = CROUCH_START <= v.action <= CROUCH_END
+    force = force * 2 / 3 if crouching else force
+    v.hitlag = max(v.hitlag, hitlag_frames(staled, False, crouching))
+    if not is_held(v.action):
+        launch(v, vh, launch_angle(kind.angle, force, v.airborne), force, side, (item.y - v.y) / vc.height)
+
+
+@jit
+def step_items(frame, secret, c, d, s, t):
+    items, kept = frame.items, 0
+    for slot in range(NUM_ITEMS):
+        item = items[slot]
+        if item.present == 0:
+            break
+        owner = 1 if item.owner == 1 else 0
+        a, ah = frame.players[owner], secret.players[owner]
+        v, vh = frame.players[1 - owner], secret.players[1 - owner]
+        if item.timer == HELD_TIMER:
+            stays = is_still_held(item, a, ah, c if owner == 0 else d)
+        else:
+            stays = fly(item, s, t, a, ah, v, vh, d if owner == 0 else c, 1 - owner)
+        if not stays:
+            continue
+        if kept != slot:
+            copy_item(item, items[kept])
+        kept += 1
+    for slot in range(kept, NUM_ITEMS):
+        if items[slot].present:
+            clear_item(items[slot])
+    for index in range(2):
+        p, h, own = frame.players[index], secret.players[index], c if index == 0 else d
+        if own.shot_type:
+            hold_item(items, index, p, h, own)
+            if h.shot:
+                shoot(items, index, p, h, own, t, secret.seed, frame.frame_id)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 10. One player, one frame, in Melee's order: hitlag, action end, inputs, velocity, position, stage
 # ---------------------------------------------------------------------------------------------------------------------
 
 @jit
@@ -1821,15 +2120,14 @@ def die(p, h, action):
     p.in_hitstun, p.hitstun, p.hitlag, p.fastfall = 0, 0, 0, 0
     p.self_vx_air, p.self_vy, p.self_vx_ground, p.kb_vx, p.kb_vy = 0, 0, 0, 0, 0
     h.stale[:] = 0
-    h.hurt_timer = 0
+    h.hurt_timer, h.charge = 0, 0
 
 
 @jit
 def shield_health(p, h):
     """Holding a shield costs .28 a frame at full press; otherwise it grows back."""
     if p.action == SHIELD or (p.action == SHIELD_START and h.action_frames > 0):
-        press = 1.0 if h.buttons & BUTTON_LR else h.trigger
-        p.shield -= .14 * (.1 + 1.9 * press)
+        p.shield -= .14 * (.1 + 1.9 * press(h))
         if p.shield <= 0:
             break_shield(p, h)
     elif p.action != SHIELD_STUN and p.action != SHIELD_START:
@@ -1853,7 +2151,7 @@ def step_player(p, h, c, s, t, index):
     h.old_x, h.old_y = p.x, p.y
     h.ledge_cooldown = max(0, h.ledge_cooldown - 1)
     h.combo_timer = max(0, h.combo_timer - 1)
-    p.l_cancel = 0
+    p.l_cancel, h.shot = 0, 0
     if p.action <= REBIRTH_WAIT:
         step_dead(p, h, s, index)
         return
@@ -1891,6 +2189,9 @@ def act(p, h, c, s, t):
             air_inputs(p, h, c)
         else:
             ground_inputs(p, h, c, floor > 0)
+    if c.shot_type:
+        shot_inputs(p, h, c)
+        h.shot = shot_due(p, h, c)
     if is_held(p.action):
         return
     if on_ledge(p.action):
@@ -1951,6 +2252,7 @@ def step_all(frames, hidden, controllers, t):
         attack_id, attack_id_back = c.attack_id[p.action], d.attack_id[q.action]
         connect(p, hp, c, q, hq, d, t.hitboxes[row], box, attack_id)
         connect(q, hq, d, p, hp, c, t.hitboxes[row_back], box_back, attack_id_back)
+        step_items(frame, secret, c, d, s, t)
         for index in range(2):
             player, secrets = frame.players[index], secret.players[index]
             own = c if index == 0 else d
