@@ -85,6 +85,7 @@ HIDDEN_PLAYER = np.dtype([
     ("buttons", "i4"), ("last_buttons", "i4"),
     ("tilt_x_age", "i4"), ("tilt_y_age", "i4"),        # frames since the stick passed +-.25 on this side, 254 at rest
     ("trigger_age", "i4"),                             # frames since L, R or Z went down
+    ("tech_lockout", "i4"), ("tech_void", "i4"),       # frames in which a further press cannot tech; the last one cannot
     ("air_frames", "i4"), ("ledge_cooldown", "i4"), ("action_frames", "i4"),  # action_frames stand still in hitlag
     ("flag", "i4"),                                    # of the action: short hop chosen, turn done, first jump frame
     ("landed_cancel", "i4"),                           # the l_cancel of this aerial landing
@@ -94,6 +95,7 @@ HIDDEN_PLAYER = np.dtype([
     ("guard_frames", "i4"),                            # shield stun left
     ("grab_timer", "i4"),                              # frames until the held player breaks free
     ("combo_timer", "i4"), ("throw_frames", "i4"),     # length of the throw in progress
+    ("luck", "f4"),                                    # this frame's random number
     ("charge", "i4"),                                  # frames that Shadow Ball or needles have been charged
     ("shot", "i4"),                                    # lets go of a projectile this frame: 1 ground, 2 air
     ("stale", "i4", 9),                                # attack ids of the last hits that landed, newest first
@@ -108,7 +110,7 @@ HIDDEN = np.dtype([("players", HIDDEN_PLAYER, NUM_PLAYERS), ("seed", "u8"), ("re
 
 CHARACTERS = {"fox": 1, "captain_falcon": 2, "sheik": 7, "mewtwo": 16, "marth": 18, "falco": 22, "gameandwatch": 24,
               "link": 6, "zelda": 19, "ganondorf": 25}
-FOX, SHEIK, FALCO, MEWTWO, GAMEANDWATCH = 1, 7, 22, 16, 24
+FOX, SHEIK, ZELDA, FALCO, MEWTWO, GAMEANDWATCH = 1, 7, 19, 22, 16, 24
 NUM_CHARACTERS, NUM_ACTIONS, MAX_FRAMES = 26, 400, 80
 
 ATTRIBUTES = """
@@ -148,7 +150,12 @@ UP_LAUNCH = {  # up specials aimed by the stick, measured but for Zelda's:
     # (wait on the ground, wait in the air, flight), frames, speed, first slower frame, slower by, speed kept at the end
     1: ((353, 354, 356), 30, 3.8, 6, .1, 1.0), 22: ((353, 354, 356), 22, 4.2, 3, .17, 1.0),
     16: ((353, 356, 357), 10, 5.0, 99, 0, .2), 7: ((355, 358, 359), 10, 4.5, 99, 0, .12),
-    19: ((355, 358, 359), 12, 4.5, 99, 0, .12)}
+    19: ((349, 352, 353), 20, 4.5, 99, 0, .12)}
+GUESSED_SPECIALS = {  # (airborne, direction, action), where no replay shows them
+    7: [(0, 4, 361), (1, 4, 363)],
+    19: [(0, 1, 341), (1, 1, 342), (0, 3, 349), (1, 3, 352), (0, 4, 355), (1, 4, 357)]}
+TRANSFORMS = {  # Sheik and Zelda change on the ground and in the air: into whom, what begins it, what follows
+    7: (19, (361, 363), (356, 358)), 19: (7, (355, 357), (362, 364))}
 
 GRAB_REACH = {  # how far in front the caught victim stands while pulled in, and while held
     1: (5.74, 8.28), 2: (8.19, 7.87), 7: (7.4, 7.35), 16: (11.0, 11.98), 18: (16.41, 9.1), 22: (6.57, 9.49)}
@@ -187,6 +194,7 @@ GAMEANDWATCH_ACTIONS = {44: 341, 48: 343, 57: 345, 60: 346, 65: 347, 67: 348, 68
 CHARACTER = np.dtype([(name, "f4") for name in ATTRIBUTES] + [
     ("launch_actions", "i2", 3), ("launch_frames", "f4"), ("launch_speed", "f4"), ("launch_slow_from", "f4"),
     ("launch_slower", "f4"), ("launch_kept", "f4"),
+    ("transforms_into", "i2"), ("transform_action", "i2", 2), ("transform_end", "i2", 2),
     ("shot_type", "i2"), ("shot_action", "i2", 2), ("shot_frame", "i2", 2), ("shot_x", "f4", 2), ("shot_y", "f4", 2),
     ("shot_vx", "f4", 2), ("shot_vy", "f4", 2), ("charge_action", "i2", 2), ("charge_stop", "i2", 2),
     ("charge_frames", "i2"), ("charge_steps", "i2"), ("charge_loop", "i2"),
@@ -224,7 +232,7 @@ EFFECT_NORMAL, EFFECT_ELECTRIC, EFFECT_GRAB = 0, 1, 2
 
 STAGES = {"final_destination": 32, "battlefield": 31, "dream_land": 28, "yoshis_story": 8, "pokemon_stadium": 3,
           "fountain_of_dreams": 2}
-NUM_STAGES, MAX_FLOORS, NO_SLOPE = 33, 4, 1e9
+DREAM_LAND, NUM_STAGES, MAX_FLOORS, NO_SLOPE = 28, 33, 4, 1e9
 
 STAGE = np.dtype([
     ("floor_y", "f4", MAX_FLOORS), ("floor_left", "f4", MAX_FLOORS), ("floor_right", "f4", MAX_FLOORS),
@@ -284,6 +292,8 @@ def build_tables():
         row["pull_reach"], row["hold_reach"] = GRAB_REACH.get(character, (8, 9))
         (row["launch_actions"], row["launch_frames"], row["launch_speed"], row["launch_slow_from"],
          row["launch_slower"], row["launch_kept"]) = UP_LAUNCH.get(character, (-1, 0, 0, 0, 0, 0))
+        row["transforms_into"], row["transform_action"], row["transform_end"] = TRANSFORMS.get(
+            character, (character, -1, -1))
         row["shot_type"], *shots = SHOT_ROWS.get(character, (0, (-1, 0, 0, 0, 0, 0), (-1, 0, 0, 0, 0, 0)))
         for index, shot in enumerate(shots):
             for name, value in zip(("action", "frame", "x", "y", "vx", "vy"), shot, strict=True):
@@ -398,6 +408,9 @@ def build_tables():
         character, action = int(line["character"]), int(line["action"])
         rows = characters if character == ANYONE else characters[character:character + 1]
         rows["dodge_first"][:, action], rows["dodge_last"][:, action] = line["first_frame"], int(line["last_frame"]) + 1
+    for character, starts in GUESSED_SPECIALS.items():
+        for airborne, direction, action in starts:
+            characters[character]["special_start"][airborne, direction] = action
     for line in read_rows("specials.csv"):
         start = characters[int(line["character"])]["special_start"]
         start[int(line["airborne"]), int(line["direction"])] = int(line["action"])
@@ -490,7 +503,7 @@ BUTTON_XY, BUTTON_LR, BUTTON_LRZ = BUTTON_X | BUTTON_Y, BUTTON_L | BUTTON_R, BUT
 # Stick thresholds in processed units. The stick moves in steps of 1/80, so .275 means "more than 21 steps".
 TILT, JUMP_Y, SMASH, DASH_X, WALK_X, CROUCH_Y, RUN_X, DROP_Y, SIDE_SPECIAL, UP_SPECIAL = (
     .2875, .6625, .66, .8, .275, -.6125, .62, -.6625, .6, .55)
-MAX_TIMER = 254
+MAX_TIMER, TECH_WINDOW, TECH_LOCKOUT = 254, 20, 40
 FIRST_JUMP_FRAME = 7  # value of `flag`: this frame the ground jump has neither gravity nor drift
 
 
@@ -560,6 +573,11 @@ def read_controller(h, pad):
     h.tilt_y_age = tilt_age(h.tilt_y_age, h.stick_y, h.last_stick_y)
     fresh = pressed(h, BUTTON_LRZ) or (h.trigger > 0 and h.last_trigger == 0)
     h.trigger_age = 0 if fresh else min(h.trigger_age + 1, MAX_TIMER)
+    h.tech_lockout = max(h.tech_lockout - 1, 0)
+    if fresh:                                          # pressing again and again does not help
+        h.tech_void = h.tech_lockout > 0
+        if not h.tech_void:
+            h.tech_lockout = TECH_LOCKOUT
 
 
 @jit
@@ -691,12 +709,19 @@ def air_attack(p, h):
 
 
 @jit
+def start_special(p, h, c, direction):
+    set_action(p, h, c.special_start[p.airborne, direction])
+    if p.character == GAMEANDWATCH and direction == 2:  # Judge: one of nine hammers
+        p.action += int(9 * h.luck)
+
+
+@jit
 def start_from_stand(p, h, c, may_turn, may_move):
     """Everything a free, standing character can start; True if something did."""
     direction = special_direction(h)
     if direction:
         if c.special_start[0, direction]:
-            set_action(p, h, c.special_start[0, direction])
+            start_special(p, h, c, direction)
         return c.special_start[0, direction] > 0
     if pressed(h, BUTTON_Z) or (pressed(h, BUTTON_A) and shield_held(h)):
         set_action(p, h, GRAB)
@@ -726,7 +751,7 @@ def start_from_air(p, h, c, may_jump):
     direction = special_direction(h)
     if direction:
         if c.special_start[1, direction]:
-            set_action(p, h, c.special_start[1, direction])
+            start_special(p, h, c, direction)
             p.fastfall = 0
         return
     attack = air_attack(p, h)
@@ -875,6 +900,8 @@ def end_of_action(p, h, c):
         return
     if action == c.launch_actions[2]:
         p.self_vx_air, p.self_vy = p.self_vx_air * c.launch_kept, p.self_vy * c.launch_kept
+    if action == c.transform_action[p.airborne]:
+        p.character, following = c.transforms_into, c.transform_end[p.airborne]
     if following < 0 or (following == WAIT and p.airborne) or (following == FALL_SPECIAL and not p.airborne):
         following = FALL if p.airborne else WAIT
     set_action(p, h, following)
@@ -1370,7 +1397,7 @@ def land(p, h, c, y):
         set_action(p, h, c.own_action[70 + aerial])
     elif DAMAGE_FLY_HIGH <= action <= DAMAGE_LAST or action == TUMBLE:
         p.in_hitstun, p.hitstun = 0, 0
-        if h.trigger_age < 20:
+        if h.trigger_age < TECH_WINDOW and not h.tech_void:
             toward = h.stick_x * p.facing
             set_action(p, h, TECH_FORWARD if toward > .2 else TECH_BACKWARD if toward < -.2 else TECH)
         else:
@@ -1478,6 +1505,28 @@ def ledge_motion(p, h, c, s, t):
 @jit
 def on_ledge(action):
     return LEDGE_CATCH <= action <= 260 or action == 262
+
+
+WIND_PERIOD, WIND_FRAMES, WIND_SPEED, WIND_EDGE, WIND_LOW, WIND_HIGH = 1100, 270, .2, 76.2, -7, 40
+
+
+@jit
+def wind_direction(seed, frame_id):
+    """Whispy blows now and then, to the left (1) or to the right (2) at random; 0 he does not."""
+    period = frame_id // WIND_PERIOD
+    start = period * WIND_PERIOD + 400 * random_uniform(seed, period, 70)
+    if frame_id < 0 or not start <= frame_id < start + WIND_FRAMES:
+        return 0
+    return 1 if random_uniform(seed, period, 71) < .5 else 2
+
+
+@jit
+def blow(p, wind):
+    """The wind pushes whoever stands or flies on its half of the stage, outward."""
+    side = -1.0 if wind == 1 else 1.0
+    free = p.hitlag <= 0 and p.action > REBIRTH_WAIT and not on_ledge(p.action) and not is_held(p.action)
+    if free and 0 < p.x * side < WIND_EDGE and WIND_LOW < p.y < WIND_HIGH:
+        p.x += WIND_SPEED * side
 
 
 @jit
@@ -2237,14 +2286,21 @@ def step_all(frames, hidden, controllers, t):
         c = t.characters[p.character if 0 <= p.character < NUM_CHARACTERS else 1]
         d = t.characters[q.character if 0 <= q.character < NUM_CHARACTERS else 1]
         frame.frame_id += 1
+        frame.wind = wind_direction(secret.seed, frame.frame_id) if frame.stage == DREAM_LAND else 0
         push = push_apart(p, q)
         read_controller(hp, controllers[game, 0])
         read_controller(hq, controllers[game, 1])
+        if p.character == GAMEANDWATCH or q.character == GAMEANDWATCH:
+            hp.luck = random_uniform(secret.seed, frame.frame_id, 60)
+            hq.luck = random_uniform(secret.seed, frame.frame_id, 61)
         step_player(p, hp, c, s, t, 0)
         step_player(q, hq, d, s, t, 1)
         if not p.airborne and not q.airborne:          # who rolls or dodges pushes, but is not pushed
             p.x += push if not ROLL_FORWARD <= p.action <= SPOT_DODGE else 0
             q.x -= push if not ROLL_FORWARD <= q.action <= SPOT_DODGE else 0
+        if frame.wind:
+            blow(p, frame.wind)
+            blow(q, frame.wind)
         step_grab(p, hp, c, q, hq, d)
         step_grab(q, hq, d, p, hp, c)
         row, box = hit_test(p, hp, c, q, d, t)         # both are looked up before either lands: ports are equal

@@ -722,3 +722,69 @@ def test_item_slots_are_packed_and_never_overflow():
         assert (np.diff(present, axis=1) <= 0).all()   # no gaps
         most = max(most, int(present.sum(1).max()))
     assert most >= 3 and np.isfinite(frames["items"]["x"]).all()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Wind, techs, transformation, Judge
+# ---------------------------------------------------------------------------------------------------------------------
+
+def test_dream_lands_wind_pushes_two_tenths_a_frame():
+    match = Game(stage=28)
+    match.place(0, 40)
+    match.place(1, -40)
+    pushed = set()
+    for _ in range(3 * game.WIND_PERIOD):
+        before = match.players["x"].copy()
+        match.step()
+        moved = np.round(match.players["x"] - before, 3)
+        wind = int(match.frames["wind"][0])
+        if wind:
+            pushed.add(wind)
+            assert moved[0 if wind == 2 else 1] == pytest.approx(.2 if wind == 2 else -.2, abs=.001) or \
+                abs(match.players["x"][0 if wind == 2 else 1]) > game.WIND_EDGE - 1
+        else:
+            assert (moved == 0).all()
+        match.place(0, 40)
+        match.place(1, -40)
+    assert pushed
+
+
+def test_tech_lockout_lasts_forty_frames():
+    for early_press, action in ((False, game.TECH), (True, game.DOWN_BOUND_UP)):
+        match = Game()
+        match.place(0, 0, 20, airborne=True)
+        match.players["action"][0], match.players["jumps"][0] = game.TUMBLE, 0
+        match.players["self_vy"][0] = -1
+        if early_press:
+            match.step(p1=dict(buttons=game.BUTTON_L), frames=1)
+            match.place(0, 0, 20)
+            match.players["action"][0], match.players["self_vy"][0] = game.TUMBLE, -1
+            match.players["self_vx_air"][0] = 0
+        match.step(frames=2)
+        match.step(p1=dict(buttons=game.BUTTON_Z))
+        match.players["action"][0] = game.TUMBLE
+        for _ in range(30):
+            if match.players["airborne"][0]:
+                match.step()
+        assert match.players["action"][0] == action
+
+
+def test_sheik_and_zelda_transform_into_each_other():
+    sheik, zelda = game.CHARACTERS["sheik"], game.CHARACTERS["zelda"]
+    match = Game(first=sheik)
+    seen = [sheik]
+    for index in range(300):
+        down_b = dict(main_y=-1, buttons=game.BUTTON_B) if index in (0, 150) else None
+        match.step(p1=down_b)
+        if match.players["character"][0] != seen[-1]:
+            seen.append(int(match.players["character"][0]))
+    assert seen == [sheik, zelda, sheik] and match.players["action"][0] == game.WAIT
+
+
+def test_judge_draws_all_nine_hammers():
+    drawn = set()
+    for seed in range(80):
+        match = Game(first=game.CHARACTERS["gameandwatch"], seed=seed)
+        match.step(p1=dict(main_x=1, buttons=game.BUTTON_B))
+        drawn.add(int(match.players["action"][0]) - 355)
+    assert drawn == set(range(9))
