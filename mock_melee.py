@@ -497,7 +497,7 @@ DOWN_BOUND_UP, DOWN_WAIT_UP, DOWN_BOUND_DOWN, DOWN_WAIT_DOWN, TECH, TECH_FORWARD
 SHIELD_BREAK_FLY, SHIELD_BREAK_FALL, FURAFURA = 205, 206, 211
 ROLL_FORWARD, ROLL_BACKWARD, SPOT_DODGE, AIR_DODGE, PLATFORM_DROP, TEETER, TEETER_WAIT = (
     233, 234, 235, 236, 244, 245, 246)
-LEDGE_CATCH, LEDGE_HANG = 252, 253
+REBOUND, LEDGE_CATCH, LEDGE_HANG = 238, 252, 253
 BUTTON_XY, BUTTON_LR, BUTTON_LRZ = BUTTON_X | BUTTON_Y, BUTTON_L | BUTTON_R, BUTTON_L | BUTTON_R | BUTTON_Z
 
 # Stick thresholds in processed units. The stick moves in steps of 1/80, so .275 means "more than 21 steps".
@@ -806,6 +806,8 @@ def action_length(p, h, c):
         return 45
     if action == DASH:
         return int(c.dash_frames)
+    if action == REBOUND:
+        return REBOUND_FRAMES
     if action == TURN:
         return max(c.frames[action], 11) if c.frames[action] <= 5 else c.frames[action]
     return c.frames[action] if c.frames[action] > 0 else UNKNOWN_LENGTH
@@ -1545,6 +1547,7 @@ def past_blast_zone(p, s):
 # 7. Hits
 # ---------------------------------------------------------------------------------------------------------------------
 
+CLANK_LEAD, REBOUND_FRAMES = 9, 20                     # the frames are a guess
 STALE_STEPS = np.array([.09, .08, .07, .06, .05, .04, .03, .02, .01])
 SHIELD_HEALTH, SHIELD_REGEN, TUMBLE_KNOCKBACK, MAX_KNOCKBACK = 60.0, .07, 80.0, 2500.0
 
@@ -1668,6 +1671,48 @@ def hit_test(a, ah, ac, v, vc, t):
     before = ac.hit_row[a.action, ah.action_frames] if ah.action_frames > 0 else 0
     grabbing = a.action == GRAB or a.action == GRAB_DASH
     return row, touching_box(a, ah, t.hitboxes[row], t.hitboxes[before], v, vc, grabbing)
+
+
+@jit
+def clashing_box(a, first, b, second):
+    """The first box of a's swing that overlaps one of b's, -1 if none does; grabs do not clash."""
+    for box in range(4):
+        if first.size[box] == 0 or first.effect[box] == EFFECT_GRAB:
+            continue
+        for other in range(4):
+            if second.size[other] == 0 or second.effect[other] == EFFECT_GRAB:
+                continue
+            dx = a.x + first.x[box] * a.facing - b.x - second.x[other] * b.facing
+            dy = a.y + first.y[box] - b.y - second.y[other]
+            if dx * dx + dy * dy < (first.size[box] + second.size[other]) ** 2:
+                return box
+    return -1
+
+
+@jit
+def clank(a, ah, ac, b, bh, bc, t):
+    """Two grounded swings that meet: both rebound, or only the one that is weaker by nine percent or more."""
+    if a.airborne or b.airborne or a.stocks <= 0 or b.stocks <= 0:
+        return
+    row, other_row = attack_row(a, ah, ac), attack_row(b, bh, bc)
+    if row == 0 or other_row == 0:
+        return
+    first, second = t.hitboxes[row], t.hitboxes[other_row]
+    box, other = clashing_box(a, first, b, second), clashing_box(b, second, a, first)
+    if box < 0:
+        return
+    lead = first.damage[box] - second.damage[other]
+    if lead < CLANK_LEAD:
+        rebound(a, ah, first.damage[box])
+    if -lead < CLANK_LEAD:
+        rebound(b, bh, second.damage[other])
+
+
+@jit
+def rebound(p, h, damage):
+    set_action(p, h, REBOUND)
+    p.hitlag = hitlag_frames(damage, False, False)
+    p.self_vx_ground = -p.facing * min(.06 * damage, 1.0)
 
 
 @jit
@@ -2303,6 +2348,7 @@ def step_all(frames, hidden, controllers, t):
             blow(q, frame.wind)
         step_grab(p, hp, c, q, hq, d)
         step_grab(q, hq, d, p, hp, c)
+        clank(p, hp, c, q, hq, d, t)
         row, box = hit_test(p, hp, c, q, d, t)         # both are looked up before either lands: ports are equal
         row_back, box_back = hit_test(q, hq, d, p, c, t)
         attack_id, attack_id_back = c.attack_id[p.action], d.attack_id[q.action]

@@ -788,3 +788,42 @@ def test_judge_draws_all_nine_hammers():
         match.step(p1=dict(main_x=1, buttons=game.BUTTON_B))
         drawn.add(int(match.players["action"][0]) - 355)
     assert drawn == set(range(9))
+
+
+def test_equal_ground_attacks_clank_and_a_stronger_one_beats_a_weak_one():
+    match = Game(first=MARTH, second=MARTH)
+    match.place(0, -15, facing=1)
+    match.place(1, 15, facing=-1)
+    down_tilt = dict(main_y=-.5, buttons=game.BUTTON_A)
+    match.step(p1=down_tilt, p2=down_tilt)
+    match.step(frames=9)
+    assert (match.players["action"] == game.REBOUND).all() and (match.players["percent"] == 0).all()
+    match.step(frames=40)
+    assert (match.players["action"] == game.WAIT).all()
+
+
+def test_a_light_shield_gives_way_more():
+    left = []
+    for press in (1.0, .4):
+        match = Game(first=FALCO, second=MARTH)
+        match.place(0, -10, facing=1)
+        match.place(1, 40, facing=-1)
+        match.step(p2=dict(r=press), frames=8)
+        before, stun = float(match.players["shield"][1]), 0
+        for index in range(60):
+            match.step(p1=dict(buttons=game.BUTTON_B if index == 0 else 0), p2=dict(r=press))
+            stun += match.players["action"][1] == game.SHIELD_STUN
+        left.append((before, stun))
+    assert left[1][0] > left[0][0] and left[1][1] >= left[0][1] > 0
+
+
+def test_a_late_digital_shield_is_a_power_shield():
+    match = Game(first=FALCO, second=MARTH)
+    match.place(0, -10, facing=1)
+    match.place(1, 40, facing=-1)
+    match.step(p1=dict(buttons=game.BUTTON_B))
+    while not (len(present_items(match, game.FALCO_LASER)) and present_items(match, game.FALCO_LASER)["x"][0] > 25):
+        match.step()
+    match.step(p2=dict(buttons=game.BUTTON_R, r=1), frames=3)
+    match.step(frames=40)
+    assert match.players["percent"].tolist() == [3, 0]  # sent back
