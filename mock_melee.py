@@ -312,7 +312,7 @@ def build_tables():
             row["aerial"][row["own_action"][65 + index]] = index
             row["aerial_landing"][row["own_action"][70 + index]] = index
 
-    knockback, windows = {}, collections.defaultdict(list)
+    windows = collections.defaultdict(list)
     for move in read_rows("moves.csv"):
         character, action, box = int(move["character"]), int(move["action"]), int(move["hitbox"])
         if action == PUMMEL:
@@ -1622,7 +1622,7 @@ def body(p, c):
         return 3.0, 0.0, c.height * 1.1, 0.0
     if p.airborne:
         return 5.0, 0.0, c.height * 1.2, 0.0
-    return 4.5, 0.0, c.height, 1.0
+    return 5.0, 0.0, c.height, 1.0
 
 
 @jit
