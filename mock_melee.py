@@ -42,21 +42,21 @@ PLAYER = np.dtype([  # Slippi's post-frame update of one character
     ("last_attack", "i2"), ("last_hit_by", "i2"), ("combo", "i2"),  # attack id landed, port index or 6 = nobody, hits
     ("ground", "i2"),                                  # id of the last ground touched
     ("port", "i2"),                                    # 0..3
-    ("present", "i2"),                                 # 1 if this record is real (Nana and the dead of doubles may be absent)
+    ("present", "i2"),                                 # 1 if this record is real (Nana may be absent)
 ])
 
 ITEM = np.dtype([
     ("x", "f4"), ("y", "f4"), ("vx", "f4"), ("vy", "f4"), ("facing", "f4"), ("timer", "f4"),
     ("type", "i2"), ("state", "i2"),                   # Slippi's item type id and its state
     ("owner", "i2"),                                   # 0 or 1: index into the frame's players; -1 nobody
-    ("damage", "i2"), ("charge", "i2"),                # damage taken; Slippi's misc byte for charge (shots, turnip face)
+    ("damage", "i2"), ("charge", "i2"),                # damage taken; Slippi's byte for charge (shots, turnip face)
     ("present", "i2"),                                 # 1 if this slot is in use
 ])
 
 FRAME = np.dtype([
     ("players", PLAYER, NUM_PLAYERS), ("nanas", PLAYER, NUM_PLAYERS), ("items", ITEM, NUM_ITEMS),
     ("platform_left", "f4"), ("platform_right", "f4"),  # heights of Fountain of Dreams' moving platforms, 0 elsewhere
-    ("frame_id", "i4"),                                # Slippi's: -123 first, -39 players have control, 0 the clock starts
+    ("frame_id", "i4"),                                # Slippi's: -123 first, -39 players act, 0 the clock starts
     ("stage", "i2"),                                   # Slippi's external stage id
     ("wind", "i2"),                                    # Dream Land's Whispy: 0 none, 1 left, 2 right
     ("transformation", "i2"), ("reserved", "i2"),      # Pokemon Stadium
@@ -85,7 +85,7 @@ HIDDEN_PLAYER = np.dtype([
     ("buttons", "i4"), ("last_buttons", "i4"),
     ("tilt_x_age", "i4"), ("tilt_y_age", "i4"),        # frames since the stick passed +-.25 on this side, 254 at rest
     ("trigger_age", "i4"),                             # frames since L, R or Z went down
-    ("tech_lockout", "i4"), ("tech_void", "i4"),       # frames in which a further press cannot tech; the last one cannot
+    ("tech_lockout", "i4"), ("tech_void", "i4"),       # frames in which a further press cannot tech; it cannot
     ("air_frames", "i4"), ("ledge_cooldown", "i4"), ("action_frames", "i4"),  # action_frames stand still in hitlag
     ("flag", "i4"),                                    # of the action: short hop chosen, turn done, first jump frame
     ("landed_cancel", "i4"),                           # the l_cancel of this aerial landing

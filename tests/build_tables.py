@@ -1,6 +1,6 @@
 """Measures the embedded game's learned tables again, from replays, and derives its move tables from public frame data.
 
-    python tests/build_tables.py replays/                      # actions, velocities, ledge_poses, specials, dodges, thrown
+    python tests/build_tables.py replays/                  # actions, velocities, ledge_poses, specials, dodges, thrown
     python tests/build_tables.py --frame-data folder replays/  # also moves.csv and aerials.csv
 
 Replays need Slippi 3.8 or later (velocities and hitlag) and two players. The frame data folder holds hitboxes_all.csv
@@ -22,7 +22,8 @@ ANYONE = -1                                            # a row for every charact
 MAX_FRAMES, NUM_ACTIONS = game.MAX_FRAMES, game.NUM_ACTIONS
 REPEATING = (14, 15, 16, 17, 21, 29, 32, 35, 38, 40)   # actions that start over by themselves
 FALLING = (29, 30, 31, 32, 33, 34, 35, 38)
-NATURAL_NEXT = {12, 13, 14, 29, 30, 31, 32, 33, 34, 35, 38, 40, 179, 184, 192, 216, 246, 253, 261, 263, *range(341, 400)}
+NATURAL_NEXT = {12, 13, 14, 29, 30, 31, 32, 33, 34, 35, 38, 40, 179, 184, 192, 216, 246, 253, 261, 263,
+                *range(341, 400)}
 EDGES = {stage: rows[0][0][2] for stage, rows in game.STAGE_ROWS.items()}
 
 
@@ -262,7 +263,7 @@ def dodge_rows(dodges):
 
 
 def special_rows(starts):
-    """Adds what replays show to the rows of before; those stay, as a special on landing or leaving the ground misleads."""
+    """Adds what replays show to the rows of before; those stay, as a special on landing or leaving a floor misleads."""
     with open(DATA / "specials.csv", newline="") as file:
         rows = {tuple(map(int, row[:3])): int(row[3]) for row in list(csv.reader(file))[1:]}
     for key, counts in starts.items():
