@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -261,16 +262,19 @@ def test_who_is_left_out(tmp_path):
 # ---------------------------------------------------------------------------------------------------------------------
 
 def shell(*words):
-    return subprocess.run([sys.executable, str(ROOT / "bc.py"), *map(str, words)], capture_output=True, text=True)
+    return subprocess.run([sys.executable, str(ROOT / "bc.py"), *map(str, words)], capture_output=True, text=True,
+                          env=os.environ | {"WANDB_MODE": "offline"})
 
 
 def test_command_line(tmp_path):
     games = write_games(tmp_path / "games", 3)
     (tmp_path / "games" / "broken.slp").write_bytes(b"no replay")
-    command = ("--replays", games, "--epochs", 1, "--hidden", "16,8", "--window-size", 20, "--run-name", "cli", "--num-workers", 1)
+    command = ("--replays", games, "--epochs", 1, "--hidden", "16,8", "--window-size", 20, "--run-name", "cli", "--num-workers", 1,
+               "--track")
     done = shell(*command)
     assert done.returncode == 0, done.stderr
     assert "broken.slp" in done.stderr and "epoch 1" in done.stdout and "main_x" in done.stdout
+    assert list(Path("runs/cli").glob("wandb/offline-run-*/*.wandb"))
     policy, _ = load_policy("runs/cli/checkpoints/best.pt")
     assert policy.config == {"backbone": "gru", "hidden": [16, 8]}
     obs = melee_common.to_torch(observe(*made_up_game(0, 1)))

@@ -42,7 +42,7 @@ def metrics(run: Path) -> list[dict]:
 
 def command(*flags, **options):
     return subprocess.run([sys.executable, "ppo_selfplay.py", *flags], cwd=ROOT, capture_output=True, text=True, timeout=120,
-                          env=os.environ | {"OMP_NUM_THREADS": "1"}, **options)
+                          env=os.environ | {"WANDB_MODE": "offline"}, **options)
 
 
 # ---------------------------------------------------------------------------------------------- determinism and resuming
@@ -347,7 +347,7 @@ def test_command_line_from_start_to_elo_table(tmp_path):
     result = command("--num-games", "2", "--timesteps", "400", "--rollout-length", "16", "--hidden", "16", "--runs-dir",
                      str(tmp_path), "--run-name", "r", "--track-elo", "--eval-interval", "2", "--eval-games", "2",
                      "--max-episode-frames", "60", "--pool-interval", "1", "--character", "fox", "--stage", "battlefield",
-                     "--checkpoint", str(tmp_path / "out.pt"), "--save-interval", "1", "--backbone", "gru")
+                     "--checkpoint", str(tmp_path / "out.pt"), "--save-interval", "1", "--backbone", "gru", "--track")
     assert result.returncode == 0, result.stderr
     for text in ("one minibatch", "SPS", "KL", "Elo", "Rank", "eval at 0"):
         assert text in result.stdout, text
@@ -360,6 +360,7 @@ def test_command_line_from_start_to_elo_table(tmp_path):
     assert [e["global_step"] for e in evals][0] == 0 and evals[-1]["global_step"] == rows[-1]["global_step"]
     assert all(e["eval/winrate_attacker_low"] <= e["eval/winrate_attacker"] <= e["eval/winrate_attacker_high"] for e in evals)
     assert {p.name for p in run.iterdir()} >= {"args.json", "command.txt", "versions.txt", "pool", "winrates.png"}
+    assert list(run.glob("wandb/offline-run-*/*.wandb"))
     assert (run / "winrates.png").read_bytes().startswith(b"\x89PNG")
     assert load_policy(tmp_path / "out.pt")[1]["step"] == rows[-1]["global_step"]
 
