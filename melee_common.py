@@ -1768,9 +1768,10 @@ class Games:
 
     The same code runs in the main process (`num_workers=0`) and in a worker, which gets the slice [low:high)."""
 
-    LAYOUT = {"frames": FRAME, "final_frames": FRAME, "hidden": mock_melee.HIDDEN, "bots": (mock_melee.BOT, 2),
-              "controllers": (CONTROLLER, 2), "final_controllers": (CONTROLLER, 2), "characters": ("i4", 2), "bot_kinds": ("i4", 2), "stages": "i4", "episode": "i8",
-              "episode_frames": "i8", "seed": "u8", "terminated": "?", "truncated": "?"}
+    LAYOUT = {
+        "frames": FRAME, "final_frames": FRAME, "controllers": (CONTROLLER, 2), "final_controllers": (CONTROLLER, 2),
+        "hidden": mock_melee.HIDDEN, "bots": (mock_melee.BOT, 2), "bot_kinds": ("i4", 2), "characters": ("i4", 2), "stages": "i4",
+        "seed": "u8", "episode": "i8", "episode_frames": "i8", "terminated": "?", "truncated": "?"}
 
     def __init__(self, n: int, memory: mmap.mmap | None = None):
         offset = 0
