@@ -12,7 +12,9 @@ controller codec, observation, policy, rewards and intervals; replays as trainin
 policies; checkpoints, pool, ratings, logs, command line.
 """
 
+import argparse
 import contextlib
+import copy
 import ctypes
 import functools
 import hashlib
@@ -38,7 +40,7 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import rich.console
@@ -1516,6 +1518,19 @@ def action_logprobs(logits: torch.Tensor, actions: torch.Tensor) -> tuple[torch.
     return torch.cat(logprobs, -1), torch.cat(entropies, -1)
 
 
+def action_kl(logits: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """KL(logits || other) of two controllers that were shown the same actions: [..., 81] twice -> [...], summed over heads."""
+    def parts(x):
+        buttons, sticks, shoulder = x.split([NUM_BUTTONS, 4 * NUM_STICK, NUM_SHOULDER], -1)
+        return buttons, sticks.unflatten(-1, (4, NUM_STICK)).log_softmax(-1), shoulder.log_softmax(-1)
+
+    (buttons, sticks, shoulder), (other_buttons, other_sticks, other_shoulder) = parts(logits), parts(other)
+    pressed = buttons.sigmoid()
+    bernoulli = pressed * (buttons - other_buttons) + F.softplus(other_buttons) - F.softplus(buttons)
+    return (bernoulli.sum(-1) + (sticks.exp() * (sticks - other_sticks)).sum((-1, -2))
+            + (shoulder.exp() * (shoulder - other_shoulder)).sum(-1))
+
+
 class Policy(nn.Module):
     """One interface for every backbone. `unroll` learns over time, `step` acts on one frame, and they agree.
 
@@ -1569,13 +1584,19 @@ class Policy(nn.Module):
         x = self.trunk(self.embedding(obs))
         if self.gru is None:
             return x, ()
-        h = torch.gru_cell(x, state[0], self.gru.weight_ih_l0, self.gru.weight_hh_l0, self.gru.bias_ih_l0, self.gru.bias_hh_l0)
+        # One GRU cell, by hand because torch.vmap has no rule for torch.gru_cell and would loop (StackedPolicies).
+        reset_x, update_x, new_x = F.linear(x, self.gru.weight_ih_l0, self.gru.bias_ih_l0).chunk(3, -1)
+        reset_h, update_h, new_h = F.linear(state[0], self.gru.weight_hh_l0, self.gru.bias_hh_l0).chunk(3, -1)
+        new = torch.tanh(new_x + torch.sigmoid(reset_x + reset_h) * new_h)
+        h = torch.lerp(new, state[0], torch.sigmoid(update_x + update_h))
         return torch.cat([x, h], -1), (h,)
 
     def step(self, obs: Observation, state: tuple, noise: torch.Tensor | None) -> tuple[torch.Tensor, tuple]:
         """obs [B, ...], uniform noise [B, 81] (None: the most likely action) -> actions [B, 13], new state."""
         features, state = self.features(obs, state)
         return self.controller_head.sample(features, noise), state
+
+    forward = step                                                          # what torch.func calls
 
     def value(self, features: torch.Tensor) -> torch.Tensor:
         return self.value_head(features)[..., 0]
@@ -1617,19 +1638,24 @@ def compute_rewards(before: np.ndarray, after: np.ndarray, stock: float, damage:
     return lost[:, ::-1] - lost
 
 
-def compute_gae(rewards, values, next_values, terminated, truncated, gamma: float, gae_lambda: float):
-    """Generalised advantages. All arrays [T, ...]; next_values[t] is the value of the state that followed step t: where a
-    game was truncated the value of its last frame, otherwise values[t + 1] or the bootstrap after the rollout.
-    Termination has no next value; neither kind of ending lets advantage flow over into the next game."""
-    advantages = np.zeros_like(rewards)
+def compute_gae(rewards, values, next_values, terminated, truncated, gamma: float, gae_lambda: float, rho=None):
+    """Generalised advantages and value targets. All arrays [T, ...]; next_values[t] is the value of the state that followed step
+    t: where a game was truncated the value of its last frame, otherwise values[t + 1] or the bootstrap after the rollout.
+    Termination has no next value; neither kind of ending lets advantage flow over into the next game.
+
+    rho [T, ...]: V-trace's truncated importance weights min(1, learner's probability / actor's) for rollouts of an older policy
+    (Espeholt et al. 2018, with lambda; an action's own weight is left to the PPO ratio). With weights of 1, or None, it is GAE."""
+    advantages, targets = np.zeros_like(rewards), np.zeros_like(rewards)
     running = np.zeros_like(rewards[0])
+    rho = np.ones_like(rewards) if rho is None else rho
     alive = 1 - terminated.astype(np.float32)
     same_game = alive * (1 - truncated.astype(np.float32))
     deltas = rewards + gamma * next_values * alive - values
     for t in reversed(range(len(rewards))):
-        running = deltas[t] + gamma * gae_lambda * same_game[t] * running
-        advantages[t] = running
-    return advantages
+        advantages[t] = deltas[t] + gamma * gae_lambda * same_game[t] * running
+        running = rho[t] * advantages[t]
+        targets[t] = values[t] + running
+    return advantages, targets
 
 
 def outcomes(final_frames: np.ndarray) -> np.ndarray:
@@ -1885,6 +1911,16 @@ class VecEnv:
                 self._replace(k, trouble)
         return self.games.terminated, self.games.truncated, self.broken
 
+    def set_bot(self, game: int, player: int, kind: int) -> None:
+        """Seats a scripted bot (of BOTS; 0: none) from now on. For a game that has just begun."""
+        for bots in (self.games.bot_kinds, self.games.bots["kind"]):
+            bots[game] = 0
+            bots[game, player] = kind
+
+    def set_matchup(self, games: np.ndarray, characters: np.ndarray, stages: np.ndarray) -> None:
+        """Characters [n, 2] and stages [n] of these slots from their next games on; the games that run are not touched."""
+        self.games.characters[games], self.games.stages[games] = characters, stages
+
     def _replace(self, k: int, trouble: str) -> None:
         low, high = self._slices[k]
         self.restarts += 1
@@ -2060,43 +2096,70 @@ def _close_files_except(*keep: int) -> None:
 BOT_SLOT = -1                                                               # in `assignment`: the game's own bot plays here
 
 
+class StackedPolicies:
+    """Networks of one shape, side by side: a single batched forward acts for all of them. Their weights are copied here, so make
+    a new one when they have learnt."""
+
+    def __init__(self, policies: list[Policy]):
+        self.params, self.buffers = torch.func.stack_module_state(policies)
+        skeleton = copy.deepcopy(policies[0]).to("meta")
+        self.forward = torch.vmap(lambda params, buffers, floats, ints, state, noise: torch.func.functional_call(
+            skeleton, (params, buffers), (Observation(floats, ints), state, noise)))
+
+    def step(self, obs: list[Observation], states: list[tuple], noise: list[torch.Tensor]) -> list[tuple[torch.Tensor, tuple]]:
+        """For each policy its observations [B_k, ...], state and noise [B_k, 81] -> for each (actions [B_k, 13], new state)."""
+        sizes = [len(x) for x in noise]
+        pad = lambda tensors: torch.stack([F.pad(x, (0, 0) * (x.dim() - 1) + (0, max(sizes) - len(x))) for x in tensors])
+        actions, new = self.forward(self.params, self.buffers, pad([o.floats for o in obs]), pad([o.ints for o in obs]),
+                                    tuple(pad(parts) for parts in zip(*states, strict=True)), pad(noise))
+        return [(actions[k, :size], tuple(s[k, :size] for s in new)) for k, size in enumerate(sizes)]
+
+
 def act(policies: list[Policy], assignment: np.ndarray, obs: Observation, states: list[tuple], resets: np.ndarray,
-        generator: torch.Generator | None) -> np.ndarray:
+        generator: torch.Generator | None, stacked: StackedPolicies | None = None) -> np.ndarray:
     """One frame of play for every slot: one forward per distinct policy, over all its games and ports.
 
     assignment [N, 2] says which policy of `policies` plays a slot (BOT_SLOT: none). states[k] is the recurrent state of
     policy k for all 2N slots, updated in place of the list; resets [N] marks games that begin with this frame.
-    generator None: the most likely action. Returns actions int8 [N, 2, 13]."""
+    generator None: the most likely action. `stacked` (of the same policies): one forward in all, with the same noise.
+    Returns actions int8 [N, 2, 13]."""
     n = len(assignment)
     flat = Observation(obs.floats.reshape(2 * n, -1), obs.ints.reshape(2 * n, -1))
     actions = np.tile(NEUTRAL_ACTION, (2 * n, 1))
     slot_resets = torch.from_numpy(np.repeat(resets, 2)) if resets.any() else None
-    for k, policy in enumerate(policies):
-        rows = np.flatnonzero(assignment.reshape(-1) == k)
+    seats = []                                                              # policy, its rows, what it sees, state and noise
+    for k in range(len(policies)):
         if slot_resets is not None:
             states[k] = reset_state(states[k], slot_resets)
-        if not len(rows):
-            continue
+        rows = np.flatnonzero(assignment.reshape(-1) == k)
         everyone = len(rows) == 2 * n
         mine = flat if everyone else Observation(flat.floats[rows], flat.ints[rows])
-        index = torch.from_numpy(rows)
-        state = states[k] if everyone else tuple(s[index] for s in states[k])
+        state = states[k] if everyone else tuple(s[torch.from_numpy(rows)] for s in states[k])
         noise = None if generator is None else torch.rand(len(rows), NUM_LOGITS, generator=generator)
-        chosen, state = policy.step(to_torch(mine), state, noise)
-        actions[rows] = chosen.numpy()
-        states[k] = state if everyone else tuple(
-            old.index_copy(0, index, new) for old, new in zip(states[k], state, strict=True))
+        seats.append((k, rows, to_torch(mine), state, noise))
+    if stacked is None:
+        seats = [seat for seat in seats if len(seat[1])]
+        chosen = [policies[k].step(mine, state, noise) for k, _, mine, state, noise in seats]
+    else:
+        chosen = stacked.step(*(list(column) for column in list(zip(*seats, strict=True))[2:]))
+    for (k, rows, *_), (choice, new) in zip(seats, chosen, strict=True):
+        actions[rows] = choice.numpy()
+        states[k] = new if len(rows) == 2 * n else tuple(
+            old.index_copy(0, torch.from_numpy(rows), part) for old, part in zip(states[k], new, strict=True))
     return actions.reshape(n, 2, ACTION_SIZE)
 
 
-def play_games(policies: list[Policy], envs: VecEnv, assignment: np.ndarray, generator: torch.Generator | None) -> np.ndarray:
-    """Every slot of `envs` plays one game to its end -> the final frames [N] (one game a slot: short games are not favoured)."""
+def play_games(policies: list[Policy], envs: VecEnv, assignment: np.ndarray, generator: torch.Generator | None,
+               watch=lambda actions, running: None) -> np.ndarray:
+    """Every slot of `envs` plays one game to its end -> the final frames [N] (one game a slot: short games are not favoured).
+    `watch` is shown every step's actions [N, 2, 13] and which games still run [N]."""
     n = envs.num_games
     states = [p.initial_state(2 * n) for p in policies]
     final, running, resets = envs.frames.copy(), np.ones(n, bool), np.ones(n, bool)
     with torch.inference_mode():
         while running.any():
             actions = act(policies, assignment, observe(envs.frames, envs.controllers), states, resets, generator)
+            watch(actions, running)
             terminated, truncated, broken = envs.step(decode_actions(actions))
             resets = terminated | truncated
             ended = resets & running & ~broken
@@ -2296,6 +2359,554 @@ class Ratings:
         return [(name, elo, int(w), int(l), int(d)) for name, (elo, w, l, d) in rows]
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Matchmaking: whom a learner meets
+# ---------------------------------------------------------------------------------------------------------------------
+
+MIRROR = ""                                                                 # the learner itself: both sides learn
+HISTORY_PROB = {"self": 0., "simple_mix": .25, "pfsp": .5, "league": .5, "historical": 1., "population": 1.}
+ROLES = ("main", "main_exploiter", "league_exploiter")
+
+
+@dataclass
+class MatchArgs:
+    """The flags of Matchmaker."""
+    matchmaking: Literal["simple_mix", "self", "historical", "population", "league", "pfsp"] = "simple_mix"
+    """whom a learner meets: simple_mix its present self or a past checkpoint; self always itself; historical any checkpoint of the
+    pool; population the other learners as they are now; league checkpoints near its own Elo; pfsp those it loses to"""
+    history_prob: float | None = None
+    """share of games against an opponent that --matchmaking draws, the others are against itself (default: .25 for simple_mix,
+    .5 for pfsp and league, 1 for historical and population)"""
+    pfsp_weighting: Literal["hard", "even"] = "hard"
+    """pfsp prefers opponents that win (hard: (1 - p)^2 at win rate p) or that are as strong (even: p (1 - p))"""
+    league: bool = False
+    """AlphaStar's roles in place of --matchmaking: learner 1 is the main agent, 2 its exploiter, 3 the league's exploiter, and so on
+    (off: False; needs --population-size 3 or more)"""
+    league_reset_frames: int = 4_000_000
+    """game frames after which an exploiter that does not win starts anew from the initial weights"""
+    opponents_per_iteration: int = 4
+    """different frozen networks that may play at the same time: each costs a forward a step"""
+    opponent_swap: Literal["reset", "rollout"] = "reset"
+    """when a game slot draws a new opponent: reset at every new game, rollout at the first new game of a rollout"""
+    opponent: str = ""
+    """train against this frozen policy alone, to measure how far it can be exploited (off: empty)"""
+    opponent_bots: str = ""
+    """scripted opponents to mix in, separated by commas, e.g. level1,level5 (off: empty)"""
+    bot_prob: float = .1
+    """share of games against one of --opponent-bots"""
+
+
+class Matchmaker:
+    """Draws opponents by name: MIRROR, another learner, a checkpoint of the pool, a scripted bot, or the file of --opponent."""
+
+    def __init__(self, args: MatchArgs, learners: list[str], pool: Pool, ratings: Ratings):
+        self.args, self.learners, self.pool, self.ratings = args, learners, pool, ratings
+        self.history_prob = HISTORY_PROB[args.matchmaking] if args.history_prob is None else args.history_prob
+        self.bots = parse_names(args.opponent_bots, BOTS, "bot") if args.opponent_bots else []
+        self.role = {name: ROLES[k % 3] if args.league else "main" for k, name in enumerate(learners)}
+
+    def draw(self, me: str, playing: set[str], rng: np.random.Generator) -> str:
+        """The opponent of learner `me` in its next game. `playing`: the frozen networks that play right now in other games."""
+        if self.args.opponent:
+            return self.args.opponent
+        if self.bots and rng.random() < self.args.bot_prob:
+            return self.bots[rng.integers(len(self.bots))]
+        names, weights = self.league(me, rng) if self.args.league else self.candidates(me, rng)
+        if len(playing) >= self.args.opponents_per_iteration:
+            among = [k for k, name in enumerate(names) if name in playing or name in self.learners]
+            names, weights = [names[k] for k in among], weights[among]
+        if not names:
+            return MIRROR
+        weights = weights / weights.sum() if weights.sum() > 0 else np.full(len(names), 1 / len(names))
+        if names[0] in self.learners:
+            return names[rng.choice(len(names), p=weights)]
+        return self.pool.sample(rng, names, weights) or MIRROR              # a checkpoint that cannot be read is passed over
+
+    def candidates(self, me: str, rng: np.random.Generator) -> tuple[list[str], np.ndarray]:
+        """Names and weights of whom --matchmaking may draw; none for a mirror match."""
+        if rng.random() >= self.history_prob:
+            return [], np.zeros(0)
+        if self.args.matchmaking == "population":
+            others = [name for name in self.learners if name != me]
+            return others, np.ones(len(others))
+        names = self.pool.ids()
+        if self.args.matchmaking == "pfsp":
+            return names, self.pfsp(me, names, self.args.pfsp_weighting)
+        if self.args.matchmaking == "league":
+            return names, self.near(me, names)
+        return names, np.ones(len(names))
+
+    def pfsp(self, me: str, names: list[str], weighting: str) -> np.ndarray:
+        """Prioritised fictitious self-play: weights from the decayed win rate against each."""
+        p = np.array([self.ratings.winrate(me, name) for name in names])
+        return (1 - p) ** 2 if weighting == "hard" else p * (1 - p)
+
+    def near(self, me: str, names: list[str], tier: float = 200.) -> np.ndarray:
+        """Weights by Elo: tiers of 200 points; one's own and the two beside it, the closer the likelier. All, if they are empty."""
+        mine, elo = self.ratings.row(me)[0], np.array([self.ratings.row(name)[0] for name in names])
+        weights = np.exp(-((elo - mine) / tier) ** 2)
+        return np.where(np.abs(elo // tier - mine // tier) <= 1, weights, 0)
+
+    def league(self, me: str, rng: np.random.Generator) -> tuple[list[str], np.ndarray]:
+        """The mixtures of AlphaStar's league (Vinyals et al. 2019, supplement), by the role of `me`."""
+        active, draw = self.pool.ids(), rng.random()
+        mains = [name for name in self.learners if self.role[name] == "main"]
+        if self.role[me] == "main":
+            if draw < .35:                                                  # itself
+                return [], np.zeros(0)
+            if draw < .85:                                                  # the whole league, hard ones first
+                return active, self.pfsp(me, active, "hard")
+            forgotten = [name for name in active if self.role.get(self.pool.agent(name)) != "league_exploiter"
+                         and self.ratings.winrate(me, name) < .5]
+            return forgotten, self.pfsp(me, forgotten, "hard")
+        if self.role[me] == "main_exploiter":
+            target = mains[rng.integers(len(mains))]
+            if self.ratings.winrate(me, target) > .1:                       # it stands a chance: the present main agent
+                return [target], np.ones(1)
+            past = [name for name in active if self.pool.agent(name) == target]
+            return (past, self.pfsp(me, past, "even")) if past else ([target], np.ones(1))
+        return active, self.pfsp(me, active, "hard")
+
+    def starts_anew(self, me: str, frames: int, rng: np.random.Generator) -> bool:
+        """Has exploiter `me`, `frames` game frames after its last start, done what it can? It beats 70 % or its time is up; the
+        league's exploiter then starts anew once in four times."""
+        if self.role[me] == "main" or not frames:
+            return False
+        mains = [name for name in self.learners if self.role[name] == "main"]
+        targets = mains if self.role[me] == "main_exploiter" else self.pool.ids()
+        done = bool(targets) and min(self.ratings.winrate(me, name) for name in targets) > .7
+        return (done or frames >= self.args.league_reset_frames) and (self.role[me] == "main_exploiter" or rng.random() < .25)
+
+
+def parse_names(text: str, table: dict[str, int], what: str, presets: dict[str, tuple[str, ...]] | None = None) -> list[str]:
+    """"fox,marth" or the name of a preset -> the names, each of them in `table`."""
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    names = [name for part in names for name in (presets or {}).get(part, (part,))]
+    if not names:
+        raise UserError(f"no {what} given: choose among {', '.join(sorted(table))}")
+    for name in names:
+        lookup(table, name, what)
+    return names
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Strength: what a policy can do against opponents that do not learn with it
+# ---------------------------------------------------------------------------------------------------------------------
+
+@dataclass
+class StrengthArgs:
+    """The flags of measure_strength."""
+    eval_interval: int = 200
+    """iterations between two evaluations, also before the first and after the last iteration (off: 0)"""
+    eval_games: int = 32
+    """games against each opponent in an evaluation, half of them from either port"""
+    eval_opponents: str = "idle,random,attacker,level1,level3,level5"
+    """scripted opponents of an evaluation, separated by commas; besides them the initial policy and, as a control, itself"""
+    held_out: str = "attacker"
+    """an opponent that training never meets, a bot or the file of a policy; part of every evaluation"""
+    eval_in_background: bool = True
+    """evaluate in a process of its own, at low priority, while training goes on"""
+
+
+def measure_strength(policy: Policy, initial: Policy, step: int, args) -> dict:
+    """A row for eval.jsonl. Win rates with 95 % intervals against scripted opponents, the held-out opponent, the initial policy and
+    itself (the control, which must come out even); drift: how far its actions are from those of the initial policy; and what
+    looks like a collapse. All randomness is its own, keyed by seed and step. `args`: flags of ppo_selfplay.py."""
+    n, policies = args.eval_games, [policy, initial]
+    blocks = {name: (BOT_SLOT, BOTS[name]) for name in parse_names(args.eval_opponents, BOTS, "bot")}  # name: policy, bot
+    blocks |= {"control": (0, 0), "initial": (1, 0)}
+    if args.held_out in BOTS:
+        blocks.setdefault(args.held_out, (BOT_SLOT, BOTS[args.held_out]))
+    elif args.held_out:
+        policies.append(load_policy(args.held_out)[0])
+        blocks["heldout"] = (2, 0)
+    assignment = np.zeros((len(blocks) * n, 2), np.int64)
+    bot_kinds, games = np.zeros_like(assignment), np.arange(len(assignment))
+    mine = games % 2                                                        # the policy's port in each game
+    assignment[games, 1 - mine] = np.repeat([player for player, _ in blocks.values()], n)
+    bot_kinds[games, 1 - mine] = np.repeat([bot for _, bot in blocks.values()], n)
+    characters, stages = matchups(args, games, mine)
+
+    pressed = np.zeros((2, NUM_BUTTONS))                                    # of the policy and of the initial policy
+    tilted, counted = np.zeros((2, ACTION_SIZE - NUM_BUTTONS, NUM_STICK)), np.zeros(2)
+
+    def watch(actions, running):
+        for k in (0, 1):
+            rows = actions[(assignment == k) & running[:, None]]            # [B, 13]
+            counted[k] += len(rows)
+            pressed[k] += rows[:, :NUM_BUTTONS].sum(0)
+            for head in range(ACTION_SIZE - NUM_BUTTONS):
+                tilted[k, head] += np.bincount(rows[:, NUM_BUTTONS + head], minlength=NUM_STICK)
+
+    seed = args.seed + 1_000_003 * (step + 1)
+    with VecEnv(len(assignment), characters, stages, seed=seed, bot_kinds=bot_kinds, max_episode_frames=args.max_episode_frames,
+                action_repeat=args.action_repeat) as envs:
+        final = play_games(policies, envs, assignment, torch.Generator().manual_seed(seed), watch)
+    scores = (outcomes(final) * np.where(mine == 0, 1, -1) + 1) / 2         # 1 won, .5 draw, 0 lost
+    row = {"global_step": step, "games": n}
+    for k, name in enumerate(blocks):
+        wins = float(scores[k * n:(k + 1) * n].sum())
+        low, high = wilson_interval(wins, n)
+        row |= {f"eval/winrate_{name}": wins / n, f"eval/winrate_{name}_low": low, f"eval/winrate_{name}_high": high}
+
+    press, tilt = pressed / counted[:, None], tilted / counted[:, None, None]
+    distance = np.concatenate([np.abs(press[0] - press[1]), np.abs(tilt[0] - tilt[1]).sum(-1) / 2])
+    entropy = [-sum(float((p * np.log(np.maximum(p, 1e-12))).sum()) for p in (press[k], 1 - press[k], tilt[k])) for k in (0, 1)]
+    collapse = {"control": not row["eval/winrate_control_low"] <= .5 <= row["eval/winrate_control_high"],
+                "entropy": entropy[0] < .25 * entropy[1], "mashing": bool((press[0] > .5).any()),
+                "frozen": bool(press[0].sum() < .01 and (tilt[0, :, STICK_NEUTRAL][:-1] > .99).all())}
+    return row | {"eval/drift": float(distance.mean()), "eval/action_entropy": entropy[0],
+                  "eval/collapse": [name for name, flag in collapse.items() if flag]}
+
+
+def describe_strength(row: dict) -> str:
+    """A row of eval.jsonl in a line."""
+    names = [key.removeprefix("eval/winrate_") for key in row if f"{key}_low" in row]
+    rates = (f"{name} {row[f'eval/winrate_{name}']:.0%} [{row[f'eval/winrate_{name}_low']:.0%}, {row[f'eval/winrate_{name}_high']:.0%}]"
+             for name in names)
+    return ", ".join(rates) + f"; drift {row['eval/drift']:.2f}" + "".join(f"; collapse: {flag}" for flag in row["eval/collapse"])
+
+
+CHARACTER_PRESETS = {"low_tiers": ("mewtwo", "game_and_watch", "link", "ganondorf", "zelda"),
+                     "top_tiers": ("fox", "falco", "marth", "sheik", "captain_falcon"), "all": tuple(CHARACTERS)}
+STAGE_PRESETS = {"all": tuple(STAGES)}
+
+
+def matchups(args, games: np.ndarray, mine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Characters [N, 2] and stages [N]: every combination of --character, --opponent-character and --stage in turn."""
+    own, stages = (parse_names(text, table, what, presets) for text, table, what, presets in (
+        (args.character, CHARACTERS, "character", CHARACTER_PRESETS), (args.stage, STAGES, "stage", STAGE_PRESETS)))
+    theirs = parse_names(args.opponent_character, CHARACTERS, "character", CHARACTER_PRESETS) if args.opponent_character else [None]
+    combinations = [(a, b or a, s) for a in own for b in theirs for s in stages]
+    chosen = [combinations[g // 2 % len(combinations)] for g in games]      # g // 2: each of them from either port
+    characters = np.array([(CHARACTERS[a], CHARACTERS[b]) for a, b, _ in chosen])
+    return np.where(mine[:, None] == 0, characters, characters[:, ::-1]), np.array([STAGES[s] for _, _, s in chosen])
+
+
+class Evaluator:
+    """Measures strength in a process of its own, so that collection never waits for it. A policy to be measured lies in
+    checkpoints/eval_<step>.pt until its row is written: what a kill interrupts is measured after --resume."""
+
+    def __init__(self, run: Path, args, global_step: int, log=print):
+        self.folder, self.args, self.log, self.process, self.failures = run / "checkpoints", args, log, None, 0
+        self.jobs = sorted((int(path.stem.split("_")[1]), path) for path in self.folder.glob("eval_*.pt"))
+        for step, path in self.jobs:
+            if step > global_step:                                          # it will be measured again when training is there
+                path.unlink()
+        self.jobs = [job for job in self.jobs if job[0] <= global_step]
+
+    def submit(self, policy: Policy, step: int) -> None:
+        self.jobs.append((step, save_checkpoint(self.folder / f"eval_{step:012d}.pt", policy)))
+
+    def finished(self, wait: bool = False) -> list[dict]:
+        """Rows that are ready, in the order of submission; with `wait` all of them."""
+        rows = []
+        while self.jobs:
+            step, path = self.jobs[0]
+            if not self.args.eval_in_background:
+                row = measure_strength(load_policy(path)[0], load_policy(self.folder / "initial.pt")[0], step, self.args)
+            else:
+                row = self._ask(step, path, wait)
+                if row is None:
+                    return rows
+            rows.append(row)
+            self.jobs.pop(0)
+            path.unlink(missing_ok=True)
+        return rows
+
+    def _ask(self, step: int, path: Path, wait: bool) -> dict | None:
+        """The row of the first job, if the process has it; starts the process and sends it the job where that is still to do."""
+        if self.process is None:
+            here, self.asked = str(Path(__file__).parent), None
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", f"import sys; sys.path.insert(0, {here!r}); import melee_common; melee_common.serve_evaluations()"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+            self.poll = select.poll()
+            self.poll.register(self.process.stdout, select.POLLIN)
+        if self.asked != step:
+            job = {"policy": str(path), "initial": str(self.folder / "initial.pt"), "step": step, "args": vars(self.args)}
+            with contextlib.suppress(BrokenPipeError):                      # its end shows below
+                print(json.dumps(job), file=self.process.stdin, flush=True)
+            self.asked = step
+        if not self.poll.poll(None if wait else 0):
+            return None
+        line = self.process.stdout.readline()
+        if line.endswith("\n"):
+            return json.loads(line)
+        self.close()
+        self.failures += 1
+        if self.failures > 10:
+            raise UserError(f"the process that evaluates has died {self.failures} times; use --no-eval-in-background to see why")
+        self.log("the process that evaluates has died; it is started again")
+        return self._ask(step, path, wait)
+
+    def close(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.communicate()
+            self.process = None
+
+
+def serve_evaluations() -> None:
+    """The other side of Evaluator: a job in JSON on standard input, its row on standard output."""
+    _end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)                            # Ctrl-C is the main process's business
+    os.nice(19)                                                             # training first
+    for line in sys.stdin:
+        job = json.loads(line)
+        row = measure_strength(load_policy(job["policy"])[0], load_policy(job["initial"])[0], job["step"],
+                               argparse.Namespace(**job["args"]))
+        print(json.dumps(row), flush=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Populations: who sits where, whose turn it is, who copies whom
+# ---------------------------------------------------------------------------------------------------------------------
+
+@dataclass
+class PopulationArgs:
+    """The flags of a population of learners."""
+    population_size: int = 1
+    """independent learners, each with its own network, optimiser, games and hyperparameters"""
+    pbt: bool = False
+    """population-based training: the weakest fifth copies the strongest and varies its hyperparameters"""
+    pbt_interval: int = 100
+    """iterations between two rounds of --pbt"""
+    train_order: Literal["parallel", "round-robin"] = "parallel"
+    """all learners learn at once, or one at a time while the others wait"""
+    turn_winrate: float = .7
+    """round-robin: win rate against others, since the last pool addition, that ends a learner's turn"""
+    turn_patience: int = 5
+    """round-robin: pool additions without a better win rate that end a turn; the learner keeps its best weights"""
+    turn_frames: int = 1_000_000
+    """round-robin: game frames that end a turn"""
+
+
+class Learner:
+    """One agent of the population: network, optimiser, hyperparameters and random stream. It shares nothing with the others."""
+
+    def __init__(self, name: str, policy: Policy, args, index: int):
+        self.name, self.policy, self.asynchronous = name, policy, args.async_learning
+        self.rng = np.random.default_rng([args.seed, index])                # minibatches, hyperparameters
+        self.hyper = {"learning_rate": args.learning_rate, "entropy_coef": args.entropy_coef, "ppo_clip": args.ppo_clip}
+        if args.pbt:
+            self.hyper = {key: value * math.exp(self.rng.uniform(-math.log(3), math.log(3))) for key, value in self.hyper.items()}
+        self.optimizer = torch.optim.Adam(policy.parameters(), lr=args.learning_rate, eps=1e-5)
+        self.updates, self.agent_frames, self.born = 0, 0, 0                # born: global_step of its last start
+        self.teacher_state: tuple = ()
+        self.publish()
+
+    def publish(self) -> None:
+        """From now on the present weights act: the policy itself, or a copy where it learns while games go on."""
+        self.acting = copy.deepcopy(self.policy) if self.asynchronous else self.policy
+
+    def become(self, policy: dict, optimizer: dict | None) -> None:
+        """Copies weights; without an optimiser's state Adam starts anew."""
+        self.policy.load_state_dict(policy)
+        self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=self.hyper["learning_rate"], eps=1e-5)
+        if optimizer:
+            self.optimizer.load_state_dict(copy.deepcopy(optimizer))
+        self.publish()
+
+    def state_dict(self) -> dict:
+        return {"name": self.name, "policy": self.policy.state_dict(), "optimizer": self.optimizer.state_dict(), "hyper": self.hyper,
+                "rng": json.dumps(self.rng.bit_generator.state), "updates": self.updates, "agent_frames": self.agent_frames,
+                "born": self.born, "teacher_state": list(self.teacher_state)}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.hyper = dict(state["hyper"])
+        self.become(state["policy"], state["optimizer"])
+        self.rng.bit_generator.state = json.loads(state["rng"])
+        self.updates, self.agent_frames, self.born = state["updates"], state["agent_frames"], state["born"]
+        self.teacher_state = tuple(state["teacher_state"])
+
+
+class Arena:
+    """All games of all learners: who sits where, what networks remember of their games, and who gets the credit for a result.
+
+        arena.seat()                          games that begin draw their opponents
+        arena.act(obs)                        -> actions [N, 2, 13] of everybody
+        arena.settle(ended, final_frames)     results go to the ids that started the games
+
+    `owner` [N] is the learner (its index) that learns from a game, on both ports in a mirror match. The learner sits at port
+    (slot + episode) % 2, so that it plays as often from either side; character and stage go through their lists likewise."""
+
+    def __init__(self, args, envs: VecEnv, learners: list[Learner], pool: Pool, ratings: Ratings):
+        self.args, self.envs, self.learners, self.pool, self.ratings = args, envs, learners, pool, ratings
+        self.names = [learner.name for learner in learners]
+        self.matchmaker = Matchmaker(args, self.names, pool, ratings)
+        n = envs.num_games
+        self.owner = np.arange(n) * len(learners) // n if args.train_order == "parallel" else np.zeros(n, np.int64)
+        self.opponents = [MIRROR] * n
+        self.due, self.credit, self.resets = np.ones((3, n), bool)          # draws an opponent, keeps its result, begins a game
+        self.port = np.zeros(n, np.int64)                                   # of each game's learner
+        self.networks: list[str] = []
+        self.states = {name: learner.acting.initial_state(2 * n) for name, learner in zip(self.names, learners, strict=True)}
+        self.rng = np.random.default_rng(args.seed)                         # opponents
+        self.noise = torch.Generator().manual_seed(args.seed)               # action sampling
+        self.stacked = None
+        self.scores: dict[str, list[float]] = {name: [] for name in self.names}  # of this rollout, against others
+        self.finished = self.truncated = 0
+
+    def begin_rollout(self) -> None:
+        """Weights may have changed since the last one."""
+        self.stacked = None
+        self.due[:] = True
+        self.scores = {name: [] for name in self.names}
+        self.finished = self.truncated = 0
+
+    def seat(self) -> None:
+        """Draws the opponents of games that begin with the next frame; they stay until their games end."""
+        begun, episode = np.flatnonzero(self.resets), self.envs.games.episode
+        self.port[begun] = (begun + episode[begun]) % 2
+        for g in begun:
+            if self.due[g]:
+                playing = {name for k, name in enumerate(self.opponents) if k != g} - {MIRROR, *self.names, *BOTS}
+                self.opponents[g] = self.matchmaker.draw(self.names[self.owner[g]], playing, self.rng)
+                self.due[g] = self.args.opponent_swap == "reset"
+            self.credit[g] = True
+            self.envs.set_bot(g, 1 - self.port[g], BOTS.get(self.opponents[g], 0))
+        if len(begun):                                                      # a game is set up as the one before it ends
+            self.envs.set_matchup(begun, *matchups(self.args, begun + 2 * (episode[begun] + 1), 1 - self.port[begun]))
+        before = self.networks
+        self.networks = [*self.names, *sorted(set(self.opponents) - {MIRROR, *self.names, *BOTS})]
+        self.policies = [learner.acting for learner in self.learners] + [self._frozen(name) for name in self.networks[len(self.names):]]
+        self.states = {name: self.states[name] if name in self.states else policy.initial_state(2 * len(self.port))
+                       for name, policy in zip(self.networks, self.policies, strict=True)}
+        index = {name: k for k, name in enumerate(self.networks)} | dict.fromkeys(BOTS, BOT_SLOT)
+        self.assignment = self.owner[:, None].repeat(2, 1)
+        self.assignment[np.arange(len(self.port)), 1 - self.port] = [
+            self.owner[g] if name == MIRROR else index[name] for g, name in enumerate(self.opponents)]
+        self.stacked = self.stacked if self.networks == before else None
+
+    def _frozen(self, name: str) -> Policy:
+        return _load_frozen(name) if name == self.args.opponent else self.pool.load(name)
+
+    def act(self, obs: Observation) -> np.ndarray:
+        """obs of all games -> actions [N, 2, 13]"""
+        if self.args.parallel_actions and self.stacked is None and len({repr(p.config) for p in self.policies}) == 1:
+            self.stacked = StackedPolicies(self.policies)
+        states = [self.states[name] for name in self.networks]
+        actions = act(self.policies, self.assignment, obs, states, self.resets, self.noise, self.stacked)
+        self.states = dict(zip(self.networks, states, strict=True))
+        return actions
+
+    def settle(self, terminated: np.ndarray, truncated: np.ndarray, broken: np.ndarray, frames: np.ndarray) -> None:
+        """After a step: [N] how games ended, FRAME [N] their last frames. A broken game has no result."""
+        self.resets = terminated | truncated
+        games = np.flatnonzero(self.resets & ~broken)
+        if not len(games):
+            return
+        scores = (1 + outcomes(frames[games]) * (1 - 2 * self.port[games])) / 2
+        for g, score in zip(games, scores.tolist(), strict=True):
+            if self.opponents[g] != MIRROR and self.credit[g]:
+                me = self.names[self.owner[g]]
+                self.ratings.record(me, self.opponents[g], score)
+                self.scores[me].append(score)
+        self.finished, self.truncated = self.finished + len(games), self.truncated + int(truncated[games].sum())
+
+    def hand_over(self, learner: int) -> None:
+        """Round-robin: all games go on with this learner; results of games that another one began do not count."""
+        self.owner[:], self.credit[:], self.due[:] = learner, False, True
+        self.states = {name: learner.acting.initial_state(2 * len(self.owner)) for name, learner in zip(self.names, self.learners, strict=True)}
+
+    def state_dict(self) -> dict:
+        return {"opponents": self.opponents, "owner": self.owner.tolist(), "port": self.port.tolist(), "resets": self.resets.tolist(), "credit": self.credit.tolist(),
+                "due": self.due.tolist(), "states": {name: list(state) for name, state in self.states.items()},
+                "rng": json.dumps(self.rng.bit_generator.state), "noise": self.noise.get_state()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.opponents, self.owner, self.port = list(state["opponents"]), np.array(state["owner"]), np.array(state["port"])
+        self.resets, self.credit, self.due = (np.array(state[name], bool) for name in ("resets", "credit", "due"))
+        self.states = {name: tuple(tensors) for name, tensors in state["states"].items()}
+        self.rng.bit_generator.state = json.loads(state["rng"])
+        self.noise.set_state(state["noise"])
+
+
+@functools.lru_cache(maxsize=2)
+def _load_frozen(path: str) -> Policy:
+    return load_policy(path)[0].requires_grad_(False)
+
+
+def pbt_round(learners: list[Learner], ratings: Ratings) -> list[dict]:
+    """Population-based training (Jaderberg et al. 2017): by Elo, each of the bottom fifth copies weights, optimiser and
+    hyperparameters of one of the top fifth, and multiplies each hyperparameter by .8 or 1.2. Returns what was done."""
+    ranked = sorted(learners, key=lambda learner: ratings.row(learner.name)[0])
+    fifth, events = max(1, len(ranked) // 5), []
+    for loser in ranked[:fifth]:
+        winner = ranked[-1 - loser.rng.integers(fifth)]
+        loser.hyper = {key: value * float(loser.rng.choice([.8, 1.2])) for key, value in winner.hyper.items()}
+        loser.become(winner.policy.state_dict(), winner.optimizer.state_dict())
+        ratings.row(loser.name)[0] = ratings.row(winner.name)[0]
+        events.append({"learner": loser.name, "copied": winner.name, **loser.hyper})
+    return events
+
+
+class Turn:
+    """Round-robin: whose turn it is to learn, and the best weights of that turn."""
+
+    def __init__(self, args: PopulationArgs):
+        self.args, self.learner, self.start = args, 0, 0
+        self._begin(0, 0)
+
+    def _begin(self, learner: int, step: int) -> None:
+        self.learner, self.start, self.best, self.without_better = learner, step, -1., 0
+        self.weights: dict | None = None
+        self.scores: list[float] = []
+
+    def over(self, policy: Policy, step: int) -> bool:
+        """Asked at every pool addition; `scores` has gathered the results against others since the last one."""
+        rate = float(np.mean(self.scores)) if self.scores else -1.
+        self.scores = []
+        if rate > self.best:
+            self.best, self.without_better, self.weights = rate, 0, copy.deepcopy(policy.state_dict())
+        else:
+            self.without_better += 1
+        return (rate >= self.args.turn_winrate or self.without_better >= self.args.turn_patience
+                or step - self.start >= self.args.turn_frames)
+
+    def pass_on(self, learners: list[Learner], step: int) -> int:
+        """The learner goes back to its best weights; -> the index of the next one."""
+        if self.weights is not None:
+            learners[self.learner].policy.load_state_dict(self.weights)
+            learners[self.learner].publish()
+        self._begin((self.learner + 1) % len(learners), step)
+        return self.learner
+
+    def state_dict(self) -> dict:
+        return {name: value for name, value in vars(self).items() if name != "args"}
+
+    def load_state_dict(self, state: dict) -> None:
+        vars(self).update(state)
+
+
+def check_matchmaking(args) -> None:
+    """One line for each flag of MatchArgs, StrengthArgs and PopulationArgs that cannot work."""
+    many = 10 ** 9
+    check_numbers(args, history_prob=(0, 1), bot_prob=(0, 1), opponents_per_iteration=(1, 1024), league_reset_frames=(1, math.inf),
+                  eval_interval=(0, many), eval_games=(2, 65536), population_size=(1, 1024), pbt_interval=(1, many),
+                  turn_winrate=(0, 1), turn_patience=(1, many), turn_frames=(1, math.inf))
+    if args.eval_games % 2:
+        raise UserError(f"--eval-games {args.eval_games}: must be even, since half of the games are played from either port")
+    matchups(args, np.zeros(1, int), np.zeros(1, int))                      # unknown characters and stages
+    parse_names(args.eval_opponents, BOTS, "bot")
+    if args.opponent_bots and args.held_out in parse_names(args.opponent_bots, BOTS, "bot"):
+        raise UserError(f"--opponent-bots {args.opponent_bots}: {args.held_out} is --held-out, which training must not meet")
+    for flag in ("opponent", "held_out"):
+        file = getattr(args, flag)
+        if file and not (flag == "held_out" and file in BOTS):
+            if load_policy(file)[1]["action_repeat"] != args.action_repeat:
+                raise UserError(f"--{flag.replace('_', '-')} {file}: trained with another --action-repeat than {args.action_repeat}")
+    if args.league and args.population_size < 3:
+        raise UserError("--league: needs --population-size 3 or more")
+    if args.population_size < 2 and (args.pbt or args.matchmaking == "population"):
+        raise UserError(f"{'--pbt' if args.pbt else '--matchmaking population'}: needs --population-size 2 or more")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Run folders, logs and the command line
+# ---------------------------------------------------------------------------------------------------------------------
+
 def start_run(args, runs_dir: str, run_name: str) -> Path:
     """Makes runs/<name>/ with args.json, command.txt and versions.txt; refuses to write over another run."""
     if not run_name or Path(run_name).name != run_name or not run_name.isprintable():
@@ -2311,6 +2922,44 @@ def start_run(args, runs_dir: str, run_name: str) -> Path:
     (run / "command.txt").write_text(" ".join(sys.argv) + "\n")
     (run / "versions.txt").write_text("".join(f"{k} {v}\n" for k, v in versions().items()))
     return run
+
+
+def resume_run(args, args_type) -> tuple:
+    """--resume: -> run folder, the arguments it was started with, its lock (hold on to it) and its checkpoint."""
+    run = Path(args.resume)
+    args_file = run / "args.json"
+    if not args_file.is_file():
+        raise UserError(f"{run}: not a run folder (no args.json in it); give the folder of a run, e.g. runs/NAME")
+    given = {name for name, value in vars(args).items() if value != getattr(args_type, name)} - {"resume", "timesteps"}
+    if given:
+        raise UserError(f"--resume goes on with the run's own arguments; only --timesteps may change, not "
+                        f"{', '.join('--' + name.replace('_', '-') for name in sorted(given))}")
+    timesteps = args.timesteps
+    try:
+        args = args_type(**json.loads(args_file.read_text()))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{args_file}: damaged ({error}); restore it") from None
+    args.timesteps = args.timesteps if timesteps is None else timesteps
+    lock = lock_run(run)
+    saved = load_checkpoint(args.checkpoint or run / "checkpoints" / "latest.pt")
+    if saved.get("stage") != "ppo_selfplay" or saved["action_repeat"] != args.action_repeat:
+        raise UserError(f"{run}: its checkpoint is not of this run; use --pretrained to start a run from a checkpoint")
+    return run, args, lock, saved
+
+
+def stop_on_interrupt(say) -> list:
+    """-> a list that a first Ctrl-C (or SIGTERM) fills, so that a loop can end in good order; a second one ends it at once."""
+    stop = []
+
+    def on_interrupt(signum, frame):
+        if stop:
+            raise KeyboardInterrupt
+        stop.append(signum)
+        say("stopping after this iteration; press Ctrl-C again to stop at once, back to the last checkpoint")
+
+    signal.signal(signal.SIGINT, on_interrupt)
+    signal.signal(signal.SIGTERM, on_interrupt)
+    return stop
 
 
 def lock_run(run: Path):

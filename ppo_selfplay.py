@@ -1,42 +1,42 @@
-"""Self-play PPO: a policy learns Melee against itself and against its own past.
+"""Self-play PPO: a policy learns Melee against itself, its own past and others.
 
     python ppo_selfplay.py --num-games 8                                 # from scratch on the embedded game
     python ppo_selfplay.py --pretrained runs/bc/checkpoints/best.pt      # from a cloned policy
+    python ppo_selfplay.py --population-size 4 --pbt --matchmaking population
     python ppo_selfplay.py --resume runs/NAME                            # go on as if never stopped
 
-One iteration: every game is played for `--rollout-length` steps, advantages are computed per game, and PPO runs
-`--ppo-epochs` over what the learner itself did. In three of four games the learner plays both sides and learns from both;
-in the others it meets a frozen checkpoint of the pool, whose rows never enter a batch. Results of those games move the Elo
-table. Strength is measured apart, by win rates against three scripted opponents (eval.jsonl).
+One iteration: every game is played for `--rollout-length` steps (Arena.collect), advantages are computed per game (prepare), and
+PPO runs `--ppo-epochs` over what the learner itself did (update). In three of four games the learner plays both sides and learns
+from both; in the others it meets a frozen checkpoint of the pool, whose rows never enter a batch. Results of those games move the
+Elo table. Strength is measured apart (eval.jsonl). Everything else, from population to asynchronous learning, is off in a plain run.
 """
 
+import copy
+import functools
 import json
 import math
-import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from melee_common import (
-    ACTION_SIZE, BOT_SLOT, BOTS, CHARACTERS, FRAME, NUM_FLOATS, NUM_INTS, STAGES, Observation, Policy, Pool, Ratings, UserError,
-    VecEnv, act, action_logprobs, append_jsonl, atomic_write, check_numbers, check_writable, compute_gae, compute_rewards,
-    decode_actions, keep_jsonl, load_checkpoint, load_policy, lock_run, lookup, observe, outcomes, parse_hidden, play_games,
-    plot_winrates, run_script, save_checkpoint, start_run, to_torch, wilson_interval,
+    ACTION_SIZE, FRAME, NUM_FLOATS, NUM_INTS, ROLES, Arena, Evaluator, Learner, MatchArgs, Observation, Policy, Pool, PopulationArgs,
+    Ratings, StrengthArgs, Turn, UserError, VecEnv, action_kl, action_logprobs, append_jsonl, atomic_write, check_matchmaking,
+    check_numbers, check_writable, compute_gae, compute_rewards, decode_actions, describe_strength, keep_jsonl, load_policy, lock_run,
+    matchups, observe, parse_hidden, pbt_round, plot_winrates, resume_run, run_script, save_checkpoint, start_run, stop_on_interrupt,
 )
-
-EVAL_OPPONENTS = ("idle", "random", "attacker")
 
 
 @dataclass
-class Args:
+class Args(MatchArgs, PopulationArgs, StrengthArgs):
     pretrained: str = ""
     """checkpoint to start from; its network sizes and action repeat are used (off: empty, start from scratch)"""
     resume: str = ""
@@ -44,13 +44,17 @@ class Args:
     game_type: Literal["mock"] = "mock"
     """where the games are played: mock, the embedded game"""
     character: str = "mewtwo"
-    """character of both players"""
+    """the learner's character; several, separated by commas, or low_tiers, top_tiers, all are played in turn"""
+    opponent_character: str = ""
+    """the opponents' character or characters (off: empty, the same as the learner's)"""
     stage: str = "final_destination"
-    """stage of every game"""
+    """stage, stages or all"""
     num_games: int = 4
-    """games played side by side"""
+    """games played side by side, for each learner"""
     num_workers: int = 0
     """processes that step the games (off: 0, in this process, which is fastest for the embedded game)"""
+    max_restarts: int = 100
+    """workers that may fail before the run gives up"""
     max_episode_frames: int = 3600
     """game frames after which a game is truncated; 3600 is a minute (off: 0, games run to the last stock or 8:00)"""
     action_repeat: int = 3
@@ -60,8 +64,14 @@ class Args:
     """game frames to play in total, frames x games (default: 100000; for a resumed run what it was started with)"""
     rollout_length: int = 128
     """steps of every game in an iteration"""
+    update_interval: str = "batch_ready"
+    """batch_ready: learn when --rollout-length steps are there; or a number: every so many game frames of a learner, e.g. 10000"""
+    train_interval: int = 1
+    """iterations between two updates; each learns from all of them"""
     batch_size: int = 2048
     """agent frames in a minibatch; a smaller rollout is one minibatch"""
+    grad_accum: int = 1
+    """parts of a minibatch whose gradients are summed before a step: less memory, the same result (off: 1)"""
     ppo_epochs: int = 4
     """passes over each rollout"""
     ppo_clip: float = 0.2
@@ -76,10 +86,16 @@ class Args:
     """weight of the entropy bonus (off: 0)"""
     value_coef: float = 0.5
     """weight of the value loss"""
+    value_burn_in: int = 0
+    """first updates that train the value head alone, after --pretrained (off: 0)"""
     max_grad_norm: float = 0.5
     """gradients are scaled down to this norm"""
     target_kl: float = 0.0
-    """an iteration's epochs stop when the approximate KL passes this (off: 0)"""
+    """once the approximate KL passes this, the last step is taken back and the update ends (off: 0)"""
+    teacher_kl: float = 0.0
+    """weight of KL(pretrained policy || policy), which keeps a cloned policy from forgetting (off: 0)"""
+    teacher_kl_half_life: float = 2_000_000
+    """game frames after which --teacher-kl has halved"""
     reward_stock: float = 1.0
     """reward for taking a stock, and its negative for losing one (off: 0)"""
     reward_damage: float = 0.01
@@ -90,10 +106,21 @@ class Args:
     hidden: str = "512,512"
     """layer sizes, the last one is the gru's state"""
 
-    history_prob: float = 0.25
-    """share of games against a past checkpoint from the pool (off: 0, always against itself)"""
+    parallel_actions: bool = False
+    """one batched forward for all games, ports and networks instead of one forward a network (off: False)"""
+    parallel_training: bool = False
+    """the learners of a population learn side by side, in threads (off: False)"""
+    async_learning: bool = False
+    """collect the next rollout with a copy of the policy while it learns from the last one (off: False)"""
+    vtrace: bool = False
+    """correct --async-learning's rollouts for the policy having moved on since (off: False)"""
+    max_buffer_size: int = 0
+    """--async-learning: agent frames a learner keeps for learning; more than a rollout lets collection run ahead (off: 0, one rollout)"""
+
     history_size: int = 20
-    """checkpoints kept in the pool"""
+    """active checkpoints of each learner in the pool"""
+    prune: Literal["oldest", "worst"] = "oldest"
+    """which checkpoint leaves a full pool"""
     pool_interval: int = 25
     """iterations between two additions to the pool"""
     track_elo: bool = False
@@ -101,10 +128,6 @@ class Args:
 
     seed: int = 1
     """same seed, same machine: same learning curve"""
-    eval_interval: int = 200
-    """iterations between two evaluations, also before the first and after the last iteration (off: 0)"""
-    eval_games: int = 32
-    """games against each scripted opponent in an evaluation, half of them from either port"""
     save_interval: int = 10
     """iterations between two checkpoints"""
     checkpoint: str = ""
@@ -120,36 +143,202 @@ class Args:
 def check(args: Args) -> None:
     """One line for each value that cannot work."""
     ever, many = math.inf, 10 ** 9
+    check_matchmaking(args)
     check_numbers(
-        args, num_games=(1, 65536), num_workers=(0, args.num_games), max_episode_frames=(0, many), action_repeat=(1, 3600),
-        timesteps=(1, ever), rollout_length=(1, 10 ** 6), batch_size=(1, many), ppo_epochs=(1, many), ppo_clip=(1e-6, ever),
-        learning_rate=(0, 1), gamma=(0, 1), gae_lambda=(0, 1), entropy_coef=(0, ever), value_coef=(0, ever), max_grad_norm=(1e-9, ever),
-        target_kl=(0, ever), history_prob=(0, 1), history_size=(1, many), pool_interval=(1, many), save_interval=(1, many),
-        eval_interval=(0, many), eval_games=(2, 65536))
-    if args.eval_games % 2:
-        raise UserError(f"--eval-games {args.eval_games}: must be even, since half of the games are played from either port")
-    lookup(CHARACTERS, args.character, "character"), lookup(STAGES, args.stage, "stage")
+        args, num_games=(1, 65536), num_workers=(0, args.num_games * args.population_size), max_episode_frames=(0, many),
+        max_restarts=(0, many), action_repeat=(1, 3600), timesteps=(1, ever), rollout_length=(1, 10 ** 6), train_interval=(1, many),
+        batch_size=(1, many), grad_accum=(1, many), ppo_epochs=(1, many), ppo_clip=(1e-6, ever), learning_rate=(0, 1), gamma=(0, 1),
+        gae_lambda=(0, 1), entropy_coef=(0, ever), value_coef=(0, ever), value_burn_in=(0, many), max_grad_norm=(1e-9, ever),
+        target_kl=(0, ever), teacher_kl=(0, ever), teacher_kl_half_life=(1, ever), max_buffer_size=(0, many),
+        history_size=(1, many), pool_interval=(1, many), save_interval=(1, many))
+    for flag, needs, there in (
+            ("vtrace", "--async-learning", args.async_learning), ("max_buffer_size", "--async-learning", args.async_learning),
+            ("teacher_kl", "--pretrained", args.pretrained),
+            ("parallel_training", "--train-order parallel", args.train_order == "parallel")):
+        if getattr(args, flag) and not there:
+            raise UserError(f"--{flag.replace('_', '-')}: needs {needs}")
+    if args.update_interval != "batch_ready":
+        if not (args.update_interval.isdecimal() and int(args.update_interval) > 0):
+            raise UserError(f"--update-interval {args.update_interval}: give batch_ready or a number of game frames, e.g. 10000")
+        args.rollout_length = max(1, round(int(args.update_interval) / (args.num_games * args.action_repeat)))
+    rollout = 2 * args.num_games * args.rollout_length
+    if args.max_buffer_size and args.max_buffer_size < rollout:
+        raise UserError(f"--max-buffer-size {args.max_buffer_size}: must hold at least one rollout, which is up to {rollout} agent frames")
 
 
-def evaluate(policy: Policy, args: Args, step: int) -> dict[str, float]:
-    """Win rate against each scripted opponent with its 95 % interval. All randomness is its own, keyed by seed and step."""
-    n = args.eval_games
-    assignment = np.zeros((len(EVAL_OPPONENTS) * n, 2), np.int64)
-    bot_kinds = np.zeros_like(assignment)
-    for k, name in enumerate(EVAL_OPPONENTS):
-        for port, games in ((1, slice(k * n, k * n + n // 2)), (0, slice(k * n + n // 2, (k + 1) * n))):
-            assignment[games, port], bot_kinds[games, port] = BOT_SLOT, BOTS[name]
-    with VecEnv(len(assignment), CHARACTERS[args.character], STAGES[args.stage], seed=args.seed + 1_000_003 * (step + 1),
-                bot_kinds=bot_kinds, max_episode_frames=args.max_episode_frames, action_repeat=args.action_repeat) as envs:
-        final = play_games([policy], envs, assignment, torch.Generator().manual_seed(args.seed + 1_000_003 * (step + 1)))
-    mine = (assignment != BOT_SLOT).argmax(1)                               # the learner's port in each game
-    scores = (outcomes(final) * np.where(mine == 0, 1, -1) + 1) / 2         # 1 won, .5 draw, 0 lost
-    row = {"global_step": step, "games": n}
-    for k, name in enumerate(EVAL_OPPONENTS):
-        wins = float(scores[k * n:(k + 1) * n].sum())
-        low, high = wilson_interval(wins, n)
-        row |= {f"eval/winrate_{name}": wins / n, f"eval/winrate_{name}_low": low, f"eval/winrate_{name}_high": high}
-    return row
+class Batch(NamedTuple):
+    """What a learner learns from: B = games x ports, and T steps of each."""
+    obs: Observation                # [T, B, ..]
+    actions: torch.Tensor           # [T, B, 13]
+    starts: torch.Tensor            # [T, B] this observation begins a game
+    learns: torch.Tensor            # [T, B] the learner itself acted
+    logprobs: torch.Tensor          # [T, B] of the actor
+    advantages: torch.Tensor        # [T, B]
+    returns: torch.Tensor           # [T, B]
+    values: torch.Tensor            # [T, B]
+    teacher: torch.Tensor           # [T, B, 81] logits of the pretrained policy, or [T, B, 0]
+    state: tuple                    # recurrent state at the start, tensors [B, ..]
+
+
+@torch.inference_mode()
+def collect(arena: Arena, args: Args, clock: dict[str, float]) -> dict[str, dict]:
+    """Plays --rollout-length steps of all games -> by learner its rollout: arrays [T, N, 2, ..] or [T, N]."""
+    T, M, envs = args.rollout_length, arena.envs.num_games, arena.envs
+    obs_floats, obs_ints = np.empty((T, M, 2, NUM_FLOATS), np.float32), np.empty((T, M, 2, NUM_INTS), np.int16)
+    actions, learns = np.empty((T, M, 2, ACTION_SIZE), np.int8), np.empty((T, M, 2), bool)
+    rewards, bootstrap = np.zeros((2, T, M, 2), np.float32)
+    starts, terminated, truncated = np.zeros((3, T, M), bool)               # starts: this observation begins a game
+    arena.begin_rollout()
+    states_at_start = arena.states
+
+    def value_of(learner, obs):
+        flat = Observation(*(torch.from_numpy(x).flatten(0, 1) for x in obs))
+        return learner.acting.value(learner.acting.features(flat, arena.states[learner.name])[0]).view(M, 2).numpy()
+
+    for t in range(T):
+        tick = time.perf_counter()
+        if t == 0 or arena.resets.any():
+            arena.seat()
+        obs = observe(envs.frames, envs.controllers)                        # floats [M, 2, F], ints [M, 2, I]
+        obs_floats[t], obs_ints[t], starts[t] = obs.floats, obs.ints, arena.resets
+        actions[t] = arena.act(obs)
+        clock["policy"] += time.perf_counter() - tick
+        tick = time.perf_counter()
+
+        before = np.frombuffer(envs.frames.tobytes(), FRAME)                # .copy() goes field by field: 100 times slower
+        controllers = decode_actions(actions[t])
+        terminated[t], truncated[t], broken = envs.step(controllers)
+        ended = terminated[t] | truncated[t]
+        after = np.where(ended, envs.final_frames, envs.frames) if ended.any() else envs.frames
+        rewards[t] = compute_rewards(before, after, args.reward_stock, args.reward_damage)
+        learns[t] = (arena.assignment == arena.owner[:, None]) & ~broken[:, None]
+        arena.settle(terminated[t], truncated[t], broken, after)
+        if truncated[t].any():                                              # the value of the frame that was cut off
+            last = observe(after, controllers)
+            for k in set(arena.owner[truncated[t]].tolist()):
+                cut = truncated[t] & (arena.owner == k)
+                bootstrap[t, cut] = value_of(arena.learners[k], last)[cut]
+        clock["env"] += time.perf_counter() - tick
+
+    after_rollout, rollouts = observe(envs.frames, envs.controllers), {}
+    for k in sorted(set(arena.owner.tolist())):                             # a learner's games lie side by side
+        learner, mine = arena.learners[k], slice(*np.searchsorted(arena.owner, [k, k + 1]).tolist())
+        rollouts[learner.name] = {
+            "actor": learner.acting, "obs": Observation(obs_floats[:, mine], obs_ints[:, mine]), "actions": actions[:, mine],
+            "rewards": rewards[:, mine], "bootstrap": bootstrap[:, mine], "starts": starts[:, mine], "learns": learns[:, mine],
+            "terminated": terminated[:, mine], "truncated": truncated[:, mine], "last_value": value_of(learner, after_rollout)[mine],
+            "state": tuple(s[2 * mine.start:2 * mine.stop] for s in states_at_start[learner.name])}
+    return rollouts
+
+
+@torch.no_grad()
+def prepare(learner: Learner, rollout: dict, args: Args, teacher: Policy | None) -> Batch:
+    """Values, log-probabilities and advantages. The first two come out of one forward over the whole rollout, with the numbers
+    that learning starts from: the first minibatch's ratio is then 1 but for rounding."""
+    T, N = rollout["starts"].shape
+    rows = lambda x: torch.from_numpy(np.ascontiguousarray(x).reshape(T, 2 * N, *x.shape[3:]))          # [T, 2N, ..]
+    obs, actions = Observation(*map(rows, rollout["obs"])), rows(rollout["actions"])
+    starts = torch.from_numpy(np.repeat(rollout["starts"], 2, 1))
+    features, _ = learner.policy.unroll(obs, rollout["state"], starts)
+    values = learner.policy.value(features)                                 # [T, 2N]
+    logprobs = action_logprobs(learner.policy.logits(features, actions), actions)[0].sum(-1)
+    rho = None
+    if rollout["actor"] is not learner.policy:                              # asynchronous: an older policy has acted
+        now, actor = logprobs, rollout["actor"]
+        logprobs = action_logprobs(actor.logits(actor.unroll(obs, rollout["state"], starts)[0], actions), actions)[0].sum(-1)
+        if args.vtrace:
+            rho = (now - logprobs).exp().clamp(max=1).view(T, N, 2).numpy()
+    teacher_logits = torch.empty(T, 2 * N, 0)
+    if teacher is not None:
+        features, learner.teacher_state = teacher.unroll(obs, learner.teacher_state or teacher.initial_state(2 * N), starts)
+        teacher_logits = teacher.logits(features, actions)
+    v, both = values.view(T, N, 2).numpy(), np.ones((1, 1, 2), bool)
+    next_values = np.concatenate([v[1:], rollout["last_value"][None]])
+    next_values = np.where(rollout["truncated"][..., None], rollout["bootstrap"], next_values)
+    advantages, returns = compute_gae(rollout["rewards"], v, next_values, rollout["terminated"][..., None] & both,
+                                      rollout["truncated"][..., None] & both, args.gamma, args.gae_lambda, rho)
+    return Batch(obs, actions, starts, rows(rollout["learns"]), logprobs, rows(advantages), rows(returns), values, teacher_logits,
+                 rollout["state"])
+
+
+def update(learner: Learner, rollouts: list[dict], args: Args, teacher: Policy | None, step: int) -> dict[str, float]:
+    """PPO over all that the learner itself did in these rollouts -> a row of metrics."""
+    began = time.perf_counter()
+    batches = [prepare(learner, rollout, args, teacher) for rollout in rollouts]
+    join = lambda parts: torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+    b = Batch(Observation(*(join(x) for x in zip(*(batch.obs for batch in batches), strict=True))),
+              *(join([batch[k] for batch in batches]) for k in range(1, len(Batch._fields) - 1)),
+              tuple(torch.cat(s) for s in zip(*(batch.state for batch in batches), strict=True)))
+    policy, optimizer, hyper = learner.policy, learner.optimizer, learner.hyper
+    optimizer.param_groups[0]["lr"] = hyper["learning_rate"]
+    burning_in, recurrent = learner.updates < args.value_burn_in, bool(b.state)
+    teacher_coef = args.teacher_kl * .5 ** (step / args.teacher_kl_half_life)
+    units = np.flatnonzero((b.learns.any(0) if recurrent else b.learns).numpy())            # columns, or rows of T x B
+    per_minibatch = max(1, args.batch_size // (len(b.actions) if recurrent else 1))
+
+    def pick(x, mb):                                                        # [T, B, ..] -> rows that the learner acted in
+        return x[:, mb].flatten(0, 1)[b.learns[:, mb].flatten()] if recurrent else x.flatten(0, 1)[mb]
+
+    stats, undo, stop_epochs = [], None, False
+    for epoch in range(args.ppo_epochs if len(units) else 0):               # no units: every worker was broken
+        order = learner.rng.permutation(units)                              # recurrent: games are permuted, never time
+        for part in np.array_split(order, -(-len(order) // per_minibatch)):  # equal parts: no tail of one row
+            b_advantages = pick(b.advantages, torch.from_numpy(part))
+            mean, std, n = b_advantages.mean(), b_advantages.std(correction=0) + 1e-8, len(b_advantages)
+            optimizer.zero_grad()
+            minibatch_stats = []
+            for mb in map(torch.from_numpy, np.array_split(part, min(args.grad_accum, len(part)))):
+                if recurrent:
+                    features, _ = policy.unroll(Observation(*(x[:, mb] for x in b.obs)), tuple(s[mb] for s in b.state), b.starts[:, mb])
+                    features = features.flatten(0, 1)[b.learns[:, mb].flatten()]            # [B, H]
+                else:
+                    features, _ = policy.unroll(Observation(*(pick(x, mb) for x in b.obs)), (), None)
+                if burning_in:
+                    features = features.detach()                            # the value head alone learns
+                mb_actions, mb_advantages = pick(b.actions, mb), (pick(b.advantages, mb) - mean) / std
+                logits = policy.logits(features, mb_actions)
+                logprob, entropy = action_logprobs(logits, mb_actions)
+                logratio = logprob.sum(-1) - pick(b.logprobs, mb)           # [B]
+                ratio = logratio.exp()
+                clipped = ratio.clamp(1 - hyper["ppo_clip"], 1 + hyper["ppo_clip"])
+                policy_loss = torch.max(-mb_advantages * ratio, -mb_advantages * clipped).mean()
+                value_loss = 0.5 * ((policy.value(features) - pick(b.returns, mb)) ** 2).mean()
+                entropy_loss = entropy.sum(-1).mean()
+                teacher_loss = action_kl(pick(b.teacher, mb), logits).mean() if teacher_coef else torch.zeros(())
+                loss = policy_loss - hyper["entropy_coef"] * entropy_loss + teacher_coef * teacher_loss
+                loss = (0 if burning_in else loss) + args.value_coef * value_loss
+                share = len(mb_actions) / n
+                (loss * share).backward()
+                with torch.no_grad():
+                    approx_kl = ((ratio - 1) - logratio).mean()             # http://joschu.net/blog/kl-approx.html
+                    clipfrac = ((ratio - 1).abs() > hyper["ppo_clip"]).float().mean()
+                    minibatch_stats.append(share * torch.stack(
+                        [policy_loss, value_loss, entropy_loss, teacher_loss, approx_kl, clipfrac, (ratio - 1).abs().max()]))
+            grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm)
+            stats.append(torch.cat([torch.stack(minibatch_stats).sum(0), grad_norm[None]]))
+            if args.target_kl:
+                if stats[-1][4] > args.target_kl and undo:                  # the last step went too far: take it back
+                    policy.load_state_dict(undo[0]), optimizer.load_state_dict(undo[1])
+                    stop_epochs = True
+                    break
+                undo = copy.deepcopy((policy.state_dict(), optimizer.state_dict()))
+            optimizer.step()
+        if stop_epochs:
+            break
+    learner.updates += 1
+    learner.agent_frames += int(b.learns.sum())
+    s = torch.stack(stats) if stats else torch.zeros(1, 8)
+    if s[0, 6] > .01 and not args.async_learning:
+        raise RuntimeError(f"the policy that learns is not the one that acted: probability ratio off by {s[0, 6]:.3f}")
+    mean, learnt = s.mean(0).tolist(), b.returns[b.learns]
+    variance = learnt.var().item() if len(learnt) > 1 else 0.
+    explained = 1 - (learnt - b.values[b.learns]).var().item() / variance if variance else 0.
+    return {
+        "charts/agent_frames": learner.agent_frames, **{f"charts/{name}": value for name, value in hyper.items()},
+        "losses/policy_loss": mean[0], "losses/value_loss": mean[1], "losses/entropy": mean[2], "losses/teacher_kl": mean[3],
+        "losses/approx_kl": s[-1, 4].item(), "losses/clipfrac": mean[5], "losses/grad_norm": mean[7],
+        "losses/explained_variance": explained, "losses/first_ratio_error": s[0, 6].item(), "losses/minibatches": len(stats),
+        "time/update": time.perf_counter() - began}
 
 
 def main(args: Args) -> None:
@@ -158,324 +347,184 @@ def main(args: Args) -> None:
     # ------------------------------------------------------------------------------------------------------- set-up
     saved = None
     if args.resume:
-        run = Path(args.resume)
-        args_file = run / "args.json"
-        if not args_file.is_file():
-            raise UserError(f"{run}: not a run folder (no args.json in it); give the folder of a run, e.g. runs/NAME")
-        given = {k for k, v in vars(args).items() if v != getattr(Args, k)} - {"resume", "timesteps"}
-        if given:
-            raise UserError(f"--resume goes on with the run's own arguments; only --timesteps may change, not "
-                            f"{', '.join('--' + name.replace('_', '-') for name in sorted(given))}")
-        timesteps = args.timesteps
-        try:
-            args = Args(**json.loads(args_file.read_text()))
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{args_file}: damaged ({error}); restore it") from None
-        args.timesteps = args.timesteps if timesteps is None else timesteps
-        lock = lock_run(run)  # noqa: F841 (held until main returns)
-        saved = load_checkpoint(args.checkpoint or run / "checkpoints" / "latest.pt")
-        if saved.get("stage") != "ppo_selfplay" or saved["action_repeat"] != args.action_repeat:
-            raise UserError(f"{run}: its checkpoint is not of this run; use --pretrained to start a run from a checkpoint")
+        run, args, lock, saved = resume_run(args, Args)  # noqa: F841 (the lock is held until main returns)
     args.timesteps = 100_000 if args.timesteps is None else args.timesteps
-    check(args)
     torch.manual_seed(args.seed)
-    if saved:
-        policy, _ = load_policy(args.checkpoint or run / "checkpoints" / "latest.pt")
-    elif args.pretrained:
-        policy, source = load_policy(args.pretrained)
-        if source["frame_delay"]:
-            raise UserError(f"{args.pretrained}: trained for a delay of {source['frame_delay']} frames; this game has none")
-        args.action_repeat = source["action_repeat"]
-    else:
-        policy = Policy(args.backbone, parse_hidden(args.hidden))
-    args.backbone, args.hidden = policy.config["backbone"], ",".join(map(str, policy.config["hidden"]))
+    initial, source = load_policy(run / "checkpoints" / "initial.pt") if saved else load_policy(args.pretrained) if args.pretrained else (
+        Policy(args.backbone, parse_hidden(args.hidden)), {"frame_delay": 0, "action_repeat": args.action_repeat})
+    if source["frame_delay"]:
+        raise UserError(f"{args.pretrained}: trained for a delay of {source['frame_delay']} frames; this game has none")
+    args.action_repeat = source["action_repeat"]
+    args.backbone, args.hidden = initial.config["backbone"], ",".join(map(str, initial.config["hidden"]))
+    check(args)
     if args.checkpoint:
         args.checkpoint = str(Path(args.checkpoint).resolve())              # a resumed run may start from another folder
         check_writable("--checkpoint", Path(args.checkpoint))
     if not saved:
         args.run_name = args.run_name or f"ppo_{args.character}_seed{args.seed}_{time.strftime('%Y%m%d_%H%M%S')}"
         run = start_run(args, args.runs_dir, args.run_name)
-        lock = lock_run(run)  # noqa: F841 (held until main returns)
+        lock = lock_run(run)  # noqa: F841
+        save_checkpoint(run / "checkpoints" / "initial.pt", initial, action_repeat=args.action_repeat)
     checkpoint_path = Path(args.checkpoint) if args.checkpoint else run / "checkpoints" / "latest.pt"
 
     # Worker processes are forked from this one: before torch starts threads, and before anything else does.
-    T, N = args.rollout_length, args.num_games
-    envs = VecEnv(N, CHARACTERS[args.character], STAGES[args.stage], seed=args.seed, num_workers=args.num_workers,
-                  max_episode_frames=args.max_episode_frames, action_repeat=args.action_repeat, log=console.print)
-    optimizer = torch.optim.Adam(policy.parameters(), lr=args.learning_rate, eps=1e-5)
-    pool = Pool(run / "pool", args.history_size)
-    ratings = Ratings()
-    rng = np.random.default_rng(args.seed)                                  # opponents and minibatches
-    noise = torch.Generator().manual_seed(args.seed)                        # action sampling
-    recurrent = bool(policy.initial_state(1))
-
-    # Who plays each slot: opponents[g] is None in a mirror match, else the id of the frozen policy in port frozen_port[g].
-    opponents: list[str | None] = [None] * N
-    frozen_port = np.zeros(N, np.int64)
-    states = {None: policy.initial_state(2 * N)}                            # recurrent state of all 2N slots, per policy
-    resets = np.ones(N, bool)                                               # the next observation begins a game
-    iteration, global_step, agent_frames = 0, 0, 0
-
+    P, T = args.population_size, args.rollout_length
+    M = args.num_games * (P if args.train_order == "parallel" else 1)
+    envs = VecEnv(M, *matchups(args, np.arange(M) + 2, np.arange(1, M + 1) % 2), seed=args.seed, num_workers=args.num_workers,
+                  max_episode_frames=args.max_episode_frames, action_repeat=args.action_repeat, max_restarts=args.max_restarts,
+                  log=console.print)
+    names = [f"{ROLES[k % 3]}{k // 3 + 1 if k > 2 else ''}" if args.league else "main" if P == 1 else f"agent{k + 1}" for k in range(P)]
+    fresh = lambda: Policy(args.backbone, parse_hidden(args.hidden))        # members of a population start apart
+    learners = [Learner(name, copy.deepcopy(initial) if k == 0 or args.pretrained else fresh(), args, k) for k, name in enumerate(names)]
+    teacher = initial if args.teacher_kl else None
+    pool, ratings = Pool(run / "pool", args.history_size, args.prune), Ratings()
+    arena, turn = Arena(args, envs, learners, pool, ratings), Turn(args)
+    iteration, global_step = 0, 0
     if saved:
         try:
-            optimizer.load_state_dict(saved["optimizer"])
+            for learner, state in zip(learners, saved["learners"], strict=True):
+                learner.load_state_dict(state)
             envs.load_state_dict(saved["envs"])
-            ratings = Ratings(saved["ratings"])
-            rng.bit_generator.state = json.loads(saved["rng"])
-            noise.set_state(saved["noise"])
-            opponents, frozen_port = list(saved["opponents"]), saved["frozen_port"].numpy()
-            states = {name or None: tuple(state) for name, state in saved["states"].items()}
-            resets = saved["resets"].numpy()
-            iteration, global_step, agent_frames = int(saved["iteration"]), int(saved["step"]), int(saved["agent_frames"])
+            ratings.load_state_dict(saved["ratings"])
+            arena.load_state_dict(saved["arena"])
+            turn.load_state_dict(saved["turn"])
+            iteration, global_step = int(saved["iteration"]), int(saved["step"])
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             envs.close()
             raise UserError(f"{run}: its checkpoint cannot be resumed ({type(error).__name__}: {error})") from None
-        for log in ("metrics.jsonl", "eval.jsonl"):                         # forget what came after the checkpoint
+        for log in ("metrics.jsonl", "eval.jsonl", "pbt.jsonl"):            # forget what came after the checkpoint
             keep_jsonl(run / log, global_step)
         pool.forget_after(global_step)
         atomic_write(run / "args.json", (json.dumps(vars(args), indent=1) + "\n").encode())
 
     def save() -> None:
+        best = max(learners, key=lambda learner: ratings.row(learner.name)[0])              # whom play.py will see
         save_checkpoint(
-            checkpoint_path, policy, stage="ppo_selfplay", step=global_step, iteration=iteration, agent_frames=agent_frames,
-            args=vars(args), action_repeat=args.action_repeat, optimizer=optimizer.state_dict(), envs=envs.state_dict(),
-            ratings=ratings.table, rng=json.dumps(rng.bit_generator.state), noise=noise.get_state(), opponents=opponents,
-            frozen_port=torch.from_numpy(frozen_port), states={name or "": list(s) for name, s in states.items()},
-            resets=torch.from_numpy(resets))
+            checkpoint_path, best.policy, stage="ppo_selfplay", step=global_step, iteration=iteration, args=vars(args),
+            action_repeat=args.action_repeat, learners=[learner.state_dict() for learner in learners], envs=envs.state_dict(),
+            ratings=ratings.state_dict(), arena=arena.state_dict(), turn=turn.state_dict())
 
     if args.track:
         import wandb
-        wandb.init(project="cleanmelee", name=args.run_name, config=vars(args), dir=str(run), resume="allow",
-                   id=args.run_name)
-
-    stop = []                                                               # filled by Ctrl-C; a second one kills
-    def on_interrupt(signum, frame):
-        if stop:
-            raise KeyboardInterrupt
-        stop.append(signum)
-        console.print("stopping after this iteration; press Ctrl-C again to stop at once, back to the last checkpoint")
-    signal.signal(signal.SIGINT, on_interrupt)
-    signal.signal(signal.SIGTERM, on_interrupt)
-
-    steps_per_iteration = T * N * args.action_repeat
+        wandb.init(project="cleanmelee", name=args.run_name, config=vars(args), dir=str(run), resume="allow", id=args.run_name)
+    stop = stop_on_interrupt(console.print)
+    steps_per_iteration = T * M * args.action_repeat * args.train_interval
     num_iterations = -(-args.timesteps // steps_per_iteration)
     half_life = math.log(.5) / math.log(args.gamma) * args.action_repeat / 60 if 0 < args.gamma < 1 else math.inf
-    console.print(f"[bold]CleanMelee[/] self-play PPO  {args.character} on {args.stage} ({args.game_type})  {policy.config['backbone']} {args.hidden}"
-                  f" ({sum(p.numel() for p in policy.parameters()):,} parameters)\n{num_iterations} iterations of "
-                  f"{steps_per_iteration} game frames ({N} games x {T} steps x {args.action_repeat} frames); a reward's half-life is {half_life:.1f} s; "
-                  f"run folder {run}")
-    if 2 * T * N < args.batch_size:
-        console.print(f"a rollout holds at most {2 * T * N} agent frames, fewer than --batch-size {args.batch_size}: "
+    console.print(f"[bold]CleanMelee[/] self-play PPO  {args.character} on {args.stage} ({args.game_type})  {args.backbone} {args.hidden}"
+                  f" ({sum(p.numel() for p in initial.parameters()):,} parameters)\n{num_iterations} iterations of "
+                  f"{steps_per_iteration} game frames ({M} games x {T * args.train_interval} steps x {args.action_repeat} frames); "
+                  f"a reward's half-life is {half_life:.1f} s; run folder {run}")
+    if 2 * T * args.num_games < args.batch_size:
+        console.print(f"a rollout holds at most {2 * T * args.num_games} agent frames, fewer than --batch-size {args.batch_size}: "
                       "every epoch is one minibatch")
-
-    def report(row: dict) -> None:
-        append_jsonl(run / "eval.jsonl", row)
-        console.print(f"[green]eval[/] at {row['global_step']:,}: " + ", ".join(
-            f"{name} {row[f'eval/winrate_{name}']:.0%} [{row[f'eval/winrate_{name}_low']:.0%}, "
-            f"{row[f'eval/winrate_{name}_high']:.0%}]" for name in EVAL_OPPONENTS))
-        if args.track:
-            wandb.log(row, step=row["global_step"])
-
+    evaluator = Evaluator(run, args, global_step, console.print)
     if args.eval_interval and iteration == 0:
-        report(evaluate(policy, args, 0))
+        evaluator.submit(learners[0].policy, 0)
 
-    # rollout storage
-    obs_floats = np.zeros((T, N, 2, NUM_FLOATS), np.float32)
-    obs_ints = np.zeros((T, N, 2, NUM_INTS), np.int16)
-    actions = np.zeros((T, N, 2, ACTION_SIZE), np.int8)
-    rewards, bootstrap = np.zeros((2, T, N, 2), np.float32)
-    starts, terminated, truncated = np.zeros((3, T, N), bool)               # starts: this observation begins a game
-    learns = np.zeros((T, N, 2), bool)                                      # rows the learner itself acted in
+    # Updates run here, or in threads: one for each learner (parallel), or one that learns while games go on (asynchronous).
+    pending, threads, background = [], ThreadPoolExecutor(P), ThreadPoolExecutor(1)
+    if args.async_learning or args.parallel_training:
+        torch.set_num_threads(max(1, torch.get_num_threads() // (P if args.parallel_training else 2)))
+    buffered = max(1, args.max_buffer_size // (2 * T * args.num_games * args.train_interval))    # rollouts, asynchronous
+
+    def train(rollouts: list[dict], step: int) -> tuple[dict[str, dict], list[Policy]]:
+        jobs = {name: functools.partial(update, learners[names.index(name)], [r[name] for r in rollouts], args, teacher, step)
+                for name in rollouts[0]}
+        if args.parallel_training:
+            futures = {name: threads.submit(job) for name, job in jobs.items()}
+            rows = {name: future.result() for name, future in futures.items()}
+        else:
+            rows = {name: job() for name, job in jobs.items()}
+        return rows, [copy.deepcopy(learner.policy) for learner in learners] if args.async_learning else []
+
+    def report(wait: bool = False) -> None:
+        for row in evaluator.finished(wait):
+            append_jsonl(run / "eval.jsonl", row)
+            console.print(f"[green]eval[/] at {row['global_step']:,}: {describe_strength(row)}")
+            if args.track:
+                wandb.log(row)
+
     started, first_step = None, 0
-
     progress = Progress(TextColumn("iteration"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), console=console,
                         disable=not console.is_terminal)
     task = progress.add_task("train", total=num_iterations, completed=iteration)
     progress.start()
     try:
         while iteration < num_iterations and not stop:
+            # --------------------------------------------------------------------------------------- rollout and update
             clock = {"env": 0., "policy": 0., "learn": 0.}
-            policy.eval()
-            state_at_start = states[None]
-            finished, truncated_games, history_scores = 0, 0, []
-
-            # ----------------------------------------------------------------------------------------------- rollout
-            with torch.inference_mode():
-                for t in range(T):
-                    tick = time.perf_counter()
-
-                    # a game that begins draws its opponent; it stays until that game ends
-                    for g in np.flatnonzero(resets):
-                        drawn = pool.sample(rng) if rng.random() < args.history_prob else None
-                        opponents[g], frozen_port[g] = drawn, rng.integers(2)
-                    if resets.any() or t == 0:
-                        names = [None, *sorted({name for name in opponents if name})]
-                        policies = [policy, *map(pool.load, names[1:])]
-                        states = {name: states[name] if name in states else player.initial_state(2 * N)
-                                  for name, player in zip(names, policies, strict=True)}
-                        assignment = np.zeros((N, 2), np.int64)
-                        assignment[np.arange(N), frozen_port] = [names.index(name) for name in opponents]
-
-                    obs = observe(envs.frames, envs.controllers)            # floats [N, 2, F], ints [N, 2, I]
-                    obs_floats[t], obs_ints[t], starts[t] = obs.floats, obs.ints, resets
-                    state_list = [states[name] for name in names]
-                    actions[t] = act(policies, assignment, obs, state_list, resets, noise)
-                    states = dict(zip(names, state_list, strict=True))
-                    clock["policy"] += time.perf_counter() - tick
-                    tick = time.perf_counter()
-
-                    before = np.frombuffer(envs.frames.tobytes(), FRAME)    # .copy() goes field by field: 100 times slower
-                    controllers = decode_actions(actions[t])
-                    terminated[t], truncated[t], broken = envs.step(controllers)
-                    resets = terminated[t] | truncated[t]
-                    after = np.where(resets, envs.final_frames, envs.frames) if resets.any() else envs.frames
-                    rewards[t] = compute_rewards(before, after, args.reward_stock, args.reward_damage)
-                    learns[t] = (assignment == 0) & ~broken[:, None]
-
-                    if truncated[t].any():                                  # the value of the frame that was cut off
-                        last = to_torch(observe(after, controllers))
-                        flat = Observation(last.floats.flatten(0, 1), last.ints.flatten(0, 1))
-                        features, _ = policy.features(flat, states[None])
-                        bootstrap[t] = policy.value(features).view(N, 2).numpy()
-                    for g in np.flatnonzero(resets & ~broken):              # credit to the ids that started the game
-                        finished += 1
-                        truncated_games += int(truncated[t, g])
-                        if opponents[g] is not None:
-                            score = (1 + float(outcomes(after[g:g + 1])[0]) * (1 if frozen_port[g] == 1 else -1)) / 2
-                            ratings.record("latest", opponents[g], score)
-                            history_scores.append(score)
-                    clock["env"] += time.perf_counter() - tick
-
-            # --------------------------------------------------------------- values, log-probabilities and advantages
-            # Both come out of one forward over the whole rollout, with the numbers that learning starts from: the first
-            # minibatch's ratio is then 1 but for rounding.
-            tick = time.perf_counter()
-            b_obs = to_torch(Observation(obs_floats.reshape(T, 2 * N, -1), obs_ints.reshape(T, 2 * N, -1)))
-            b_actions = torch.from_numpy(actions.reshape(T, 2 * N, -1))
-            b_starts = torch.from_numpy(np.repeat(starts, 2, 1))            # [T, 2N]
-            with torch.inference_mode():
-                features, _ = policy.unroll(b_obs, state_at_start, b_starts)
-                values = policy.value(features)                             # [T, 2N]
-                logprobs = action_logprobs(policy.logits(features, b_actions), b_actions)[0].sum(-1)
-                after_rollout = to_torch(observe(envs.frames, envs.controllers))
-                flat = Observation(after_rollout.floats.flatten(0, 1), after_rollout.ints.flatten(0, 1))
-                last_value = policy.value(policy.features(flat, states[None])[0]).view(N, 2)
-            values_np = values.view(T, N, 2).numpy()
-            next_values = np.concatenate([values_np[1:], last_value.numpy()[None]])
-            next_values = np.where(truncated[..., None], bootstrap, next_values)
-            both = np.ones((1, 1, 2), bool)
-            advantages = compute_gae(rewards, values_np, next_values, terminated[..., None] & both,
-                                     truncated[..., None] & both, args.gamma, args.gae_lambda)
-            returns = advantages + values_np
-
-            # ------------------------------------------------------------------------------------------------ update
-            policy.train()
-            b_learns = torch.from_numpy(learns.reshape(T, 2 * N))
-            b_advantages, b_returns = (torch.from_numpy(x.reshape(T, 2 * N)) for x in (advantages, returns))
-            b_logprobs = logprobs.clone()
-            rows = np.flatnonzero(b_learns.numpy())                         # into T * 2N
-            columns = np.flatnonzero(b_learns.any(0).numpy())               # games and ports with something to learn
-            units, unit_rows = (columns, T) if recurrent else (rows, 1)
-            per_minibatch = max(1, args.batch_size // unit_rows)
-            stats, stop_epochs = [], False
-            for epoch in range(args.ppo_epochs):
-                order = rng.permutation(units)                              # recurrent: games are permuted, never time
-                for part in np.array_split(order, -(-len(order) // per_minibatch)):  # equal parts: no tail of one row
-                    mb = torch.from_numpy(part)
-                    if recurrent:
-                        take = lambda x: x[:, mb]
-                        mask = b_learns[:, mb].flatten()
-                        mb_features, _ = policy.unroll(Observation(*map(take, b_obs)), tuple(s[mb] for s in state_at_start),
-                                                       take(b_starts))
-                        pick = lambda x: x[:, mb].flatten(0, 1)[mask]
-                        mb_features = mb_features.flatten(0, 1)[mask]       # [B, H]
-                    else:
-                        pick = lambda x: x.flatten(0, 1)[mb]
-                        mb_features, _ = policy.unroll(Observation(*map(pick, b_obs)), (), None)
-                    mb_actions, mb_advantages, mb_returns = pick(b_actions), pick(b_advantages), pick(b_returns)
-                    logprob, entropy = action_logprobs(policy.logits(mb_features, mb_actions), mb_actions)
-                    logratio = logprob.sum(-1) - pick(b_logprobs)           # [B]
-                    ratio = logratio.exp()
-
-                    mb_advantages = (mb_advantages - mb_advantages.mean()) / (mb_advantages.std(correction=0) + 1e-8)
-                    policy_loss = torch.max(-mb_advantages * ratio, -mb_advantages * ratio.clamp(
-                        1 - args.ppo_clip, 1 + args.ppo_clip)).mean()
-                    mb_values = policy.value(mb_features)
-                    value_loss = 0.5 * ((mb_values - mb_returns) ** 2).mean()
-                    entropy_loss = entropy.sum(-1).mean()
-                    loss = policy_loss + args.value_coef * value_loss - args.entropy_coef * entropy_loss
-
-                    optimizer.zero_grad()
-                    loss.backward()
-                    grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm)
-                    with torch.no_grad():
-                        approx_kl = ((ratio - 1) - logratio).mean()         # http://joschu.net/blog/kl-approx.html
-                        clipfrac = ((ratio - 1).abs() > args.ppo_clip).float().mean()
-                        stats.append(torch.stack([policy_loss, value_loss, entropy_loss, approx_kl, clipfrac, grad_norm,
-                                                  (ratio - 1).abs().max()]).detach())
-                    if args.target_kl and approx_kl > args.target_kl:       # this step is not taken
-                        stop_epochs = True
-                        break
-                    optimizer.step()
-                if stop_epochs:
-                    break
+            rollouts = [collect(arena, args, clock) for _ in range(args.train_interval)]
+            iteration, global_step, tick = iteration + 1, global_step + steps_per_iteration, time.perf_counter()
+            every = lambda interval: interval and (iteration % interval == 0 or iteration == num_iterations)
+            halt = stop or any(map(every, (args.save_interval, args.pool_interval, args.eval_interval, args.pbt and args.pbt_interval)))
+            if not args.async_learning:
+                rows, _ = train(rollouts, global_step)
+            else:                                                           # they are learnt from while the next are collected
+                pending.append(background.submit(train, rollouts, global_step))
+                while len(pending) > (0 if halt else buffered):             # what changes or keeps weights waits for all of them
+                    rows, acting = pending.pop(0).result()
+                    for learner, policy in zip(learners, acting, strict=True):
+                        learner.acting = policy
             clock["learn"] = time.perf_counter() - tick
 
             # ----------------------------------------------------------------------------------------------- logging
-            iteration += 1
-            global_step += steps_per_iteration
-            agent_frames += len(rows)
-            s = torch.stack(stats)
-            mean = s.mean(0).tolist()
-            learnt = learns.nonzero()
-            variance = returns[learnt].var()
-            explained = 1 - (returns[learnt] - values_np[learnt]).var() / variance if variance > 0 else float("nan")
             now = time.perf_counter()
             if started is None:                                             # SPS counts from the end of the first iteration
                 started, first_step, sps = now, global_step, steps_per_iteration / sum(clock.values())
             else:
                 sps = (global_step - first_step) / (now - started)
-            row = {
-                "global_step": global_step, "iteration": iteration, "charts/SPS": round(sps), "charts/agent_frames": agent_frames,
-                "charts/learning_rate": args.learning_rate, "charts/reward_abs": float(np.abs(rewards).mean()),
-                "charts/games_finished": finished, "charts/games_truncated": truncated_games,
-                "losses/policy_loss": mean[0], "losses/value_loss": mean[1], "losses/entropy": mean[2],
-                "losses/approx_kl": s[-1, 3].item(), "losses/clipfrac": mean[4], "losses/grad_norm": mean[5],
-                "losses/explained_variance": float(explained), "losses/first_ratio_error": s[0, 6].item(),
-                "selfplay/history_games": len(history_scores), "selfplay/opponents": len(names) - 1,
-                **({"selfplay/history_score": float(np.mean(history_scores))} if history_scores else {}),
-                **{f"time/{name}": seconds for name, seconds in clock.items()}}
+            row = {"global_step": global_step, "iteration": iteration, "charts/SPS": round(sps), "charts/games_finished": arena.finished,
+                   "charts/games_truncated": arena.truncated, "selfplay/opponents": len(arena.networks) - P,
+                   **{f"time/{name}": seconds for name, seconds in clock.items()}}
+            for name, metrics in rows.items():
+                scores = arena.scores[name]
+                metrics = metrics | {"selfplay/history_games": len(scores), "selfplay/elo": ratings.row(name)[0]}
+                metrics |= {"selfplay/history_score": float(np.mean(scores))} if scores else {}
+                row |= {key if P == 1 else f"{name}/{key}": value for key, value in metrics.items()}
+                console.print(f"{iteration:5d}  {name if P > 1 else ''}  collected {steps_per_iteration}  steps {global_step:,}  SPS {sps:,.0f}  policy "
+                              f"{metrics['losses/policy_loss']:+.4f}  value {metrics['losses/value_loss']:.4f}  entropy "
+                              f"{metrics['losses/entropy']:.2f}  KL {metrics['losses/approx_kl']:.4f}")
             append_jsonl(run / "metrics.jsonl", row)
             if args.track:
                 wandb.log(row, step=global_step)
-            console.print(f"{iteration:5d}  collected {steps_per_iteration}  steps {global_step:,}  SPS {sps:,.0f}  policy "
-                          f"{mean[0]:+.4f}  value {mean[1]:.4f}  entropy {mean[2]:.2f}  KL {row['losses/approx_kl']:.4f}")
             progress.update(task, completed=iteration)
 
-            # ------------------------------------------------------------------- history, checkpoints and evaluation
+            # ------------------------------------------------------- population, history, checkpoints and evaluation
+            active = learners if args.train_order == "parallel" else [learners[turn.learner]]
+            turn.scores += arena.scores[names[turn.learner]]
+            if args.pbt and iteration % args.pbt_interval == 0:
+                for event in pbt_round(learners, ratings):
+                    append_jsonl(run / "pbt.jsonl", {"global_step": global_step, **event})
             if iteration % args.pool_interval == 0:
-                name = pool.add(policy, "main", global_step, action_repeat=args.action_repeat)
-                ratings.table[name] = [ratings.row("latest")[0], 0, 0, 0]   # a frozen copy is as strong as its original
-            if args.eval_interval and (iteration % args.eval_interval == 0 or iteration == num_iterations):
-                tick = time.perf_counter()
-                report(evaluate(policy.eval(), args, global_step))
-                started += time.perf_counter() - tick                       # SPS is that of training
-            if iteration % args.save_interval == 0 or iteration == num_iterations:
+                for learner in active:
+                    frozen = pool.add(learner.policy, learner.name, global_step, action_repeat=args.action_repeat)
+                    ratings.row(frozen)[0] = ratings.row(learner.name)[0]   # a frozen copy is as strong as its original
+                    if args.league and arena.matchmaker.starts_anew(learner.name, global_step - learner.born, arena.rng):
+                        learner.become(initial.state_dict(), None)
+                        learner.born = global_step
+                if args.train_order == "round-robin" and turn.over(active[0].policy, global_step):
+                    arena.hand_over(turn.pass_on(learners, global_step))
+            if every(args.eval_interval):
+                evaluator.submit(max(learners, key=lambda learner: ratings.row(learner.name)[0]).policy, global_step)
+            report(wait=not args.eval_in_background)
+            if every(args.save_interval):
                 save()
-                pool.prune({name for name in opponents if name})
+                pool.prune({name for name in arena.opponents if name}, ratings)
         if stop:
             save()
+        else:
+            report(wait=True)
     finally:
         progress.stop()
+        evaluator.close()
         envs.close()
+        background.shutdown(cancel_futures=True), threads.shutdown()
         if args.track:
             wandb.finish()
 
     if args.track_elo:
-        table = Table("Rank", "Policy", "Elo", "W", "L", "D", title="Elo (start 1500)")
-        for rank, (name, elo, wins, losses, draws) in enumerate(ratings.ranking(), 1):
-            table.add_row(str(rank), name, f"{elo:.0f}", str(wins), str(losses), str(draws))
-        console.print(table)
+        ratings.print_table(console)
     if stop:
         console.print(f"stopped at step {global_step:,}; continue with: python ppo_selfplay.py --resume {run}")
         sys.exit(130)
