@@ -2101,16 +2101,18 @@ class StackedPolicies:
     a new one when they have learnt."""
 
     def __init__(self, policies: list[Policy]):
-        self.params, self.buffers = torch.func.stack_module_state(policies)
-        skeleton = copy.deepcopy(policies[0]).to("meta")
-        self.forward = torch.vmap(lambda params, buffers, floats, ints, state, noise: torch.func.functional_call(
+        columns = zip(*(policy.parameters() for policy in policies), strict=True)
+        names = [name for name, _ in policies[0].named_parameters()]
+        self.params = {name: torch.stack([p.detach() for p in column]) for name, column in zip(names, columns, strict=True)}
+        skeleton, buffers = copy.deepcopy(policies[0]).to("meta"), dict(policies[0].named_buffers())    # buffers: all the same
+        self.forward = torch.vmap(lambda params, floats, ints, state, noise: torch.func.functional_call(
             skeleton, (params, buffers), (Observation(floats, ints), state, noise)))
 
     def step(self, obs: list[Observation], states: list[tuple], noise: list[torch.Tensor]) -> list[tuple[torch.Tensor, tuple]]:
         """For each policy its observations [B_k, ...], state and noise [B_k, 81] -> for each (actions [B_k, 13], new state)."""
         sizes = [len(x) for x in noise]
         pad = lambda tensors: torch.stack([F.pad(x, (0, 0) * (x.dim() - 1) + (0, max(sizes) - len(x))) for x in tensors])
-        actions, new = self.forward(self.params, self.buffers, pad([o.floats for o in obs]), pad([o.ints for o in obs]),
+        actions, new = self.forward(self.params, pad([o.floats for o in obs]), pad([o.ints for o in obs]),
                                     tuple(pad(parts) for parts in zip(*states, strict=True)), pad(noise))
         return [(actions[k, :size], tuple(s[k, :size] for s in new)) for k, size in enumerate(sizes)]
 
@@ -2552,7 +2554,8 @@ def measure_strength(policy: Policy, initial: Policy, step: int, args) -> dict:
     press, tilt = pressed / counted[:, None], tilted / counted[:, None, None]
     distance = np.concatenate([np.abs(press[0] - press[1]), np.abs(tilt[0] - tilt[1]).sum(-1) / 2])
     entropy = [-sum(float((p * np.log(np.maximum(p, 1e-12))).sum()) for p in (press[k], 1 - press[k], tilt[k])) for k in (0, 1)]
-    collapse = {"control": not row["eval/winrate_control_low"] <= .5 <= row["eval/winrate_control_high"],
+    fair = wilson_interval(row["eval/winrate_control"] * n, n, z=3.3)        # one false alarm in a thousand
+    collapse = {"control": not fair[0] <= .5 <= fair[1],
                 "entropy": entropy[0] < .25 * entropy[1], "mashing": bool((press[0] > .5).any()),
                 "frozen": bool(press[0].sum() < .01 and (tilt[0, :, STICK_NEUTRAL][:-1] > .99).all())}
     return row | {"eval/drift": float(distance.mean()), "eval/action_entropy": entropy[0],
@@ -2567,7 +2570,7 @@ def describe_strength(row: dict) -> str:
     return ", ".join(rates) + f"; drift {row['eval/drift']:.2f}" + "".join(f"; collapse: {flag}" for flag in row["eval/collapse"])
 
 
-CHARACTER_PRESETS = {"low_tiers": ("mewtwo", "game_and_watch", "link", "ganondorf", "zelda"),
+CHARACTER_PRESETS = {"low_tiers": ("mewtwo", "gameandwatch", "link", "ganondorf", "zelda"),
                      "top_tiers": ("fox", "falco", "marth", "sheik", "captain_falcon"), "all": tuple(CHARACTERS)}
 STAGE_PRESETS = {"all": tuple(STAGES)}
 
@@ -2686,7 +2689,7 @@ class Learner:
     """One agent of the population: network, optimiser, hyperparameters and random stream. It shares nothing with the others."""
 
     def __init__(self, name: str, policy: Policy, args, index: int):
-        self.name, self.policy, self.asynchronous = name, policy, args.async_learning
+        self.name, self.policy, self.asynchronous = name, policy.eval(), args.async_learning    # no network here has a train mode
         self.rng = np.random.default_rng([args.seed, index])                # minibatches, hyperparameters
         self.hyper = {"learning_rate": args.learning_rate, "entropy_coef": args.entropy_coef, "ppo_clip": args.ppo_clip}
         if args.pbt:

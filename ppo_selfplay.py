@@ -458,13 +458,18 @@ def main(args: Args) -> None:
             iteration, global_step, tick = iteration + 1, global_step + steps_per_iteration, time.perf_counter()
             every = lambda interval: interval and (iteration % interval == 0 or iteration == num_iterations)
             halt = stop or any(map(every, (args.save_interval, args.pool_interval, args.eval_interval, args.pbt and args.pbt_interval)))
+            row = {"global_step": global_step, "iteration": iteration, "charts/games_finished": arena.finished,
+                   "charts/games_truncated": arena.truncated, "selfplay/opponents": len(arena.networks) - P}
+            scores = {name: list(arena.scores[name]) for name in rollouts[0]}
             if not args.async_learning:
-                rows, _ = train(rollouts, global_step)
+                done = [(row, scores, train(rollouts, global_step))]
             else:                                                           # they are learnt from while the next are collected
-                pending.append(background.submit(train, rollouts, global_step))
-                while len(pending) > (0 if halt else buffered):             # what changes or keeps weights waits for all of them
-                    rows, acting = pending.pop(0).result()
-                    for learner, policy in zip(learners, acting, strict=True):
+                pending.append((row, scores, background.submit(train, rollouts, global_step)))
+                ready = len(pending) - (0 if halt else buffered)            # what keeps or changes weights waits for all of them
+                done = [(row, scores, future.result()) for row, scores, future in pending[:max(0, ready)]]
+                pending = pending[len(done):]
+                if done:
+                    for learner, policy in zip(learners, done[-1][2][1], strict=True):
                         learner.acting = policy
             clock["learn"] = time.perf_counter() - tick
 
@@ -474,20 +479,18 @@ def main(args: Args) -> None:
                 started, first_step, sps = now, global_step, steps_per_iteration / sum(clock.values())
             else:
                 sps = (global_step - first_step) / (now - started)
-            row = {"global_step": global_step, "iteration": iteration, "charts/SPS": round(sps), "charts/games_finished": arena.finished,
-                   "charts/games_truncated": arena.truncated, "selfplay/opponents": len(arena.networks) - P,
-                   **{f"time/{name}": seconds for name, seconds in clock.items()}}
-            for name, metrics in rows.items():
-                scores = arena.scores[name]
-                metrics = metrics | {"selfplay/history_games": len(scores), "selfplay/elo": ratings.row(name)[0]}
-                metrics |= {"selfplay/history_score": float(np.mean(scores))} if scores else {}
-                row |= {key if P == 1 else f"{name}/{key}": value for key, value in metrics.items()}
-                console.print(f"{iteration:5d}  {name if P > 1 else ''}  collected {steps_per_iteration}  steps {global_step:,}  SPS {sps:,.0f}  policy "
-                              f"{metrics['losses/policy_loss']:+.4f}  value {metrics['losses/value_loss']:.4f}  entropy "
-                              f"{metrics['losses/entropy']:.2f}  KL {metrics['losses/approx_kl']:.4f}")
-            append_jsonl(run / "metrics.jsonl", row)
-            if args.track:
-                wandb.log(row, step=global_step)
+            for row, scores, (learnt, _) in done:
+                row |= {"charts/SPS": round(sps), **{f"time/{name}": seconds for name, seconds in clock.items()}}
+                for name, metrics in learnt.items():
+                    metrics |= {"selfplay/history_games": len(scores[name]), "selfplay/elo": ratings.row(name)[0],
+                                **({"selfplay/history_score": float(np.mean(scores[name]))} if scores[name] else {})}
+                    row |= {key if P == 1 else f"{name}/{key}": value for key, value in metrics.items()}
+                    console.print(f"{row['iteration']:5d}  {name if P > 1 else ''}  collected {steps_per_iteration}  steps {row['global_step']:,}  "
+                                  f"SPS {sps:,.0f}  policy {metrics['losses/policy_loss']:+.4f}  value {metrics['losses/value_loss']:.4f}  "
+                                  f"entropy {metrics['losses/entropy']:.2f}  KL {metrics['losses/approx_kl']:.4f}")
+                append_jsonl(run / "metrics.jsonl", row)
+                if args.track:
+                    wandb.log(row, step=row["global_step"])
             progress.update(task, completed=iteration)
 
             # ------------------------------------------------------- population, history, checkpoints and evaluation

@@ -54,7 +54,7 @@ def test_gae_against_a_slow_loop():
     rewards, values, next_values = rng.normal(size=(3, T, B)).astype(np.float32)
     terminated = rng.random((T, B)) < .08
     truncated = (rng.random((T, B)) < .08) & ~terminated
-    fast = compute_gae(rewards, values, next_values, terminated, truncated, .97, .9)
+    fast, targets = compute_gae(rewards, values, next_values, terminated, truncated, .97, .9)
     for b in range(B):
         slow = slow_gae(rewards[:, b], values[:, b], next_values[:, b], terminated[:, b], truncated[:, b], .97, .9)
         assert np.allclose(fast[:, b], slow, atol=1e-4)
@@ -63,8 +63,8 @@ def test_gae_against_a_slow_loop():
 def test_truncation_bootstraps_and_termination_does_not():
     zero, one = np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32)
     yes, no = np.ones((1, 1), bool), np.zeros((1, 1), bool)
-    assert compute_gae(zero, zero, one, yes, no, .9, .95)[0, 0] == 0
-    assert compute_gae(zero, zero, one, no, yes, .9, .95)[0, 0] == pytest.approx(.9)
+    assert compute_gae(zero, zero, one, yes, no, .9, .95)[0][0, 0] == 0
+    assert compute_gae(zero, zero, one, no, yes, .9, .95)[0][0, 0] == pytest.approx(.9)
 
 
 # ----------------------------------------------------------------------------------------------------- rewards, outcomes

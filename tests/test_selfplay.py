@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import melee_common
 import ppo_selfplay
 from melee_common import BOT_SLOT, Policy, Pool, Ratings, UserError, load_checkpoint, load_policy, lock_run, save_checkpoint
 from ppo_selfplay import Args, main
@@ -30,14 +31,14 @@ def restore_interrupt_handler():
 def tiny(tmp_path, name, iterations=3, **options) -> Args:
     return Args(**{
         "num_games": 4, "rollout_length": 16, "action_repeat": 2, "timesteps": iterations * FRAMES, "hidden": "16,16",
-        "batch_size": 64, "eval_interval": 0, "eval_games": 2, "pool_interval": 1, "history_prob": .5, "seed": 5,
+        "batch_size": 64, "eval_interval": 0, "eval_games": 2, "eval_opponents": "idle", "eval_in_background": False, "pool_interval": 1, "history_prob": .5, "seed": 5,
         "max_episode_frames": 40, "runs_dir": str(tmp_path), "run_name": name, **options})
 
 
 def metrics(run: Path) -> list[dict]:
     """The learning curve without its wall-clock columns."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if not k.startswith("time/") and k != "charts/SPS"} for row in rows]
+    return [{k: v for k, v in row.items() if "time/" not in k and k != "charts/SPS"} for row in rows]
 
 
 def command(*flags, **options):
@@ -112,13 +113,13 @@ def test_pretrained_weights_are_the_learners(tmp_path, monkeypatch):
     save_checkpoint(tmp_path / "bc.pt", source, action_repeat=1)
     seen = {}
 
-    def evaluate(policy, args, step):
+    def measure(policy, initial, step, args):
         if step == 0:
             seen.update({k: v.clone() for k, v in policy.state_dict().items()}, repeat=args.action_repeat)
-        return {"global_step": step, "games": 0, **{f"eval/winrate_{n}{s}": 0. for n in ppo_selfplay.EVAL_OPPONENTS
-                                                    for s in ("", "_low", "_high")}}
+            assert all(torch.equal(v, policy.state_dict()[k]) for k, v in initial.state_dict().items())
+        return {"global_step": step, "games": 0, "eval/drift": 0., "eval/collapse": []}
 
-    monkeypatch.setattr(ppo_selfplay, "evaluate", evaluate)
+    monkeypatch.setattr(melee_common, "measure_strength", measure)
     main(tiny(tmp_path, "run", 1, pretrained=str(tmp_path / "bc.pt"), eval_interval=1))
     assert seen.pop("repeat") == 1
     assert all(torch.equal(seen[k], v) for k, v in source.state_dict().items())
@@ -130,7 +131,7 @@ def test_pretrained_weights_are_the_learners(tmp_path, monkeypatch):
 @pytest.mark.parametrize("backbone", ["mlp", "gru"])
 def test_opponent_rows_never_enter_the_batch(tmp_path, monkeypatch, backbone):
     """Opponents are made to press up on the d-pad on every frame, the learner never does: no batch may hold such a row."""
-    act, action_logprobs = ppo_selfplay.act, ppo_selfplay.action_logprobs
+    act, action_logprobs = melee_common.act, ppo_selfplay.action_logprobs
     count = {"learner": 0, "opponent": 0, "batches": 0}
 
     def marked_act(policies, assignment, *rest):
@@ -146,7 +147,7 @@ def test_opponent_rows_never_enter_the_batch(tmp_path, monkeypatch, backbone):
             assert not actions[..., 7].any()
         return action_logprobs(logits, actions)
 
-    monkeypatch.setattr(ppo_selfplay, "act", marked_act)
+    monkeypatch.setattr(melee_common, "act", marked_act)
     monkeypatch.setattr(ppo_selfplay, "action_logprobs", checked)
     main(tiny(tmp_path, "run", 6, history_prob=.7, backbone=backbone))
     assert count["opponent"] > 100 and count["batches"] > 0
@@ -156,43 +157,43 @@ def test_opponent_rows_never_enter_the_batch(tmp_path, monkeypatch, backbone):
 def test_an_opponent_stays_for_its_game_and_gets_its_result(tmp_path, monkeypatch):
     """Follows who really acted in every game, and compares with whom the ratings were told about."""
     names, games, finished, recorded = {}, {}, [], []
-    load, act, record = Pool.load, ppo_selfplay.act, Ratings.record
+    load, act, record = Pool.load, melee_common.act, Ratings.record
 
     def named_load(self, name):
         policy = load(self, name)
         names[id(policy)] = name
         return policy
 
-    def watched_act(policies, assignment, obs, states, resets, generator):
+    def watched_act(policies, assignment, obs, states, resets, *rest):
         for g in range(len(assignment)):
-            who = tuple(names.get(id(policies[k]), "latest") for k in assignment[g])
+            who = tuple(names.get(id(policies[k]), "main") for k in assignment[g])
             if resets[g]:
                 if g in games:
                     finished.append(games[g])
                 games[g] = who
             assert games[g] == who, "the opponent changed in mid-game"
-        return act(policies, assignment, obs, states, resets, generator)
+        return act(policies, assignment, obs, states, resets, *rest)
 
     def watched_record(self, a, b, score):
         recorded.append((a, b))
         record(self, a, b, score)
 
     monkeypatch.setattr(Pool, "load", named_load)
-    monkeypatch.setattr(ppo_selfplay, "act", watched_act)
+    monkeypatch.setattr(melee_common, "act", watched_act)
     monkeypatch.setattr(Ratings, "record", watched_record)
     main(tiny(tmp_path, "run", 8, history_prob=.6))
-    expected = [(a, b) if a == "latest" else (b, a) for a, b in finished if (a, b) != ("latest", "latest")]
+    expected = [(a, b) if a == "main" else (b, a) for a, b in finished if (a, b) != ("main", "main")]
     assert len(expected) >= 5 and len(set(expected)) > 2
     # games that end with the very last step are recorded, but no further act() shows them as finished
     assert sorted(recorded[:len(expected)]) == sorted(expected) and len(recorded) - len(expected) <= 4
-    assert {port for g in finished for port in (0, 1) if g[port] != "latest"} == {0, 1}
+    assert {port for g in finished for port in (0, 1) if g[port] != "main"} == {0, 1}
 
 
 @pytest.mark.parametrize("backbone", ["mlp", "gru"])
 def test_the_learner_scores_actions_as_the_actor_did(tmp_path, monkeypatch, backbone):
     """Observations, actions, memory and its resets are stored where they belong: the rollout's log-probabilities are those of
     the moment of acting."""
-    act, action_logprobs = ppo_selfplay.act, ppo_selfplay.action_logprobs
+    act, action_logprobs = melee_common.act, ppo_selfplay.action_logprobs
     scored, acted, compared = {}, [], []
 
     def step(self, obs, state, noise):
@@ -219,19 +220,19 @@ def test_the_learner_scores_actions_as_the_actor_did(tmp_path, monkeypatch, back
         return result
 
     monkeypatch.setattr(Policy, "step", step)
-    monkeypatch.setattr(ppo_selfplay, "act", watched_act)
+    monkeypatch.setattr(melee_common, "act", watched_act)
     monkeypatch.setattr(ppo_selfplay, "action_logprobs", watched_logprobs)
     main(tiny(tmp_path, "run", 6, backbone=backbone, history_prob=.6, learning_rate=1e-2))
     assert len(compared) == 6
 
 def test_results_are_credited_to_the_side_that_won(tmp_path, monkeypatch):
-    frozen, scores, act = [], [], ppo_selfplay.act
-    def watched_act(policies, assignment, obs, states, resets, generator):
+    frozen, scores, act = [], [], melee_common.act
+    def watched_act(policies, assignment, obs, states, resets, *rest):
         if resets[0]:
             frozen.append(int((assignment[0] > 0).argmax()) if (assignment[0] > 0).any() else None)
-        return act(policies, assignment, obs, states, resets, generator)
-    monkeypatch.setattr(ppo_selfplay, "act", watched_act)
-    monkeypatch.setattr(ppo_selfplay, "outcomes", lambda frames: np.ones(len(frames), int))   # player 0 always wins
+        return act(policies, assignment, obs, states, resets, *rest)
+    monkeypatch.setattr(melee_common, "act", watched_act)
+    monkeypatch.setattr(melee_common, "outcomes", lambda frames: np.ones(len(frames), int))   # player 0 always wins
     monkeypatch.setattr(Ratings, "record", lambda self, a, b, score: scores.append(score))
     main(tiny(tmp_path, "run", 24, num_games=1, history_prob=1.))
     expected = [float(port == 1) for port in frozen if port is not None]
@@ -281,15 +282,20 @@ def test_next_values_are_those_of_the_frame_that_followed(tmp_path, monkeypatch,
 
 
 def test_evaluation_credits_the_policy(tmp_path, monkeypatch):
-    """The learner is made to win every game, from whichever port it plays."""
-    def won(policies, envs, assignment, generator):
+    """The learner is made to win every game against others, from whichever port it plays."""
+    def won(policies, envs, assignment, generator, watch):
+        watch(np.zeros((*assignment.shape, 13), np.int8), np.ones(len(assignment), bool))
         frames = envs.frames.copy()
-        frames["players"]["stocks"] = np.where(assignment == BOT_SLOT, 0, 1)
+        port = np.arange(len(frames)) % 2                                   # the policy's
+        assert (assignment[np.arange(len(frames)), port] == 0).all()
+        frames["players"]["stocks"] = np.arange(2) == port[:, None]
         return frames
 
-    monkeypatch.setattr(ppo_selfplay, "play_games", won)
-    row = ppo_selfplay.evaluate(Policy("mlp", (8,)), tiny(tmp_path, "run", eval_games=4), 0)
-    assert [row[f"eval/winrate_{name}"] for name in ppo_selfplay.EVAL_OPPONENTS] == [1, 1, 1]
+    monkeypatch.setattr(melee_common, "play_games", won)
+    policy = Policy("mlp", (8,))
+    row = melee_common.measure_strength(policy, policy, 0, tiny(tmp_path, "run", eval_games=4, eval_opponents="idle,random"))
+    assert [row[f"eval/winrate_{name}"] for name in ("idle", "random", "attacker", "control", "initial")] == [1] * 5
+    assert row["eval/drift"] == 0
 
 
 def test_no_minibatch_is_too_small_to_normalise(tmp_path):
@@ -303,8 +309,8 @@ def test_no_minibatch_is_too_small_to_normalise(tmp_path):
 def test_a_frozen_copy_inherits_the_rating(tmp_path):
     main(tiny(tmp_path, "run", 8))
     table = load_checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt")["ratings"]
-    games = sum(row[1] + row[2] + row[3] for name, row in table.items() if name != "latest")
-    latest = table["latest"]
+    games = sum(row[1] + row[2] + row[3] for name, row in table.items() if name != "main")
+    latest = table["main"]
     assert games == latest[1] + latest[2] + latest[3] > 0
 
 
@@ -395,8 +401,7 @@ def test_impossible_values(tmp_path, name, value):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("field", ["optimizer", "envs", "ratings", "rng", "noise", "frozen_port", "states", "resets", "iteration",
-                                   "stage"])
+@pytest.mark.parametrize("field", ["learners", "envs", "ratings", "arena", "turn", "iteration", "stage"])
 def test_a_damaged_checkpoint_is_not_resumed(tmp_path, field):
     main(tiny(tmp_path, "run", 1))
     path = tmp_path / "run" / "checkpoints" / "latest.pt"
