@@ -2591,7 +2591,7 @@ class Evaluator:
     checkpoints/eval_<step>.pt until its row is written: what a kill interrupts is measured after --resume."""
 
     def __init__(self, run: Path, args, global_step: int, log=print):
-        self.folder, self.args, self.log, self.process, self.failures = run / "checkpoints", args, log, None, 0
+        self.run, self.folder, self.args, self.log, self.process, self.failures = run, run / "checkpoints", args, log, None, 0
         self.jobs = sorted((int(path.stem.split("_")[1]), path) for path in self.folder.glob("eval_*.pt"))
         for step, path in self.jobs:
             if step > global_step:                                          # it will be measured again when training is there
@@ -2600,6 +2600,15 @@ class Evaluator:
 
     def submit(self, policy: Policy, step: int) -> None:
         self.jobs.append((step, save_checkpoint(self.folder / f"eval_{step:012d}.pt", policy)))
+
+    def report(self, wait: bool = False) -> None:
+        """Writes and tells what is ready; with `wait` all of it."""
+        for row in self.finished(wait):
+            append_jsonl(self.run / "eval.jsonl", row)
+            self.log(f"[green]eval[/] at {row['global_step']:,}: {describe_strength(row)}")
+            if self.args.track:
+                import wandb
+                wandb.log(row)
 
     def finished(self, wait: bool = False) -> list[dict]:
         """Rows that are ready, in the order of submission; with `wait` all of them."""
@@ -2724,6 +2733,16 @@ class Learner:
         self.teacher_state = tuple(state["teacher_state"])
 
 
+def make_learners(initial: Policy, args) -> list[Learner]:
+    """--population-size learners. All of them start from --pretrained; without it the first is `initial`, the others start apart."""
+    names = ["main"] if args.population_size == 1 else [f"agent{k + 1}" for k in range(args.population_size)]
+    if args.league:
+        names = [ROLES[k % 3] + (str(k // 3 + 1) if k > 2 else "") for k in range(args.population_size)]
+    sizes = initial.config["backbone"], tuple(initial.config["hidden"])
+    return [Learner(name, copy.deepcopy(initial) if k == 0 or args.pretrained else Policy(*sizes), args, k)
+            for k, name in enumerate(names)]
+
+
 class Arena:
     """All games of all learners: who sits where, what networks remember of their games, and who gets the credit for a result.
 
@@ -2747,15 +2766,13 @@ class Arena:
         self.states = {name: learner.acting.initial_state(2 * n) for name, learner in zip(self.names, learners, strict=True)}
         self.rng = np.random.default_rng(args.seed)                         # opponents
         self.noise = torch.Generator().manual_seed(args.seed)               # action sampling
-        self.stacked = None
-        self.scores: dict[str, list[float]] = {name: [] for name in self.names}  # of this rollout, against others
-        self.finished = self.truncated = 0
+        self.begin_iteration()
 
-    def begin_rollout(self) -> None:
-        """Weights may have changed since the last one."""
+    def begin_iteration(self) -> None:
+        """Weights may have changed since the last one; results are counted anew."""
         self.stacked = None
         self.due[:] = True
-        self.scores = {name: [] for name in self.names}
+        self.scores = {name: [] for name in self.names}                     # against others
         self.finished = self.truncated = 0
 
     def seat(self) -> None:
@@ -2993,6 +3010,16 @@ def keep_jsonl(path: Path, last_step: int) -> None:
     if path.exists():
         lines = path.read_text(errors="replace").splitlines(keepends=True)
         atomic_write(path, "".join(filter(sound, lines)).encode())
+
+
+def iteration_progress(console, total: int, completed: int):
+    """-> a bar that has been started, and its task; silent where the console is no terminal."""
+    progress = rich.progress.Progress(
+        rich.progress.TextColumn("iteration"), rich.progress.MofNCompleteColumn(), rich.progress.BarColumn(),
+        rich.progress.TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+    task = progress.add_task("train", total=total, completed=completed)
+    progress.start()
+    return progress, task
 
 
 def plot_winrates(run: Path) -> Path | None:

@@ -20,17 +20,16 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from melee_common import (
-    ACTION_SIZE, FRAME, NUM_FLOATS, NUM_INTS, ROLES, Arena, Evaluator, Learner, MatchArgs, Observation, Policy, Pool, PopulationArgs,
+    ACTION_SIZE, FRAME, NUM_FLOATS, NUM_INTS, Arena, Evaluator, Learner, MatchArgs, Observation, Policy, Pool, PopulationArgs,
     Ratings, StrengthArgs, Turn, UserError, VecEnv, action_kl, action_logprobs, append_jsonl, atomic_write, check_matchmaking,
-    check_numbers, check_writable, compute_gae, compute_rewards, decode_actions, describe_strength, keep_jsonl, load_policy, lock_run,
+    check_numbers, check_writable, compute_gae, compute_rewards, decode_actions, iteration_progress, keep_jsonl, load_policy, lock_run, make_learners,
     matchups, observe, parse_hidden, pbt_round, plot_winrates, resume_run, run_script, save_checkpoint, start_run, stop_on_interrupt,
 )
 
@@ -166,20 +165,6 @@ def check(args: Args) -> None:
         raise UserError(f"--max-buffer-size {args.max_buffer_size}: must hold at least one rollout, which is up to {rollout} agent frames")
 
 
-class Batch(NamedTuple):
-    """What a learner learns from: B = games x ports, and T steps of each."""
-    obs: Observation                # [T, B, ..]
-    actions: torch.Tensor           # [T, B, 13]
-    starts: torch.Tensor            # [T, B] this observation begins a game
-    learns: torch.Tensor            # [T, B] the learner itself acted
-    logprobs: torch.Tensor          # [T, B] of the actor
-    advantages: torch.Tensor        # [T, B]
-    returns: torch.Tensor           # [T, B]
-    values: torch.Tensor            # [T, B]
-    teacher: torch.Tensor           # [T, B, 81] logits of the pretrained policy, or [T, B, 0]
-    state: tuple                    # recurrent state at the start, tensors [B, ..]
-
-
 @torch.inference_mode()
 def collect(arena: Arena, args: Args, clock: dict[str, float]) -> dict[str, dict]:
     """Plays --rollout-length steps of all games -> by learner its rollout: arrays [T, N, 2, ..] or [T, N]."""
@@ -188,7 +173,6 @@ def collect(arena: Arena, args: Args, clock: dict[str, float]) -> dict[str, dict
     actions, learns = np.empty((T, M, 2, ACTION_SIZE), np.int8), np.empty((T, M, 2), bool)
     rewards, bootstrap = np.zeros((2, T, M, 2), np.float32)
     starts, terminated, truncated = np.zeros((3, T, M), bool)               # starts: this observation begins a game
-    arena.begin_rollout()
     states_at_start = arena.states
 
     def value_of(learner, obs):
@@ -232,9 +216,9 @@ def collect(arena: Arena, args: Args, clock: dict[str, float]) -> dict[str, dict
 
 
 @torch.no_grad()
-def prepare(learner: Learner, rollout: dict, args: Args, teacher: Policy | None) -> Batch:
-    """Values, log-probabilities and advantages. The first two come out of one forward over the whole rollout, with the numbers
-    that learning starts from: the first minibatch's ratio is then 1 but for rounding."""
+def prepare(learner: Learner, rollout: dict, args: Args, teacher: Policy | None) -> dict[str, torch.Tensor]:
+    """Values, log-probabilities and advantages: tensors [T, B, ..], B = games x ports. The first two come out of one forward over
+    the whole rollout, with the numbers that learning starts from: the first minibatch's ratio is then 1 but for rounding."""
     T, N = rollout["starts"].shape
     rows = lambda x: torch.from_numpy(np.ascontiguousarray(x).reshape(T, 2 * N, *x.shape[3:]))          # [T, 2N, ..]
     obs, actions = Observation(*map(rows, rollout["obs"])), rows(rollout["actions"])
@@ -257,54 +241,53 @@ def prepare(learner: Learner, rollout: dict, args: Args, teacher: Policy | None)
     next_values = np.where(rollout["truncated"][..., None], rollout["bootstrap"], next_values)
     advantages, returns = compute_gae(rollout["rewards"], v, next_values, rollout["terminated"][..., None] & both,
                                       rollout["truncated"][..., None] & both, args.gamma, args.gae_lambda, rho)
-    return Batch(obs, actions, starts, rows(rollout["learns"]), logprobs, rows(advantages), rows(returns), values, teacher_logits,
-                 rollout["state"])
+    return {"floats": obs.floats, "ints": obs.ints, "actions": actions, "starts": starts, "learns": rows(rollout["learns"]),
+            "logprobs": logprobs, "values": values, "advantages": rows(advantages), "returns": rows(returns),
+            "teacher": teacher_logits, **{f"state_{k}": s[None] for k, s in enumerate(rollout["state"])}}       # at the start
 
 
 def update(learner: Learner, rollouts: list[dict], args: Args, teacher: Policy | None, step: int) -> dict[str, float]:
     """PPO over all that the learner itself did in these rollouts -> a row of metrics."""
     began = time.perf_counter()
     batches = [prepare(learner, rollout, args, teacher) for rollout in rollouts]
-    join = lambda parts: torch.cat(parts, 1) if len(parts) > 1 else parts[0]
-    b = Batch(Observation(*(join(x) for x in zip(*(batch.obs for batch in batches), strict=True))),
-              *(join([batch[k] for batch in batches]) for k in range(1, len(Batch._fields) - 1)),
-              tuple(torch.cat(s) for s in zip(*(batch.state for batch in batches), strict=True)))
+    b = {key: torch.cat([batch[key] for batch in batches], 1) if len(batches) > 1 else x for key, x in batches[0].items()}
     policy, optimizer, hyper = learner.policy, learner.optimizer, learner.hyper
     optimizer.param_groups[0]["lr"] = hyper["learning_rate"]
-    burning_in, recurrent = learner.updates < args.value_burn_in, bool(b.state)
+    burning_in, recurrent = learner.updates < args.value_burn_in, "state_0" in b
     teacher_coef = args.teacher_kl * .5 ** (step / args.teacher_kl_half_life)
-    units = np.flatnonzero((b.learns.any(0) if recurrent else b.learns).numpy())            # columns, or rows of T x B
-    per_minibatch = max(1, args.batch_size // (len(b.actions) if recurrent else 1))
+    units = np.flatnonzero((b["learns"].any(0) if recurrent else b["learns"]).numpy())      # columns, or rows of T x B
+    per_minibatch = max(1, args.batch_size // (len(b["actions"]) if recurrent else 1))
 
-    def pick(x, mb):                                                        # [T, B, ..] -> rows that the learner acted in
-        return x[:, mb].flatten(0, 1)[b.learns[:, mb].flatten()] if recurrent else x.flatten(0, 1)[mb]
+    def pick(key, mb):                                                      # [T, B, ..] -> the rows that the learner acted in
+        return b[key][:, mb].flatten(0, 1)[b["learns"][:, mb].flatten()] if recurrent else b[key].flatten(0, 1)[mb]
 
     stats, undo, stop_epochs = [], None, False
     for epoch in range(args.ppo_epochs if len(units) else 0):               # no units: every worker was broken
         order = learner.rng.permutation(units)                              # recurrent: games are permuted, never time
         for part in np.array_split(order, -(-len(order) // per_minibatch)):  # equal parts: no tail of one row
-            b_advantages = pick(b.advantages, torch.from_numpy(part))
+            b_advantages = pick("advantages", torch.from_numpy(part))
             mean, std, n = b_advantages.mean(), b_advantages.std(correction=0) + 1e-8, len(b_advantages)
             optimizer.zero_grad()
             minibatch_stats = []
             for mb in map(torch.from_numpy, np.array_split(part, min(args.grad_accum, len(part)))):
                 if recurrent:
-                    features, _ = policy.unroll(Observation(*(x[:, mb] for x in b.obs)), tuple(s[mb] for s in b.state), b.starts[:, mb])
-                    features = features.flatten(0, 1)[b.learns[:, mb].flatten()]            # [B, H]
+                    state = tuple(b[key][0, mb] for key in b if key.startswith("state_"))
+                    features, _ = policy.unroll(Observation(b["floats"][:, mb], b["ints"][:, mb]), state, b["starts"][:, mb])
+                    features = features.flatten(0, 1)[b["learns"][:, mb].flatten()]         # [B, H]
                 else:
-                    features, _ = policy.unroll(Observation(*(pick(x, mb) for x in b.obs)), (), None)
+                    features, _ = policy.unroll(Observation(pick("floats", mb), pick("ints", mb)), (), None)
                 if burning_in:
                     features = features.detach()                            # the value head alone learns
-                mb_actions, mb_advantages = pick(b.actions, mb), (pick(b.advantages, mb) - mean) / std
+                mb_actions, mb_advantages = pick("actions", mb), (pick("advantages", mb) - mean) / std
                 logits = policy.logits(features, mb_actions)
                 logprob, entropy = action_logprobs(logits, mb_actions)
-                logratio = logprob.sum(-1) - pick(b.logprobs, mb)           # [B]
+                logratio = logprob.sum(-1) - pick("logprobs", mb)           # [B]
                 ratio = logratio.exp()
                 clipped = ratio.clamp(1 - hyper["ppo_clip"], 1 + hyper["ppo_clip"])
                 policy_loss = torch.max(-mb_advantages * ratio, -mb_advantages * clipped).mean()
-                value_loss = 0.5 * ((policy.value(features) - pick(b.returns, mb)) ** 2).mean()
+                value_loss = 0.5 * ((policy.value(features) - pick("returns", mb)) ** 2).mean()
                 entropy_loss = entropy.sum(-1).mean()
-                teacher_loss = action_kl(pick(b.teacher, mb), logits).mean() if teacher_coef else torch.zeros(())
+                teacher_loss = action_kl(pick("teacher", mb), logits).mean() if teacher_coef else torch.zeros(())
                 loss = policy_loss - hyper["entropy_coef"] * entropy_loss + teacher_coef * teacher_loss
                 loss = (0 if burning_in else loss) + args.value_coef * value_loss
                 share = len(mb_actions) / n
@@ -326,13 +309,13 @@ def update(learner: Learner, rollouts: list[dict], args: Args, teacher: Policy |
         if stop_epochs:
             break
     learner.updates += 1
-    learner.agent_frames += int(b.learns.sum())
+    learner.agent_frames += int(b["learns"].sum())
     s = torch.stack(stats) if stats else torch.zeros(1, 8)
     if s[0, 6] > .01 and not args.async_learning:
         raise RuntimeError(f"the policy that learns is not the one that acted: probability ratio off by {s[0, 6]:.3f}")
-    mean, learnt = s.mean(0).tolist(), b.returns[b.learns]
+    mean, learnt = s.mean(0).tolist(), b["returns"][b["learns"]]
     variance = learnt.var().item() if len(learnt) > 1 else 0.
-    explained = 1 - (learnt - b.values[b.learns]).var().item() / variance if variance else 0.
+    explained = 1 - (learnt - b["values"][b["learns"]]).var().item() / variance if variance else 0.
     return {
         "charts/agent_frames": learner.agent_frames, **{f"charts/{name}": value for name, value in hyper.items()},
         "losses/policy_loss": mean[0], "losses/value_loss": mean[1], "losses/entropy": mean[2], "losses/teacher_kl": mean[3],
@@ -373,9 +356,8 @@ def main(args: Args) -> None:
     envs = VecEnv(M, *matchups(args, np.arange(M) + 2, np.arange(1, M + 1) % 2), seed=args.seed, num_workers=args.num_workers,
                   max_episode_frames=args.max_episode_frames, action_repeat=args.action_repeat, max_restarts=args.max_restarts,
                   log=console.print)
-    names = [f"{ROLES[k % 3]}{k // 3 + 1 if k > 2 else ''}" if args.league else "main" if P == 1 else f"agent{k + 1}" for k in range(P)]
-    fresh = lambda: Policy(args.backbone, parse_hidden(args.hidden))        # members of a population start apart
-    learners = [Learner(name, copy.deepcopy(initial) if k == 0 or args.pretrained else fresh(), args, k) for k, name in enumerate(names)]
+    learners = make_learners(initial, args)
+    names = [learner.name for learner in learners]
     teacher = initial if args.teacher_kl else None
     pool, ratings = Pool(run / "pool", args.history_size, args.prune), Ratings()
     arena, turn = Arena(args, envs, learners, pool, ratings), Turn(args)
@@ -438,26 +420,18 @@ def main(args: Args) -> None:
             rows = {name: job() for name, job in jobs.items()}
         return rows, [copy.deepcopy(learner.policy) for learner in learners] if args.async_learning else []
 
-    def report(wait: bool = False) -> None:
-        for row in evaluator.finished(wait):
-            append_jsonl(run / "eval.jsonl", row)
-            console.print(f"[green]eval[/] at {row['global_step']:,}: {describe_strength(row)}")
-            if args.track:
-                wandb.log(row)
-
-    started, first_step = None, 0
-    progress = Progress(TextColumn("iteration"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), console=console,
-                        disable=not console.is_terminal)
-    task = progress.add_task("train", total=num_iterations, completed=iteration)
-    progress.start()
+    started, first_step, stopping = None, 0, bool(stop)
+    progress, task = iteration_progress(console, num_iterations, iteration)
     try:
-        while iteration < num_iterations and not stop:
+        while iteration < num_iterations and not stopping:
             # --------------------------------------------------------------------------------------- rollout and update
             clock = {"env": 0., "policy": 0., "learn": 0.}
+            arena.begin_iteration()
             rollouts = [collect(arena, args, clock) for _ in range(args.train_interval)]
             iteration, global_step, tick = iteration + 1, global_step + steps_per_iteration, time.perf_counter()
             every = lambda interval: interval and (iteration % interval == 0 or iteration == num_iterations)
-            halt = stop or any(map(every, (args.save_interval, args.pool_interval, args.eval_interval, args.pbt and args.pbt_interval)))
+            stopping = bool(stop)                                           # asked once, so that all below agree
+            halt = stopping or any(map(every, (args.save_interval, args.pool_interval, args.eval_interval, args.pbt and args.pbt_interval)))
             row = {"global_step": global_step, "iteration": iteration, "charts/games_finished": arena.finished,
                    "charts/games_truncated": arena.truncated, "selfplay/opponents": len(arena.networks) - P}
             scores = {name: list(arena.scores[name]) for name in rollouts[0]}
@@ -510,14 +484,14 @@ def main(args: Args) -> None:
                     arena.hand_over(turn.pass_on(learners, global_step))
             if every(args.eval_interval):
                 evaluator.submit(max(learners, key=lambda learner: ratings.row(learner.name)[0]).policy, global_step)
-            report(wait=not args.eval_in_background)
+            evaluator.report()
             if every(args.save_interval):
                 save()
                 pool.prune({name for name in arena.opponents if name}, ratings)
-        if stop:
+        if stopping:
             save()
         else:
-            report(wait=True)
+            evaluator.report(wait=True)
     finally:
         progress.stop()
         evaluator.close()
@@ -528,7 +502,7 @@ def main(args: Args) -> None:
 
     if args.track_elo:
         ratings.print_table(console)
-    if stop:
+    if stopping:
         console.print(f"stopped at step {global_step:,}; continue with: python ppo_selfplay.py --resume {run}")
         sys.exit(130)
     picture = plot_winrates(run)
