@@ -468,6 +468,7 @@ def main(args: Args) -> None:
     finally:
         progress.stop()
         envs.close()
+        lock.close()
         if args.track:
             wandb.finish()
 
