@@ -52,9 +52,11 @@ import tyro
 
 import mock_melee
 from mock_melee import (  # re-exported: the frame language
-    BOTS, BUTTON_A, BUTTON_B, BUTTON_D_UP, BUTTON_L, BUTTON_R, BUTTON_X, BUTTON_Y, BUTTON_Z, CHARACTERS, CONTROLLER,
-    FIRST_CONTROL_FRAME, FIRST_FRAME, FRAME, ITEM, NUM_ITEMS, NUM_PLAYERS, PLAYER, STAGES, TIME_LIMIT,
+    BUTTON_A, BUTTON_B, BUTTON_D_UP, BUTTON_L, BUTTON_R, BUTTON_X, BUTTON_Y, BUTTON_Z, CHARACTERS, CONTROLLER,
+    FIRST_CONTROL_FRAME, FIRST_FRAME, FRAME, ITEM, NUM_ITEMS, NUM_PLAYERS, PLAYER, TIME_LIMIT,
 )
+
+BOTS, STAGES = mock_melee.BOTS, mock_melee.STAGES
 
 
 class UserError(ValueError):
@@ -85,6 +87,9 @@ ITEM_CHARGE_BYTE = {94: 3, 112: 3, 95: 0, 99: 1}
 HITSTUN_FLAG, FASTFALL_FLAG = 0x02, 0x08                  # in state_flags[3] and state_flags[1]
 END_METHODS = {"Unresolved": 0, "Time": 1, "Game": 2, "Resolved": 3, "NoContest": 7}
 SLP_VERSION = (3, 18, 0)                                  # the layout below; the first with stage events
+SLP_HEAD = b"{U\x03raw[$U#l"                              # a .slp file: this, the events' length in 4 bytes, events, metadata
+EVENTS_AT = len(SLP_HEAD) + 4
+METADATA = b"U\x08metadata"
 
 _HEAD = [("command", "u1"), ("frame", ">i4")]
 _WHO = [*_HEAD, ("port", "u1"), ("follower", "u1")]
@@ -290,11 +295,36 @@ def _file_hash(path):
 
 def _read_hashed(path, digest, min_version):
     try:
-        return _parse_replay(path, digest, tuple(min_version))
+        with _finished(path) as readable:
+            replay = _parse_replay(readable, digest, tuple(min_version))
+        replay.meta["path"] = str(path)
+        return replay
     except ReplayError as error:
         raise ReplayError(f"{path}: {error}") from None
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:  # what peppi-py let pass
         raise ReplayError(f"{path}: a damaged .slp file ({type(error).__name__}: {_one_line(error)})") from None
+
+
+@contextlib.contextmanager
+def _finished(path):
+    """The file itself, or a finished copy of one whose writer has not come to the end, or was killed.
+
+    Slippi leaves the length of the events 0 until a game is over, and no metadata; peppi-py and libmelee refuse that.
+    """
+    with open(path, "rb") as file:
+        data = file.read(EVENTS_AT)
+        length = int.from_bytes(data[len(SLP_HEAD):], "big")
+        file.seek(EVENTS_AT + length)
+        follows = file.read(1)                                              # the metadata's key, or the end of the file's object
+        if data[:len(SLP_HEAD)] != SLP_HEAD or length and follows in (b"U", b"}", b""):
+            yield path
+            return
+        file.seek(0)
+        data = file.read()
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "game.slp"
+        copy.write_bytes(finished_slp(data)[0])
+        yield copy
 
 
 def _one_line(error):
@@ -830,9 +860,12 @@ def write_slp(path: str | Path, frames: np.ndarray, controllers: np.ndarray, **o
 class SlpWriter:
     """A .slp file that grows: `add` any number of times, then `close`. Until then the game lies in `<name>.part`.
 
+    That file is whole after every `add`, but for the game's end: any parser reads it up to the last frame, also when its
+    writer was killed, and `finish_recordings` gives it its name. It is locked while it grows.
     names, codes: one string a player, shown by viewers. cpu_levels: 0 is a person or a policy. seed: the game's.
     frozen_stadium: is Pokemon Stadium frozen in this game? started: seconds since 1970, None for now.
     As a context manager it closes on success and removes the unfinished file on an exception.
+    Raises UserError if another process writes the same file, OSError where the disk fails: then `abort`.
     """
 
     def __init__(self, path, *, names=("", ""), codes=("", ""), cpu_levels=(0, 0), seed=0, frozen_stadium=True,
@@ -843,7 +876,11 @@ class SlpWriter:
         self.seed, self.frozen_stadium = seed, frozen_stadium
         self.started = time.time() if started is None else started
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(self.part, "wb")  # noqa: SIM115 (lives until close)
+        self.file = _open_locked(self.part)
+        if self.file is None:
+            raise UserError(f"{self.part}: another process is recording to this file; choose another folder")
+        self.file.truncate(0)
+        self._write(0, SLP_HEAD)
         self.length = 0                    # bytes of events so far
         self.last = None                   # the last frame written, FRAME [1]
         self.played = [{}, {}]             # frames played by each internal character, one dict a player
@@ -869,7 +906,7 @@ class SlpWriter:
         if len(frames) == 0:
             return
         if self.last is None:
-            self._begin(frames[0])
+            self._seat(frames[0])
             # Viewers expect a game to begin at -123: hold the first frame until it does.
             missing = int(frames["frame_id"][0]) - FIRST_FRAME
             frames = np.concatenate([np.repeat(frames[:1], max(missing, 0)), frames])
@@ -883,12 +920,15 @@ class SlpWriter:
             t = int(np.argmax(frames["frame_id"] != expected))
             raise ValueError(f"frame ids must be consecutive: got {frames['frame_id'][t]} instead of {expected[t]}")
         before = np.concatenate([before, frames[:-1]])
-        self._write(_encode_frames(frames, controllers, before, self.ports, self.last is None, self.seed))
+        events = _encode_frames(frames, controllers, before, self.ports, self.last is None, self.seed)
+        if self.last is None:
+            events = self._game_start(frames[0]) + events
         for player in range(NUM_PLAYERS):
             ids, counts = np.unique(frames["players"]["character"][:, player], return_counts=True)
             for internal, count in zip(ids.tolist(), counts.tolist(), strict=True):
                 self.played[player][internal] = self.played[player].get(internal, 0) + count
         self.last = frames[-1:].copy()
+        self._append(events)
 
     def close(self, end: str | None = None, lras: int | None = None) -> None:
         """Write the game's end and move the file into place. end: "Game", "Time", "NoContest"; None to infer it from
@@ -905,25 +945,12 @@ class SlpWriter:
         for i, port in enumerate(self.ports):
             placements[port] = int(rank[i] < rank[1 - i])  # 0 is first; a tie has two firsts
         quitter = -1 if lras is None else self.ports[lras]
-        self._write(struct.pack(">BBb4b", 0x39, END_METHODS[end], quitter, *placements))
-        self.file.write(b"U\x08metadata" + _ubjson({
-            "startAt": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
-            "lastFrame": int(last["frame_id"]),
-            "players": {
-                str(port): {
-                    "names": {"netplay": self.names[i], "code": self.codes[i]} if self.names[i] else {},
-                    "characters": {str(internal): count for internal, count in self.played[i].items()},
-                }
-                for i, port in enumerate(self.ports)
-            },
-            "playedOn": "dolphin",
-        }) + b"}")
-        self.file.seek(11)
-        self.file.write(struct.pack(">i", self.length))  # 0 until now: "in progress" to every reader
-        self.file.flush()
+        self._append(struct.pack(">BBb4b", 0x39, END_METHODS[end], quitter, *placements))
         os.fsync(self.file.fileno())
+        if os.name == "nt":
+            self.file.close()              # Windows renames no open file
+        os.replace(self.part, self.path)   # elsewhere still locked: nobody may take the game for one left behind
         self.file.close()
-        os.replace(self.part, self.path)
 
     def abort(self) -> None:
         """Forget the game: remove the unfinished file."""
@@ -931,11 +958,25 @@ class SlpWriter:
         with contextlib.suppress(FileNotFoundError):
             self.part.unlink()
 
-    def _write(self, events):
-        self.file.write(events)
+    def _append(self, events):
+        """Events in place of the old metadata, then metadata as of now, then the length. Between the two writes a parser
+        may stumble; `finish_recordings` does not, for it trusts the events alone."""
+        last = int(self.last["frame_id"][0])
+        players = {str(port): {
+            "names": {"netplay": self.names[i], "code": self.codes[i]} if self.names[i] else {},
+            "characters": {str(internal): count for internal, count in self.played[i].items()},
+        } for i, port in enumerate(self.ports)}
+        started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started))
+        self._write(EVENTS_AT + self.length, events + _metadata(players, last, startAt=started))
         self.length += len(events)
+        self._write(len(SLP_HEAD), struct.pack(">i", self.length))
 
-    def _begin(self, frame):
+    def _write(self, at, data):
+        self.file.seek(at)
+        while data:                        # an unbuffered write may write a part
+            data = data[self.file.write(data):]
+
+    def _seat(self, frame):
         players = frame["players"]
         self.ports = tuple(players["port"].tolist())
         if not 0 <= self.ports[0] < self.ports[1] <= 3:
@@ -943,6 +984,10 @@ class SlpWriter:
         for internal in players["character"].tolist():
             if not 0 <= internal < len(EXTERNAL_CHARACTER):
                 raise ValueError(f"character {internal} is no internal character id (0..{len(EXTERNAL_CHARACTER) - 1})")
+
+    def _game_start(self, frame):
+        """The table of event sizes and the game start event."""
+        players = frame["players"]
         start = bytearray(GAME_START_SIZE)
         start[0:4] = 0x36, *SLP_VERSION
         start[5:9] = 0x32, 0x01, 0x86, 0x4C            # rules as in any tournament game: stocks, 8 minutes, no items
@@ -968,9 +1013,73 @@ class SlpWriter:
             struct.pack_into(">II", start, 0x141 + 8 * port, 1, 1)     # UCF dash back and shield drop
         start[0x1A2], start[0x1A3], start[0x1A4] = int(self.frozen_stadium), 2, 2  # scene: versus, in game
         start[0x2BD] = 1                               # English
-        self.file.write(b"{U\x03raw[$U#l" + struct.pack(">i", 0))
         table = b"".join(struct.pack(">BH", command, size - 1) for command, size in EVENT_SIZES.items())
-        self._write(bytes([0x35, 1 + len(table)]) + table + bytes(start))
+        return bytes([0x35, 1 + len(table)]) + table + bytes(start)
+
+
+def finish_recordings(folder: str | Path) -> list[tuple[Path, int]]:
+    """Give the games that a killed SlpWriter left in `folder` their names -> [(path, last frame id)].
+
+    They have no game end, as a game that was switched off. A file that holds no frame is removed; one that somebody is
+    still writing, or whose name is taken, stays as it is.
+    """
+    finished = []
+    for part in sorted(Path(folder).glob("*.slp.part")):
+        path = part.with_suffix("")
+        file = _open_locked(part)
+        if file is None or path.exists():
+            continue
+        with file:
+            try:
+                whole, last = finished_slp(file.read())
+            except ReplayError:
+                part.unlink()
+                continue
+            atomic_write(path, whole)
+            part.unlink()
+        finished.append((path, last))
+    return finished
+
+
+def finished_slp(data: bytes) -> tuple[bytes, int]:
+    """-> the bytes of a .slp file that was cut off, ended after its last whole frame, and that frame's id.
+
+    What its head says of lengths does not count, only the events themselves. Raises ReplayError if there is no frame."""
+    sizes, at, end, last, ports = {0x35: data[EVENTS_AT + 1] + 1 if len(data) > EVENTS_AT + 1 else 0}, EVENTS_AT, 0, 0, set()
+    for command, size in struct.iter_unpack(">BH", data[at + 2: at + 2 + (sizes[0x35] - 2) // 3 * 3]):
+        sizes[command] = size + 1
+    while at < len(data) and data[at] in sizes and at + sizes[data[at]] <= len(data):
+        event = data[at:at + sizes[data[at]]]
+        at += len(event)
+        if event[0] == 0x38:
+            ports.add(event[5])
+        elif event[0] == 0x3C:                                              # a frame is whole with its bookend
+            end, last = at, struct.unpack_from(">i", event, 1)[0]
+        elif event[0] == 0x39:
+            end = at
+    if not ports or not end:
+        raise ReplayError("no whole frame")
+    metadata = data[at:]
+    if not (metadata.startswith(METADATA) and metadata.endswith(b"dolphin}}")):
+        metadata = _metadata({str(port): {"names": {}, "characters": {}} for port in sorted(ports)}, last)
+    return SLP_HEAD + struct.pack(">i", end - EVENTS_AT) + data[EVENTS_AT:end] + metadata, last
+
+
+def _open_locked(path):
+    """The file, new or as it is, for reading and writing, and for us alone until it is closed; None if it is another's."""
+    open(path, "ab").close()
+    file = open(path, "rb+", buffering=0)
+    if os.name == "nt":                                                     # no locks there
+        return file
+    import fcntl
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):        # not renamed by its owner meanwhile
+            return file
+    except OSError:
+        pass
+    file.close()
+    return None
 
 
 def _put_text(buffer, at, size, text):
@@ -982,6 +1091,10 @@ def _put_text(buffer, at, size, text):
             break
         data += encoded
     buffer[at:at + len(data)] = data
+
+
+def _metadata(players, last, **more):
+    return METADATA + _ubjson({**more, "lastFrame": last, "players": players, "playedOn": "dolphin"}) + b"}"
 
 
 def _ubjson(value):

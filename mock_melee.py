@@ -159,6 +159,8 @@ TRANSFORMS = {  # Sheik and Zelda change on the ground and in the air: into whom
 
 GRAB_REACH = {  # how far in front the caught victim stands while pulled in, and while held
     1: (5.74, 8.28), 2: (8.19, 7.87), 7: (7.4, 7.35), 16: (11.0, 11.98), 18: (16.41, 9.1), 22: (6.57, 9.49)}
+LANDS_HALFWAY = (7, 18)                                # an air dodge out of the jumpsquat into the floor moves them half a frame
+PUSH_WIDTH = {2: 3.5}                                  # half of how close two may stand; 3.3 for the others
 LEDGE_BOX_WIDTH, LEDGE_BOX_HEIGHT = 14.5, 11.5
 
 # Items, by Slippi's type ids.
@@ -199,7 +201,8 @@ CHARACTER = np.dtype([(name, "f4") for name in ATTRIBUTES] + [
     ("shot_vx", "f4", 2), ("shot_vy", "f4", 2), ("charge_action", "i2", 2), ("charge_stop", "i2", 2),
     ("charge_frames", "i2"), ("charge_steps", "i2"), ("charge_loop", "i2"),
     ("held_type", "i2", NUM_ACTIONS), ("held_x", "f4", NUM_ACTIONS), ("held_y", "f4", NUM_ACTIONS),
-    ("ledge_top", "f4"), ("ledge_jump", "f4"), ("pull_reach", "f4"), ("hold_reach", "f4"),
+    ("ledge_top", "f4"), ("ledge_jump", "f4"), ("pull_reach", "f4"), ("hold_reach", "f4"), ("push_width", "f4"),
+    ("lands_halfway", "i2"),
     ("frames", "i2", NUM_ACTIONS),                     # length of an action, 0 unknown
     ("next_action", "i2", NUM_ACTIONS),                # what follows when it runs out, -1 the standing or falling state
     ("interruptible", "i2", NUM_ACTIONS),              # IASA frame, 0 never
@@ -289,6 +292,8 @@ def build_tables():
         for name, value in zip(ATTRIBUTES, (value for block in blocks for value in block), strict=True):
             row[name] = value
         row["ledge_top"], row["ledge_jump"] = LEDGE_BOX.get(character, (-9.0, row["full_hop"]))
+        row["lands_halfway"] = character in LANDS_HALFWAY
+        row["push_width"] = PUSH_WIDTH.get(character, 3.3)
         row["pull_reach"], row["hold_reach"] = GRAB_REACH.get(character, (8, 9))
         (row["launch_actions"], row["launch_frames"], row["launch_speed"], row["launch_slow_from"],
          row["launch_slower"], row["launch_kept"]) = UP_LAUNCH.get(character, (-1, 0, 0, 0, 0, 0))
@@ -354,8 +359,14 @@ def build_tables():
                 late = 1 if (record["effect"] == EFFECT_GRAB).any() else 0  # grabs come a frame later than listed
                 row["hit_row"][action, frame + late] = len(hitboxes)
                 hitboxes.append(record)
+    with open(melee_folder() / "actiondata.csv", newline="") as file:
+        for line in csv.DictReader(file):
+            character, action = int(line["character"]), int(line["action"])
+            if character in ATTRIBUTE_ROWS and action < NUM_ACTIONS:
+                characters[character]["zero_indexed"][action] = line["zeroindex"] == "True"
+    characters["frames"] += characters["zero_indexed"] & (characters["frames"] > 0)  # their last frame is not listed
     for (character, action), rows in motion.items():
-        if np.abs(rows[:, :2]).sum() > .5:             # below that it is rounding in libmelee's table
+        if np.abs(rows[:, :2]).sum() > .5 and not slides(rows[1:, 0], characters[character]["friction"]):
             characters[character]["root_row"][action] = len(root_motion)
             root_motion.append(rows)
 
@@ -414,11 +425,6 @@ def build_tables():
     for line in read_rows("specials.csv"):
         start = characters[int(line["character"])]["special_start"]
         start[int(line["airborne"]), int(line["direction"])] = int(line["action"])
-    with open(melee_folder() / "actiondata.csv", newline="") as file:
-        for line in csv.DictReader(file):
-            character, action = int(line["character"]), int(line["action"])
-            if character in ATTRIBUTE_ROWS and action < NUM_ACTIONS:
-                characters[character]["zero_indexed"][action] = line["zeroindex"] == "True"
 
     stages = np.zeros(NUM_STAGES, STAGE)
     for stage, (floors, blast, spawns) in STAGE_ROWS.items():
@@ -434,6 +440,12 @@ def build_tables():
     for item_type, values in PROJECTILE_ROWS.items():
         projectiles[item_type] = values
     return Tables(characters, stages, np.array(hitboxes), np.array(root_motion), np.array(velocities), projectiles)
+
+
+def slides(motion, friction):
+    """Does a recorded motion along the floor only lose its friction each frame? Then it is not the animation's."""
+    moving = np.flatnonzero(motion[1:] > 0) + 1
+    return len(moving) > 4 and motion[0] > 0 and np.abs(motion[moving - 1] - motion[moving] - friction).max() < .011
 
 
 def nearest_window(windows, character, action, box, frame):
@@ -491,7 +503,7 @@ JAB_1, JAB_2, DASH_ATTACK, FTILT_HIGH, FTILT, UTILT, DTILT, FSMASH, USMASH, DSMA
 NAIR, FAIR, BAIR, UAIR, DAIR = 65, 66, 67, 68, 69
 DAMAGE_FIRST, DAMAGE_AIR, DAMAGE_FLY_HIGH, DAMAGE_FLY, DAMAGE_FLY_LOW, DAMAGE_FLY_TOP, DAMAGE_LAST = (
     75, 84, 87, 88, 89, 90, 91)
-SHIELD_START, SHIELD, SHIELD_RELEASE, SHIELD_STUN = 178, 179, 180, 181
+SHIELD_START, SHIELD, SHIELD_RELEASE, SHIELD_STUN, SHIELD_REFLECT = 178, 179, 180, 181, 182
 DOWN_BOUND_UP, DOWN_WAIT_UP, DOWN_BOUND_DOWN, DOWN_WAIT_DOWN, TECH, TECH_FORWARD, TECH_BACKWARD = (
     183, 184, 191, 192, 199, 200, 201)
 SHIELD_BREAK_FLY, SHIELD_BREAK_FALL, FURAFURA = 205, 206, 211
@@ -500,10 +512,10 @@ ROLL_FORWARD, ROLL_BACKWARD, SPOT_DODGE, AIR_DODGE, PLATFORM_DROP, TEETER, TEETE
 REBOUND, LEDGE_CATCH, LEDGE_HANG = 238, 252, 253
 BUTTON_XY, BUTTON_LR, BUTTON_LRZ = BUTTON_X | BUTTON_Y, BUTTON_L | BUTTON_R, BUTTON_L | BUTTON_R | BUTTON_Z
 
-# Stick thresholds in processed units. The stick moves in steps of 1/80, so .275 means "more than 21 steps".
-TILT, JUMP_Y, SMASH, DASH_X, WALK_X, CROUCH_Y, RUN_X, DROP_Y, SIDE_SPECIAL, UP_SPECIAL = (
-    .2875, .6625, .66, .8, .275, -.6125, .62, -.6625, .6, .55)
-MAX_TIMER, TECH_WINDOW, TECH_LOCKOUT = 254, 20, 40
+# Stick thresholds in processed units. The stick moves in steps of 1/80; between two steps there is room for rounding.
+TILT, JUMP_Y, SMASH, DASH_X, WALK_X, CROUCH_Y, RUN_X, DROP_Y, ROLL_X, SIDE_SPECIAL, UP_SPECIAL = (
+    .28, .66, .66, .8, .275, -.6125, .62, -.66, .695, .6, .55)
+MAX_TIMER, TECH_WINDOW, TECH_LOCKOUT, AIR_DODGE_DRIFT = 254, 20, 40, 29
 FIRST_JUMP_FRAME = 7  # value of `flag`: this frame the ground jump has neither gravity nor drift
 
 
@@ -597,6 +609,11 @@ def pressed(h, mask):
 @jit
 def jump_pressed(h):
     return pressed(h, BUTTON_XY) or (h.stick_y >= JUMP_Y and h.tilt_y_age < 4)
+
+
+@jit
+def jump_held(h):
+    return (h.buttons & BUTTON_XY) != 0 or h.stick_y >= JUMP_Y
 
 
 @jit
@@ -716,6 +733,12 @@ def start_special(p, h, c, direction):
 
 
 @jit
+def start_shield(p, h):
+    """A digital press makes the shield a power shield for its first frames."""
+    set_action(p, h, SHIELD_REFLECT if pressed(h, BUTTON_LR) else SHIELD_START)
+
+
+@jit
 def start_from_stand(p, h, c, may_turn, may_move):
     """Everything a free, standing character can start; True if something did."""
     direction = special_direction(h)
@@ -730,7 +753,7 @@ def start_from_stand(p, h, c, may_turn, may_move):
     if attack:
         set_action(p, h, c.own_action[attack])
     elif shield_held(h):
-        set_action(p, h, SHIELD_START)
+        start_shield(p, h)
     elif jump_pressed(h):
         set_action(p, h, JUMPSQUAT)
     elif may_turn and dash_flick(h) and h.stick_x * p.facing > 0:
@@ -881,8 +904,8 @@ def end_of_action(p, h, c):
         following = FALL
     elif action == DOUBLE_FORWARD or action == DOUBLE_BACKWARD:
         following = FALL_AERIAL
-    elif action == SHIELD_START:
-        following = SHIELD
+    elif action == SHIELD_START or action == SHIELD_REFLECT:
+        following = SHIELD if shield_held(h) or action == SHIELD_START else SHIELD_RELEASE
     elif action == AIR_DODGE:
         following = FALL_SPECIAL
     elif action == LEDGE_CATCH:
@@ -904,7 +927,7 @@ def end_of_action(p, h, c):
         p.self_vx_air, p.self_vy = p.self_vx_air * c.launch_kept, p.self_vy * c.launch_kept
     if action == c.transform_action[p.airborne]:
         p.character, following = c.transforms_into, c.transform_end[p.airborne]
-    if following < 0 or (following == WAIT and p.airborne) or (following == FALL_SPECIAL and not p.airborne):
+    if following < 0 or action == LANDING or (following == WAIT and p.airborne) or (following == FALL_SPECIAL and not p.airborne):
         following = FALL if p.airborne else WAIT
     set_action(p, h, following)
 
@@ -954,6 +977,9 @@ def air_inputs(p, h, c):
         free = 0 < c.interruptible[action] <= h.action_frames + 1
     if not free:
         return
+    if action == TUMBLE and h.action_frames == 0 and jump_held(h) and p.jumps > 0:  # pressed during hitstun
+        start_double_jump(p, h, c)
+        return
     first_jump_frame = jumping and h.flag == FIRST_JUMP_FRAME
     if h.action_frames > 0 or first_jump_frame or action == JUMP_FORWARD or action == JUMP_BACKWARD:
         start_from_air(p, h, c, h.action_frames > 0 or pressed(h, BUTTON_XY))
@@ -972,10 +998,9 @@ def ground_inputs(p, h, c, on_platform):
         start_from_stand(p, h, c, True, True)
     elif action == LANDING:
         if frames >= c.landing:
-            if h.stick_y <= CROUCH_Y and frames == c.landing:
+            started = start_from_stand(p, h, c, True, frames != c.landing or h.stick_y > CROUCH_Y)
+            if not started and h.stick_y <= CROUCH_Y:
                 set_action(p, h, CROUCH)
-            else:
-                start_from_stand(p, h, c, True, True)
     elif WALK_SLOW <= action <= WALK_FAST:
         walk_inputs(p, h, c)
     elif action == TURN:
@@ -988,7 +1013,7 @@ def ground_inputs(p, h, c, on_platform):
         jumpsquat_inputs(p, h, c)
     elif action == CROUCH_START or action == CROUCH:
         crouch_inputs(p, h, c, on_platform)
-    elif SHIELD_START <= action <= SHIELD_RELEASE:
+    elif SHIELD_START <= action <= SHIELD_RELEASE or action == SHIELD_REFLECT:
         shield_inputs(p, h, on_platform)
     elif in_shine(p):
         if action > 364:                               # it began in the air
@@ -1039,7 +1064,7 @@ def turn_inputs(p, h, c):
         set_action(p, h, GRAB)
         return
     if shield_held(h):
-        set_action(p, h, SHIELD_START)
+        start_shield(p, h)
         return
     facing_after = -p.facing if h.flag == 0 else p.facing
     attack = ground_attack(p, h, facing_after)
@@ -1058,7 +1083,7 @@ def dash_inputs(p, h, c):
     elif pressed(h, BUTTON_Z):
         set_action(p, h, GRAB_DASH)
     elif shield_held(h):
-        set_action(p, h, SHIELD_START)
+        start_shield(p, h)
     elif abs(h.c_x) >= DASH_X and abs(h.last_c_x) < DASH_X:
         set_action(p, h, c.own_action[FSMASH])
     elif pressed(h, BUTTON_A) and h.stick_x * p.facing >= TILT:
@@ -1083,7 +1108,7 @@ def run_inputs(p, h, c):
         if pressed(h, BUTTON_Z):
             set_action(p, h, GRAB_DASH)
         elif shield_held(h):
-            set_action(p, h, SHIELD_START)
+            start_shield(p, h)
         elif pressed(h, BUTTON_A) or (abs(h.c_x) >= DASH_X and abs(h.last_c_x) < DASH_X):
             set_action(p, h, DASH_ATTACK)
         elif h.stick_x * p.facing <= -TILT:
@@ -1134,15 +1159,17 @@ def shield_inputs(p, h, on_platform):
         set_action(p, h, JUMPSQUAT)
     elif pressed(h, BUTTON_A | BUTTON_Z):
         set_action(p, h, GRAB)
-    elif (abs(h.stick_x) >= .7 and h.tilt_x_age < 4) or (abs(h.c_x) >= .7 and abs(h.last_c_x) < .7):
-        x = h.stick_x if abs(h.stick_x) >= .7 else h.c_x
+    elif (abs(h.stick_x) >= ROLL_X and h.tilt_x_age < 4) or (abs(h.c_x) >= ROLL_X and abs(h.last_c_x) < ROLL_X):
+        x = h.stick_x if abs(h.stick_x) >= ROLL_X else h.c_x
         set_action(p, h, ROLL_FORWARD if x * p.facing > 0 else ROLL_BACKWARD)
-    elif (h.stick_y <= -.7 and h.tilt_y_age < 4) or (h.c_y <= -.7 and h.last_c_y > -.7):
-        set_action(p, h, SPOT_DODGE)
-    elif on_platform and h.stick_y <= DROP_Y and h.tilt_y_age < 4:
+    elif on_platform and h.stick_y <= DROP_Y and h.tilt_y_age < 6 and (h.stick_y > -ROLL_X or abs(h.stick_x) >= .6):
         start_platform_drop(p, h)
+    elif (h.stick_y <= -ROLL_X and h.tilt_y_age < 4) or (h.c_y <= -ROLL_X and h.last_c_y > -ROLL_X):
+        set_action(p, h, SPOT_DODGE)
     elif p.action == SHIELD and not shield_held(h):
         set_action(p, h, SHIELD_RELEASE)
+    elif p.action == SHIELD_START and h.action_frames == 1 and pressed(h, BUTTON_LR):
+        set_action(p, h, SHIELD_REFLECT)
 
 
 @jit
@@ -1283,13 +1310,10 @@ def air_velocity(p, h, c, t):
             p.self_vx_air = vx * p.facing
         return
     if action == AIR_DODGE:
-        if frame < 30:
+        if frame < AIR_DODGE_DRIFT:
             p.self_vx_air *= .9
             p.self_vy *= .9
-        else:
-            fall(p, h, c)
-            drift(p, h, c)
-        return
+            return
     if c.double_jump == 0 and frame == 0 and (action == DOUBLE_FORWARD or action == DOUBLE_BACKWARD):
         return                                         # Mewtwo's double jump follows a curve from its second frame
     if p.self_vy < 0 and h.stick_y <= DROP_Y and h.tilt_y_age < 4 and not in_damage(action) and action != TUMBLE:
@@ -1308,6 +1332,8 @@ def ground_velocity(p, h, c, t):
     if action == DASH:
         if frame > 0:
             speed = approach(speed, run_acceleration, run_target, c.friction)
+    elif action == JUMPSQUAT and frame == 0:           # a dash faster than the run loses the difference at once
+        speed = slowed(min(max(speed, -c.run_max), c.run_max), c.friction * (2 if abs(speed) > c.walk_max else 1))
     elif action == RUN:
         if run_target != 0 and 0 < speed / run_target < 1:
             run_acceleration *= (1 - speed / run_target) * .4
@@ -1326,13 +1352,14 @@ def ground_velocity(p, h, c, t):
             speed = slowed(speed, c.friction)
     elif (action == DOWN_BOUND_UP or action == DOWN_BOUND_DOWN) and frame == 4:
         speed = 0.0                                    # the bounce is over
-    elif root and frame + 1 < MAX_FRAMES and action != FTILT_HIGH:  # the animation moves the character
-        turned = t.root_motion[root, frame + 1, 2] != 0
-        if turned and t.root_motion[root, frame, 2] == 0:
+    elif root and frame + 1 < MAX_FRAMES:              # the animation moves the character
+        frame += 0 if action == TECH_FORWARD or action == TECH_BACKWARD else 1  # techs begin a frame late
+        turned = t.root_motion[root, frame, 2] != 0
+        if turned and t.root_motion[root, frame - 1, 2] == 0:
             p.facing = -p.facing
             h.flag = 1
         backward = action in (ROLL_BACKWARD, 189, 197, TECH_BACKWARD)
-        speed = t.root_motion[root, frame + 1, 0] * (-p.facing if backward != turned else p.facing)
+        speed = t.root_motion[root, frame, 0] * (-p.facing if backward != turned else p.facing)
     elif learned and frame < MAX_FRAMES and not np.isnan(t.velocities[learned, frame, 0]):
         speed = t.velocities[learned, frame, 0] * p.facing
     else:
@@ -1385,6 +1412,13 @@ def lands_face_down(action, h):
 
 
 @jit
+def auto_cancels(h, c, aerial):
+    """Early and late in an aerial the landing is the ordinary one."""
+    frame = h.action_frames + 1
+    return frame < c.autocancel_before[aerial] or frame > c.autocancel_after[aerial]
+
+
+@jit
 def land(p, h, c, y):
     action = p.action
     p.y, p.airborne, p.self_vx_ground, p.self_vy = y + .0001, 0, p.self_vx_air, 0
@@ -1394,7 +1428,7 @@ def land(p, h, c, y):
         p.action = action - 5
     elif action == AIR_DODGE or FALL_SPECIAL <= action <= 37:
         set_action(p, h, LANDING_SPECIAL)
-    elif aerial >= 0:
+    elif aerial >= 0 and not auto_cancels(h, c, aerial):
         h.landed_cancel = p.l_cancel = 1 if h.trigger_age < 7 else 2
         set_action(p, h, c.own_action[70 + aerial])
     elif DAMAGE_FLY_HIGH <= action <= DAMAGE_LAST or action == TUMBLE:
@@ -1441,6 +1475,8 @@ def collide_in_air(p, h, c, s, old_x, old_y):
         if crossed and s.floor_left[floor] <= p.x <= s.floor_right[floor]:
             if floor == 0 or not passes_platform(p, h):
                 p.ground = floor
+                if c.lands_halfway and p.action == AIR_DODGE and h.air_frames == 0:
+                    p.x = .5 * (old_x + p.x)
                 land(p, h, c, y)
                 return
     catch_ledge(p, h, c, s)
@@ -1451,15 +1487,17 @@ def catch_ledge(p, h, c, s):
     """The corner lies inside the box in front of a falling character who does not hold down."""
     action = p.action
     able = JUMP_FORWARD <= action <= 37 or action == TUMBLE or action == PLATFORM_DROP or action >= 350
-    if not able or h.ledge_cooldown > 0 or h.stick_y <= -.6 or p.y >= -2 or h.air_frames <= 1:
+    height = floor_height(s, 0, s.floor_right[0])
+    below = p.y - height
+    if not able or h.ledge_cooldown > 0 or h.stick_y <= -.6 or below >= -2 or h.air_frames <= 1:
         return
     for side in (-1, 1):
         corner = s.floor_right[0] * side
         outside = (p.x - corner) * side
         if 0 < outside < LEDGE_BOX_WIDTH and p.facing == -side and \
-                c.ledge_top - LEDGE_BOX_HEIGHT < p.y < c.ledge_top:
+                c.ledge_top - LEDGE_BOX_HEIGHT < below < c.ledge_top:
             set_action(p, h, LEDGE_CATCH)
-            p.x, p.y = corner + side * c.ledge_pose[0, 0], s.floor_y[0] + c.ledge_pose[0, 1]
+            p.x, p.y = corner + side * c.ledge_pose[0, 0], height + c.ledge_pose[0, 1]
             p.self_vx_air, p.self_vy, p.jumps, p.fastfall = 0, 0, 1, 0
             p.kb_vx, p.kb_vy = 0, 0
             h.hurt_kind, h.hurt_timer = 2, 38          # 37 frames from this one on
@@ -1467,7 +1505,7 @@ def catch_ledge(p, h, c, s):
 
 
 @jit
-def walk_off(p, h, s, floor):
+def walk_off(p, h, c, s, floor):
     """A grounded character at the end of his floor: stop, teeter or fall."""
     if s.floor_left[floor] - .1 <= p.x <= s.floor_right[floor] + .1:
         p.y = floor_height(s, floor, p.x) + .0001
@@ -1484,7 +1522,8 @@ def walk_off(p, h, s, floor):
         return
     leave_ground(p, h)
     p.self_vx_air = p.self_vx_ground
-    if action < DAMAGE_FIRST or SHIELD_START <= action <= SHIELD_STUN:
+    if action < DAMAGE_FIRST or SHIELD_START <= action <= SHIELD_REFLECT:
+        p.self_vx_air = min(max(p.self_vx_ground, -c.air_max), c.air_max)  # a run does not carry on into the air
         set_action(p, h, FALL)
 
 
@@ -1493,15 +1532,16 @@ def ledge_motion(p, h, c, s, t):
     """Hanging: the pose is fixed to the corner. Getting up: the animation moves the character."""
     side = -p.facing
     corner = s.floor_right[0] * side
+    height = floor_height(s, 0, corner)
     if p.action == LEDGE_CATCH or p.action == LEDGE_HANG:
         pose = 7 if p.action == LEDGE_HANG else min(h.action_frames, 6)
-        p.x, p.y = corner + side * c.ledge_pose[pose, 0], s.floor_y[0] + c.ledge_pose[pose, 1]
+        p.x, p.y = corner + side * c.ledge_pose[pose, 0], height + c.ledge_pose[pose, 1]
     elif 254 <= p.action <= 262 and h.action_frames + 1 < MAX_FRAMES:
         row = c.root_row[p.action]
         p.x += t.root_motion[row, h.action_frames + 1, 0] * p.facing
         p.y += t.root_motion[row, h.action_frames + 1, 1]
-        if p.y > s.floor_y[0] and p.airborne and p.x * side < s.floor_right[0] and p.action < 260:
-            p.y, p.airborne, p.jumps = s.floor_y[0] + .0001, 0, 2
+        if p.y > height and p.airborne and p.x * side < s.floor_right[0] and p.action < 260:
+            p.y, p.airborne, p.jumps = floor_height(s, 0, p.x) + .0001, 0, 2
 
 
 @jit
@@ -1801,7 +1841,7 @@ def press(h):
 @jit
 def is_power_shield(v, vh, frames):
     """A digital press just before the blow: the shield takes no harm."""
-    return v.action == SHIELD_START and vh.action_frames < frames and (vh.buttons & BUTTON_LR) != 0
+    return v.action == SHIELD_REFLECT and vh.action_frames < frames
 
 
 @jit
@@ -2163,15 +2203,15 @@ def step_items(frame, secret, c, d, s, t):
 @jit
 def is_solid(p):
     """Stands in the other's way."""
-    away = is_held(p.action) or GRAB_PULL <= p.action <= THROW_DOWN and p.action != GRAB_DASH
-    return p.airborne == 0 and p.hitlag <= 1 and p.action > REBIRTH_WAIT and not away and not on_ledge(p.action)
+    away = p.airborne or p.hitlag > 1 or p.action <= REBIRTH_WAIT
+    return not away and not is_held(p.action) and not on_ledge(p.action)
 
 
 @jit
-def push_apart(a, b):
-    """Two grounded players who overlap push each other .3 units a frame: the share of the first."""
+def push_apart(a, b, reach):
+    """Two grounded players closer than reach push each other .3 units a frame: the share of the first."""
     distance = a.x - b.x
-    if abs(distance) >= 6.6 or abs(a.y - b.y) > 1 or not is_solid(a) or not is_solid(b):
+    if abs(distance) >= reach or abs(a.y - b.y) > 1 or not is_solid(a) or not is_solid(b):
         return 0.0
     return .3 if distance > 0 else -.3
 
@@ -2220,11 +2260,12 @@ def die(p, h, action):
 @jit
 def shield_health(p, h):
     """Holding a shield costs .28 a frame at full press; otherwise it grows back."""
-    if p.action == SHIELD or (p.action == SHIELD_START and h.action_frames > 0):
+    raised = p.action == SHIELD_START or p.action == SHIELD_REFLECT
+    if p.action == SHIELD or (raised and h.action_frames > 0):
         p.shield -= .14 * (.1 + 1.9 * press(h))
         if p.shield <= 0:
             break_shield(p, h)
-    elif p.action != SHIELD_STUN and p.action != SHIELD_START:
+    elif p.action != SHIELD_STUN and not raised:
         p.shield = min(p.shield + SHIELD_REGEN, SHIELD_HEALTH)
 
 
@@ -2319,7 +2360,7 @@ def move(p, h, c, s, t, floor):
             p.self_vx_ground = max(c.dash_speed, min(speed, c.run_max)) * np.sign(p.self_vx_ground)
     if floor >= 0:
         p.ground = floor
-        walk_off(p, h, s, floor)
+        walk_off(p, h, c, s, floor)
 
 
 @jit
@@ -2332,7 +2373,7 @@ def step_all(frames, hidden, controllers, t):
         d = t.characters[q.character if 0 <= q.character < NUM_CHARACTERS else 1]
         frame.frame_id += 1
         frame.wind = wind_direction(secret.seed, frame.frame_id) if frame.stage == DREAM_LAND else 0
-        push = push_apart(p, q)
+        push = push_apart(p, q, c.push_width + d.push_width)
         read_controller(hp, controllers[game, 0])
         read_controller(hq, controllers[game, 1])
         if p.character == GAMEANDWATCH or q.character == GAMEANDWATCH:

@@ -330,7 +330,7 @@ def main(args: Args) -> None:
     # ------------------------------------------------------------------------------------------------------- set-up
     saved = None
     if args.resume:
-        run, args, lock, saved = resume_run(args, Args)  # noqa: F841 (the lock is held until main returns)
+        run, args, lock, saved = resume_run(args, Args)
     args.timesteps = 100_000 if args.timesteps is None else args.timesteps
     torch.manual_seed(args.seed)
     initial, source = load_policy(run / "checkpoints" / "initial.pt") if saved else load_policy(args.pretrained) if args.pretrained else (
@@ -346,7 +346,7 @@ def main(args: Args) -> None:
     if not saved:
         args.run_name = args.run_name or f"ppo_{args.character}_seed{args.seed}_{time.strftime('%Y%m%d_%H%M%S')}"
         run = start_run(args, args.runs_dir, args.run_name)
-        lock = lock_run(run)  # noqa: F841
+        lock = lock_run(run)                                                # held until the end
         save_checkpoint(run / "checkpoints" / "initial.pt", initial, action_repeat=args.action_repeat)
     checkpoint_path = Path(args.checkpoint) if args.checkpoint else run / "checkpoints" / "latest.pt"
 
@@ -497,6 +497,7 @@ def main(args: Args) -> None:
         evaluator.close()
         envs.close()
         background.shutdown(cancel_futures=True), threads.shutdown()
+        lock.close()
         if args.track:
             wandb.finish()
 

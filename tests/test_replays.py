@@ -20,13 +20,15 @@ import pytest
 
 import melee_common
 from melee_common import (
-    CONTROLLER, FRAME, Replay, ReplayError, SlpWriter, controlled, controllers_from_gamestate, frame_from_gamestate,
-    keep_raw_events, load_replays, read_replay, split_by_game, subjects, write_slp,
+    CONTROLLER, EVENTS_AT, FRAME, SLP_HEAD, Replay, ReplayError, SlpWriter, UserError, controlled, controllers_from_gamestate,
+    finish_recordings, finished_slp, frame_from_gamestate, keep_raw_events, load_replays, read_replay, split_by_game, subjects,
+    write_slp,
 )
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "replays"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="no real replays on this machine")
 
+PARSERS = "peppi-py", "libmelee", "slippi-js"
 FOX, POPO, NANA, SHEIK, MARTH, ZELDA = 1, 10, 11, 7, 18, 19
 
 
@@ -226,6 +228,109 @@ def test_alignment_as_peppi_reads_it(tmp_path):
         assert (pre.buttons_physical.to_numpy() == controllers["buttons"][:, i]).all()
         assert (pre.raw_analog_x.to_numpy() == np.rint(controllers["main_x"][:, i] * 80)).all()
         assert (pre.triggers.to_numpy() == np.maximum(controllers["l"], controllers["r"])[:, i]).all()
+
+
+def read_by(parser, path):
+    """What a parser that is not ours reads: frame ids [T], and x, y, percent, stocks [4, T, 2]. Skips if it is not installed."""
+    if parser == "peppi-py":
+        game = pytest.importorskip("peppi_py").read_slippi(str(path))
+        post = [port.leader.post for port in game.frames.ports]
+        columns = [(p.position.x, p.position.y, p.percent, p.stocks) for p in post]
+        return game.frames.id.to_numpy(), np.array([[c.to_numpy() for c in player] for player in columns]).transpose(1, 2, 0)
+    if parser == "libmelee":
+        states = [state for state, _, _ in play_through_libmelee(path, (1, 2), raw=False)]
+        rows = [[(p.position.x, p.position.y, p.percent, p.stock) for p in state.players.values()] for state in states]
+        return np.array([state.frame for state in states]), np.array(rows).transpose(2, 0, 1)
+    script = """
+        const frames = new (require("@slippi/slippi-js/node").SlippiGame)(process.argv[1]).getFrames();
+        const ids = Object.keys(frames).map(Number).sort((a, b) => a - b);
+        console.log(JSON.stringify([ids, ids.map(id => Object.values(frames[id].players).map(
+            ({post}) => [post.positionX, post.positionY, post.percent, post.stocksRemaining]))]));"""
+    node = functools.partial(subprocess.run, capture_output=True, text=True, timeout=60)
+    if shutil.which("node") is None or node(["node", "-e", 'require("@slippi/slippi-js/node")']).returncode != 0:
+        pytest.skip("needs node and @slippi/slippi-js (NODE_PATH)")
+    result = node(["node", "-e", script, str(path)])
+    assert result.returncode == 0, result.stderr
+    ids, rows = json.loads(result.stdout)
+    return np.array(ids), np.array(rows).transpose(2, 0, 1)
+
+
+def assert_read_alike(path, frames, parsers=PARSERS):
+    """Every parser reads these frames: ids, positions, percents and stocks."""
+    for parser in parsers:
+        ids, columns = read_by(parser, path)
+        assert ids.tolist() == frames["frame_id"].tolist(), parser
+        for name, values in zip(("x", "y", "percent", "stocks"), columns, strict=True):
+            assert np.array_equal(values.astype(np.float32), frames["players"][name].astype(np.float32)), (parser, name)
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+def test_a_growing_file_is_whole_after_every_frame(tmp_path, parser):
+    frames, controllers = make_game(120)
+    writer = SlpWriter(tmp_path / "game.slp")
+    for start, stop in ((0, 1), (1, 2), (2, 119), (119, 120)):
+        writer.add(frames[start:stop], controllers[start:stop])
+        assert_read_alike(writer.part, frames[:stop], [parser])
+        assert read_replay(writer.part).meta["end"] is None
+    writer.close()
+    assert_read_alike(tmp_path / "game.slp", frames, [parser])
+
+
+def test_what_a_kill_leaves_behind_is_finished(tmp_path):
+    frames, controllers = make_game(100)
+    dead, alive = (SlpWriter(tmp_path / name, names=("Ann", "Bob")) for name in ("dead.slp", "alive.slp"))
+    for writer in (dead, alive):
+        writer.add(frames, controllers)
+    dead.file.close()                                                       # as the system does when it kills a process
+    (tmp_path / "taken.slp.part").write_bytes(dead.part.read_bytes())
+    (tmp_path / "taken.slp").write_bytes(b"somebody's")
+    (tmp_path / "empty.slp.part").write_bytes(b"{U")
+    with pytest.raises(UserError, match=r"alive\.slp\.part: another process"):
+        SlpWriter(tmp_path / "alive.slp")
+    assert finish_recordings(tmp_path) == [(tmp_path / "dead.slp", -24)] and finish_recordings(tmp_path) == []
+    assert sorted(os.listdir(tmp_path)) == ["alive.slp.part", "dead.slp", "taken.slp", "taken.slp.part"]
+    replay = read_replay(tmp_path / "dead.slp")
+    assert same(replay.frames, frames) and same(replay.controllers, controllers)
+    assert (replay.meta["names"], replay.meta["end"], replay.meta["winner"]) == (("Ann", "Bob"), None, None)
+    alive.close()
+    assert same(read_replay(tmp_path / "alive.slp").frames, frames)
+
+
+def test_a_kill_between_any_two_bytes_costs_at_most_that_frame(tmp_path):
+    """The states of a file while a frame is added: new bytes over the old end, up to the k-th, then the new length."""
+    frames, controllers = make_game(20)
+    writer = SlpWriter(tmp_path / "game.slp", names=("Ann", "Bob"))
+    writer.add(frames[:19], controllers[:19])
+    before = writer.part.read_bytes()
+    writer.add(frames[19:], controllers[19:])
+    after = writer.part.read_bytes()
+    at = EVENTS_AT + int.from_bytes(before[11:15], "big")
+    frame_size = int.from_bytes(after[11:15], "big") - int.from_bytes(before[11:15], "big")
+    for k in range(len(after) - at + 1):
+        torn = after[:11] + before[11:15] + after[15:at + k] + before[at + k:]
+        whole, last = finished_slp(torn)
+        assert last == (-104 if k >= frame_size else -105) and whole[11:15] == (after if k >= frame_size else before)[11:15]
+        if k % 97 == 0 or k == len(after) - at:
+            (tmp_path / "torn.slp").write_bytes(torn)
+            assert same(read_replay(tmp_path / "torn.slp").frames, frames[:last + 124])
+    assert whole == after
+    writer.abort()
+
+
+def test_a_game_that_slippi_is_still_writing_is_read(tmp_path):
+    """Slippi's own unfinished files: no length, no metadata, and perhaps half an event at the end."""
+    frames, controllers = make_game(50)
+    write_slp(tmp_path / "game.slp", frames, controllers)
+    events = b"".join(event for command, event in raw_events(tmp_path / "game.slp") if command != 0x39)
+    for cut, length in ((0, 50), (5, 49), (2000, None)):
+        (tmp_path / "live.slp").write_bytes(SLP_HEAD + bytes(4) + events[:len(events) - cut])
+        replay = read_replay(tmp_path / "live.slp")
+        assert same(replay.frames, frames[:len(replay)]) and (len(replay) == length if length else 40 < len(replay) < 49)
+        assert replay.meta["path"] == str(tmp_path / "live.slp") and replay.meta["end"] is None
+    for junk in (b"", events[:1], events[:2], events[:700]):
+        (tmp_path / "live.slp").write_bytes(SLP_HEAD + bytes(4) + junk)
+        with pytest.raises(ReplayError, match="live.slp: "):
+            read_replay(tmp_path / "live.slp")
 
 
 def test_slippi_js_reads_it(tmp_path):

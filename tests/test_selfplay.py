@@ -474,5 +474,5 @@ def test_a_run_is_never_overwritten(tmp_path):
 
 def test_evaluation_is_symmetric_in_ports(tmp_path):
     policy, args = Policy("mlp", (8,)).eval(), tiny(tmp_path, "run", eval_games=4)
-    a, b = ppo_selfplay.evaluate(policy, args, 0), ppo_selfplay.evaluate(policy, args, 0)
+    a, b = melee_common.measure_strength(policy, policy, 0, args), melee_common.measure_strength(policy, policy, 0, args)
     assert a == b and a["games"] == 4 and BOT_SLOT == -1
