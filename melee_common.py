@@ -45,6 +45,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import rich.console
 import rich.progress
+import rich.table
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -2403,61 +2404,166 @@ def load_policy(path: str | Path) -> tuple[Policy, dict]:
 
 
 class Pool:
-    """A directory of frozen policies, `<agent>_<step>.pt`, newest last. A broken file is skipped with a warning."""
+    """A directory of frozen policies, `<agent>_<step>.pt`, with two indexes: all.json lists every checkpoint ever added, and when
+    it was retired; active.json those that may be sampled, the newest `history_size` of each agent or, with prune "worst", those
+    that outlived the others by Elo. Several processes may share it: files are renamed into place, the indexes change under a
+    lock, and both are made anew from the files if they are lost."""
 
-    def __init__(self, directory: str | Path, history_size: int = 20):
-        self.directory, self.history_size = Path(directory), history_size
+    def __init__(self, directory: str | Path, history_size: int = 20, prune: str = "oldest"):
+        self.directory, self.history_size, self.strategy = Path(directory), history_size, prune
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._load = functools.lru_cache(maxsize=2 * history_size + 8)(lambda name: load_policy(self.directory / f"{name}.pt")[0].requires_grad_(False))
+        self._load = functools.lru_cache(maxsize=64)(lambda name: load_policy(self.directory / f"{name}.pt")[0].requires_grad_(False))
+        self._seen: tuple[tuple, dict] = ((), {})                           # all.json's identity when it was last read
+        self._told: set[str] = set()                                        # broken files that were warned of
 
-    def ids(self) -> list[str]:
-        """All checkpoints that are there, oldest first; the newest `history_size` of them are active."""
-        names = [p.stem for p in self.directory.glob("*_*.pt") if p.stem.rpartition("_")[2].isdigit() and p.is_file()]
-        return sorted(names, key=lambda name: int(name.rpartition("_")[2]))
+    @staticmethod
+    def agent(name: str) -> str:
+        return name.rpartition("_")[0]
+
+    @staticmethod
+    def step(name: str) -> int:
+        return int(name.rpartition("_")[2])
+
+    def all_ids(self) -> dict[str, int | None]:
+        """Every checkpoint ever added, oldest first -> the step at which it was retired, None while it is active."""
+        if not self._read():
+            with self._locked():
+                if not self._read():                                        # nobody else has made it meanwhile
+                    self._write(self._retire({path.stem: None for path in self._files()}, Ratings(), None))
+                    self._read()
+        return dict(self._seen[1])
+
+    def _read(self) -> bool:
+        """Is there a sound index? Reads it where it has changed."""
+        try:
+            status = os.stat(self.directory / "all.json")
+            identity = status.st_ino, status.st_mtime_ns, status.st_size    # every change is a new file
+            if identity != self._seen[0]:
+                index = json.loads((self.directory / "all.json").read_bytes())
+                assert isinstance(index, dict) and all(retired is None or type(retired) is int for retired in index.values())
+                self._seen = identity, index
+            return True
+        except (OSError, ValueError, AssertionError):
+            return False
+
+    def ids(self, agent: str | None = None) -> list[str]:
+        """The active checkpoints (of one agent), oldest first."""
+        return [name for name, retired in self.all_ids().items() if retired is None and agent in (None, self.agent(name))]
+
+    def current(self, agent: str) -> str | None:
+        """An agent's newest checkpoint."""
+        return max(self.ids(agent), key=self.step, default=None)
+
+    def best(self, agent: str, ratings: "Ratings") -> str | None:
+        """An agent's active checkpoint with the highest Elo, the newest of equals."""
+        return max(self.ids(agent), key=lambda name: (ratings.elo(name), self.step(name)), default=None)
 
     def add(self, policy: Policy, agent: str, step: int, **extra) -> str:
         """Freezes a copy. `extra` is what a checkpoint needs to be played elsewhere, such as its action_repeat."""
         name = f"{agent}_{step:012d}"
         save_checkpoint(self.directory / f"{name}.pt", policy, step=step, **extra)
+        with self._change() as index:
+            index[name] = None
         return name
 
-    def prune(self, in_use: set[str]) -> None:
-        """Deletes what is neither active nor in use. Only right after a checkpoint: until then a resumed run may go back to
-        games against files that have since become old."""
-        for old in set(self.ids()[:-self.history_size]) - in_use:
-            (self.directory / f"{old}.pt").unlink(missing_ok=True)
+    def prune(self, ratings: "Ratings", step: int) -> None:
+        """Retires what is too much: an agent's oldest checkpoints, or its worst by Elo but never its newest."""
+        with self._change() as index:
+            self._retire(index, ratings, step)
 
-    def forget_after(self, step: int) -> None:
-        """Drops what was added after `step`: a resumed run will add it again."""
-        for name in self.ids():
-            if int(name.rpartition("_")[2]) > step:
-                (self.directory / f"{name}.pt").unlink()
+    def _retire(self, index: dict[str, int | None], ratings: "Ratings", step: int | None) -> dict[str, int | None]:
+        for agent in {self.agent(name) for name in index}:
+            active = sorted((name for name, retired in index.items() if retired is None and self.agent(name) == agent), key=self.step)
+            if self.strategy == "worst":
+                active = sorted(active[:-1], key=lambda name: ratings.elo(name)) + active[-1:]
+            for name in active[:-self.history_size]:
+                index[name] = self.step(active[-1]) if step is None else step
+        return index
+
+    def delete_retired(self, step: int, in_use: set[str]) -> None:
+        """Deletes the files of what was retired up to `step` and does not play. Only right after the checkpoint of that step:
+        until then a resumed run may go back to games against them."""
+        for name, retired in self.all_ids().items():
+            if retired is not None and retired <= step and name not in in_use:
+                (self.directory / f"{name}.pt").unlink(missing_ok=True)
+
+    def forget_after(self, step: int, agents: list[str]) -> None:
+        """Undoes what these agents added and retired after `step`: a resumed run will do it again."""
+        with self._change() as index:
+            for name in [name for name in index if self.agent(name) in agents]:
+                if self.step(name) > step:
+                    del index[name]
+                    (self.directory / f"{name}.pt").unlink(missing_ok=True)
+                elif (index[name] or 0) > step:
+                    index[name] = None
 
     def load(self, name: str) -> Policy:
+        """Any agent's any checkpoint, frozen; the last 64 that were asked for stay in memory."""
         return self._load(name)
 
-    def sample(self, rng: np.random.Generator) -> str | None:
-        """A uniformly drawn active id whose file can be read, None if there is none."""
-        names = self.ids()[-self.history_size:]
-        for k in rng.permutation(len(names)):
+    def sample(self, rng: np.random.Generator, names: list[str] | None = None, weights: np.ndarray | None = None) -> str | None:
+        """One of `names` (default: all that are active) with these weights (default: equal). A file that cannot be read is skipped
+        with a warning and another is drawn; None if none is left."""
+        names = self.ids() if names is None else list(names)
+        weights = np.ones(len(names)) if weights is None else np.asarray(weights, float)
+        while len(names):
+            k = int(rng.choice(len(names), p=weights / weights.sum() if weights.sum() > 0 else None))
             try:
                 self.load(names[k])
                 return names[k]
             except UserError as error:
-                print(f"warning: pool: skipped {error}", file=sys.stderr)
+                if names[k] not in self._told:
+                    print(f"warning: pool: skipped {error}", file=sys.stderr)
+                self._told.add(names[k])
+            names, weights = names[:k] + names[k + 1:], np.delete(weights, k)
         return None
+
+    def _files(self) -> list[Path]:
+        files = [path for path in self.directory.glob("*_*.pt") if path.stem.rpartition("_")[2].isdigit() and path.is_file()]
+        return sorted(files, key=lambda path: (self.step(path.stem), path.stem))
+
+    @contextlib.contextmanager
+    def _locked(self):
+        import fcntl                                                        # here: it is not there on Windows
+        with open(self.directory / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    @contextlib.contextmanager
+    def _change(self):
+        """The index of all, to be changed by one process at a time."""
+        self.all_ids()                                                      # made anew where it is lost
+        with self._locked():
+            self._read()
+            index, before = dict(self._seen[1]), self._seen[1]
+            yield index
+            if index != before:
+                self._write(index)
+
+    def _write(self, index: dict[str, int | None]) -> None:
+        index = dict(sorted(index.items(), key=lambda item: (self.step(item[0]), item[0])))
+        active = [name for name, retired in index.items() if retired is None]
+        atomic_write(self.directory / "active.json", json.dumps(active, indent=0).encode())
+        atomic_write(self.directory / "all.json", json.dumps(index, indent=0).encode())
 
 
 class Ratings:
-    """Elo (K 32, start 1500, a draw is half a win) with wins, losses and draws, by policy id."""
+    """Elo (K 32, start 1500, a draw is half a win) with wins, losses and draws by policy id, and who did how well against whom.
 
-    K, START = 32., 1500.
+    payoff[a][b] = [wins of a, draws, losses, recent score, recent games]; the last two fade by DECAY with every game, since a
+    learner that gets better makes its old results worthless."""
 
-    def __init__(self, table: dict[str, list[float]] | None = None):
+    K, START, DECAY = 32., 1500., .98
+
+    def __init__(self, table: dict[str, list[float]] | None = None, payoff: dict[str, dict[str, list[float]]] | None = None):
         self.table = {name: list(row) for name, row in (table or {}).items()}    # id -> [elo, wins, losses, draws]
+        self.payoff = {a: {b: list(cell) for b, cell in row.items()} for a, row in (payoff or {}).items()}
 
     def row(self, name: str) -> list[float]:
         return self.table.setdefault(name, [self.START, 0, 0, 0])
+
+    def elo(self, name: str) -> float:
+        return self.table[name][0] if name in self.table else self.START
 
     def record(self, a: str, b: str, score: float) -> None:
         """score 1 if a won, .5 for a draw, 0 if b won. Credit goes to the ids that started the game."""
@@ -2468,10 +2574,32 @@ class Ratings:
         column = {1.: 1, 0.: 2, .5: 3}[score]
         row_a[column] += 1
         row_b[{1: 2, 2: 1, 3: 3}[column]] += 1
+        for me, other, mine in ((a, b, score), (b, a, 1 - score)):
+            cell = self.payoff.setdefault(me, {}).setdefault(other, [0, 0, 0, 0., 0.])
+            cell[{1.: 0, .5: 1, 0.: 2}[mine]] += 1
+            cell[3:] = cell[3] * self.DECAY + mine, cell[4] * self.DECAY + 1
+
+    def winrate(self, a: str, b: str) -> float:
+        """Recent win rate of a against b; without games .5, from which the first results move it gently."""
+        score, games = self.payoff.get(a, {}).get(b, [0, 0, 0, 0., 0.])[3:]
+        return (score + 1) / (games + 2)
 
     def ranking(self) -> list[tuple[str, float, int, int, int]]:
         rows = sorted(self.table.items(), key=lambda item: -item[1][0])
         return [(name, elo, int(w), int(l), int(d)) for name, (elo, w, l, d) in rows]
+
+    def print_table(self, console, names: set[str]) -> None:
+        """Those of `names` that have played, best first."""
+        table = rich.table.Table("Rank", "Policy", "Elo", "W", "L", "D", title="Elo (start 1500)")
+        for rank, (name, elo, *counts) in enumerate((row for row in self.ranking() if row[0] in names), 1):
+            table.add_row(str(rank), name, f"{elo:.0f}", *map(str, counts))
+        console.print(table)
+
+    def state_dict(self) -> dict:
+        return {"table": self.table, "payoff": self.payoff}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.__init__(state["table"], state["payoff"])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2558,7 +2686,7 @@ class Matchmaker:
 
     def near(self, me: str, names: list[str], tier: float = 200.) -> np.ndarray:
         """Weights by Elo: tiers of 200 points; one's own and the two beside it, the closer the likelier. All, if they are empty."""
-        mine, elo = self.ratings.row(me)[0], np.array([self.ratings.row(name)[0] for name in names])
+        mine, elo = self.ratings.elo(me), np.array([self.ratings.elo(name) for name in names])
         weights = np.exp(-((elo - mine) / tier) ** 2)
         return np.where(np.abs(elo // tier - mine // tier) <= 1, weights, 0)
 

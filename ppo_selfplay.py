@@ -27,7 +27,7 @@ import torch
 from rich.console import Console
 
 from melee_common import (
-    ACTION_SIZE, FRAME, NUM_FLOATS, NUM_INTS, Arena, Evaluator, Learner, MatchArgs, Observation, Policy, Pool, PopulationArgs,
+    ACTION_SIZE, BOTS, FRAME, NUM_FLOATS, NUM_INTS, Arena, Evaluator, Learner, MatchArgs, Observation, Policy, Pool, PopulationArgs,
     Ratings, StrengthArgs, Turn, UserError, VecEnv, action_kl, action_logprobs, append_jsonl, atomic_write, check_matchmaking,
     check_numbers, check_writable, compute_gae, compute_rewards, decode_actions, iteration_progress, keep_jsonl, load_policy, lock_run, make_learners,
     matchups, observe, parse_hidden, pbt_round, plot_winrates, resume_run, run_script, save_checkpoint, start_run, stop_on_interrupt,
@@ -119,7 +119,9 @@ class Args(MatchArgs, PopulationArgs, StrengthArgs):
     history_size: int = 20
     """active checkpoints of each learner in the pool"""
     prune: Literal["oldest", "worst"] = "oldest"
-    """which checkpoint leaves a full pool"""
+    """which checkpoint of an agent is retired when it has more"""
+    keep_retired: bool = True
+    """keep the files of retired checkpoints, for tournaments; off, only those that may be drawn or play stay on disk"""
     pool_interval: int = 25
     """iterations between two additions to the pool"""
     track_elo: bool = False
@@ -376,11 +378,11 @@ def main(args: Args) -> None:
             raise UserError(f"{run}: its checkpoint cannot be resumed ({type(error).__name__}: {error})") from None
         for log in ("metrics.jsonl", "eval.jsonl", "pbt.jsonl"):            # forget what came after the checkpoint
             keep_jsonl(run / log, global_step)
-        pool.forget_after(global_step)
+        pool.forget_after(global_step, names)
         atomic_write(run / "args.json", (json.dumps(vars(args), indent=1) + "\n").encode())
 
     def save() -> None:
-        best = max(learners, key=lambda learner: ratings.row(learner.name)[0])              # whom play.py will see
+        best = max(learners, key=lambda learner: ratings.elo(learner.name))              # whom play.py will see
         save_checkpoint(
             checkpoint_path, best.policy, stage="ppo_selfplay", step=global_step, iteration=iteration, args=vars(args),
             action_repeat=args.action_repeat, learners=[learner.state_dict() for learner in learners], envs=envs.state_dict(),
@@ -456,7 +458,7 @@ def main(args: Args) -> None:
             for row, scores, (learnt, _) in done:
                 row |= {"charts/SPS": round(sps), **{f"time/{name}": seconds for name, seconds in clock.items()}}
                 for name, metrics in learnt.items():
-                    metrics |= {"selfplay/history_games": len(scores[name]), "selfplay/elo": ratings.row(name)[0],
+                    metrics |= {"selfplay/history_games": len(scores[name]), "selfplay/elo": ratings.elo(name),
                                 **({"selfplay/history_score": float(np.mean(scores[name]))} if scores[name] else {})}
                     row |= {key if P == 1 else f"{name}/{key}": value for key, value in metrics.items()}
                     console.print(f"{row['iteration']:5d}  {name if P > 1 else ''}  collected {steps_per_iteration}  steps {row['global_step']:,}  "
@@ -476,18 +478,20 @@ def main(args: Args) -> None:
             if iteration % args.pool_interval == 0:
                 for learner in active:
                     frozen = pool.add(learner.policy, learner.name, global_step, action_repeat=args.action_repeat)
-                    ratings.row(frozen)[0] = ratings.row(learner.name)[0]   # a frozen copy is as strong as its original
+                    ratings.row(frozen)[0] = ratings.elo(learner.name)      # a frozen copy is as strong as its original
                     if args.league and arena.matchmaker.starts_anew(learner.name, global_step - learner.born, arena.rng):
                         learner.become(initial.state_dict(), None)
                         learner.born = global_step
+                pool.prune(ratings, global_step)
                 if args.train_order == "round-robin" and turn.over(active[0].policy, global_step):
                     arena.hand_over(turn.pass_on(learners, global_step))
             if every(args.eval_interval):
-                evaluator.submit(max(learners, key=lambda learner: ratings.row(learner.name)[0]).policy, global_step)
+                evaluator.submit(max(learners, key=lambda learner: ratings.elo(learner.name)).policy, global_step)
             evaluator.report()
             if every(args.save_interval):
                 save()
-                pool.prune({name for name in arena.opponents if name}, ratings)
+                if not args.keep_retired:
+                    pool.delete_retired(global_step, set(arena.opponents))
         if stopping:
             save()
         else:
@@ -502,7 +506,7 @@ def main(args: Args) -> None:
             wandb.finish()
 
     if args.track_elo:
-        ratings.print_table(console)
+        ratings.print_table(console, {*names, *pool.ids(), *BOTS})
     if stopping:
         console.print(f"stopped at step {global_step:,}; continue with: python ppo_selfplay.py --resume {run}")
         sys.exit(130)

@@ -2,6 +2,19 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 # One torch thread, here and in every process that a test starts: the last bit of a sum depends on their number.
 os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: minutes; run them with -m slow")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("-m"):                                          # nothing was asked for: leave the slow ones out
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="slow: run with -m slow"))
