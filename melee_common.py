@@ -2743,7 +2743,7 @@ class StrengthArgs:
     """iterations between two evaluations, also before the first and after the last iteration (off: 0)"""
     eval_games: int = 32
     """games against each opponent in an evaluation, half of them from either port"""
-    eval_opponents: str = "idle,random,attacker,level1,level3,level5"
+    eval_opponents: str = "idle,random,attacker"
     """scripted opponents of an evaluation, separated by commas; besides them the initial policy and, as a control, itself"""
     held_out: str = "attacker"
     """an opponent that training never meets, a bot or the file of a policy; part of every evaluation"""
@@ -3271,12 +3271,14 @@ def plot_winrates(run: Path) -> Path | None:
     from matplotlib.figure import Figure                                    # not pyplot: no display, no global state
     axes = (figure := Figure(figsize=(7, 4), layout="constrained")).subplots()
     steps = [row["global_step"] for row in rows]
-    for name in [key.rpartition("_")[2] for key in rows[0] if key.startswith("eval/winrate_") and f"{key}_low" in rows[0]]:
+    names = [key.removeprefix("eval/winrate_") for key in rows[0] if f"{key}_low" in rows[0] and key != "eval/winrate_control"]
+    for name in names:
         low, rate, high = ([row[f"eval/winrate_{name}{end}"] for row in rows] for end in ("_low", "", "_high"))
         axes.fill_between(steps, low, high, alpha=.2)
         axes.plot(steps, rate, marker=".", label=name)
     axes.set(xlabel="game frames", ylabel=f"win rate in {rows[-1]['games']} games", ylim=(-.02, 1.02), title=run.name)
-    axes.legend()
+    if names:
+        axes.legend()
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=120)
     atomic_write(run / "winrates.png", buffer.getbuffer())

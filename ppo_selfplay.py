@@ -403,7 +403,7 @@ def main(args: Args) -> None:
         console.print(f"a rollout holds at most {2 * T * args.num_games} agent frames, fewer than --batch-size {args.batch_size}: "
                       "every epoch is one minibatch")
     evaluator = Evaluator(run, args, global_step, console.print)
-    if args.eval_interval and iteration == 0:
+    if args.eval_interval and not saved:
         evaluator.submit(learners[0].policy, 0)
 
     # Updates run here, or in threads: one for each learner (parallel), or one that learns while games go on (asynchronous).

@@ -41,6 +41,12 @@ def metrics(run: Path) -> list[dict]:
     return [{k: v for k, v in row.items() if "time/" not in k and k != "charts/SPS"} for row in rows]
 
 
+def as_flags(args: Args) -> list[str]:
+    """The command line that stands for these arguments."""
+    changed = {k.replace("_", "-"): v for k, v in vars(args).items() if v != getattr(Args, k)}
+    return [f"--{k}={v}" if not isinstance(v, bool) else f"--{k}" if v else f"--no-{k}" for k, v in changed.items()]
+
+
 def command(*flags, **options):
     return subprocess.run([sys.executable, "ppo_selfplay.py", *flags], cwd=ROOT, capture_output=True, text=True, timeout=120,
                           env=os.environ | {"WANDB_MODE": "offline"}, **options)
@@ -71,8 +77,7 @@ def test_seeds(tmp_path):
 
 def test_kill_9_and_resume(tmp_path):
     main(tiny(tmp_path, "whole", 40, save_interval=7, history_size=3, history_prob=.9))
-    flags = [f"--{k.replace('_', '-')}={v}" for k, v in vars(tiny(tmp_path, "killed", 40, save_interval=7, history_size=3, history_prob=.9)).items()
-             if v != getattr(Args, k)]
+    flags = as_flags(tiny(tmp_path, "killed", 40, save_interval=7, history_size=3, history_prob=.9))
     process = subprocess.Popen([sys.executable, "ppo_selfplay.py", *flags], cwd=ROOT, stdout=subprocess.DEVNULL)
     log = tmp_path / "killed" / "metrics.jsonl"
     while not log.exists() or log.read_text().count("\n") < 12:
@@ -87,8 +92,7 @@ def test_kill_9_and_resume(tmp_path):
 
 
 def test_ctrl_c_leaves_a_resumable_checkpoint_and_no_process(tmp_path):
-    flags = [f"--{k.replace('_', '-')}={v}" for k, v in vars(tiny(tmp_path, "stopped", 10_000, num_workers=2)).items()
-             if v != getattr(Args, k)]
+    flags = as_flags(tiny(tmp_path, "stopped", 10_000, num_workers=2))
     process = subprocess.Popen([sys.executable, "ppo_selfplay.py", *flags], cwd=ROOT, stdout=subprocess.PIPE, text=True,
                                start_new_session=True)
     log = tmp_path / "stopped" / "metrics.jsonl"
@@ -308,7 +312,7 @@ def test_no_minibatch_is_too_small_to_normalise(tmp_path):
 
 def test_a_frozen_copy_inherits_the_rating(tmp_path):
     main(tiny(tmp_path, "run", 8))
-    table = load_checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt")["ratings"]
+    table = load_checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt")["ratings"]["table"]
     games = sum(row[1] + row[2] + row[3] for name, row in table.items() if name != "main")
     latest = table["main"]
     assert games == latest[1] + latest[2] + latest[3] > 0
@@ -352,7 +356,7 @@ def test_a_dying_worker_leaves_no_row_in_the_batch(tmp_path, monkeypatch):
 def test_command_line_from_start_to_elo_table(tmp_path):
     result = command("--num-games", "2", "--timesteps", "400", "--rollout-length", "16", "--hidden", "16", "--runs-dir",
                      str(tmp_path), "--run-name", "r", "--track-elo", "--eval-interval", "2", "--eval-games", "2",
-                     "--max-episode-frames", "60", "--pool-interval", "1", "--character", "fox", "--stage", "battlefield",
+                     "--max-episode-frames", "60", "--pool-interval", "1", "--character", "fox", "--eval-opponents", "idle,attacker", "--stage", "battlefield",
                      "--checkpoint", str(tmp_path / "out.pt"), "--save-interval", "1", "--backbone", "gru", "--track")
     assert result.returncode == 0, result.stderr
     for text in ("one minibatch", "SPS", "KL", "Elo", "Rank", "eval at 0"):
@@ -454,11 +458,7 @@ def test_resume_refuses_other_arguments(tmp_path):
 
 
 def test_ctrl_c_before_the_first_iteration_leaves_a_checkpoint(tmp_path, monkeypatch):
-    def interrupted(policy, args, step):
-        signal.raise_signal(signal.SIGINT)
-        return {"global_step": step, **{f"eval/winrate_{n}{s}": 0. for n in ppo_selfplay.EVAL_OPPONENTS for s in ("", "_low", "_high")}}
-
-    monkeypatch.setattr(ppo_selfplay, "evaluate", interrupted)
+    monkeypatch.setattr(melee_common.Evaluator, "submit", lambda *_: signal.raise_signal(signal.SIGINT))
     with pytest.raises(SystemExit):
         main(tiny(tmp_path, "run", 2, eval_interval=5))
     assert load_checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt")["step"] == 0
