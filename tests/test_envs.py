@@ -10,8 +10,8 @@ import torch
 
 import mock_melee
 from melee_common import (
-    BOT_SLOT, BOTS, CHARACTERS, CONTROLLER, FRAME, NEUTRAL_ACTION, STAGES, Games, Policy, Pool, Ratings, UserError, VecEnv, act,
-    compute_gae, compute_rewards, decode_actions, load_checkpoint, observe, outcomes, wilson_interval,
+    BOT_SLOT, BOTS, CHARACTERS, CONTROLLER, FRAME, NEUTRAL_ACTION, STAGES, Games, Policy, UserError, VecEnv, act,
+    compute_gae, compute_rewards, decode_actions, observe, outcomes, wilson_interval,
 )
 from test_policy import random_actions
 
@@ -91,48 +91,6 @@ def test_wilson_interval():
     low, high = wilson_interval(5, 10)
     assert low == pytest.approx(.2366, abs=1e-4) and high == pytest.approx(.7634, abs=1e-4)
     assert wilson_interval(0, 0) == (0, 1) and wilson_interval(20, 20)[1] == pytest.approx(1)
-
-
-def test_ratings():
-    ratings = Ratings()
-    ratings.record("a", "b", 1.)
-    assert ratings.table["a"][0] == 1516 and ratings.table["b"][0] == 1484
-    ratings.record("a", "b", .5)
-    assert 1500 < ratings.table["a"][0] < 1516                              # the favourite loses by a draw
-    assert [row[2:] for row in ratings.ranking()] == [(1, 0, 1), (0, 1, 1)]
-    assert sum(row[0] for row in ratings.table.values()) == pytest.approx(3000)
-
-
-# ------------------------------------------------------------------------------------------------------------------ pool
-
-def test_pool_draws_from_the_newest_and_keeps_what_is_in_use(tmp_path, capsys):
-    pool, policy = Pool(tmp_path, history_size=3), Policy("mlp", (8,))
-    steps = lambda: [int(name.split("_")[1]) for name in pool.ids()]
-    first = pool.add(policy, "main", 1, action_repeat=3)
-    assert load_checkpoint(tmp_path / f"{first}.pt")["action_repeat"] == 3
-    for step in range(2, 7):
-        pool.add(policy, "main", step)
-    assert steps() == [1, 2, 3, 4, 5, 6]                                    # nothing goes before a checkpoint is written
-    drawn = {pool.sample(np.random.default_rng(k)) for k in range(40)}
-    assert drawn == set(pool.ids()[-3:])
-    pool.prune(in_use={first})
-    assert steps() == [1, 4, 5, 6]
-    (tmp_path / f"{pool.ids()[-1]}.pt").write_bytes(b"broken")
-    fresh = Pool(tmp_path, history_size=3)
-    assert {fresh.sample(np.random.default_rng(k)) for k in range(40)} == set(pool.ids()[1:-1])
-    assert "main_000000000006" in capsys.readouterr().err                   # the broken one is skipped, with a warning
-    pool.forget_after(4)
-    assert steps() == [1, 4]
-    assert Pool(tmp_path / "empty").sample(np.random.default_rng(0)) is None
-
-
-def test_a_frozen_policy_does_not_follow_the_learner(tmp_path):
-    pool, policy = Pool(tmp_path), Policy("mlp", (8,))
-    name = pool.add(policy, "main", 1)
-    frozen = pool.load(name)
-    before = frozen.value_head.weight.clone()
-    policy.value_head.weight.data += 1
-    assert (pool.load(name).value_head.weight == before).all() and not frozen.value_head.weight.requires_grad
 
 
 # ----------------------------------------------------------------------------------------------------------------- games
