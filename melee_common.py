@@ -2382,7 +2382,7 @@ class Pool:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             if not self._files() <= set(self._index()["all"]):
-                with self._change() as index:
+                with self._change() as (index, _):
                     for name in self._files() - set(index["all"]):
                         self._join(index, name, None)
         except OSError as error:
@@ -2459,7 +2459,7 @@ class Pool:
         name = f"{agent}_{step:012d}"
         if not _POOL_ID.fullmatch(name):
             raise UserError(f"agent {agent!r}, step {step}: a pool's agents are named with letters, digits, '-', '_' and '.'")
-        with self._change() as index:
+        with self._change() as (index, _):
             save_checkpoint(self.path(name), policy, step=step, **extra)
             self._join(index, name, ratings)
         return name
@@ -2471,25 +2471,23 @@ class Pool:
         Only right after a checkpoint: until then a resumed run may go back to games against files that have since become old.
         `in_use` names what that checkpoint refers to. It is remembered under `owner` (the run, where several share a pool), and
         no process deletes what any owner uses."""
-        with self._change() as index:
+        with self._change() as (index, deleted):
             index["in_use"][owner] = sorted(in_use)
             agents = {self.agent(name) for name in index["all"]} if agents is None else agents
             for agent in agents:
                 self._retire(index, agent, ratings)
             kept = set(index["active"]).union(*index["in_use"].values())
-            for name in self._files() - kept if not self.keep_files else ():
-                if self.agent(name) in agents:
-                    self.path(name).unlink(missing_ok=True)
+            if not self.keep_files:
+                deleted += [name for name in self._files() - kept if self.agent(name) in agents]
 
     def forget_after(self, step: int, *, agents: set[str] | None = None) -> None:
         """Back to what the pool was at `step`, for `agents` (default: all), since a resumed run adds the rest again: what was
         added later goes, what left the active index later is active again."""
-        with self._change() as index:
+        with self._change() as (index, deleted):
             for name in [name for name in index["all"] if agents is None or self.agent(name) in agents]:
                 if self.step(name) > step:
                     del index["all"][name]
-                    self._cache.pop(name, None)
-                    self.path(name).unlink(missing_ok=True)
+                    deleted.append(name)
                 elif index["all"][name] is not None and index["all"][name] > step and self.path(name).is_file():
                     index["all"][name] = None
             index["active"] = self._sorted(name for name, left in index["all"].items() if left is None)
@@ -2529,7 +2527,7 @@ class Pool:
             pass
         index = self._read()
         if index is None:
-            with self._change() as index:
+            with self._change() as (index, _):
                 pass
         return index
 
@@ -2557,17 +2555,21 @@ class Pool:
 
     @contextlib.contextmanager
     def _change(self):
-        """The indexes, for reading and changing: nobody else changes them meanwhile, and they are written back at the end."""
+        """-> the indexes, to be changed, and an empty list for ids whose files shall go. Nobody else changes them meanwhile. At
+        the end the indexes are written, and only then files deleted: no index ever names as active what is gone."""
         import fcntl                                                        # here: it is not there on Windows
         with open(self.directory / ".lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             index = self._read() or self._rebuilt()
             before = json.dumps(index)
             index = json.loads(before)                                      # a change that fails changes nothing
-            yield index
+            deleted: list[str] = []
+            yield index, deleted
             if json.dumps(index) != before or self._file is None:
                 atomic_write(self.directory / "index.json", json.dumps(index, indent=1).encode())
                 self._read()
+            for name in deleted:
+                self.path(name).unlink(missing_ok=True)
 
     def _rebuilt(self) -> dict:
         """Indexes out of the files: of every agent the newest are active."""

@@ -1,11 +1,15 @@
 """Pool, ratings, strengths: the files and indexes of past policies, and how strong they are."""
 
 import math
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 import torch
 
+import bench_pool
 from melee_common import (
     NUM_FLOATS, NUM_INTS, Observation, Policy, Pool, Ratings, UserError, act, fit_elo, load_checkpoint, save_checkpoint,
     swap_policy,
@@ -162,6 +166,30 @@ def test_weights(tmp_path):
     assert drawn(pool, [a, c]) == {a, c} and pool.sample(rng, []) is None and pool.sample(rng, [a], [0]) is None
     pool.path(b).write_bytes(b"broken")
     assert drawn(pool, [a, b, c], [1, 3, 0]) == {a}                         # drawing again among the rest
+
+
+def test_two_processes_share_a_pool(tmp_path):
+    """The benchmark's full size is `python tests/bench_pool.py`."""
+    result = bench_pool.stress(tmp_path, processes=2, operations=250)
+    assert result["problems"] == [] and result["wrong"] == 0 and min(result["add"], result["draw"], result["prune"]) > 20
+
+
+def test_a_kill_in_the_middle_of_a_change_leaves_a_sound_pool(tmp_path, capfd):
+    rng = np.random.default_rng(0)
+    command = [sys.executable, bench_pool.__file__, "--directory", str(tmp_path), "--worker", "agent0"]
+    for _ in range(3):
+        process = subprocess.Popen([*command, "--operations", "100000"], stderr=subprocess.DEVNULL)
+        while len(list(tmp_path.glob("*.pt"))) < bench_pool.HISTORY:        # it is at work
+            assert process.poll() is None
+            time.sleep(.02)
+        time.sleep(rng.uniform(.05, .2))
+        process.kill()
+        process.wait()
+        pool = Pool(tmp_path, bench_pool.HISTORY)
+        assert len(pool.ids()) == bench_pool.HISTORY and all(isinstance(pool.load(name), Policy) for name in pool.ids())
+        pool.forget_after(0)                                                # the next one begins anew
+        assert not list(tmp_path.glob("*.pt"))
+    assert "lost or damaged" not in capfd.readouterr().err
 
 
 # ---------------------------------------------------------------------------------------------------------------- policies
