@@ -30,7 +30,7 @@ from melee_common import (
     ACTION_SIZE, BOTS, FRAME, NUM_FLOATS, NUM_INTS, Arena, Evaluator, Learner, MatchArgs, Observation, Policy, Pool, PopulationArgs,
     Ratings, StrengthArgs, Turn, UserError, VecEnv, action_kl, action_logprobs, append_jsonl, atomic_write, check_matchmaking,
     check_numbers, check_writable, compute_gae, compute_rewards, decode_actions, iteration_progress, keep_jsonl, load_policy, lock_run, make_learners,
-    matchups, observe, parse_hidden, pbt_round, plot_winrates, resume_run, run_script, save_checkpoint, start_run, stop_on_interrupt,
+    matchups, observe, parse_hidden, pbt_round, plot_winrates, print_elo, resume_run, run_script, save_checkpoint, start_run, stop_on_interrupt,
 )
 
 
@@ -361,7 +361,7 @@ def main(args: Args) -> None:
     learners = make_learners(initial, args)
     names = [learner.name for learner in learners]
     teacher = initial if args.teacher_kl else None
-    pool, ratings = Pool(run / "pool", args.history_size, args.prune), Ratings()
+    pool, ratings = Pool(run / "pool", args.history_size, args.prune, args.keep_retired), Ratings()
     arena, turn = Arena(args, envs, learners, pool, ratings), Turn(args)
     iteration, global_step = 0, 0
     if saved:
@@ -378,7 +378,7 @@ def main(args: Args) -> None:
             raise UserError(f"{run}: its checkpoint cannot be resumed ({type(error).__name__}: {error})") from None
         for log in ("metrics.jsonl", "eval.jsonl", "pbt.jsonl"):            # forget what came after the checkpoint
             keep_jsonl(run / log, global_step)
-        pool.forget_after(global_step, names)
+        pool.forget_after(global_step, agents=set(names))
         atomic_write(run / "args.json", (json.dumps(vars(args), indent=1) + "\n").encode())
 
     def save() -> None:
@@ -477,12 +477,11 @@ def main(args: Args) -> None:
                     append_jsonl(run / "pbt.jsonl", {"global_step": global_step, **event})
             if iteration % args.pool_interval == 0:
                 for learner in active:
-                    frozen = pool.add(learner.policy, learner.name, global_step, action_repeat=args.action_repeat)
+                    frozen = pool.add(learner.policy, learner.name, global_step, ratings=ratings, action_repeat=args.action_repeat)
                     ratings.row(frozen)[0] = ratings.elo(learner.name)      # a frozen copy is as strong as its original
                     if args.league and arena.matchmaker.starts_anew(learner.name, global_step - learner.born, arena.rng):
                         learner.become(initial.state_dict(), None)
                         learner.born = global_step
-                pool.prune(ratings, global_step)
                 if args.train_order == "round-robin" and turn.over(active[0].policy, global_step):
                     arena.hand_over(turn.pass_on(learners, global_step))
             if every(args.eval_interval):
@@ -490,8 +489,7 @@ def main(args: Args) -> None:
             evaluator.report()
             if every(args.save_interval):
                 save()
-                if not args.keep_retired:
-                    pool.delete_retired(global_step, set(arena.opponents))
+                pool.prune({name for name in arena.opponents if name}, ratings)
         if stopping:
             save()
         else:
@@ -506,7 +504,7 @@ def main(args: Args) -> None:
             wandb.finish()
 
     if args.track_elo:
-        ratings.print_table(console, {*names, *pool.ids(), *BOTS})
+        print_elo(console, ratings, [*names, *pool.ids(), *BOTS])
     if stopping:
         console.print(f"stopped at step {global_step:,}; continue with: python ppo_selfplay.py --resume {run}")
         sys.exit(130)
