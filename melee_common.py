@@ -56,7 +56,7 @@ import tyro
 import mock_melee
 from mock_melee import (  # re-exported: the frame language
     BUTTON_A, BUTTON_B, BUTTON_D_UP, BUTTON_L, BUTTON_R, BUTTON_X, BUTTON_Y, BUTTON_Z, CHARACTERS, CONTROLLER,
-    FIRST_CONTROL_FRAME, FIRST_FRAME, FRAME, ITEM, NUM_ITEMS, NUM_PLAYERS, PLAYER, TIME_LIMIT,
+    FIRST_CONTROL_FRAME, FIRST_FRAME, FRAME, ITEM, NUM_ITEMS, NUM_PLAYERS, PLATFORM_LEFT, PLATFORM_RIGHT, PLAYER, TIME_LIMIT,
 )
 
 BOTS, STAGES = mock_melee.BOTS, mock_melee.STAGES
@@ -81,7 +81,6 @@ FIGHTERS = {  # name -> internal id: whom replays show. The embedded game plays 
 STAGE_FOUNTAIN, STAGE_STADIUM, STAGE_DREAM_LAND = 2, 3, 28
 LIBMELEE_STAGE = {8: STAGE_FOUNTAIN, 18: STAGE_STADIUM, 6: 8, 26: STAGE_DREAM_LAND, 24: 31, 25: 32}  # its enum's values
 NOT_VERSUS_STAGES = (*range(33, 59), 84)                  # Break the Targets, Home-Run Contest
-PLATFORM_LEFT, PLATFORM_RIGHT = 20.0, 28.0                # Fountain of Dreams before the platforms first move
 STADIUM_NORMAL = 5                                        # Slippi's id of the plain Stadium, 0 in our frames
 
 # Which misc byte of an item is its charge, by type: Samus's charge shot and Mewtwo's shadow ball: the charge; Samus's

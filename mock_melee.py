@@ -161,6 +161,7 @@ GRAB_REACH = {  # how far in front the caught victim stands while pulled in, and
     1: (5.74, 8.28), 2: (8.19, 7.87), 7: (7.4, 7.35), 16: (11.0, 11.98), 18: (16.41, 9.1), 22: (6.57, 9.49)}
 LANDS_HALFWAY = (7, 18)                                # an air dodge out of the jumpsquat into the floor moves them half a frame
 PUSH_WIDTH = {2: 3.5}                                  # half of how close two may stand; 3.3 for the others
+WALL_WIDTH = {24: {29: 1.67, 27: 2.42, 28: 2.42, 66: 2.68, 69: 4.11, 263: 4.08, 347: 2.65, 373: 4.03, 374: 4.03}}  # others' is 2
 LEDGE_BOX_WIDTH, LEDGE_BOX_HEIGHT = 14.5, 11.5
 
 # Items, by Slippi's type ids.
@@ -202,6 +203,7 @@ CHARACTER = np.dtype([(name, "f4") for name in ATTRIBUTES] + [
     ("charge_frames", "i2"), ("charge_steps", "i2"), ("charge_loop", "i2"),
     ("held_type", "i2", NUM_ACTIONS), ("held_x", "f4", NUM_ACTIONS), ("held_y", "f4", NUM_ACTIONS),
     ("ledge_top", "f4"), ("ledge_jump", "f4"), ("pull_reach", "f4"), ("hold_reach", "f4"), ("push_width", "f4"),
+    ("wall_width", "f4", NUM_ACTIONS),
     ("lands_halfway", "i2"),
     ("frames", "i2", NUM_ACTIONS),                     # length of an action, 0 unknown
     ("next_action", "i2", NUM_ACTIONS),                # what follows when it runs out, -1 the standing or falling state
@@ -235,11 +237,12 @@ EFFECT_NORMAL, EFFECT_ELECTRIC, EFFECT_GRAB = 0, 1, 2
 
 STAGES = {"final_destination": 32, "battlefield": 31, "dream_land": 28, "yoshis_story": 8, "pokemon_stadium": 3,
           "fountain_of_dreams": 2}
-DREAM_LAND, NUM_STAGES, MAX_FLOORS, NO_SLOPE = 28, 33, 4, 1e9
+FOUNTAIN, YOSHIS_STORY, DREAM_LAND, NUM_STAGES, MAX_FLOORS, NO_SLOPE = 2, 8, 28, 33, 5, 1e9
 
 STAGE = np.dtype([
     ("floor_y", "f4", MAX_FLOORS), ("floor_left", "f4", MAX_FLOORS), ("floor_right", "f4", MAX_FLOORS),
-    ("num_floors", "i4"), ("slope_start", "f4"), ("slope", "f4"),   # the main floor falls off beyond |x| = slope_start
+    ("num_floors", "i4"), ("wall_bottom", "f4"),
+    ("slope_start", "f4"), ("slope", "f4"),            # the main floor falls off beyond |x| = slope_start
     ("blast_left", "f4"), ("blast_right", "f4"), ("blast_top", "f4"), ("blast_bottom", "f4"),
     ("spawn_x", "f4", 2), ("spawn_y", "f4", 2), ("revive_x", "f4", 2), ("revive_y", "f4")])
 
@@ -249,14 +252,27 @@ STAGE_ROWS = {  # floors (y, left, right); blast zones (left, right, top, bottom
          (-224, 224, 200, -108.8), [(-38.8, 35.2), (38.8, 35.2)]),
     28: ([(.0089, -77.2713, 77.2713), (30.1422, -61.3929, -31.7254), (30.2426, 31.7036, 63.0745),
           (51.4254, -19.0181, 19.0171)], (-255, 255, 250, -123), [(-46.6, 37.2), (47.4, 37.3)]),
-    8: ([(0, -56, 56), (23.45, -59.5, -28), (23.45, 28, 59.5), (42, -15.75, 15.75)],
+    8: ([(0, -56, 56), (23.45, -59.5, -28), (23.45, 28, 59.5), (42, -15.75, 15.75), (-33.2489, 0, 11.9)],  # last: Randall
         (-175.7, 173.6, 168, -91), [(-42, 26.6), (42, 28)]),
     3: ([(0, -87.75, 87.75), (25, -55, -25), (25, 25, 55)], (-230, 230, 180, -111), [(-40, 32), (40, 32)]),
-    2: ([(0, -63.3475, 63.3475), (42.75, -14.25, 14.25)], (-198.75, 198.75, 202.5, -146.25),
+    2: ([(.0029, -63.3475, 63.3475), (16.125, -49.5, -21), (22.125, 21, 49.5), (42.75, -14.25, 14.25)],
+        (-198.75, 198.75, 202.5, -146.25),
         [(-41.25, 21), (41.25, 27)]),
 }
 REVIVE = {32: ((16, -50), 112.85)}  # where the platform of light appears, per port; measured on Final Destination only
+WALL_BOTTOM = {32: -16}                                # a body lower than this passes below the stage; -30 elsewhere
 SLOPES = {8: (39.2, .2088)}  # Yoshi's Story falls off beyond x = 39.2
+
+# Fountain of Dreams' side platforms: the heights that Slippi logs (and FRAME holds) are in the stage's own units.
+PLATFORM_LEFT, PLATFORM_RIGHT, PLATFORM_UNIT, PLATFORM_ZERO = 20.0, 28.0, .75, 1.125  # measured, like the speeds
+PLATFORM_SPEEDS, PLATFORM_REST = (.1, .15), 700        # a move begins every PLATFORM_REST frames; to where is a guess:
+PLATFORM_LOW, PLATFORM_HIGH = 10.0, 35.0
+
+# Randall, the cloud of Yoshi's Story, runs round the stage in 1,200 frames: (frame, left end, height) where he turns.
+RANDALL_FLOOR, RANDALL_PERIOD, RANDALL_WIDTH = 4, 1200, 11.9
+RANDALL_PATH = np.array([
+    (424, 91.35, -31.1602), (468, 91.35, -15.5473), (477, 89.3354, -13.6499), (1015, -101.5685, -13.6499),
+    (1023, -103.6, -15.2779), (1068, -103.6, -31.2457), (1076, -101.85, -33.2489), (1615, 89.7636, -33.2489)])
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Building the tables. Reading 65,000 lines of CSV takes seconds, so the result is kept beside numba's cache.
@@ -267,7 +283,7 @@ THROW_FORWARD, THROW_BACK, THROW_UP, THROW_DOWN = 219, 220, 221, 222
 CAUGHT_AIR, HELD_AIR, PUMMELED_AIR, CAUGHT, HELD, PUMMELED, BREAK_FREE, THROWN_FORWARD = (
     223, 224, 225, 226, 227, 228, 229, 239)
 ANYONE = -1                                            # in the tables of data/: a row for whoever has none of his own
-Tables = collections.namedtuple("Tables", "characters stages hitboxes root_motion velocities projectiles")
+Tables = collections.namedtuple("Tables", "characters stages hitboxes root_motion velocities projectiles randall")
 DATA = pathlib.Path(__file__).resolve().parent / "data"
 
 
@@ -293,6 +309,9 @@ def build_tables():
             row[name] = value
         row["ledge_top"], row["ledge_jump"] = LEDGE_BOX.get(character, (-9.0, row["full_hop"]))
         row["lands_halfway"] = character in LANDS_HALFWAY
+        row["wall_width"] = 2
+        for action, width in WALL_WIDTH.get(character, {}).items():
+            row["wall_width"][action] = width
         row["push_width"] = PUSH_WIDTH.get(character, 3.3)
         row["pull_reach"], row["hold_reach"] = GRAB_REACH.get(character, (8, 9))
         (row["launch_actions"], row["launch_frames"], row["launch_speed"], row["launch_slow_from"],
@@ -366,6 +385,8 @@ def build_tables():
                 characters[character]["zero_indexed"][action] = line["zeroindex"] == "True"
     characters["frames"] += characters["zero_indexed"] & (characters["frames"] > 0)  # their last frame is not listed
     for (character, action), rows in motion.items():
+        if action == 200:                              # TECH_FORWARD: the landing's step is none of the roll's
+            rows[1] = 0
         if np.abs(rows[:, :2]).sum() > .5 and not slides(rows[1:, 0], characters[character]["friction"]):
             characters[character]["root_row"][action] = len(root_motion)
             root_motion.append(rows)
@@ -434,18 +455,24 @@ def build_tables():
             row["floor_y"][index], row["floor_left"][index], row["floor_right"][index] = y, left, right
         row["blast_left"], row["blast_right"], row["blast_top"], row["blast_bottom"] = blast
         row["spawn_x"], row["spawn_y"] = np.transpose(spawns)
+        row["wall_bottom"] = WALL_BOTTOM.get(stage, -30)
         row["slope_start"], row["slope"] = SLOPES.get(stage, (NO_SLOPE, 0))
         row["revive_x"], row["revive_y"] = REVIVE.get(stage, ((16, -16), 112.85))
     projectiles = np.zeros(NUM_ITEM_TYPES, PROJECTILE)
     for item_type, values in PROJECTILE_ROWS.items():
         projectiles[item_type] = values
-    return Tables(characters, stages, np.array(hitboxes), np.array(root_motion), np.array(velocities), projectiles)
+    frames, left, height = RANDALL_PATH.T
+    randall = np.stack([np.interp(np.arange(RANDALL_PERIOD), frames, values, period=RANDALL_PERIOD)
+                        for values in (left, height)], axis=1)
+    return Tables(characters, stages, np.array(hitboxes), np.array(root_motion), np.array(velocities), projectiles,
+                  randall)
 
 
 def slides(motion, friction):
     """Does a recorded motion along the floor only lose its friction each frame? Then it is not the animation's."""
     moving = np.flatnonzero(motion[1:] > 0) + 1
-    return len(moving) > 4 and motion[0] > 0 and np.abs(motion[moving - 1] - motion[moving] - friction).max() < .011
+    losses = motion[moving - 1] - motion[moving]
+    return len(moving) > 4 and motion[0] > 0 and np.minimum(abs(losses - friction), abs(losses - 2 * friction)).max() < .011
 
 
 def nearest_window(windows, character, action, box, frame):
@@ -1363,7 +1390,7 @@ def ground_velocity(p, h, c, t):
     elif learned and frame < MAX_FRAMES and not np.isnan(t.velocities[learned, frame, 0]):
         speed = t.velocities[learned, frame, 0] * p.facing
     else:
-        too_fast = abs(speed) > c.walk_max and action != RUN_BRAKE
+        too_fast = abs(speed) > c.walk_max and action != RUN_BRAKE and action != GRAB_DASH
         speed = slowed(speed, c.friction * (2 if too_fast else 1))
     p.self_vx_ground = speed
 
@@ -1399,6 +1426,60 @@ def floor_under(p, s):
         if on_line and abs(p.y - floor_height(s, floor, p.x)) < .3:
             return floor
     return -1
+
+
+@jit
+def place_floor(s, floor, left, right, y):
+    s.floor_left[floor], s.floor_right[floor], s.floor_y[floor] = left, right, y
+
+
+@jit
+def place_platforms(frame, frame_id, s, t):
+    """Put this game's moving floors into the stage's row, which all games share."""
+    if frame.stage == FOUNTAIN:
+        s.floor_y[1] = frame.platform_left * PLATFORM_UNIT + PLATFORM_ZERO
+        s.floor_y[2] = frame.platform_right * PLATFORM_UNIT + PLATFORM_ZERO
+    elif frame.stage == YOSHIS_STORY:
+        left, y = t.randall[frame_id % RANDALL_PERIOD]
+        place_floor(s, RANDALL_FLOOR, left, left + RANDALL_WIDTH, y)
+
+
+@jit
+def next_height(height, side, seed, frame_id):
+    """Where a platform of the Fountain goes: every now and then to a height drawn at random, at one of two speeds."""
+    move = frame_id // PLATFORM_REST
+    if move < 1:
+        return height
+    target = PLATFORM_LOW + (PLATFORM_HIGH - PLATFORM_LOW) * random_uniform(seed, move, 72 + side)
+    speed = PLATFORM_SPEEDS[int(2 * random_uniform(seed, move, 74 + side))]
+    return height + min(max(target - height, -speed), speed)
+
+
+@jit
+def move_platforms(frame, secret, s, t):
+    """The floors move on and carry whoever stands on them."""
+    p, q = frame.players[0], frame.players[1]
+    place_platforms(frame, frame.frame_id - 1, s, t)
+    first, second = floor_carrying(p, s), floor_carrying(q, s)
+    old_left, old_y, old_other_y = s.floor_left[RANDALL_FLOOR], s.floor_y[1], s.floor_y[2]
+    old_randall_y = s.floor_y[RANDALL_FLOOR]
+    frame.platform_left = next_height(frame.platform_left, 0, secret.seed, frame.frame_id)
+    frame.platform_right = next_height(frame.platform_right, 1, secret.seed, frame.frame_id)
+    place_platforms(frame, frame.frame_id, s, t)
+    for index in range(2):
+        player, floor = frame.players[index], first if index == 0 else second
+        if floor == RANDALL_FLOOR:
+            player.x += s.floor_left[RANDALL_FLOOR] - old_left
+            player.y += s.floor_y[RANDALL_FLOOR] - old_randall_y
+        elif floor == 1:
+            player.y += s.floor_y[1] - old_y
+        elif floor == 2:
+            player.y += s.floor_y[2] - old_other_y
+
+
+@jit
+def floor_carrying(p, s):
+    return -1 if p.airborne or p.action <= REBIRTH_WAIT else floor_under(p, s)
 
 
 @jit
@@ -1452,10 +1533,9 @@ def passes_platform(p, h):
 
 
 @jit
-def stop_at_wall(p, s, feet, old_x):
+def stop_at_wall(p, c, s, feet, old_x):
     """The body is a diamond on its feet: wider where it meets the wall the deeper it hangs."""
-    width = 2.42 if p.character == GAMEANDWATCH and p.action != FALL else 1.5
-    depth = min(max((-p.y - feet) / 4, 0.0), 1.0)
+    width, depth = c.wall_width[p.action], min(max((-p.y - feet) / 4, 0.0), 1.0)
     for side in (-1, 1):
         wall = s.floor_right[0] * side
         if (old_x - wall) * side >= 0 and (p.x - wall) * side < width * depth:
@@ -1465,8 +1545,8 @@ def stop_at_wall(p, s, feet, old_x):
 @jit
 def collide_in_air(p, h, c, s, old_x, old_y):
     feet = 0.0 if h.air_frames < 10 else c.ecb_bottom[p.action]
-    if -30 < p.y < 0 and old_y <= .001:
-        stop_at_wall(p, s, feet, old_x)
+    if s.wall_bottom < p.y < 0 and old_y <= .001:
+        stop_at_wall(p, c, s, feet, old_x)
     if p.y > old_y:
         return
     for floor in range(s.num_floors):
@@ -2372,6 +2452,8 @@ def step_all(frames, hidden, controllers, t):
         c = t.characters[p.character if 0 <= p.character < NUM_CHARACTERS else 1]
         d = t.characters[q.character if 0 <= q.character < NUM_CHARACTERS else 1]
         frame.frame_id += 1
+        if frame.stage == FOUNTAIN or frame.stage == YOSHIS_STORY:
+            move_platforms(frame, secret, s, t)
         frame.wind = wind_direction(secret.seed, frame.frame_id) if frame.stage == DREAM_LAND else 0
         push = push_apart(p, q, c.push_width + d.push_width)
         read_controller(hp, controllers[game, 0])
@@ -2437,6 +2519,9 @@ def reset_all(frames, hidden, mask, characters, stages, seeds, empty_frame, empt
         frames[game], hidden[game] = empty_frame[0], empty_hidden[0]
         frame, s = frames[game], t.stages[stages[game]]
         frame.frame_id, frame.stage, hidden[game].seed = FIRST_CONTROL_FRAME - 1, stages[game], seeds[game]
+        if frame.stage == FOUNTAIN:
+            frame.platform_left, frame.platform_right = PLATFORM_LEFT, PLATFORM_RIGHT
+        place_platforms(frame, frame.frame_id, s, t)
         for index in range(2):
             p, h = frame.players[index], hidden[game].players[index]
             p.x, p.ground, p.y = s.spawn_x[index], 0, floor_height(s, 0, s.spawn_x[index])

@@ -26,6 +26,7 @@ TO_HIDDEN = {"p_sx": "stick_x", "p_sy": "stick_y", "p_cx": "c_x", "p_cy": "c_y",
              "lcancel": "landed_cancel", "stale": "stale"}
 TO_CONTROLLER = {"sx": "main_x", "sy": "main_y", "cx": "c_x", "cy": "c_y", "trig": "r", "btn": "buttons"}
 LEDGE_INTANGIBLE, UNKNOWN_TIMER = 37, 10
+QUIET_FRAME = 690                                      # no wind yet, no platform moves, Randall is under the stage
 
 
 def throw_lengths(players):
@@ -57,6 +58,17 @@ def multi_hit_attacks(character):
     return {int(row["attack_id"][action]) for action in np.flatnonzero(starts > 2)} - {0}
 
 
+def fountain_platforms(state):
+    """Heights of the moving platforms: under whoever stands on one, else where they begin."""
+    standing = (state["airborne"] == 0) & (state["y"] > 5) & (state["y"] < 40)
+    heights = []
+    for side, start in ((-1, game.PLATFORM_LEFT), (1, game.PLATFORM_RIGHT)):
+        on = standing & (state["x"] * side > 20)
+        under = (np.where(on, state["y"], -np.inf).max(1) - game.PLATFORM_ZERO) / game.PLATFORM_UNIT
+        heights.append(np.where(on.any(1), under, start))
+    return heights
+
+
 def step(state, inputs, stage):
     frames, hidden = np.zeros(len(state), game.FRAME), np.zeros(len(state), game.HIDDEN)
     controllers = np.zeros(inputs.shape, game.CONTROLLER)
@@ -71,7 +83,9 @@ def step(state, inputs, stage):
     unsupported = ~np.isin(state["char"], list(CHARS))
     players["character"][unsupported] = game.FOX       # their rows are not scored, but they may stand in the way
     players["present"], players["port"] = 1, [0, 1]
-    frames["stage"], frames["frame_id"] = stage, 1000
+    frames["stage"], frames["frame_id"] = stage, QUIET_FRAME
+    if stage == game.FOUNTAIN:
+        frames["platform_left"], frames["platform_right"] = fountain_platforms(state)
     # The action's own variable tells whether a jump will be short and whether a turn is done.
     own_variable = np.isin(state["action"], (game.TURN, game.JUMPSQUAT))
     secrets["flag"] = np.where(own_variable & (state["misc"] != 0), 1, 0)
