@@ -317,7 +317,7 @@ def _finished(path):
         data = file.read(EVENTS_AT)
         length = int.from_bytes(data[len(SLP_HEAD):], "big")
         file.seek(EVENTS_AT + length)
-        follows = file.read(1)                                              # the metadata's key, or the end of the file's object
+        follows = file.read(1)                                              # the metadata's key, or the object's end
         if data[:len(SLP_HEAD)] != SLP_HEAD or length and follows in (b"U", b"}", b""):
             yield path
             return
@@ -1754,12 +1754,12 @@ def compute_rewards(before: np.ndarray, after: np.ndarray, stock: float, damage:
 
 
 def compute_gae(rewards, values, next_values, terminated, truncated, gamma: float, gae_lambda: float, rho=None):
-    """Generalised advantages and value targets. All arrays [T, ...]; next_values[t] is the value of the state that followed step
-    t: where a game was truncated the value of its last frame, otherwise values[t + 1] or the bootstrap after the rollout.
+    """Generalised advantages and value targets. All arrays [T, ...]; next_values[t] is the value of the state that followed
+    step t: where a game was truncated the value of its last frame, otherwise values[t + 1] or the bootstrap after the rollout.
     Termination has no next value; neither kind of ending lets advantage flow over into the next game.
 
-    rho [T, ...]: V-trace's truncated importance weights min(1, learner's probability / actor's) for rollouts of an older policy
-    (Espeholt et al. 2018, with lambda; an action's own weight is left to the PPO ratio). With weights of 1, or None, it is GAE."""
+    rho [T, ...]: V-trace's truncated importance weights min(1, learner's probability / actor's) for rollouts of an older
+    policy (Espeholt et al. 2018, with lambda; an action's own weight is left to the PPO ratio). None is weights of 1: GAE."""
     advantages, targets = np.zeros_like(rewards), np.zeros_like(rewards)
     running = np.zeros_like(rewards[0])
     rho = np.ones_like(rewards) if rho is None else rho
@@ -1881,8 +1881,8 @@ def load_sequences(folder: str, *, character: str = "", player_port: int = 0, cp
     used = sorted({i for i, _ in chosen})
     sides = split_by_game([replays[i] for i in used], held_out) if used else ([], [])
     if not all(sides):
-        raise UserError(f"{folder}: {len(used)} games with a player to learn from, {idle} idle and {cpus} CPU players left out; "
-                        "at least two games are needed, one of them held out")
+        raise UserError(f"{folder}: {len(used)} games with a player to learn from, {idle} idle and {cpus} CPU players left "
+                        "out; at least two games are needed, one of them held out")
     train, test = [[pair for pair in chosen if pair[0] in {used[k] for k in side}] for side in sides]
     about |= {"train_games": len(sides[0]), "train_players": len(train), "held_out_games": len(sides[1]),
               "held_out_players": len(test), "idle_players": idle, "cpu_players": cpus}
@@ -1911,8 +1911,8 @@ class Games:
 
     LAYOUT = {
         "frames": FRAME, "final_frames": FRAME, "controllers": (CONTROLLER, 2), "final_controllers": (CONTROLLER, 2),
-        "hidden": mock_melee.HIDDEN, "bots": (mock_melee.BOT, 2), "bot_kinds": ("i4", 2), "characters": ("i4", 2), "stages": "i4",
-        "seed": "u8", "episode": "i8", "episode_frames": "i8", "terminated": "?", "truncated": "?"}
+        "hidden": mock_melee.HIDDEN, "bots": (mock_melee.BOT, 2), "bot_kinds": ("i4", 2), "characters": ("i4", 2),
+        "stages": "i4", "seed": "u8", "episode": "i8", "episode_frames": "i8", "terminated": "?", "truncated": "?"}
 
     def __init__(self, n: int, memory: mmap.mmap | None = None):
         offset = 0
@@ -2212,8 +2212,8 @@ BOT_SLOT = -1                                                               # in
 
 
 class StackedPolicies:
-    """Networks of one shape, side by side: a single batched forward acts for all of them. Their weights are copied here, so make
-    a new one when they have learnt."""
+    """Networks of one shape, side by side: a single batched forward acts for all of them. Their weights are copied here, so
+    make a new one when they have learnt."""
 
     def __init__(self, policies: list[Policy]):
         columns = zip(*(policy.parameters() for policy in policies), strict=True)
@@ -2357,7 +2357,8 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[package] = "missing"
     try:
-        git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True)
+        git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True,
+                             text=True)
         found["git"] = git.stdout.strip() if git.returncode == 0 else "no repository"
     except OSError:
         found["git"] = "git is not installed"
@@ -2760,18 +2761,24 @@ ROLES = ("main", "main_exploiter", "league_exploiter")
 
 @dataclass
 class MatchArgs:
-    """The flags of Matchmaker."""
+    """The flags of Matchmaker and of the pool."""
+    character: str = "mewtwo"
+    """the learner's character; several, separated by commas, or low_tiers, top_tiers, all are played in turn"""
+    opponent_character: str = ""
+    """the opponents' character or characters (off: empty, the same as the learner's)"""
+    stage: str = "final_destination"
+    """stage, stages or all"""
     matchmaking: Literal["simple_mix", "self", "historical", "population", "league", "pfsp"] = "simple_mix"
-    """whom a learner meets: simple_mix its present self or a past checkpoint; self always itself; historical any checkpoint of the
-    pool; population the other learners as they are now; league checkpoints near its own Elo; pfsp those it loses to"""
+    """whom a learner meets: simple_mix its present self or a past checkpoint; self always itself; historical any checkpoint of
+    the pool; population the other learners as they are now; league checkpoints near its own Elo; pfsp those it loses to"""
     history_prob: float | None = None
     """share of games against an opponent that --matchmaking draws, the others are against itself (default: .25 for simple_mix,
     .5 for pfsp and league, 1 for historical and population)"""
     pfsp_weighting: Literal["hard", "even"] = "hard"
     """pfsp prefers opponents that win (hard: (1 - p)^2 at win rate p) or that are as strong (even: p (1 - p))"""
     league: bool = False
-    """AlphaStar's roles in place of --matchmaking: learner 1 is the main agent, 2 its exploiter, 3 the league's exploiter, and so on
-    (off: False; needs --population-size 3 or more)"""
+    """AlphaStar's roles in place of --matchmaking: learner 1 is the main agent, 2 its exploiter, 3 the league's exploiter, and
+    so on (off: False; needs --population-size 3 or more)"""
     league_reset_frames: int = 4_000_000
     """game frames after which an exploiter that does not win starts anew from the initial weights"""
     opponents_per_iteration: int = 4
@@ -2784,6 +2791,16 @@ class MatchArgs:
     """scripted opponents to mix in, separated by commas, e.g. level1,level5 (off: empty)"""
     bot_prob: float = .1
     """share of games against one of --opponent-bots"""
+    history_size: int = 20
+    """active checkpoints of each learner in the pool"""
+    prune: Literal["oldest", "worst"] = "oldest"
+    """which checkpoint of an agent is retired when it has more"""
+    keep_retired: bool = True
+    """keep the files of retired checkpoints, for tournaments; off, only those that may be drawn or play stay on disk"""
+    pool_interval: int = 25
+    """iterations between two additions to the pool"""
+    track_elo: bool = False
+    """print the Elo table at the end"""
 
 
 class Matchmaker:
@@ -2832,7 +2849,7 @@ class Matchmaker:
         return (1 - p) ** 2 if weighting == "hard" else p * (1 - p)
 
     def near(self, me: str, names: list[str], tier: float = 200.) -> np.ndarray:
-        """Weights by Elo: tiers of 200 points; one's own and the two beside it, the closer the likelier. All, if they are empty."""
+        """Weights by Elo: tiers of 200 points; one's own and the two beside it, the closer the likelier; else all."""
         mine, elo = self.ratings.elo(me), np.array([self.ratings.elo(name) for name in names])
         weights = np.exp(-((elo - mine) / tier) ** 2)
         return np.where(np.abs(elo // tier - mine // tier) <= 1, weights, 0)
@@ -2899,9 +2916,9 @@ class StrengthArgs:
 
 
 def measure_strength(policy: Policy, initial: Policy, step: int, args) -> dict:
-    """A row for eval.jsonl. Win rates with 95 % intervals against scripted opponents, the held-out opponent, the initial policy and
-    itself (the control, which must come out even); drift: how far its actions are from those of the initial policy; and what
-    looks like a collapse. All randomness is its own, keyed by seed and step. `args`: flags of ppo_selfplay.py."""
+    """A row for eval.jsonl. Win rates with 95 % intervals against scripted opponents, the held-out opponent, the initial policy
+    and itself (the control, which must come out even); drift: how far its actions are from those of the initial policy; and
+    what looks like a collapse. All randomness is its own, keyed by seed and step. `args`: flags of ppo_selfplay.py."""
     n, policies = args.eval_games, [policy, initial]
     blocks = {name: (BOT_SLOT, BOTS[name]) for name in parse_names(args.eval_opponents, BOTS, "bot")}  # name: policy, bot
     blocks |= {"control": (0, 0), "initial": (1, 0)}
@@ -2953,9 +2970,10 @@ def measure_strength(policy: Policy, initial: Policy, step: int, args) -> dict:
 def describe_strength(row: dict) -> str:
     """A row of eval.jsonl in a line."""
     names = [key.removeprefix("eval/winrate_") for key in row if f"{key}_low" in row]
-    rates = (f"{name} {row[f'eval/winrate_{name}']:.0%} [{row[f'eval/winrate_{name}_low']:.0%}, {row[f'eval/winrate_{name}_high']:.0%}]"
+    rates = ("{} {:.0%} [{:.0%}, {:.0%}]".format(name, *(row[f"eval/winrate_{name}{end}"] for end in ("", "_low", "_high")))
              for name in names)
-    return ", ".join(rates) + f"; drift {row['eval/drift']:.2f}" + "".join(f"; collapse: {flag}" for flag in row["eval/collapse"])
+    flags = "".join(f"; collapse: {flag}" for flag in row["eval/collapse"])
+    return f"{', '.join(rates)}; drift {row['eval/drift']:.2f}{flags}"
 
 
 CHARACTER_PRESETS = {"low_tiers": ("mewtwo", "gameandwatch", "link", "ganondorf", "zelda"),
@@ -2967,7 +2985,9 @@ def matchups(args, games: np.ndarray, mine: np.ndarray) -> tuple[np.ndarray, np.
     """Characters [N, 2] and stages [N]: every combination of --character, --opponent-character and --stage in turn."""
     own, stages = (parse_names(text, table, what, presets) for text, table, what, presets in (
         (args.character, CHARACTERS, "character", CHARACTER_PRESETS), (args.stage, STAGES, "stage", STAGE_PRESETS)))
-    theirs = parse_names(args.opponent_character, CHARACTERS, "character", CHARACTER_PRESETS) if args.opponent_character else [None]
+    theirs = [None]
+    if args.opponent_character:
+        theirs = parse_names(args.opponent_character, CHARACTERS, "character", CHARACTER_PRESETS)
     combinations = [(a, b or a, s) for a in own for b in theirs for s in stages]
     chosen = [combinations[g // 2 % len(combinations)] for g in games]      # g // 2: each of them from either port
     characters = np.array([(CHARACTERS[a], CHARACTERS[b]) for a, b, _ in chosen])
@@ -3015,12 +3035,14 @@ class Evaluator:
         return rows
 
     def _ask(self, step: int, path: Path, wait: bool) -> dict | None:
-        """The row of the first job, if the process has it; starts the process and sends it the job where that is still to do."""
+        """The row of the first job, if the process has it; starts the process, sends it the job, where that is to do."""
         if self.process is None:
-            here, self.asked = str(Path(__file__).parent), None
+            here = str(Path(__file__).parent)
+            code = f"import sys; sys.path.insert(0, {here!r}); import melee_common; melee_common.serve_evaluations()"
+            self.asked = None
             self.process = subprocess.Popen(
-                [sys.executable, "-c", f"import sys; sys.path.insert(0, {here!r}); import melee_common; melee_common.serve_evaluations()"],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+                [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                env=os.environ | {"OMP_NUM_THREADS": "1"})
             self.poll = select.poll()
             self.poll.register(self.process.stdout, select.POLLIN)
         if self.asked != step:
@@ -3036,7 +3058,7 @@ class Evaluator:
         self.close()
         self.failures += 1
         if self.failures > 10:
-            raise UserError(f"the process that evaluates has died {self.failures} times; use --no-eval-in-background to see why")
+            raise UserError(f"the process that evaluates died {self.failures} times; --no-eval-in-background shows why")
         self.log("the process that evaluates has died; it is started again")
         return self._ask(step, path, wait)
 
@@ -3086,11 +3108,12 @@ class Learner:
     """One agent of the population: network, optimiser, hyperparameters and random stream. It shares nothing with the others."""
 
     def __init__(self, name: str, policy: Policy, args, index: int):
-        self.name, self.policy, self.asynchronous = name, policy.eval(), args.async_learning    # no network here has a train mode
+        self.name, self.policy, self.asynchronous = name, policy.eval(), args.async_learning    # no network has a train mode
         self.rng = np.random.default_rng([args.seed, index])                # minibatches, hyperparameters
         self.hyper = {"learning_rate": args.learning_rate, "entropy_coef": args.entropy_coef, "ppo_clip": args.ppo_clip}
         if args.pbt:
-            self.hyper = {key: value * math.exp(self.rng.uniform(-math.log(3), math.log(3))) for key, value in self.hyper.items()}
+            for key in self.hyper:
+                self.hyper[key] *= math.exp(self.rng.uniform(-math.log(3), math.log(3)))
         self.optimizer = torch.optim.Adam(policy.parameters(), lr=args.learning_rate, eps=1e-5)
         self.updates, self.agent_frames, self.born = 0, 0, 0                # born: global_step of its last start
         self.teacher_state: tuple = ()
@@ -3109,7 +3132,7 @@ class Learner:
         self.publish()
 
     def state_dict(self) -> dict:
-        return {"name": self.name, "policy": self.policy.state_dict(), "optimizer": self.optimizer.state_dict(), "hyper": self.hyper,
+        return {"policy": self.policy.state_dict(), "optimizer": self.optimizer.state_dict(), "hyper": self.hyper,
                 "rng": json.dumps(self.rng.bit_generator.state), "updates": self.updates, "agent_frames": self.agent_frames,
                 "born": self.born, "teacher_state": list(self.teacher_state)}
 
@@ -3122,7 +3145,7 @@ class Learner:
 
 
 def make_learners(initial: Policy, args) -> list[Learner]:
-    """--population-size learners. All of them start from --pretrained; without it the first is `initial`, the others start apart."""
+    """--population-size learners. All start from --pretrained; without it the first is `initial`, the others start apart."""
     names = ["main"] if args.population_size == 1 else [f"agent{k + 1}" for k in range(args.population_size)]
     if args.league:
         names = [ROLES[k % 3] + (str(k // 3 + 1) if k > 2 else "") for k in range(args.population_size)]
@@ -3178,7 +3201,8 @@ class Arena:
             self.envs.set_matchup(begun, *matchups(self.args, begun + 2 * (episode[begun] + 1), 1 - self.port[begun]))
         before = self.networks
         self.networks = [*self.names, *sorted(set(self.opponents) - {MIRROR, *self.names, *BOTS})]
-        self.policies = [learner.acting for learner in self.learners] + [self._frozen(name) for name in self.networks[len(self.names):]]
+        self.policies = [learner.acting for learner in self.learners]
+        self.policies += [self._frozen(name) for name in self.networks[len(self.names):]]
         self.states = {name: self.states[name] if name in self.states else policy.initial_state(2 * len(self.port))
                        for name, policy in zip(self.networks, self.policies, strict=True)}
         index = {name: k for k, name in enumerate(self.networks)} | dict.fromkeys(BOTS, BOT_SLOT)
@@ -3216,11 +3240,11 @@ class Arena:
     def hand_over(self, learner: int) -> None:
         """Round-robin: all games go on with this learner; results of games that another one began do not count."""
         self.owner[:], self.credit[:], self.due[:] = learner, False, True
-        self.states = {name: learner.acting.initial_state(2 * len(self.owner)) for name, learner in zip(self.names, self.learners, strict=True)}
+        self.states = {each.name: each.acting.initial_state(2 * len(self.owner)) for each in self.learners}
 
     def state_dict(self) -> dict:
-        return {"opponents": self.opponents, "owner": self.owner.tolist(), "port": self.port.tolist(), "resets": self.resets.tolist(), "credit": self.credit.tolist(),
-                "due": self.due.tolist(), "states": {name: list(state) for name, state in self.states.items()},
+        arrays = {name: getattr(self, name).tolist() for name in ("owner", "port", "resets", "credit", "due")}
+        return {**arrays, "opponents": self.opponents, "states": {name: list(state) for name, state in self.states.items()},
                 "rng": json.dumps(self.rng.bit_generator.state), "noise": self.noise.get_state()}
 
     def load_state_dict(self, state: dict) -> None:
@@ -3291,9 +3315,11 @@ class Turn:
 def check_matchmaking(args) -> None:
     """One line for each flag of MatchArgs, StrengthArgs and PopulationArgs that cannot work."""
     many = 10 ** 9
-    check_numbers(args, history_prob=(0, 1), bot_prob=(0, 1), opponents_per_iteration=(1, 1024), league_reset_frames=(1, math.inf),
-                  eval_interval=(0, many), eval_games=(2, 65536), population_size=(1, 1024), pbt_interval=(1, many),
-                  turn_winrate=(0, 1), turn_patience=(1, many), turn_frames=(1, math.inf))
+    check_numbers(args, history_prob=(0, 1), bot_prob=(0, 1), opponents_per_iteration=(1, 1024),
+                  league_reset_frames=(1, math.inf), eval_interval=(0, many), eval_games=(2, 65536),
+                  population_size=(1, 1024), pbt_interval=(1, many),
+                  turn_winrate=(0, 1), turn_patience=(1, many), turn_frames=(1, math.inf), history_size=(1, many),
+                  pool_interval=(1, many))
     if args.eval_games % 2:
         raise UserError(f"--eval-games {args.eval_games}: must be even, since half of the games are played from either port")
     matchups(args, np.zeros(1, int), np.zeros(1, int))                      # unknown characters and stages
@@ -3304,7 +3330,7 @@ def check_matchmaking(args) -> None:
         file = getattr(args, flag)
         if file and not (flag == "held_out" and file in BOTS):
             if load_policy(file)[1]["action_repeat"] != args.action_repeat:
-                raise UserError(f"--{flag.replace('_', '-')} {file}: trained with another --action-repeat than {args.action_repeat}")
+                raise UserError(f"--{flag.replace('_', '-')} {file}: its --action-repeat is not {args.action_repeat}")
     if args.league and args.population_size < 3:
         raise UserError("--league: needs --population-size 3 or more")
     if args.population_size < 2 and (args.pbt or args.matchmaking == "population"):
@@ -3322,7 +3348,7 @@ def start_run(args, runs_dir: str, run_name: str) -> Path:
     run = Path(runs_dir) / run_name
     try:
         if run.exists() and any(run.iterdir()):
-            raise UserError(f"{run}: this run exists already; choose another --run-name, or continue it where --resume is offered")
+            raise UserError(f"{run}: this run exists already; choose another --run-name, or --resume it where that is offered")
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{run}: cannot make this folder ({error.strerror}); choose another --runs-dir or --run-name") from None
@@ -3440,7 +3466,8 @@ def check_numbers(args, **limits: tuple[float, float]) -> None:
             continue
         if not math.isfinite(value) or not low <= value <= high:
             rule = f"must be at least {low:g}" if high == math.inf else f"must lie between {low:g} and {high:g}"
-            raise UserError(f"--{name.replace('_', '-')} {value}: {rule if name in limits or name == 'seed' else 'must be finite'}")
+            rule = rule if name in limits or name == "seed" else "must be finite"
+            raise UserError(f"--{name.replace('_', '-')} {value}: {rule}")
 
 
 def run_script(main, args_type) -> None:
@@ -3457,5 +3484,6 @@ def run_script(main, args_type) -> None:
     except BrokenPipeError:
         os._exit(1)                                                         # `| head` closed our output: nothing to say it to
     except OSError as error:
-        print(f"error: {error.filename or 'output'}: {error.strerror or error}; make room or choose another place", file=sys.stderr)
+        print(f"error: {error.filename or 'output'}: {error.strerror or error}; make room or choose another place",
+              file=sys.stderr)
         sys.exit(2)

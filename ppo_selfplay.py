@@ -5,10 +5,10 @@
     python ppo_selfplay.py --population-size 4 --pbt --matchmaking population
     python ppo_selfplay.py --resume runs/NAME                            # go on as if never stopped
 
-One iteration: every game is played for `--rollout-length` steps (Arena.collect), advantages are computed per game (prepare), and
-PPO runs `--ppo-epochs` over what the learner itself did (update). In three of four games the learner plays both sides and learns
-from both; in the others it meets a frozen checkpoint of the pool, whose rows never enter a batch. Results of those games move the
-Elo table. Strength is measured apart (eval.jsonl). Everything else, from population to asynchronous learning, is off in a plain run.
+One iteration: every game is played for `--rollout-length` steps (collect), advantages are computed per game (prepare), and PPO
+runs `--ppo-epochs` over what the learner itself did (update). In three of four games the learner plays both sides and learns
+from both; in the others it meets a frozen checkpoint of the pool, whose rows never enter a batch. Results of those games move
+the Elo table. Strength is measured apart (eval.jsonl). All else, from populations to asynchronous learning, is off by default.
 """
 
 import copy
@@ -27,10 +27,11 @@ import torch
 from rich.console import Console
 
 from melee_common import (
-    ACTION_SIZE, BOTS, FRAME, NUM_FLOATS, NUM_INTS, Arena, Evaluator, Learner, MatchArgs, Observation, Policy, Pool, PopulationArgs,
-    Ratings, StrengthArgs, Turn, UserError, VecEnv, action_kl, action_logprobs, append_jsonl, atomic_write, check_matchmaking,
-    check_numbers, check_writable, compute_gae, compute_rewards, decode_actions, iteration_progress, keep_jsonl, load_policy, lock_run, make_learners,
-    matchups, observe, parse_hidden, pbt_round, plot_winrates, print_elo, resume_run, run_script, save_checkpoint, start_run, stop_on_interrupt,
+    ACTION_SIZE, BOTS, FRAME, NUM_FLOATS, NUM_INTS, Arena, Evaluator, Learner, MatchArgs, Observation, Policy, Pool,
+    PopulationArgs, Ratings, StrengthArgs, Turn, UserError, VecEnv, action_kl, action_logprobs, append_jsonl, atomic_write,
+    check_matchmaking, check_numbers, check_writable, compute_gae, compute_rewards, decode_actions, iteration_progress,
+    keep_jsonl, load_policy, lock_run, make_learners, matchups, observe, parse_hidden, pbt_round, plot_winrates, print_elo,
+    resume_run, run_script, save_checkpoint, start_run, stop_on_interrupt,
 )
 
 
@@ -42,12 +43,6 @@ class Args(MatchArgs, PopulationArgs, StrengthArgs):
     """run folder to continue, with the arguments it was started with; only --timesteps may change (off: empty)"""
     game_type: Literal["mock"] = "mock"
     """where the games are played: mock, the embedded game"""
-    character: str = "mewtwo"
-    """the learner's character; several, separated by commas, or low_tiers, top_tiers, all are played in turn"""
-    opponent_character: str = ""
-    """the opponents' character or characters (off: empty, the same as the learner's)"""
-    stage: str = "final_destination"
-    """stage, stages or all"""
     num_games: int = 4
     """games played side by side, for each learner"""
     num_workers: int = 0
@@ -64,7 +59,7 @@ class Args(MatchArgs, PopulationArgs, StrengthArgs):
     rollout_length: int = 128
     """steps of every game in an iteration"""
     update_interval: str = "batch_ready"
-    """batch_ready: learn when --rollout-length steps are there; or a number: every so many game frames of a learner, e.g. 10000"""
+    """batch_ready: learn when --rollout-length steps are there; or after so many game frames of a learner, e.g. 10000"""
     train_interval: int = 1
     """iterations between two updates; each learns from all of them"""
     batch_size: int = 2048
@@ -114,18 +109,7 @@ class Args(MatchArgs, PopulationArgs, StrengthArgs):
     vtrace: bool = False
     """correct --async-learning's rollouts for the policy having moved on since (off: False)"""
     max_buffer_size: int = 0
-    """--async-learning: agent frames a learner keeps for learning; more than a rollout lets collection run ahead (off: 0, one rollout)"""
-
-    history_size: int = 20
-    """active checkpoints of each learner in the pool"""
-    prune: Literal["oldest", "worst"] = "oldest"
-    """which checkpoint of an agent is retired when it has more"""
-    keep_retired: bool = True
-    """keep the files of retired checkpoints, for tournaments; off, only those that may be drawn or play stay on disk"""
-    pool_interval: int = 25
-    """iterations between two additions to the pool"""
-    track_elo: bool = False
-    """print the Elo table at the end"""
+    """--async-learning: agent frames that may wait to be learnt from, whole rollouts (off: 0, one rollout)"""
 
     seed: int = 1
     """same seed, same machine: same learning curve"""
@@ -147,11 +131,11 @@ def check(args: Args) -> None:
     check_matchmaking(args)
     check_numbers(
         args, num_games=(1, 65536), num_workers=(0, args.num_games * args.population_size), max_episode_frames=(0, many),
-        max_restarts=(0, many), action_repeat=(1, 3600), timesteps=(1, ever), rollout_length=(1, 10 ** 6), train_interval=(1, many),
-        batch_size=(1, many), grad_accum=(1, many), ppo_epochs=(1, many), ppo_clip=(1e-6, ever), learning_rate=(0, 1), gamma=(0, 1),
-        gae_lambda=(0, 1), entropy_coef=(0, ever), value_coef=(0, ever), value_burn_in=(0, many), max_grad_norm=(1e-9, ever),
-        target_kl=(0, ever), teacher_kl=(0, ever), teacher_kl_half_life=(1, ever), max_buffer_size=(0, many),
-        history_size=(1, many), pool_interval=(1, many), save_interval=(1, many))
+        max_restarts=(0, many), action_repeat=(1, 3600), timesteps=(1, ever), rollout_length=(1, 10 ** 6),
+        train_interval=(1, many), batch_size=(1, many), grad_accum=(1, many), ppo_epochs=(1, many), ppo_clip=(1e-6, ever),
+        learning_rate=(0, 1), gamma=(0, 1), gae_lambda=(0, 1), entropy_coef=(0, ever), value_coef=(0, ever),
+        value_burn_in=(0, many), max_grad_norm=(1e-9, ever), target_kl=(0, ever), teacher_kl=(0, ever),
+        teacher_kl_half_life=(1, ever), max_buffer_size=(0, many), save_interval=(1, many))
     for flag, needs, there in (
             ("vtrace", "--async-learning", args.async_learning), ("max_buffer_size", "--async-learning", args.async_learning),
             ("teacher_kl", "--pretrained", args.pretrained),
@@ -160,11 +144,11 @@ def check(args: Args) -> None:
             raise UserError(f"--{flag.replace('_', '-')}: needs {needs}")
     if args.update_interval != "batch_ready":
         if not (args.update_interval.isdecimal() and int(args.update_interval) > 0):
-            raise UserError(f"--update-interval {args.update_interval}: give batch_ready or a number of game frames, e.g. 10000")
+            raise UserError(f"--update-interval {args.update_interval}: give batch_ready or game frames, e.g. 10000")
         args.rollout_length = max(1, round(int(args.update_interval) / (args.num_games * args.action_repeat)))
     rollout = 2 * args.num_games * args.rollout_length
     if args.max_buffer_size and args.max_buffer_size < rollout:
-        raise UserError(f"--max-buffer-size {args.max_buffer_size}: must hold at least one rollout, which is up to {rollout} agent frames")
+        raise UserError(f"--max-buffer-size {args.max_buffer_size}: must hold at least one rollout, {rollout} agent frames")
 
 
 @torch.inference_mode()
@@ -212,15 +196,16 @@ def collect(arena: Arena, args: Args, clock: dict[str, float]) -> dict[str, dict
         rollouts[learner.name] = {
             "actor": learner.acting, "obs": Observation(obs_floats[:, mine], obs_ints[:, mine]), "actions": actions[:, mine],
             "rewards": rewards[:, mine], "bootstrap": bootstrap[:, mine], "starts": starts[:, mine], "learns": learns[:, mine],
-            "terminated": terminated[:, mine], "truncated": truncated[:, mine], "last_value": value_of(learner, after_rollout)[mine],
+            "terminated": terminated[:, mine], "truncated": truncated[:, mine],
+            "last_value": value_of(learner, after_rollout)[mine],
             "state": tuple(s[2 * mine.start:2 * mine.stop] for s in states_at_start[learner.name])}
     return rollouts
 
 
 @torch.no_grad()
 def prepare(learner: Learner, rollout: dict, args: Args, teacher: Policy | None) -> dict[str, torch.Tensor]:
-    """Values, log-probabilities and advantages: tensors [T, B, ..], B = games x ports. The first two come out of one forward over
-    the whole rollout, with the numbers that learning starts from: the first minibatch's ratio is then 1 but for rounding."""
+    """Values, log-probabilities and advantages: tensors [T, B, ..], B = games x ports. The first two come out of one forward
+    over the whole rollout, with the numbers that learning starts from: the first minibatch's ratio is 1 but for rounding."""
     T, N = rollout["starts"].shape
     rows = lambda x: torch.from_numpy(np.ascontiguousarray(x).reshape(T, 2 * N, *x.shape[3:]))          # [T, 2N, ..]
     obs, actions = Observation(*map(rows, rollout["obs"])), rows(rollout["actions"])
@@ -335,8 +320,11 @@ def main(args: Args) -> None:
         run, args, lock, saved = resume_run(args, Args)
     args.timesteps = 100_000 if args.timesteps is None else args.timesteps
     torch.manual_seed(args.seed)
-    initial, source = load_policy(run / "checkpoints" / "initial.pt") if saved else load_policy(args.pretrained) if args.pretrained else (
-        Policy(args.backbone, parse_hidden(args.hidden)), {"frame_delay": 0, "action_repeat": args.action_repeat})
+    if saved or args.pretrained:
+        initial, source = load_policy(run / "checkpoints" / "initial.pt" if saved else args.pretrained)
+    else:
+        initial = Policy(args.backbone, parse_hidden(args.hidden))
+        source = {"frame_delay": 0, "action_repeat": args.action_repeat}
     if source["frame_delay"]:
         raise UserError(f"{args.pretrained}: trained for a delay of {source['frame_delay']} frames; this game has none")
     args.action_repeat = source["action_repeat"]
@@ -363,15 +351,12 @@ def main(args: Args) -> None:
     teacher = initial if args.teacher_kl else None
     pool, ratings = Pool(run / "pool", args.history_size, args.prune, args.keep_retired), Ratings()
     arena, turn = Arena(args, envs, learners, pool, ratings), Turn(args)
+    parts = {"envs": envs, "ratings": ratings, "arena": arena, "turn": turn, **{f"learner_{x.name}": x for x in learners}}
     iteration, global_step = 0, 0
     if saved:
         try:
-            for learner, state in zip(learners, saved["learners"], strict=True):
-                learner.load_state_dict(state)
-            envs.load_state_dict(saved["envs"])
-            ratings.load_state_dict(saved["ratings"])
-            arena.load_state_dict(saved["arena"])
-            turn.load_state_dict(saved["turn"])
+            for name, part in parts.items():
+                part.load_state_dict(saved[name])
             iteration, global_step = int(saved["iteration"]), int(saved["step"])
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             envs.close()
@@ -381,12 +366,12 @@ def main(args: Args) -> None:
         pool.forget_after(global_step, agents=set(names))
         atomic_write(run / "args.json", (json.dumps(vars(args), indent=1) + "\n").encode())
 
+    strongest = lambda: max(learners, key=lambda learner: ratings.elo(learner.name)).policy  # whom play.py will see
+
     def save() -> None:
-        best = max(learners, key=lambda learner: ratings.elo(learner.name))              # whom play.py will see
-        save_checkpoint(
-            checkpoint_path, best.policy, stage="ppo_selfplay", step=global_step, iteration=iteration, args=vars(args),
-            action_repeat=args.action_repeat, learners=[learner.state_dict() for learner in learners], envs=envs.state_dict(),
-            ratings=ratings.state_dict(), arena=arena.state_dict(), turn=turn.state_dict())
+        save_checkpoint(checkpoint_path, strongest(), stage="ppo_selfplay", step=global_step, iteration=iteration,
+                        args=vars(args), action_repeat=args.action_repeat,
+                        **{name: part.state_dict() for name, part in parts.items()})
 
     if args.track:
         import wandb
@@ -395,13 +380,13 @@ def main(args: Args) -> None:
     steps_per_iteration = T * M * args.action_repeat * args.train_interval
     num_iterations = -(-args.timesteps // steps_per_iteration)
     half_life = math.log(.5) / math.log(args.gamma) * args.action_repeat / 60 if 0 < args.gamma < 1 else math.inf
-    console.print(f"[bold]CleanMelee[/] self-play PPO  {args.character} on {args.stage} ({args.game_type})  {args.backbone} {args.hidden}"
-                  f" ({sum(p.numel() for p in initial.parameters()):,} parameters)\n{num_iterations} iterations of "
-                  f"{steps_per_iteration} game frames ({M} games x {T * args.train_interval} steps x {args.action_repeat} frames); "
-                  f"a reward's half-life is {half_life:.1f} s; run folder {run}")
+    console.print(f"[bold]CleanMelee[/] self-play PPO  {args.character} on {args.stage} ({args.game_type})  {args.backbone} "
+                  f"{args.hidden} ({sum(p.numel() for p in initial.parameters()):,} parameters)\n"
+                  f"{num_iterations} iterations of {steps_per_iteration} game frames ({M} games x {T * args.train_interval} steps x "
+                  f"{args.action_repeat} frames); a reward's half-life is {half_life:.1f} s; run folder {run}")
     if 2 * T * args.num_games < args.batch_size:
-        console.print(f"a rollout holds at most {2 * T * args.num_games} agent frames, fewer than --batch-size {args.batch_size}: "
-                      "every epoch is one minibatch")
+        console.print(f"a rollout holds at most {2 * T * args.num_games} agent frames, fewer than --batch-size "
+                      f"{args.batch_size}: every epoch is one minibatch")
     evaluator = Evaluator(run, args, global_step, console.print)
     if args.eval_interval and not saved:
         evaluator.submit(learners[0].policy, 0)
@@ -433,7 +418,8 @@ def main(args: Args) -> None:
             iteration, global_step, tick = iteration + 1, global_step + steps_per_iteration, time.perf_counter()
             every = lambda interval: interval and (iteration % interval == 0 or iteration == num_iterations)
             stopping = bool(stop)                                           # asked once, so that all below agree
-            halt = stopping or any(map(every, (args.save_interval, args.pool_interval, args.eval_interval, args.pbt and args.pbt_interval)))
+            halt = stopping or any(map(every, (args.save_interval, args.pool_interval, args.eval_interval,
+                                               args.pbt and args.pbt_interval)))
             row = {"global_step": global_step, "iteration": iteration, "charts/games_finished": arena.finished,
                    "charts/games_truncated": arena.truncated, "selfplay/opponents": len(arena.networks) - P}
             scores = {name: list(arena.scores[name]) for name in rollouts[0]}
@@ -441,7 +427,7 @@ def main(args: Args) -> None:
                 done = [(row, scores, train(rollouts, global_step))]
             else:                                                           # they are learnt from while the next are collected
                 pending.append((row, scores, background.submit(train, rollouts, global_step)))
-                ready = len(pending) - (0 if halt else buffered)            # what keeps or changes weights waits for all of them
+                ready = len(pending) - (0 if halt else buffered)            # who keeps or changes weights waits for all
                 done = [(row, scores, future.result()) for row, scores, future in pending[:max(0, ready)]]
                 pending = pending[len(done):]
                 if done:
@@ -461,9 +447,10 @@ def main(args: Args) -> None:
                     metrics |= {"selfplay/history_games": len(scores[name]), "selfplay/elo": ratings.elo(name),
                                 **({"selfplay/history_score": float(np.mean(scores[name]))} if scores[name] else {})}
                     row |= {key if P == 1 else f"{name}/{key}": value for key, value in metrics.items()}
-                    console.print(f"{row['iteration']:5d}  {name if P > 1 else ''}  collected {steps_per_iteration}  steps {row['global_step']:,}  "
-                                  f"SPS {sps:,.0f}  policy {metrics['losses/policy_loss']:+.4f}  value {metrics['losses/value_loss']:.4f}  "
-                                  f"entropy {metrics['losses/entropy']:.2f}  KL {metrics['losses/approx_kl']:.4f}")
+                    losses = {key: f"{metrics[f'losses/{key}']:.4f}" for key in ("policy_loss", "value_loss", "entropy", "approx_kl")}
+                    console.print(f"{row['iteration']:5d}  {name if P > 1 else ''}  collected {steps_per_iteration}  steps "
+                                  f"{row['global_step']:,}  SPS {sps:,.0f}  policy {losses['policy_loss']}  value "
+                                  f"{losses['value_loss']}  entropy {losses['entropy']}  KL {losses['approx_kl']}")
                 append_jsonl(run / "metrics.jsonl", row)
                 if args.track:
                     wandb.log(row, step=row["global_step"])
@@ -477,7 +464,8 @@ def main(args: Args) -> None:
                     append_jsonl(run / "pbt.jsonl", {"global_step": global_step, **event})
             if iteration % args.pool_interval == 0:
                 for learner in active:
-                    frozen = pool.add(learner.policy, learner.name, global_step, ratings=ratings, action_repeat=args.action_repeat)
+                    frozen = pool.add(learner.policy, learner.name, global_step, ratings=ratings,
+                                      action_repeat=args.action_repeat)
                     ratings.row(frozen)[0] = ratings.elo(learner.name)      # a frozen copy is as strong as its original
                     if args.league and arena.matchmaker.starts_anew(learner.name, global_step - learner.born, arena.rng):
                         learner.become(initial.state_dict(), None)
@@ -485,7 +473,7 @@ def main(args: Args) -> None:
                 if args.train_order == "round-robin" and turn.over(active[0].policy, global_step):
                     arena.hand_over(turn.pass_on(learners, global_step))
             if every(args.eval_interval):
-                evaluator.submit(max(learners, key=lambda learner: ratings.elo(learner.name)).policy, global_step)
+                evaluator.submit(strongest(), global_step)
             evaluator.report()
             if every(args.save_interval):
                 save()

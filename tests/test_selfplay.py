@@ -405,7 +405,7 @@ def test_impossible_values(tmp_path, name, value):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("field", ["learners", "envs", "ratings", "arena", "turn", "iteration", "stage"])
+@pytest.mark.parametrize("field", ["learner_main", "envs", "ratings", "arena", "turn", "iteration", "stage"])
 def test_a_damaged_checkpoint_is_not_resumed(tmp_path, field):
     main(tiny(tmp_path, "run", 1))
     path = tmp_path / "run" / "checkpoints" / "latest.pt"
