@@ -72,7 +72,8 @@ def show(name, row):
           f"{row['trips']:6d} {row['recovery']:10.0%} {row['suicides']:12.1%}")
 
 
-HEADER = f"{'':>24} {'minutes':>8} {'damage/min':>11} {'KO % (median)':>13} {'stocks':>7} {'trips':>6} {'came back':>10} {'own falls':>12}"
+HEADER = (f"{'':>24} {'minutes':>8} {'damage/min':>11} {'KO % (median)':>13} {'stocks':>7} {'trips':>6} "
+          f"{'came back':>10} {'own falls':>12}")
 
 
 def play(first, second, characters, stages, num_games, seed=0, max_frames=game.TIME_LIMIT):
