@@ -1072,6 +1072,93 @@ def finished_slp(data: bytes) -> tuple[bytes, int]:
     return SLP_HEAD + struct.pack(">i", end - EVENTS_AT) + data[EVENTS_AT:end] + metadata, last
 
 
+class Recorder:
+    """The .slp files of the games that are on. A frame reaches the disk at once while games are no faster than a person
+    plays, else within a hundredth of a second, or as soon as the disk allows. When the disk fails, recording ends."""
+
+    def __init__(self, folder: str | Path, slots: int):
+        """slots: games at a time. Finishes what a killed process left in the folder; older recordings stay as they are."""
+        self.folder, self.names = Path(folder), [("", "")] * slots          # names: of the players of each slot
+        check_writable("--record", self.folder / "game.slp")
+        if os.name != "nt":
+            import resource                                                 # here: it is not there on Windows
+            most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 64
+            if slots > most:
+                raise UserError(f"--record {folder}: {slots} games at a time need {slots} open files, and the limit is {most}; "
+                                "play fewer at a time, or raise it with ulimit -n")
+        for path, last in finish_recordings(folder):
+            print(f"{path}: left behind by a process that was killed; kept up to frame {last}", file=sys.stderr)
+        numbers = [path.name.split("_")[1] for path in self.folder.glob("game_*_*.slp*")]
+        self.next_number = 1 + max((int(n) for n in numbers if n.isdigit()), default=0)
+        self.writers: dict[int, SlpWriter] = {}                             # of each slot
+        self.waiting: dict[int, list[tuple[bytes, bytes]]] = {}             # its frames and controllers, not yet written
+        self.numbers: dict[int, int] = {}                                   # of its game, if that has to start over
+        self.interval, self.flushed_at, self.recorded, self.failed = .01, 0., 0, False
+
+    def begin(self, slots: np.ndarray, frames: np.ndarray, controllers: np.ndarray) -> None:
+        if self.failed:
+            return
+        names = {internal: name for name, internal in FIGHTERS.items()}
+        with self._disk():
+            for g in slots:
+                number = self.numbers.pop(g, self.next_number)
+                self.next_number = max(self.next_number, number + 1)
+                who = "_vs_".join(names[int(k)] for k in frames[g]["players"]["character"])
+                path = self.folder / f"game_{number:03d}_{who}.slp"
+                self.writers[g], self.waiting[g] = SlpWriter(path, names=self.names[g]), []
+        self.add(slots, frames, controllers)
+
+    def add(self, slots: np.ndarray, frames: np.ndarray, controllers: np.ndarray) -> None:
+        if not self.failed:
+            for g in slots:
+                self.waiting[g].append((frames[g].tobytes(), controllers[g].tobytes()))
+            if time.perf_counter() - self.flushed_at > self.interval:
+                self._flush()
+
+    def drop(self, slots: np.ndarray) -> None:
+        """These games start over, under their numbers."""
+        for g in set(slots) & set(self.writers):
+            self.numbers[g] = int(self.writers[g].path.name.split("_")[1])
+            self.writers.pop(g).abort()
+
+    def end(self, slot: int, how: str | None = None) -> None:
+        self._flush()
+        with self._disk():
+            if slot in self.writers:
+                self.writers[slot].close(how)
+                del self.writers[slot]
+                self.recorded += 1
+
+    def close(self) -> None:
+        """What is still on was quit."""
+        for g in list(self.writers):
+            self.end(g, "NoContest")
+
+    def _flush(self) -> None:
+        start = time.perf_counter()
+        with self._disk():
+            for g, writer in self.writers.items():
+                if self.waiting[g]:
+                    frames, controllers = (b"".join(part) for part in zip(*self.waiting[g], strict=True))
+                    writer.add(np.frombuffer(frames, FRAME), np.frombuffer(controllers, CONTROLLER))
+                    self.waiting[g] = []
+        self.flushed_at = time.perf_counter()
+        self.interval = max(.01, self.flushed_at - start)                   # writing takes at most half of the time
+
+    @contextlib.contextmanager
+    def _disk(self):
+        """A full disk costs the recordings that are on, and no game."""
+        try:
+            yield
+        except OSError as error:
+            self.failed = True
+            print(f"warning: --record {self.folder}: cannot write ({error.strerror}); the games go on unrecorded; make room or "
+                  "choose another folder", file=sys.stderr)
+            for writer in self.writers.values():
+                writer.abort()
+            self.writers.clear()
+
+
 def _open_locked(path):
     """The file, new or as it is, for reading and writing, and for us alone until it is closed; None if it is another's."""
     open(path, "ab").close()
