@@ -83,6 +83,8 @@ def test_a_policy_inside_plays_as_it_would_outside():
     """The opponent sees its own side, keeps its memory through the game, holds its controller, and acts as late as trained."""
     torch.manual_seed(0)
     policy = Policy("gru", (16,)).eval()
+    for layer in policy.controller_head.logits.values():                    # a fresh policy hardly minds what it sees
+        layer.weight.data *= 300
     policy.action_repeat, policy.frame_delay = 2, 3
     env = MeleeEnv(policy, port=1, action_repeat=1, max_episode_frames=40)
     env.reset(seed=5)
