@@ -1186,11 +1186,11 @@ def shield_inputs(p, h, on_platform):
         set_action(p, h, JUMPSQUAT)
     elif pressed(h, BUTTON_A | BUTTON_Z):
         set_action(p, h, GRAB)
+    elif on_platform and h.stick_y <= DROP_Y and h.tilt_y_age < 6 and (h.stick_y > -ROLL_X or abs(h.stick_x) >= .6):
+        start_platform_drop(p, h)
     elif (abs(h.stick_x) >= ROLL_X and h.tilt_x_age < 4) or (abs(h.c_x) >= ROLL_X and abs(h.last_c_x) < ROLL_X):
         x = h.stick_x if abs(h.stick_x) >= ROLL_X else h.c_x
         set_action(p, h, ROLL_FORWARD if x * p.facing > 0 else ROLL_BACKWARD)
-    elif on_platform and h.stick_y <= DROP_Y and h.tilt_y_age < 6 and (h.stick_y > -ROLL_X or abs(h.stick_x) >= .6):
-        start_platform_drop(p, h)
     elif (h.stick_y <= -ROLL_X and h.tilt_y_age < 4) or (h.c_y <= -ROLL_X and h.last_c_y > -ROLL_X):
         set_action(p, h, SPOT_DODGE)
     elif p.action == SHIELD and not shield_held(h):

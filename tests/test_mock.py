@@ -33,6 +33,12 @@ class Game:
             game.step_games(self.frames, self.hidden, controllers)
         return self.players
 
+    def players_record(self, index):
+        return self.frames[0]["players"][index]
+
+    def secret_record(self, index):
+        return self.hidden[0]["players"][index]
+
     def place(self, index, x, y=.0001, airborne=False, facing=None):
         player = self.players[index]
         player["x"], player["y"] = x, y
