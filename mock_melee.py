@@ -159,9 +159,9 @@ TRANSFORMS = {  # Sheik and Zelda change on the ground and in the air: into whom
 
 GRAB_REACH = {  # how far in front the caught victim stands while pulled in, and while held
     1: (5.74, 8.28), 2: (8.19, 7.87), 7: (7.4, 7.35), 16: (11.0, 11.98), 18: (16.41, 9.1), 22: (6.57, 9.49)}
-LANDS_HALFWAY = (7, 18)                                # an air dodge out of the jumpsquat into the floor moves them half a frame
+LANDS_HALFWAY = (7, 18)                                # an air dodge out of the jumpsquat moves them half a frame
 PUSH_WIDTH = {2: 3.5}                                  # half of how close two may stand; 3.3 for the others
-WALL_WIDTH = {24: {29: 1.67, 27: 2.42, 28: 2.42, 66: 2.68, 69: 4.11, 263: 4.08, 347: 2.65, 373: 4.03, 374: 4.03}}  # others' is 2
+WALL_WIDTH = {24: {29: 1.67, 27: 2.42, 28: 2.42, 66: 2.68, 69: 4.11, 263: 4.08, 347: 2.65, 373: 4.03, 374: 4.03}}  # 2
 LEDGE_BOX_WIDTH, LEDGE_BOX_HEIGHT = 14.5, 11.5
 
 # Items, by Slippi's type ids.
@@ -937,6 +937,8 @@ def end_of_action(p, h, c):
         following = FALL_SPECIAL
     elif action == LEDGE_CATCH:
         following = LEDGE_HANG
+    elif action == LANDING:
+        following = WAIT
     elif action == CROUCH_START or action == c.own_action[DTILT]:
         following = CROUCH
     elif action == GRAB_PULL or action == GRAB_DASH_PULL or action == PUMMEL:
@@ -954,7 +956,7 @@ def end_of_action(p, h, c):
         p.self_vx_air, p.self_vy = p.self_vx_air * c.launch_kept, p.self_vy * c.launch_kept
     if action == c.transform_action[p.airborne]:
         p.character, following = c.transforms_into, c.transform_end[p.airborne]
-    if following < 0 or action == LANDING or (following == WAIT and p.airborne) or (following == FALL_SPECIAL and not p.airborne):
+    if following < 0 or (following == WAIT and p.airborne) or (following == FALL_SPECIAL and not p.airborne):
         following = FALL if p.airborne else WAIT
     set_action(p, h, following)
 
