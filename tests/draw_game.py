@@ -1,6 +1,6 @@
 """Draws a strip of a game of the embedded game: the stage, both players' bodies over time, and where hits land.
 
-    python tests/draw_game.py tests/game.png          # two attackers, Fox and Marth on Battlefield, seed 5
+    python tests/draw_game.py tests/game.png          # two attackers, Fox and Marth on Battlefield
 
 Each panel is two thirds of a second. A body is the capsule that hits are tested against, drawn every eighth frame and
 darker the later; a line is the path, a star a hit with the percent after it.
@@ -14,7 +14,7 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import mock_melee as game
 
-STAGE, SEED, PANELS, PANEL_FRAMES, EVERY = 31, 11, 6, 40, 8
+STAGE, SEED, PANELS, PANEL_FRAMES, EVERY = 31, 8, 6, 40, 8
 PLAYERS = (("Fox", 1, "#c8501e"), ("Marth", 18, "#2850b4"))
 
 
@@ -44,12 +44,12 @@ def liveliest(history, length):
     return int(np.argmax(scores))
 
 
-def draw_stage(axes, middle):
+def draw_stage(axes):
     stage = game.TABLES.stages[STAGE]
     for floor in range(stage["num_floors"]):
         left, right, y = (stage[name][floor] for name in ("floor_left", "floor_right", "floor_y"))
         axes.plot([left, right], [y, y], color="#444", linewidth=3 if floor == 0 else 1.5, solid_capstyle="butt")
-    axes.set_xlim(middle - 55, middle + 55), axes.set_ylim(-18, 48), axes.set_aspect("equal")
+    axes.set_xlim(-85, 85), axes.set_ylim(-14, 86), axes.set_aspect("equal")
     axes.set_xticks([]), axes.set_yticks([])
 
 
@@ -66,12 +66,12 @@ def draw(history, path):
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    figure, grid = pyplot.subplots(PANELS // 3, 3, figsize=(12, 5.4))
+    figure, grid = pyplot.subplots(PANELS // 3, 3, figsize=(13, 5.6))
     start = liveliest(history, PANELS * PANEL_FRAMES)
     for panel, axes in enumerate(grid.flat):
         begin = start + panel * PANEL_FRAMES
         part = history["players"][begin:begin + PANEL_FRAMES + 1]
-        draw_stage(axes, float(part["x"].mean()))
+        draw_stage(axes)
         for index, (_, _, color) in enumerate(PLAYERS):
             own = part[:, index]
             axes.plot(own["x"], own["y"], color=color, linewidth=1)
@@ -82,6 +82,8 @@ def draw(history, path):
                 axes.text(own["x"][frame] + 3, own["y"][frame] + 9, f"{own['percent'][frame]:.0f} %", fontsize=8)
         scores = ", ".join(f"{name} {part[-1, index]['percent']:.0f} %" for index, (name, _, _) in enumerate(PLAYERS))
         axes.set_title(f"{(begin - start) / 60:.1f} to {(begin - start + PANEL_FRAMES) / 60:.1f} s   {scores}", fontsize=9)
+    grid.flat[0].legend(handles=[pyplot.Line2D([], [], color=color, linewidth=5, label=name) for name, _, color in PLAYERS],
+                        loc="upper right", fontsize=8, frameon=False)
     figure.tight_layout()
     figure.savefig(path, dpi=75)
 
