@@ -788,15 +788,6 @@ def test_sheik_and_zelda_transform_into_each_other():
     assert seen == [sheik, zelda, sheik] and match.players["action"][0] == game.WAIT
 
 
-def test_judge_draws_all_nine_hammers():
-    drawn = set()
-    for seed in range(80):
-        match = Game(first=game.CHARACTERS["gameandwatch"], seed=seed)
-        match.step(p1=dict(main_x=1, buttons=game.BUTTON_B))
-        drawn.add(int(match.players["action"][0]) - 355)
-    assert drawn == set(range(9))
-
-
 def test_equal_ground_attacks_clank_and_a_stronger_one_beats_a_weak_one():
     match = Game(first=MARTH, second=MARTH)
     match.place(0, -15, facing=1)
