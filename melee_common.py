@@ -8,8 +8,8 @@
 Time: post[t-1] + pre[t] -> post[t]. A policy that has seen frames[t] chooses controllers[t + 1]. Every stage keeps to that.
 
 Sections, in this order: Slippi's ids and events, events to frames, replays in, folders of replays, replays out, a live game;
-controller codec, observation, policy, rewards and intervals; replays as training data; vectorised games, matches between
-policies; checkpoints, pool, ratings, logs, command line.
+controller codec, observation, policy, rewards and intervals; replays as training data; vectorised games, Slippi Dolphin,
+matches between policies, a single-agent environment; checkpoints, pool, ratings, logs, command line.
 """
 
 import argparse
@@ -32,6 +32,7 @@ import os
 import platform
 import re
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -52,6 +53,11 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 import tyro
+
+try:
+    import gymnasium
+except ImportError:                                                         # nothing here needs it
+    gymnasium = None
 
 import mock_melee
 from mock_melee import (  # re-exported: the frame language
@@ -1067,6 +1073,93 @@ def finished_slp(data: bytes) -> tuple[bytes, int]:
     return SLP_HEAD + struct.pack(">i", end - EVENTS_AT) + data[EVENTS_AT:end] + metadata, last
 
 
+class Recorder:
+    """The .slp files of the games that are on. A frame reaches the disk at once while games are no faster than a person
+    plays, else within a hundredth of a second, or as soon as the disk allows. When the disk fails, recording ends."""
+
+    def __init__(self, folder: str | Path, slots: int):
+        """slots: games at a time. Finishes what a killed process left in the folder; older recordings stay as they are."""
+        self.folder, self.names = Path(folder), [("", "")] * slots          # names: of the players of each slot
+        check_writable("--record", self.folder / "game.slp")
+        if os.name != "nt":
+            import resource                                                 # here: it is not there on Windows
+            most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 64
+            if slots > most:
+                raise UserError(f"--record {folder}: {slots} games at a time need {slots} open files, and the limit is {most}; "
+                                "play fewer at a time, or raise it with ulimit -n")
+        for path, last in finish_recordings(folder):
+            print(f"{path}: left behind by a process that was killed; kept up to frame {last}", file=sys.stderr)
+        numbers = [path.name.split("_")[1] for path in self.folder.glob("game_*_*.slp*")]
+        self.next_number = 1 + max((int(n) for n in numbers if n.isdigit()), default=0)
+        self.writers: dict[int, SlpWriter] = {}                             # of each slot
+        self.waiting: dict[int, list[tuple[bytes, bytes]]] = {}             # its frames and controllers, not yet written
+        self.numbers: dict[int, int] = {}                                   # of its game, if that has to start over
+        self.interval, self.flushed_at, self.recorded, self.failed = .01, 0., 0, False
+
+    def begin(self, slots: np.ndarray, frames: np.ndarray, controllers: np.ndarray) -> None:
+        if self.failed:
+            return
+        names = {internal: name for name, internal in FIGHTERS.items()}
+        with self._disk():
+            for g in slots:
+                number = self.numbers.pop(g, self.next_number)
+                self.next_number = max(self.next_number, number + 1)
+                who = "_vs_".join(names[int(k)] for k in frames[g]["players"]["character"])
+                path = self.folder / f"game_{number:03d}_{who}.slp"
+                self.writers[g], self.waiting[g] = SlpWriter(path, names=self.names[g]), []
+        self.add(slots, frames, controllers)
+
+    def add(self, slots: np.ndarray, frames: np.ndarray, controllers: np.ndarray) -> None:
+        if not self.failed:
+            for g in slots:
+                self.waiting[g].append((frames[g].tobytes(), controllers[g].tobytes()))
+            if time.perf_counter() - self.flushed_at > self.interval:
+                self._flush()
+
+    def drop(self, slots: np.ndarray) -> None:
+        """These games start over, under their numbers."""
+        for g in set(slots) & set(self.writers):
+            self.numbers[g] = int(self.writers[g].path.name.split("_")[1])
+            self.writers.pop(g).abort()
+
+    def end(self, slot: int, how: str | None = None) -> None:
+        self._flush()
+        with self._disk():
+            if slot in self.writers:
+                self.writers[slot].close(how)
+                del self.writers[slot]
+                self.recorded += 1
+
+    def close(self) -> None:
+        """What is still on was quit."""
+        for g in list(self.writers):
+            self.end(g, "NoContest")
+
+    def _flush(self) -> None:
+        start = time.perf_counter()
+        with self._disk():
+            for g, writer in self.writers.items():
+                if self.waiting[g]:
+                    frames, controllers = (b"".join(part) for part in zip(*self.waiting[g], strict=True))
+                    writer.add(np.frombuffer(frames, FRAME), np.frombuffer(controllers, CONTROLLER))
+                    self.waiting[g] = []
+        self.flushed_at = time.perf_counter()
+        self.interval = max(.01, self.flushed_at - start)                   # writing takes at most half of the time
+
+    @contextlib.contextmanager
+    def _disk(self):
+        """A full disk costs the recordings that are on, and no game."""
+        try:
+            yield
+        except OSError as error:
+            self.failed = True
+            print(f"warning: --record {self.folder}: cannot write ({error.strerror}); the games go on unrecorded; make room or "
+                  "choose another folder", file=sys.stderr)
+            for writer in self.writers.values():
+                writer.abort()
+            self.writers.clear()
+
+
 def _open_locked(path):
     """The file, new or as it is, for reading and writing, and for us alone until it is closed; None if it is another's."""
     open(path, "ab").close()
@@ -1651,6 +1744,8 @@ class Policy(nn.Module):
 
     State is explicit: a flat tuple of tensors [B, ...], empty for the mlp. `config` rebuilds the policy."""
 
+    action_repeat, frame_delay = 1, 0                                       # how it was trained to act: `load_policy` sets them
+
     def __init__(self, backbone: str = "mlp", hidden: tuple[int, ...] = (512, 512)):
         super().__init__()
         if backbone not in BACKBONES:
@@ -1934,14 +2029,19 @@ class Games:
         """Begins the next episode of every game in mask [N]. Its seed depends on slot and episode number alone."""
         seeds = np.zeros(len(mask), np.uint64)
         for g in np.flatnonzero(mask):
-            seeds[g] = _mix(int(self.seed[g]), int(self.episode[g]))
-            self.bots[g] = np.zeros(2, mock_melee.BOT)
-            self.bots[g]["kind"] = self.bot_kinds[g]
-            self.bots[g]["seed"] = [_mix(int(seeds[g]), player) for player in (1, 2)]
-        self.episode[mask] += 1
-        self.episode_frames[mask] = 0
+            seeds[g] = self.begin_episode(g)
         self.controllers[mask] = np.zeros((), CONTROLLER)
         mock_melee.reset_games(self.frames, self.hidden, mask, self.characters, self.stages, seeds)
+
+    def begin_episode(self, g: int) -> int:
+        """Counters and bots of game g's next episode -> its seed."""
+        seed = _mix(int(self.seed[g]), int(self.episode[g]))
+        self.bots[g] = np.zeros(2, mock_melee.BOT)
+        self.bots[g]["kind"] = self.bot_kinds[g]
+        self.bots[g]["seed"] = [_mix(seed, player) for player in (1, 2)]
+        self.episode[g] += 1
+        self.episode_frames[g] = 0
+        return seed
 
     def step(self, action_repeat: int, max_episode_frames: int) -> None:
         """Applies self.controllers for `action_repeat` frames. A game that ends within them keeps its last frame in
@@ -1977,37 +2077,79 @@ class VecEnv:
 
     A worker that dies, raises or hangs is replaced; its games come back truncated and marked broken, the others never
     notice, and the traceback goes to `log`. The hand-off is one byte through a pipe: unlike a semaphore, a pipe says at once
-    when the other side is gone, and needs no clean-up."""
+    when the other side is gone, and needs no clean-up.
+
+    With dolphin=DolphinArgs(dolphin=PATH, iso=PATH) the same games run on Slippi Dolphin, one for each, each in a worker of
+    its own (num_workers does not count):
+
+        with VecEnv(4, FOX, FD, dolphin=args, cpu_levels=[[0, CPU_LEVELS["cpu9"]]] * 4) as envs: ...
+
+    cpu_levels [N, 2]: 1 to 9 for Melee's computer player, HUMAN for a person at that port, 0 for `controllers` or a bot.
+    A Dolphin takes seconds to start, so after a fault, and sometimes between two games, its game reports a few steps
+    that are truncated and broken, the one with its new first frame last, while the others play on. `max_episode_frames`
+    truncates, but the game on Dolphin goes on. `envs.controllers` are the inputs that Melee says it saw."""
 
     def __init__(self, num_games: int, characters, stages, *, seed: int = 0, num_workers: int = 0, bot_kinds=0,
-                 max_episode_frames: int = 3600, action_repeat: int = 1, timeout: float = 10., max_restarts: int = 100,
-                 log=lambda line: print(line, file=sys.stderr)):
+                 max_episode_frames: int = 3600, action_repeat: int = 1, timeout: float = 10., max_restarts: int = 100, cpu_levels=0,
+                 dolphin: "DolphinArgs | None" = None, log=lambda line: print(line, file=sys.stderr)):
         if num_games < 1:
             raise UserError(f"--num-games {num_games}: at least one game is needed")
         if not 0 <= num_workers <= num_games:
             raise UserError(f"--num-workers {num_workers}: must lie between 0 and --num-games ({num_games})")
+        cpu_levels = np.broadcast_to(np.asarray(cpu_levels, int), (num_games, 2))
+        if dolphin:
+            check_dolphin(dolphin)
+            num_workers, timeout = num_games, dolphin.step_timeout * action_repeat + 5  # the worker itself notices first
+        elif cpu_levels.any():
+            raise UserError("Melee's own computer players need a live game (--game-type dolphin)")
         if num_workers and not hasattr(os, "fork"):
             raise UserError("--num-workers: this system cannot fork; use --num-workers 0")
         mock_melee.warm_up()                                                # compile once, before workers start
-        self.num_games, self.num_workers, self.seed = num_games, num_workers, seed
+        self.num_games, self.num_workers, self.seed, self.dolphin = num_games, num_workers, seed, dolphin
         self.max_episode_frames, self.action_repeat = max_episode_frames, action_repeat
         self.timeout, self.max_restarts, self.restarts, self.log = timeout, max_restarts, 0, log
         size = Games(num_games).num_bytes if num_workers else 0
         games = self.games = Games(num_games, mmap.mmap(-1, size) if num_workers else None)
         games.characters[:], games.stages[:], games.bot_kinds[:] = characters, stages, bot_kinds
+        if dolphin and (games.characters[cpu_levels > 0] == SHEIK).any():
+            raise UserError("a computer player cannot be made to choose sheik; take zelda, or another character")
         games.seed[:] = [_mix(seed, g) for g in range(num_games)]
         self.frames, self.controllers = games.frames, games.controllers
         self.final_frames, self.final_controllers = games.final_frames, games.final_controllers
         self.broken = np.zeros(num_games, bool)
         self._before = b""
-        games.reset(np.ones(num_games, bool))
+        if not dolphin:
+            games.reset(np.ones(num_games, bool))
         bounds = np.linspace(0, num_games, num_workers + 1).astype(int) if num_workers else []
         self._slices = list(zip(bounds[:-1], bounds[1:], strict=True))
         self._workers: list[_Worker] = []
+        self._boot_failures = np.zeros(num_workers, int)                    # of each worker, in a row
+        self._resumed = False
         self._forks = None
-        if num_workers:
-            self._forks = _ForkServer(games, lambda part: part.step(action_repeat, max_episode_frames))
-            self._workers = [self._forks.start(low, high) for low, high in self._slices]
+        if not num_workers:
+            return
+
+        def work(low: int, high: int, *pipes: int) -> None:
+            part = games.slice(low, high)
+            if not dolphin:
+                _worker_loop(part, lambda part: part.step(action_repeat, max_episode_frames), *pipes)
+            else:
+                port = dolphin.spectator_port and dolphin.spectator_port + low
+                _dolphin_worker(part, dolphin, cpu_levels[low], port, action_repeat, max_episode_frames, *pipes)
+
+        self._forks = _ForkServer(work)
+        try:
+            for low, high in self._slices:
+                self._workers.append(self._forks.start(low, high, ready=not dolphin, boot_timeout=self._boot_timeout))
+            while not all(worker.ready for worker in self._workers):
+                self._await_boots(.1)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def _boot_timeout(self) -> float:
+        return self.dolphin.boot_timeout + 30 if self.dolphin else 0.       # the worker itself notices first
 
     def step(self, controllers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Applies controllers CONTROLLER [N, 2] (slots of bots are ignored) for `action_repeat` frames."""
@@ -2017,13 +2159,31 @@ class VecEnv:
             self.games.step(self.action_repeat, self.max_episode_frames)
             return self.games.terminated, self.games.truncated, self.broken
         self._before = self.frames.tobytes()
-        for worker in self._workers:
-            worker.send()
+        playing = [k for k, worker in enumerate(self._workers) if worker.ready]
+        for k in range(self.num_workers):
+            if k in playing:
+                self._workers[k].send()
+            else:
+                self._mark_broken(k)
         deadline = time.monotonic() + self.timeout
-        for k, worker in enumerate(self._workers):
-            trouble = worker.wait(max(0., deadline - time.monotonic()))
+        for k in playing:
+            trouble = self._workers[k].wait(max(0., deadline - time.monotonic()))
             if trouble is not None:
                 self._replace(k, trouble)
+            elif self._workers[k].left:
+                self._mark_broken(k)
+        if self.dolphin:
+            # Between two games there are only menus and a countdown: worth a moment's wait, unlike the start of a Dolphin.
+            moment = time.monotonic() + 1
+            while any(not self._workers[k].ready for k in playing) and time.monotonic() < moment:
+                self._await_boots(.01)
+            self._await_boots(0)
+            while not any(worker.ready for worker in self._workers):
+                self._await_boots(.1)
+        if self._resumed:                                                   # no Dolphin can go on where another one stopped
+            for k in range(self.num_workers):
+                self._mark_broken(k)
+            self._resumed = False
         return self.games.terminated, self.games.truncated, self.broken
 
     def set_bot(self, game: int, player: int, kind: int) -> None:
@@ -2036,6 +2196,37 @@ class VecEnv:
         """Characters [n, 2] and stages [n] of these slots from their next games on; the games that run are not touched."""
         self.games.characters[games], self.games.stages[games] = characters, stages
 
+    def _mark_broken(self, k: int) -> None:
+        low, high = self._slices[k]
+        part = self.games.slice(low, high)
+        part.terminated[:], part.truncated[:] = False, True
+        self.broken[low:high] = True
+        part.final_frames[:] = np.frombuffer(self._before, FRAME)[low:high]  # what the worker left may be half written
+
+    def _await_boots(self, timeout: float) -> None:
+        """Waits up to `timeout` seconds for games that are on their way; those that are there show their first frame."""
+        waiting = {worker.reply: k for k, worker in enumerate(self._workers) if not worker.ready}
+        poll = select.poll()
+        for reply in waiting:
+            poll.register(reply, select.POLLIN)
+        arrived = {waiting[reply] for reply, _ in poll.poll(timeout * 1000)} if waiting else set()
+        for k in waiting.values():
+            worker = self._workers[k]
+            trouble = None
+            if k in arrived:
+                trouble = worker.wait(0) or worker.publish(self.timeout)
+            elif time.monotonic() > worker.boot_deadline:
+                trouble = f"did not start within {self._boot_timeout:.0f} s"
+            else:
+                continue
+            if trouble is None:
+                self._boot_failures[k] = 0
+                continue
+            self._boot_failures[k] += 1
+            if self._boot_failures[k] >= 3:
+                raise UserError(f"worker {k} failed to start three times in a row; the last time it {trouble.strip()}")
+            self._replace(k, trouble)
+
     def _replace(self, k: int, trouble: str) -> None:
         low, high = self._slices[k]
         self.restarts += 1
@@ -2043,20 +2234,20 @@ class VecEnv:
         if self.restarts > self.max_restarts:
             raise RuntimeError(f"workers failed more than {self.max_restarts} times; last: worker {k}: {trouble}")
         self.log(f"worker {k} (games {low} to {high - 1}) {trouble.strip()}; replaced, its games are truncated")
-        part = self.games.slice(low, high)
-        part.terminated[:], part.truncated[:] = False, True
-        self.broken[low:high] = True
-        part.final_frames[:] = np.frombuffer(self._before, FRAME)[low:high]  # what the worker left may be half written
-        part.reset(np.ones(high - low, bool))
-        self._workers[k] = self._forks.start(low, high)
+        if self._before:
+            self._mark_broken(k)
+        if not self.dolphin:
+            self.games.slice(low, high).reset(np.ones(high - low, bool))
+        self._workers[k] = self._forks.start(low, high, ready=not self.dolphin, boot_timeout=self._boot_timeout)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Everything that decides how the games go on."""
+        """Everything that decides how the games go on. A game on Dolphin cannot be saved: its next one takes its place."""
         return {name: torch.from_numpy(np.frombuffer(getattr(self.games, name).tobytes(), np.uint8).copy())
                 for name in Games.LAYOUT}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        for name in Games.LAYOUT:
+        self._resumed = bool(self.dolphin)
+        for name in ("seed", "episode") if self.dolphin else Games.LAYOUT:
             array, data = getattr(self.games, name), state[name].numpy().tobytes()
             if len(data) != array.nbytes:
                 raise UserError(f"the checkpoint holds {name} of another number of games; resume with the same --num-games")
@@ -2078,16 +2269,19 @@ class VecEnv:
 
 
 class _Worker:
-    """The main process's end of one worker: a command pipe, a reply pipe and a process id."""
+    """The main process's end of one worker: a command pipe, a reply pipe and a process id.
 
-    def __init__(self, pid: int, command: int, reply: int):
-        self.pid, self.command, self.reply = pid, command, reply
+    ready: it can step. Otherwise its Dolphin is on the way to the next game, which it must reach before boot_deadline."""
+
+    def __init__(self, pid: int, command: int, reply: int, ready: bool, boot_timeout: float):
+        self.pid, self.command, self.reply, self.ready, self.left = pid, command, reply, ready, False
+        self.boot_timeout, self.boot_deadline = boot_timeout, time.monotonic() + boot_timeout
         self.poll = select.poll()
         self.poll.register(reply, select.POLLIN)
 
-    def send(self) -> None:
+    def send(self, order: bytes = b"s") -> None:
         try:
-            os.write(self.command, b"s")
+            os.write(self.command, order)
         except BrokenPipeError:
             pass                                                            # `wait` sees the end of file and says so
 
@@ -2096,14 +2290,28 @@ class _Worker:
         if not self.poll.poll(timeout * 1000):
             return f"hung for {timeout:.0f} s"
         data = os.read(self.reply, 1)
+        self.left = data == b"q"                                            # without a winner
         if data == b".":
+            return None
+        if data in (b"b", b"q"):                                            # done, and the game is over
+            self.ready, self.boot_deadline = False, time.monotonic() + self.boot_timeout
             return None
         if not data:
             return "died"
         text = b""
         while chunk := os.read(self.reply, 65536):
             text += chunk
-        return "raised\n" + text.decode(errors="replace")
+        text = text.decode(errors="replace")
+        if data == b"u":
+            raise UserError(text)                                           # another try would not help
+        return f"failed: {text}" if data == b"?" else "raised\n" + text
+
+    def publish(self, timeout: float) -> str | None:
+        """Has a new game's first frame shown."""
+        self.send(b"n")
+        trouble = self.wait(timeout)
+        self.ready = trouble is None
+        return trouble
 
     def kill(self) -> None:
         """Ends the worker and waits until it is gone: it must not write into games that are being set up anew."""
@@ -2125,7 +2333,8 @@ class _ForkServer:
     run can deadlock. So one child is forked early, does nothing, and forks every worker, replacements too. It ends when the
     main process does, however that ends, and its workers end with it."""
 
-    def __init__(self, games: Games, step):
+    def __init__(self, work):
+        """work(low, high, command, reply) is a worker's life, for the games [low:high)."""
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._pid = os.fork()
         if self._pid == 0:
@@ -2133,13 +2342,13 @@ class _ForkServer:
             _end_with_parent()
             _close_files_except(theirs.fileno())
             try:
-                self._serve(theirs, games, step)
+                self._serve(theirs, work)
             finally:
                 os._exit(0)
         theirs.close()
 
     @staticmethod
-    def _serve(requests: socket.socket, games: Games, step) -> None:
+    def _serve(requests: socket.socket, work) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)                        # Ctrl-C is the main process's business
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)                       # the kernel buries dead workers
         while True:
@@ -2152,14 +2361,14 @@ class _ForkServer:
                 try:
                     _end_with_parent()
                     _close_files_except(*files)
-                    _worker_loop(games.slice(low, high), step, *files)
+                    work(low, high, *files)
                 finally:
                     os._exit(0)
             for fd in files:
                 os.close(fd)
             requests.send(str(pid).encode())
 
-    def start(self, low: int, high: int) -> _Worker:
+    def start(self, low: int, high: int, ready: bool, boot_timeout: float) -> _Worker:
         command_read, command_write = os.pipe()
         reply_read, reply_write = os.pipe()
         try:
@@ -2171,7 +2380,7 @@ class _ForkServer:
             os.close(command_read), os.close(reply_write)
         if not pid:
             raise UserError("the process that starts workers is gone; start the run again with --resume")
-        return _Worker(int(pid), command_write, reply_read)
+        return _Worker(int(pid), command_write, reply_read, ready, boot_timeout)
 
     def close(self) -> None:
         self._socket.close()
@@ -2202,6 +2411,412 @@ def _close_files_except(*keep: int) -> None:
         os.closerange(low, fd)
         low = fd + 1
     os.closerange(low, os.sysconf("SC_OPEN_MAX") if os.sysconf("SC_OPEN_MAX") < 65536 else 65536)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Slippi Dolphin: a game played through libmelee, in a worker process of VecEnv
+# ---------------------------------------------------------------------------------------------------------------------
+
+ISO_SIZE, ISO_HEAD = 1_459_978_240, b"GALE01"                               # Melee NTSC; its revision byte is 2 for 1.02
+CPU_LEVELS = {f"cpu{level}": level for level in range(1, 10)}               # Melee's own computer players
+HUMAN = -1                                                                  # a level: a person with a controller of their own
+SPECTATOR_PORTS = range(20_000, 30_000)                                     # below those that systems hand out themselves
+
+
+@dataclass(kw_only=True)
+class DolphinArgs:
+    """The flags of a live game. The scripts' Args inherit them."""
+    dolphin: str = ""
+    """Slippi Dolphin's executable: an ExiAI or mainline build, or any other with --no-headless (off: empty)"""
+    iso: str = ""
+    """Melee's disc image: NTSC 1.02 as a plain .iso file (off: empty)"""
+    headless: bool = True
+    """no window, no sound, as fast as it goes; --no-headless shows the game at 60 frames a second"""
+    fast_forward: bool = True
+    """ExiAI builds skip what only draws; ignored by other builds and with --no-headless"""
+    instant_restart: bool = False
+    """the next game begins at once, on a random legal stage (off: back through the menus, to the same stage)"""
+    boot_timeout: float = 60.0
+    """seconds that Dolphin may take from its start, or from a game's end, to the first frame of a game"""
+    step_timeout: float = 10.0
+    """seconds that a frame may take before Dolphin counts as hung and is replaced"""
+    games_per_process: int = 50
+    """games after which a Dolphin is started anew, since it leaks memory (off: 0)"""
+    spectator_port: int = 0
+    """UDP port of the first Dolphin's spectator server; each further one takes the next (off: 0, whatever is free)"""
+
+
+DOLPHIN_LIMITS = {"boot_timeout": (1, 3600), "step_timeout": (.1, 3600), "games_per_process": (0, 10 ** 9),  # for check_numbers
+                  "spectator_port": (0, 65535)}
+
+
+class DolphinError(UserError):
+    """Dolphin died, hangs, or did not do what it was asked; another attempt may help."""
+
+
+def check_dolphin(args: DolphinArgs) -> None:
+    """Raises UserError unless --dolphin is a Slippi Dolphin that can do what is asked and --iso is Melee NTSC 1.02."""
+    check_numbers(args, **DOLPHIN_LIMITS)
+    if os.name == "nt":
+        raise UserError("--dolphin: live games need Linux or macOS; on Windows use WSL")
+    path = Path(args.dolphin)
+    if not args.dolphin or not path.is_file():
+        raise UserError(f"--dolphin {args.dolphin or '(empty)'}: no such file; give the path of Slippi Dolphin's executable")
+    if not os.access(path, os.X_OK):
+        raise UserError(f"--dolphin {path}: not executable; allow it with chmod +x")
+    version = _dolphin_version(path)
+    if args.headless and not (version.mainline or version.build.name == "EXI_AI"):
+        raise UserError(f"--dolphin {path}: {version.version} always opens a window; use an ExiAI or mainline build, or "
+                        "--no-headless")
+    iso = Path(args.iso)
+    if not args.iso or not iso.is_file():
+        raise UserError(f"--iso {args.iso or '(empty)'}: no such file; give the path of Melee's disc image")
+    with open(iso, "rb") as file:
+        head = file.read(8)
+    if head[:6] != ISO_HEAD:
+        raise UserError(f"--iso {iso}: not Melee NTSC (its head says {head[:6]!r}, not {ISO_HEAD!r}); give a plain .iso, not .ciso "
+                        "or .rvz")
+    if head[7] != 2:
+        raise UserError(f"--iso {iso}: Melee 1.0{head[7]}; Slippi needs version 1.02")
+    if iso.stat().st_size != ISO_SIZE:
+        raise UserError(f"--iso {iso}: {iso.stat().st_size:,} bytes instead of {ISO_SIZE:,}; it is cut off or compressed, make "
+                        "the .iso again")
+
+
+@functools.lru_cache
+def _dolphin_version(path: Path):
+    """libmelee's DolphinVersion of an executable."""
+    import melee.console
+    not_one = f"--dolphin {path}: no Slippi Dolphin"
+    try:
+        result = subprocess.run([path, "--version"], capture_output=True, text=True, errors="replace", timeout=20,
+                                stdin=subprocess.DEVNULL)
+        says = (result.stdout + result.stderr).strip().splitlines()
+        return melee.console.get_dolphin_version(str(path))
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{not_one}: `--version` did not end within 20 s") from None
+    except OSError as error:
+        raise UserError(f"{not_one}: cannot run it ({error.strerror})") from None
+    except (AssertionError, ValueError, RuntimeError, IndexError):
+        raise UserError(f"{not_one}: `--version` says {says[0][:80] if says else 'nothing'!r}, exit code "
+                        f"{result.returncode}") from None
+
+
+def _reserve_port(wanted: int) -> tuple[socket.socket, int]:
+    """A UDP port that no other Dolphin of ours will take while the returned socket lives: the TCP port of the same number is
+    its lock, which dies with its process. wanted 0: any."""
+    start = os.getpid() * 37 % len(SPECTATOR_PORTS)
+    for port in [wanted] if wanted else [SPECTATOR_PORTS[(start + k) % len(SPECTATOR_PORTS)] for k in range(1000)]:
+        lock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            lock.bind(("127.0.0.1", port))
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                probe.bind(("", port))
+            return lock, port
+        except (OSError, OverflowError):
+            lock.close()
+    if wanted:
+        raise UserError(f"--spectator-port {wanted}: taken by another program; choose another port, or 0 for whatever is free")
+    raise DolphinError("no free UDP port for Dolphin's spectator server")
+
+
+class DolphinEnv:
+    """One game on one Slippi Dolphin, the controllers of both ports in our hands unless a computer or a person holds one.
+
+        env = DolphinEnv(args, characters=(1, 18), stage=32)    # internal ids; a Slippi stage id
+        env.begin()                                             # start Dolphin where needed, menus, countdown
+        env.frame, env.controllers                              # FRAME [], CONTROLLER [2] as Melee reports them
+        env.step(controllers)                                   # -> "on", "over", or "left" if it ended without a winner
+        env.close()
+
+    levels: per port 1 to 9 for Melee's computer player, HUMAN for a person, 0 for us. Raises DolphinError for whatever goes
+    wrong with Dolphin, and within the time-outs. Meant for a process of its own: libmelee forks, and waits."""
+
+    def __init__(self, args: DolphinArgs, characters, stage: int, levels=(0, 0), spectator_port: int = 0):
+        self.args, self.characters, self.stage = args, [int(c) for c in characters], int(stage)
+        self.levels, self.wanted_port = [int(level) for level in levels], spectator_port
+        self.console, self.games_played, self.deadline = None, 0, 0.
+        self.frame, self.controllers = np.zeros((), FRAME), np.zeros(NUM_PLAYERS, CONTROLLER)
+
+    def next_matchup(self, characters, stage: int) -> None:
+        """Whom and where the next game is to be between."""
+        if [int(c) for c in characters] != self.characters and self.args.instant_restart:
+            self.close()                                                    # an instant restart passes by the character screen
+        self.characters, self.stage = [int(c) for c in characters], int(stage)
+
+    def begin(self) -> None:
+        """On return the next game stands at the last frame before players have control, as a new embedded game does."""
+        self.deadline = time.monotonic() + self.args.boot_timeout
+        if self.args.games_per_process and self.games_played >= self.args.games_per_process:
+            self.close()
+        if self.console is None:
+            self._start()
+        self._release()
+        self._through_menus()
+        self.games_played += 1
+        while self.frame["frame_id"] < FIRST_CONTROL_FRAME - 1:
+            if self._next() is None:
+                raise DolphinError("the game was left during the countdown")
+
+    def step(self, controllers: np.ndarray) -> str:
+        """Applies controllers CONTROLLER [2] for one frame."""
+        for port, pad in self.pads.items():
+            if self.levels[port - 1] == 0:
+                self._press(pad, controllers[port - 1])
+        self.deadline = time.monotonic() + self.args.step_timeout
+        before = int(self.frame["frame_id"])
+        if self._next() is None or self.frame["frame_id"] <= before:
+            return "left"
+        return "over" if mock_melee.game_over(self.frame[None])[0] else "on"
+
+    def close(self) -> None:
+        """Ends Dolphin and removes its home folder."""
+        if self.console is not None:
+            for pad in self.pads.values():
+                with contextlib.suppress(OSError):
+                    pad.disconnect()
+            self.console.stop()
+            self.console, self.games_played = None, 0
+            self.lock.close()
+
+    # ------------------------------------------------------------------------------------------------------ starting
+
+    def _start(self) -> None:
+        import melee
+        self.melee, args = melee, self.args
+        self.lock, port = _reserve_port(self.wanted_port)
+        version = _dolphin_version(Path(args.dolphin))
+        fast = args.headless and args.fast_forward and version.build.name == "EXI_AI"
+        self.console = melee.Console(
+            path=args.dolphin, tmp_home_directory=True, slippi_port=port, blocking_input=True, polling_mode=True,
+            fullscreen=False, gfx_backend="Null" if args.headless else "", disable_audio=args.headless, save_replays=False,
+            emulation_speed=0. if args.headless else 1., instant_match_restart=args.instant_restart,
+            use_exi_inputs=fast, enable_ffw=fast)
+        keep_raw_events(self.console)
+        kinds = melee.ControllerType
+        self.pads = {seat + 1: melee.Controller(self.console, seat + 1, kinds.GCN_ADAPTER if level == HUMAN else kinds.STANDARD)
+                     for seat, level in enumerate(self.levels)}
+        self.console.run(iso_path=args.iso, platform="headless" if args.headless and version.mainline else None)
+        self._connect()
+        for seat, pad in list(self.pads.items()):
+            if self.levels[seat - 1] == HUMAN:
+                del self.pads[seat]
+                continue
+            reader = self._wait_for_reader(pad.pipe_path)                   # or else `connect` could block for ever
+            pad.connect()
+            os.close(reader)
+        self.menus = {port: melee.MenuHelper() for port in self.pads}       # for good: they know what they have toggled
+        # A dispatch that notices a dead or hung Dolphin. `step` of a plain polling Console would flush again on every try.
+        dispatch = self.console._slippstream.dispatch
+
+        def watched(polling_mode, timeout):
+            while (message := dispatch(True, .1)) is None:
+                self._check_alive("no frame came")
+            return message
+
+        self.console._slippstream.dispatch = watched
+
+    def _connect(self) -> None:
+        """console.connect(), which would wait for ten seconds for a Dolphin that is dead, and give up on a slow one."""
+        from melee.slippstream import SlippstreamClient
+        while True:
+            client = self.console._slippstream
+            client._worker.start()
+            while not client._buffer.poll(.1):
+                self._check_alive("it opened no spectator server")
+            if client._buffer.recv():
+                client.running = True
+                return
+            client.shutdown()
+            self.console._slippstream = SlippstreamClient(self.console.slippi_address, self.console.slippi_port)
+
+    def _wait_for_reader(self, pipe: str) -> int:
+        while True:
+            try:
+                return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)           # fails while nobody reads
+            except OSError:
+                self._check_alive("it does not read our controllers")
+            time.sleep(.01)
+
+    def _check_alive(self, trouble: str) -> None:
+        code = self.console._process.poll()
+        if code is not None:
+            raise DolphinError(f"Dolphin ended with {f'signal {-code}' if code < 0 else f'exit code {code}'}")
+        if time.monotonic() > self.deadline:
+            raise DolphinError(f"Dolphin hangs: {trouble} in time")
+
+    # --------------------------------------------------------------------------------------------------------- games
+
+    def _through_menus(self) -> None:
+        """From wherever Melee is to the first frame of a game, which must be the one that was asked for."""
+        melee, frames = self.melee, 0
+        characters = [melee.Character(c) for c in self.characters]
+        stage = next(melee.Stage(value) for value, slippi in LIBMELEE_STAGE.items() if slippi == self.stage)
+        starter = min(self.pads)
+        if self.games_played and self.frame["frame_id"] == FIRST_FRAME:     # it has begun already
+            return self._verify()
+        while True:
+            try:
+                state = self._next()
+            except DolphinError as error:
+                if frames == 0 and self.games_played == 0 and self.console._process.poll() is None:
+                    raise DolphinError("Dolphin is connected, but Melee sends no frames: do its gecko codes run? They need "
+                                       "Melee NTSC 1.02 and a Slippi build") from error
+                raise
+            frames += 1
+            if state is not None:
+                if state["frame_id"] == FIRST_FRAME:
+                    return self._verify()
+                continue                                                    # the last frames of a game that is over
+            menu = self.menu
+            if menu.menu_state is melee.Menu.UNKNOWN_MENU:                  # the scores, among others
+                self.menus[starter].skip_postgame(self.pads[starter])
+                continue
+            # A start before the sliders stand would put a motionless human where a computer player was asked for.
+            sliders = all(menu.players[port].cpu_level == level and not menu.players[port].is_holding_cpu_slider
+                          for port, level in enumerate(self.levels, 1) if level > 0 and port in menu.players)
+            ready = sliders or menu.menu_state is not melee.Menu.CHARACTER_SELECT
+            for port, pad in self.pads.items():
+                self.menus[port].menu_helper_simple(
+                    menu, pad, characters[port - 1], stage, cpu_level=self.levels[port - 1],
+                    autostart=port == starter and ready)
+
+    def _verify(self) -> None:
+        players, state = self.frame["players"], self.menu
+        names = {internal: name for name, internal in FIGHTERS.items()}
+        stages = {number: name for name, number in STAGES.items()}
+        tell = lambda who, levels, stage: ", ".join(
+            names.get(int(c), f"character {c}") + (f" (cpu{level})" if level > 0 else "") for c, level in zip(who, levels, strict=True)
+        ) + " on " + stages.get(int(stage), f"stage {stage}")
+        wanted, levels, stage = list(self.characters), list(self.levels), self.stage
+        got = [int(c) if present else -1 for c, present in zip(players["character"], players["present"], strict=True)]
+        got_levels = [int(state.players[port].cpu_level) if port in state.players else 0 for port in (1, 2)]
+        for seat, level in enumerate(levels):
+            if level == HUMAN:                                              # a person chooses for themselves
+                wanted[seat], got_levels[seat] = got[seat], HUMAN
+        if self.args.instant_restart and self.games_played:
+            stage = int(self.frame["stage"]) if int(self.frame["stage"]) in stages else stage
+        if (got, got_levels, int(self.frame["stage"])) != (wanted, levels, stage):
+            raise DolphinError(f"asked for {tell(wanted, levels, stage)}, but the game is {tell(got, got_levels, self.frame['stage'])}")
+
+    def _next(self) -> np.ndarray | None:
+        """One frame on: the FRAME if it is of a game, None in a menu. self.menu is libmelee's GameState in any case."""
+        try:
+            self.menu = self.console.step()
+        except (OSError, self.melee.slippstream.EnetDisconnected):          # the pipe or the connection broke: why?
+            for _ in range(10):
+                self._check_alive("its connection broke, and it did not end")
+                time.sleep(.05)
+            raise DolphinError("Dolphin closed the connection") from None
+        if self.menu.menu_state not in (self.melee.Menu.IN_GAME, self.melee.Menu.SUDDEN_DEATH):
+            return None
+        self.frame = frame_from_gamestate(self.menu, (1, 2))
+        self.controllers = controllers_from_gamestate(self.menu, (1, 2))
+        return self.frame
+
+    def _press(self, pad, controller) -> None:
+        """Sends a CONTROLLER record. libmelee takes sticks from 0 to 1 and rounds to Melee's own 1/80, where ours already are.
+        An analog trigger alone neither techs nor air dodges: the digital press is a button, and both are sent."""
+        button = self.melee.Button
+        for name, bit in BUTTONS.items():
+            is_down, key = bool(controller["buttons"] & bit), button[f"BUTTON_{name}"]
+            if is_down != pad.current.button[key]:
+                (pad.press_button if is_down else pad.release_button)(key)
+        pad.tilt_analog_unit(button.BUTTON_MAIN, float(controller["main_x"]), float(controller["main_y"]))
+        pad.tilt_analog_unit(button.BUTTON_C, float(controller["c_x"]), float(controller["c_y"]))
+        pad.press_shoulder(button.BUTTON_L, float(controller["l"]))
+        pad.press_shoulder(button.BUTTON_R, float(controller["r"]))
+
+    def _release(self) -> None:
+        for pad in self.pads.values():
+            pad.release_all()
+
+
+def _dolphin_worker(part: Games, args: DolphinArgs, levels, spectator_port: int, action_repeat: int, max_episode_frames: int,
+                    command: int, reply: int) -> None:
+    """The life of a worker with a Dolphin. Commands: "n" publish the next game's first frame, "s" step. Replies: "." done,
+    "b" done and the game is over, "q" it ended without a winner; after these two, and at the start, another "." says that the
+    next game is ready."""
+    os.setsid()                                                             # one group to kill, out of Ctrl-C's reach
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)                           # whose exit codes we want
+    folder = tempfile.mkdtemp(prefix="cleanmelee_")
+    tempfile.tempdir = folder                                               # libmelee makes Dolphin's home in it
+    leash = _guard(folder)
+    os.register_at_fork(after_in_child=lambda: [os.close(fd) for fd in (command, reply, leash)])
+    if sys.platform == "linux":
+        multiprocessing.set_start_method("fork", force=True)                # for libmelee's receiver
+    log = os.open(f"{folder}/dolphin.log", os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1), os.dup2(log, 2)                                        # Dolphin talks
+    env = DolphinEnv(args, part.characters[0], part.stages[0], levels, spectator_port)
+    try:
+        while True:
+            env.next_matchup(part.characters[0], part.stages[0])
+            env.begin()
+            os.write(reply, b".")
+            status = "on"
+            while status == "on":
+                order = os.read(command, 1)
+                if not order:                                               # the main process is gone
+                    return
+                if order == b"n":
+                    part.frames[0], part.controllers[0] = env.frame, env.controllers
+                    part.begin_episode(0)
+                else:
+                    status = _dolphin_step(part, env, action_repeat, max_episode_frames)
+                os.write(reply, {"on": b".", "over": b"b", "left": b"q"}[status])
+    except UserError as error:
+        tail = Path(f"{folder}/dolphin.log").read_text(errors="replace").strip().splitlines()[-1:]
+        text = str(error) + (f"; its last words: {tail[0][:200]}" if tail and isinstance(error, DolphinError) else "")
+        os.write(reply, (b"?" if isinstance(error, DolphinError) else b"u") + text.encode())
+    except Exception:
+        os.write(reply, b"!" + traceback.format_exc().encode())
+
+
+def _dolphin_step(part: Games, env: DolphinEnv, action_repeat: int, max_episode_frames: int) -> str:
+    """Games.step for the one game of `part`. A truncated game goes on: Melee has no quick way out of one."""
+    asked = part.controllers.copy()
+    part.terminated[:] = part.truncated[:] = False
+    for _ in range(action_repeat):
+        if part.bot_kinds.any():
+            mock_melee.bot_controllers(part.frames, part.bots, asked)
+        status = env.step(asked[0])
+        if status == "left":
+            return status
+        part.frames[0], part.controllers[0] = env.frame, env.controllers
+        part.episode_frames += 1
+        late = max_episode_frames and part.episode_frames[0] >= max_episode_frames
+        if (status == "over" or late) and not part.truncated[0]:
+            part.terminated[0], part.truncated[0] = status == "over", status != "over"
+            part.final_frames[0], part.final_controllers[0] = part.frames[0], part.controllers[0]
+        if status == "over":
+            return status
+    if part.truncated[0]:
+        part.begin_episode(0)
+    return "on"
+
+
+def _guard(folder: str) -> int:
+    """Forks a process that outlives this one by a moment: when it is gone, whatever killed it, the guard kills all of its
+    process group (Dolphin, what Dolphin started, libmelee's receiver) and removes `folder`. Returns the leash: its other end
+    falls when this process dies, if no child of ours holds it open."""
+    group, (end, leash) = os.getpgrp(), os.pipe()
+    if os.fork() == 0:
+        try:
+            os.setsid()
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            _close_files_except(end)
+            os.read(end, 1)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal.SIGKILL)
+            for _ in range(20):                                             # the dying may still write
+                shutil.rmtree(folder, ignore_errors=True)
+                if not os.path.exists(folder):
+                    break
+                time.sleep(.05)
+        finally:
+            os._exit(0)
+    os.close(end)
+    return leash
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2298,6 +2913,188 @@ def play_games(policies: list[Policy], envs: VecEnv, assignment: np.ndarray, gen
             final[ended] = envs.final_frames[ended]
             running &= ~ended
     return final
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A single-agent environment, for learners from elsewhere
+# ---------------------------------------------------------------------------------------------------------------------
+
+if gymnasium:
+    from gymnasium.spaces import Box, Dict, MultiDiscrete
+else:
+    class Box:
+        """Arrays of one shape and type, with a lowest and a highest value for each number. As gymnasium.spaces.Box."""
+
+        def __init__(self, low, high, shape: tuple[int, ...], dtype):
+            self.low, self.high = (np.broadcast_to(np.asarray(bound, dtype), shape) for bound in (low, high))
+            self.shape, self.dtype = shape, np.dtype(dtype)
+
+        def contains(self, x) -> bool:
+            return x.shape == self.shape and x.dtype == self.dtype and bool(((self.low <= x) & (x <= self.high)).all())
+
+    class Dict(dict):
+        """Spaces by name. As gymnasium.spaces.Dict."""
+
+        def contains(self, x) -> bool:
+            return x.keys() == self.keys() and all(space.contains(x[name]) for name, space in self.items())
+
+    class MultiDiscrete:
+        """[k] int64, number i below nvec[i]. As gymnasium.spaces.MultiDiscrete."""
+
+        def __init__(self, nvec):
+            self.nvec, self.dtype = np.asarray(nvec), np.dtype(np.int64)
+            self.shape = self.nvec.shape
+            self.seed()
+
+        def seed(self, seed: int | None = None) -> None:
+            self._rng = np.random.default_rng(seed)
+
+        def sample(self) -> np.ndarray:
+            return self._rng.integers(self.nvec)
+
+        def contains(self, x) -> bool:
+            x = np.asarray(x)
+            return x.shape == self.shape and x.dtype.kind in "iu" and bool(((0 <= x) & (x < self.nvec)).all())
+
+
+class MeleeEnv(gymnasium.Env if gymnasium else object):
+    """One player of one embedded game, with Gymnasium's API; the opponent plays inside, and is drawn anew at every reset.
+
+        env = MeleeEnv(["runs/ppo/pool", "attacker"])
+        obs, info = env.reset(seed=1)
+        obs, reward, terminated, truncated, info = env.step(env.action_space.sample())
+
+    obs is a dict of `floats` [NUM_FLOATS] and `ints` [NUM_INTS]; `Observation(**obs)` is what a Policy reads. An action is 13
+    integers (`decode_actions`), held for `action_repeat` frames. The reward is that of `compute_rewards`. info names the
+    `opponent` and the own `port` (1 or 2), and at a game's end its `outcome`: 1 won, 0 draw, -1 lost. With gymnasium installed
+    it is a gymnasium.Env, which its wrappers and other libraries accept; without, it has the same methods and spaces."""
+
+    metadata = {"render_modes": ["ansi"], "render_fps": 60}
+
+    def __init__(self, opponent: "str | Path | Pool | Policy | list" = "attacker", *, character: str = "mewtwo",
+                 opponent_character: str = "", stage: str = "final_destination", port: int = 0, action_repeat: int = 3,
+                 max_episode_frames: int = 3600, reward_stock: float = 1., reward_damage: float = .01,
+                 render_mode: str | None = None):
+        """opponent: a bot's name, a checkpoint, a pool or its folder, or a list of those, of which each reset draws one.
+        opponent_character: empty for the same. port: 1 or 2, or 0 to draw it at every reset. max_episode_frames: game frames
+        after which a game is truncated (0: never). render_mode: "ansi", for `render` to return a line of text."""
+        if port not in (0, 1, 2) or action_repeat < 1 or max_episode_frames < 0 or render_mode not in (None, "ansi"):
+            raise UserError(f"MeleeEnv: port {port} must be 0, 1 or 2, action_repeat {action_repeat} at least 1, "
+                            f"max_episode_frames {max_episode_frames} at least 0, render_mode {render_mode!r} None or 'ansi'")
+        self._characters = [lookup(CHARACTERS, name, "character") for name in (character, opponent_character or character)]
+        self._opponents = [self._source(o) for o in (opponent if isinstance(opponent, list | tuple) else [opponent])]
+        if not self._opponents:
+            raise UserError("MeleeEnv: the list of opponents is empty; name at least one")
+        self._port, self._action_repeat, self.render_mode = port, action_repeat, render_mode
+        self._rewards = {"stock": reward_stock, "damage": reward_damage}
+        self._envs = VecEnv(1, self._characters, lookup(STAGES, stage, "stage"), max_episode_frames=max_episode_frames)
+        self._me, self._over = 0, True
+        limits = np.finfo(np.float32)
+        self.observation_space = Dict({"floats": Box(limits.min, limits.max, (NUM_FLOATS,), np.float32),
+                                       "ints": Box(0, _INT_LIMITS, (NUM_INTS,), np.int16)})
+        self.action_space = MultiDiscrete([2] * NUM_BUTTONS + [NUM_STICK] * 4 + [NUM_SHOULDER])
+
+    @staticmethod
+    def _source(opponent):
+        """-> a pool, or (name, policy or None): None for a bot, which plays inside the game."""
+        if isinstance(opponent, Pool):
+            return opponent
+        if isinstance(opponent, Policy):
+            return "policy", opponent
+        if opponent in BOTS:
+            return opponent, None
+        if Path(opponent).is_dir():
+            return Pool(opponent)
+        if not Path(opponent).is_file():
+            raise UserError(f"unknown opponent {str(opponent)!r}: name one of {', '.join(BOTS)}, a checkpoint or a pool")
+        return Path(opponent).stem, load_policy(opponent)[0]
+
+    def _draw(self, sources: list) -> tuple[str, Policy | None]:
+        source = sources[self.np_random.integers(len(sources))]
+        if not isinstance(source, Pool):
+            return source
+        name = source.sample(self.np_random)
+        if name is None:
+            raise UserError(f"{source.directory}: no checkpoint in this pool can be read; train one, or name another opponent")
+        return name, source.load(name)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
+        """Begins a game. seed: of this and all later ones. options: {"opponent": ...} plays this game against that one."""
+        if gymnasium:
+            super().reset(seed=seed)
+        elif seed is not None or not hasattr(self, "np_random"):
+            self.np_random = np.random.default_rng(seed)
+        games = self._envs.games
+        game_seed, noise_seed = self.np_random.integers(2 ** 63, size=2).tolist()
+        self._me = self._port - 1 if self._port else int(self.np_random.integers(2))
+        only = (options or {}).get("opponent")
+        self._name, self._policy = self._draw(self._opponents if only is None else [self._source(only)])
+        games.characters[0], games.bot_kinds[0] = np.roll(self._characters, self._me), 0
+        if self._policy is None:
+            games.bot_kinds[0, 1 - self._me] = BOTS[self._name]
+        else:
+            self._state, self._noise = self._policy.initial_state(1), torch.Generator().manual_seed(noise_seed)
+            self._choice = np.zeros((), CONTROLLER)                         # the opponent's, held until its next decision
+            self._late = collections.deque([self._choice] * self._policy.frame_delay)
+        games.seed[0], games.episode[0] = game_seed, 0
+        games.reset(np.ones(1, bool))
+        self._over = False
+        return self._observe(), self._info()
+
+    def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
+        """-> observation, reward, terminated, truncated, info."""
+        if self._over:
+            raise RuntimeError("no game is on: call reset()")
+        action = np.asarray(action)
+        if not self.action_space.contains(action):
+            raise UserError(f"not an action: {action!r}; give {ACTION_SIZE} integers, below {self.action_space.nvec.tolist()}")
+        envs, before = self._envs, np.frombuffer(self._envs.frames.tobytes(), FRAME)
+        controllers = np.zeros((1, 2), CONTROLLER)
+        controllers[0, self._me] = decode_actions(action)
+        for _ in range(self._action_repeat):
+            if self._policy is not None:
+                controllers[0, 1 - self._me] = self._opponent_controller()
+            terminated, truncated, _ = envs.step(controllers)
+            self._over = bool(terminated[0] | truncated[0])
+            if self._over:
+                break
+        after = envs.final_frames if self._over else envs.frames
+        reward = float(compute_rewards(before, after, **self._rewards)[0, self._me])
+        return self._observe(), reward, bool(terminated[0]), bool(truncated[0]), self._info()
+
+    @torch.inference_mode()
+    def _opponent_controller(self) -> np.ndarray:
+        if int(self._envs.games.episode_frames[0]) % self._policy.action_repeat == 0:
+            seen = to_torch(observe(self._envs.frames, self._envs.controllers))
+            rows = Observation(seen.floats[:, 1 - self._me], seen.ints[:, 1 - self._me])            # [1, ...]
+            actions, self._state = self._policy.step(rows, self._state, torch.rand(1, NUM_LOGITS, generator=self._noise))
+            self._choice = decode_actions(actions.numpy())[0]
+        self._late.append(self._choice)
+        return self._late.popleft()
+
+    def _observe(self) -> dict[str, np.ndarray]:
+        envs = self._envs
+        obs = observe(envs.final_frames, envs.final_controllers) if self._over else observe(envs.frames, envs.controllers)
+        return {"floats": obs.floats[0, self._me], "ints": obs.ints[0, self._me]}
+
+    def _info(self) -> dict:
+        info = {"opponent": self._name, "port": self._me + 1}
+        if self._over:
+            info["outcome"] = int(outcomes(self._envs.final_frames)[0]) * (1 - 2 * self._me)
+        return info
+
+    def render(self) -> str | None:
+        """The game in one line: frame, and of both players name, stocks, percent and place."""
+        if self.render_mode is None:
+            return None
+        frame = (self._envs.final_frames if self._over else self._envs.frames)[0]
+        names = {int(k): name for name, k in FIGHTERS.items()}
+        return f"frame {frame['frame_id']}" + "".join(
+            f"  P{k + 1} {names.get(int(p['character']), 'nobody')} {p['stocks']} stocks {p['percent']:.0f} % "
+            f"({p['x']:.0f}, {p['y']:.0f})" for k, p in enumerate(frame["players"]))
+
+    def close(self) -> None:
+        self._envs.close()
 
 
 def onnx_session(model: bytes):
@@ -2417,6 +3214,7 @@ def load_policy(path: str | Path) -> tuple[Policy, dict]:
         raise UserError(f"{path}: its weights do not fit its own sizes {data['config']}; the file is damaged "
                         f"({str(error).splitlines()[0]})") from None
     _check_finite(policy, f"{path}: ")
+    policy.action_repeat, policy.frame_delay = data["action_repeat"], data["frame_delay"]
     return policy.eval(), data
 
 

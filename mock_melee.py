@@ -90,13 +90,17 @@ HIDDEN_PLAYER = np.dtype([
     ("flag", "i4"),                                    # of the action: short hop chosen, turn done, first jump frame
     ("landed_cancel", "i4"),                           # the l_cancel of this aerial landing
     ("has_hit", "i4"),                                 # this swing has connected and may not connect again
-    ("staled", "f4"),                                  # the action's staleness, fixed by its first hit; 0 not yet
+    ("queued", "i4"),                                  # this swing stands in the staling queue: it enters once
     ("hurt_timer", "i4"), ("hurt_kind", "i4"),         # frames of PLAYER.hurtbox from outside the action
     ("guard_frames", "i4"),                            # shield stun left
     ("grab_timer", "i4"),                              # frames until the held player breaks free
     ("combo_timer", "i4"), ("throw_frames", "i4"),     # length of the throw in progress
     ("luck", "f4"),                                    # this frame's random number
-    ("charge", "i4"),                                  # frames that Shadow Ball or needles have been charged
+    ("charge", "i4"),                                  # frames that Shadow Ball, needles, an arrow have been charged
+    ("boost", "f4"),                                   # damage that charging has added to this action's hits
+    ("bucket", "i4"), ("bucket_damage", "f4"),         # Game & Watch: shots caught and their damage
+    ("last_judge", "i4"), ("judge_before", "i4"),      # his last hammers, 0 to 8
+    ("holding", "i4"),                                 # Link: a bomb is in his hand
     ("shot", "i4"),                                    # lets go of a projectile this frame: 1 ground, 2 air
     ("stale", "i4", 9),                                # attack ids of the last hits that landed, newest first
 ])
@@ -110,7 +114,8 @@ HIDDEN = np.dtype([("players", HIDDEN_PLAYER, NUM_PLAYERS), ("seed", "u8"), ("re
 
 CHARACTERS = {"fox": 1, "captain_falcon": 2, "sheik": 7, "mewtwo": 16, "marth": 18, "falco": 22, "gameandwatch": 24,
               "link": 6, "zelda": 19, "ganondorf": 25}
-FOX, SHEIK, ZELDA, FALCO, MEWTWO, GAMEANDWATCH = 1, 7, 19, 22, 16, 24
+FOX, CAPTAIN_FALCON, LINK, SHEIK, MEWTWO, MARTH, ZELDA, FALCO, GAMEANDWATCH, GANONDORF = (
+    1, 2, 6, 7, 16, 18, 19, 22, 24, 25)
 NUM_CHARACTERS, NUM_ACTIONS, MAX_FRAMES = 26, 400, 80
 
 ATTRIBUTES = """
@@ -152,28 +157,71 @@ UP_LAUNCH = {  # up specials aimed by the stick, measured but for Zelda's:
     16: ((353, 356, 357), 10, 5.0, 99, 0, .2), 7: ((355, 358, 359), 10, 4.5, 99, 0, .12),
     19: ((349, 352, 353), 20, 4.5, 99, 0, .12)}
 GUESSED_SPECIALS = {  # (airborne, direction, action), where no replay shows them
+    6: [(0, 1, 344), (1, 1, 347), (0, 2, 350), (1, 2, 353), (0, 3, 356), (1, 3, 357), (0, 4, 358), (1, 4, 359)],
     7: [(0, 4, 361), (1, 4, 363)],
-    19: [(0, 1, 341), (1, 1, 342), (0, 3, 349), (1, 3, 352), (0, 4, 355), (1, 4, 357)]}
+    19: [(0, 1, 341), (1, 1, 342), (0, 2, 343), (1, 2, 346), (0, 3, 349), (1, 3, 352), (0, 4, 355), (1, 4, 357)],
+    25: [(0, 1, 347), (1, 1, 348), (0, 2, 349), (1, 2, 351), (0, 3, 353), (1, 3, 354), (0, 4, 357), (1, 4, 359)]}
 TRANSFORMS = {  # Sheik and Zelda change on the ground and in the air: into whom, what begins it, what follows
     7: (19, (361, 363), (356, 358)), 19: (7, (355, 357), (362, 364))}
 
+HOLD_ROWS = {  # go on while B is held: (ground, air), what letting go leads to, frames at most, further id when full
+    LINK: ((345, 348), (346, 349), 60, 0), MARTH: ((342, 346), (343, 347), 110, 1),
+    ZELDA: ((344, 347), (345, 348), 38, 0), SHEIK: ((350, 353), (351, 354), 120, 0),
+    GAMEANDWATCH: ((375, 378), (-1, -1), 600, 0)}
+GUARD_REFLECT, GUARD_ABSORB, GUARD_COUNTER, GUARD_DODGE = 1, 2, 3, 4
+GUARD_ROWS = {  # (first action, last action, what it does, first frame, last frame); public but for Teleport
+    FOX: [(360, 369, GUARD_REFLECT, 0, 999)], FALCO: [(360, 369, GUARD_REFLECT, 0, 999)],
+    MEWTWO: [(351, 352, GUARD_REFLECT, 11, 26), (354, 354, GUARD_DODGE, 0, 10), (357, 357, GUARD_DODGE, 0, 10)],
+    ZELDA: [(341, 342, GUARD_REFLECT, 3, 40), (353, 353, GUARD_DODGE, 0, 20)],
+    SHEIK: [(355, 355, GUARD_DODGE, 17, 35), (358, 358, GUARD_DODGE, 17, 35), (359, 359, GUARD_DODGE, 0, 20)],
+    MARTH: [(369, 369, GUARD_COUNTER, 4, 28), (371, 371, GUARD_COUNTER, 4, 28)],
+    GAMEANDWATCH: [(375, 375, GUARD_ABSORB, 4, 600), (378, 378, GUARD_ABSORB, 4, 600)]}
+HIT_ROWS = {  # what the attacker goes over to when he touches: Raptor Boost, Falcon Dive and their dark twins
+    CAPTAIN_FALCON: {349: 350, 351: 352, 353: 356, 354: 356}, GANONDORF: {349: 350, 351: 352, 353: 356, 354: 356}}
+DIVE_BOUNCE, JUDGE_FIRST, DIVE_HIT = 2.0, 355, 356     # the speed off a caught victim is a guess
+FILLED_BUCKET = 3                                      # shots that Oil Panic takes before it can be poured
 GRAB_REACH = {  # how far in front the caught victim stands while pulled in, and while held
     1: (5.74, 8.28), 2: (8.19, 7.87), 7: (7.4, 7.35), 16: (11.0, 11.98), 18: (16.41, 9.1), 22: (6.57, 9.49)}
-LANDS_HALFWAY = (7, 18)                                # an air dodge out of the jumpsquat into the floor moves them half a frame
+LANDS_HALFWAY = (7, 18)                                # an air dodge out of the jumpsquat moves them half a frame
 PUSH_WIDTH = {2: 3.5}                                  # half of how close two may stand; 3.3 for the others
-WALL_WIDTH = {24: {29: 1.67, 27: 2.42, 28: 2.42, 66: 2.68, 69: 4.11, 263: 4.08, 347: 2.65, 373: 4.03, 374: 4.03}}  # others' is 2
+WALL_WIDTH = {24: {29: 1.67, 27: 2.42, 28: 2.42, 66: 2.68, 69: 4.11, 263: 4.08, 347: 2.65, 373: 4.03, 374: 4.03}}  # 2
 LEDGE_BOX_WIDTH, LEDGE_BOX_HEIGHT = 14.5, 11.5
 
 # Items, by Slippi's type ids.
 FOX_LASER, FALCO_LASER, FOX_BLASTER, FALCO_BLASTER, NEEDLE, NEEDLES_HELD, SHADOW_BALL, SAUSAGE = (
     0x36, 0x37, 0x4A, 0x4B, 0x4F, 0x50, 0x70, 0x7A)
-NUM_ITEM_TYPES = 0x80
+BOMB, BOOMERANG, ARROW, BOW, CHAIN, DINS_FIRE, DINS_EXPLOSION = 0x3A, 0x3C, 0x40, 0x4C, 0x61, 0x6C, 0x6D
+NUM_ITEM_TYPES, NEUTRAL_SPECIAL = 0x80, 18             # the second is Slippi's attack id
 PROJECTILE = np.dtype([(name, "f4") for name in (
-    "life radius damage angle growth set_knockback base gravity".split())])
-PROJECTILE_ROWS = {  # measured, but for the radii, the Shadow Ball's blow and the sausage
-    FOX_LASER: (34, 1.5, 3, 0, 0, 0, 0, 0), FALCO_LASER: (99, 1.5, 3, 361, 100, 5, 0, 0),
-    NEEDLE: (30, 1.5, 3, 361, 34, 0, 24, 0), SHADOW_BALL: (69, 2.5, 3, 361, 55, 0, 15, 0),
-    SAUSAGE: (90, 2, 4, 60, 50, 0, 10, .06)}
+    "life radius damage angle growth set_knockback base gravity attack_id".split())])
+PROJECTILE_ROWS = {  # blows: lasers and needles measured, the others public; lives, speeds and radii as data/README.md says
+    FOX_LASER: (34, 1.5, 3, 0, 0, 0, 0, 0, NEUTRAL_SPECIAL),
+    FALCO_LASER: (99, 1.5, 3, 361, 100, 5, 0, 0, NEUTRAL_SPECIAL),
+    NEEDLE: (30, 1.5, 3, 361, 34, 0, 24, 0, NEUTRAL_SPECIAL),
+    SHADOW_BALL: (69, 2.5, 3, 361, 35, 0, 15, 0, NEUTRAL_SPECIAL),
+    SAUSAGE: (80, 2, 4, 70, 50, 0, 20, .06, NEUTRAL_SPECIAL),
+    ARROW: (70, 1.5, 5, 70, 50, 0, 8, .04, NEUTRAL_SPECIAL),
+    BOOMERANG: (141, 3, 6, 65, 30, 0, 55, 0, 19), BOMB: (277, 2.5, 6, 70, 30, 0, 60, .07, 21),
+    DINS_FIRE: (98, 2, 0, 0, 0, 0, 0, 0, 19), DINS_EXPLOSION: (4, 5, 8, 70, 60, 0, 40, 0, 19)}
+SHADOW_BALL_DAMAGE = np.array([3, 5, 8, 11, 14, 17, 20, 25])  # by charge; growth and base gain 5 a step; public
+FULL_ARROW, FULL_ARROW_DAMAGE, ARROW_SPEED = 60, 18, (2.0, 4.5)  # frames of drawing; public; the speeds are a guess
+BOOMERANG_CALM, BOOMERANG_DRAG, BOOMERANG_CATCH = 1.6, .06, 9  # fastest way back, slowing on the way out, reach; guesses
+BOMB_HELD, BOMB_THROWN, BOMB_EXPLODING = 0, 1, 2       # states of a bomb
+BOMB_RADIUS, BOMB_BLAST_FRAMES, BOMB_BLAST_DAMAGE = 8, 4, 4  # of the explosion; the damage is public
+DINS_DELAY, DINS_SPEED, DINS_STEERING = 22, 1.7, 1.4   # frames from letting go to the blast (public); guesses
+EXTRA_SHOT_ROWS = {  # further shots: action, frame, type, offset from where the shooter was, velocity
+    FOX: [(220, frame, FOX_LASER, 13.2, 14.8, 5.83, 3.88) for frame in (16, 19, 21)] +
+         [(221, frame, FOX_LASER, 1.0, 26.6, .1, 7) for frame in (18, 21, 24)] +
+         [(222, frame, FOX_LASER, 2.4, 9, .5, -6.9) for frame in (23, 25, 28, 31)],
+    FALCO: [(220, frame, FALCO_LASER, 12.3, 14.5, 4.1, 2.8) for frame in (16, 19, 21)] +
+           [(221, frame, FALCO_LASER, 1.0, 26.2, .2, 5) for frame in (19, 21, 25)] +
+           [(222, frame, FALCO_LASER, 2.4, 9, .3, -5) for frame in (23, 25, 28, 31)],
+    LINK: [(346, 1, ARROW, 8, 8, 1, 0), (349, 1, ARROW, 8, 8, 1, 0), (350, 26, BOOMERANG, 8, 9, 2.6, 0),
+           (353, 26, BOOMERANG, 8, 9, 2.6, 0), (358, 15, BOMB, 4, 6, 0, 0), (359, 15, BOMB, 4, 6, 0, 0)],
+    ZELDA: [(343, 12, DINS_FIRE, 10, 10, DINS_SPEED, 0), (346, 12, DINS_FIRE, 10, 10, DINS_SPEED, 0)]}
+EXTRA_SHOT = np.dtype([("action", "i2"), ("frame", "i2"), ("type", "i2"), ("x", "f4"), ("y", "f4"), ("vx", "f4"),
+                       ("vy", "f4")])
+MAX_EXTRA_SHOTS = 12
 SHOT_ROWS = {  # type; then on the ground and in the air: action, frame, offset from where the shooter was, velocity
     1: (FOX_LASER, (342, 5, 16.47, 7.68, 7, 0), (345, 5, 16.41, 9.59, 7, 0)),
     22: (FALCO_LASER, (342, 16, 10.58, 8.13, 5, 0), (345, 8, 14.64, 9.31, 5, 0)),
@@ -184,8 +232,9 @@ CHARGE_ROWS = {  # charging on the ground and in the air, what a shield press ma
     7: ((342, 346), (343, 347), 18, 5, 18), 16: ((342, 347), (344, 349), 14, 7, 8)}
 HELD_ROWS = {  # actions with an item in hand: (first, last, type, offset); it is logged where it appeared
     1: [(341, 346, FOX_BLASTER, 0, 0)], 22: [(341, 346, FALCO_BLASTER, 0, 0)],
-    7: [(342, 344, NEEDLES_HELD, 0, 0), (346, 348, NEEDLES_HELD, 0, 0)],
     16: [(342, 342, SHADOW_BALL, -7.65, 8.94), (347, 347, SHADOW_BALL, -6.7, 8.1)],
+    LINK: [(344, 349, BOW, 5, 8)], SHEIK: [(342, 344, NEEDLES_HELD, 0, 0), (346, 348, NEEDLES_HELD, 0, 0),
+                                           (349, 354, CHAIN, 6, 8)],
     24: [(341, 344, 0x72, 5.39, 5.16), (345, 345, 0x73, 12.4, 1.5), (346, 346, 0x74, 4.8, 14.83),
          (347, 347, 0x75, -.65, 6.96), (350, 350, 0x75, -.65, 6.96), (348, 348, 0x76, 5.59, 7.99),
          (351, 351, 0x76, 5.59, 7.99), (349, 349, 0x77, -.45, 13.51), (352, 352, 0x77, -.45, 13.51),
@@ -201,6 +250,12 @@ CHARACTER = np.dtype([(name, "f4") for name in ATTRIBUTES] + [
     ("shot_type", "i2"), ("shot_action", "i2", 2), ("shot_frame", "i2", 2), ("shot_x", "f4", 2), ("shot_y", "f4", 2),
     ("shot_vx", "f4", 2), ("shot_vy", "f4", 2), ("charge_action", "i2", 2), ("charge_stop", "i2", 2),
     ("charge_frames", "i2"), ("charge_steps", "i2"), ("charge_loop", "i2"),
+    ("hold_action", "i2", 2), ("hold_end", "i2", 2), ("hold_frames", "i2"), ("hold_full", "i2"),
+    ("guard_kind", "i2", NUM_ACTIONS), ("guard_first", "i2", NUM_ACTIONS), ("guard_last", "i2", NUM_ACTIONS),
+    ("hit_action", "i2", NUM_ACTIONS),                 # what touching somebody leads to, 0 nothing
+    ("follow_from", "i2", NUM_ACTIONS),                # B from this frame on goes on with the sword dance, 0 never
+    ("rises", "i2", NUM_ACTIONS),                      # an up special that its animation lifts
+    ("num_extra_shots", "i2"), ("extra_shots", EXTRA_SHOT, MAX_EXTRA_SHOTS), ("has_items", "i2"),
     ("held_type", "i2", NUM_ACTIONS), ("held_x", "f4", NUM_ACTIONS), ("held_y", "f4", NUM_ACTIONS),
     ("ledge_top", "f4"), ("ledge_jump", "f4"), ("pull_reach", "f4"), ("hold_reach", "f4"), ("push_width", "f4"),
     ("wall_width", "f4", NUM_ACTIONS),
@@ -229,7 +284,9 @@ CHARACTER = np.dtype([(name, "f4") for name in ATTRIBUTES] + [
 HITBOXES = np.dtype([  # four boxes of one frame of one action; size 0 is off
     ("x", "f4", 4), ("y", "f4", 4), ("size", "f4", 4), ("damage", "f4", 4), ("angle", "f4", 4), ("growth", "f4", 4),
     ("set_knockback", "f4", 4), ("base", "f4", 4), ("effect", "i2", 4)])
-EFFECT_NORMAL, EFFECT_ELECTRIC, EFFECT_GRAB = 0, 1, 2
+MIRRORED = {(GANONDORF, 350)}                          # libmelee shows these boxes behind him
+EFFECT_NORMAL, EFFECT_ELECTRIC, EFFECT_GRAB, EFFECT_INERT, EFFECT_STUN = 0, 1, 2, 3, 4
+EFFECTS = {"electric": EFFECT_ELECTRIC, "grab": EFFECT_GRAB, "inert": EFFECT_INERT, "stun": EFFECT_STUN}
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Stages. Row 0 of the floors is the main one; the others are platforms to drop through.
@@ -327,6 +384,18 @@ def build_tables():
         for first, last, item_type, x, y in HELD_ROWS.get(character, []):
             for name, value in (("type", item_type), ("x", x), ("y", y)):
                 row["held_" + name][first:last + 1] = value
+        row["hold_action"], row["hold_end"], row["hold_frames"], row["hold_full"] = HOLD_ROWS.get(
+            character, (-1, -1, 0, 0))
+        for first, last, kind, first_frame, last_frame in GUARD_ROWS.get(character, []):
+            row["guard_kind"][first:last + 1], row["guard_first"][first:last + 1] = kind, first_frame
+            row["guard_last"][first:last + 1] = last_frame
+        for action, following in HIT_ROWS.get(character, {}).items():
+            row["hit_action"][action] = following
+        extra_shots = EXTRA_SHOT_ROWS.get(character, [])
+        row["num_extra_shots"] = len(extra_shots)
+        row["has_items"] = row["shot_type"] > 0 or len(extra_shots) > 0
+        for index, shot in enumerate(extra_shots):
+            row["extra_shots"][index] = shot
         row["next_action"], row["aerial"], row["aerial_landing"] = -1, -1, -1
         row["own_action"] = np.arange(80)
         if character == GAMEANDWATCH:
@@ -368,12 +437,9 @@ def build_tables():
                     move = nearest_window(windows, character, action, box, frame)
                     if move is None:
                         continue
-                    record["size"][box] = float(line[f"hitbox_{box + 1}_size"])
-                    record["x"][box] = float(line[f"hitbox_{box + 1}_x"])
-                    record["y"][box] = float(line[f"hitbox_{box + 1}_y"])
-                    for name in ("damage", "angle", "growth", "set_knockback", "base"):
-                        record[name][box] = float(move[name])
-                    record["effect"][box] = {"electric": EFFECT_ELECTRIC, "grab": EFFECT_GRAB}.get(move["effect"], 0)
+                    fill_hitbox(record, box, move, *(line[f"hitbox_{box + 1}_{name}"] for name in ("size", "x", "y")))
+                    if (character, action) in MIRRORED:
+                        record["x"][box] *= -1
             if record["size"].any():
                 late = 1 if (record["effect"] == EFFECT_GRAB).any() else 0  # grabs come a frame later than listed
                 row["hit_row"][action, frame + late] = len(hitboxes)
@@ -400,8 +466,16 @@ def build_tables():
         velocities[row["velocity_row"][action]][int(line["frame"])] = [
             float(line[name] or "nan") for name in ("ground_vx", "air_vx", "vy")]
 
-    for line in read_rows("special_chains.csv"):
-        characters[int(line["character"])]["next_action"][int(line["action"])] = int(line["next_action"])
+    for line in read_rows("hitbox_shapes.csv"):        # of actions that libmelee does not show
+        row, action, box = characters[int(line["character"])], int(line["action"]), int(line["hitbox"])
+        for frame in range(int(line["first_frame"]), int(line["last_frame"]) + 1):
+            move = nearest_window(windows, int(line["character"]), action, box, frame)
+            if move is None:
+                continue
+            if not row["hit_row"][action, frame]:
+                row["hit_row"][action, frame] = len(hitboxes)
+                hitboxes.append(np.zeros((), HITBOXES))
+            fill_hitbox(hitboxes[row["hit_row"][action, frame]], box, move, line["size"], line["x"], line["y"])
     for line in read_rows("actions.csv"):              # sorted: what anyone does comes before what one does
         character, action = int(line["character"]), int(line["action"])
         if character == ANYONE:
@@ -416,6 +490,11 @@ def build_tables():
         for name, kind in (("frames", int), ("next_action", int), ("ecb_bottom", float)):
             if line[name]:
                 row[name][action] = kind(line[name])
+    for line in read_rows("special_chains.csv"):
+        row, action = characters[int(line["character"])], int(line["action"])
+        row["next_action"][action] = int(line["next_action"])
+        if line["frames"]:
+            row["frames"][action] = int(line["frames"])
     for line in read_rows("aerials.csv"):
         row, index = characters[int(line["character"])], int(line["action"]) - 65
         for name in ("landing_lag", "autocancel_before", "autocancel_after"):
@@ -446,6 +525,13 @@ def build_tables():
     for line in read_rows("specials.csv"):
         start = characters[int(line["character"])]["special_start"]
         start[int(line["airborne"]), int(line["direction"])] = int(line["action"])
+    for row in characters:
+        row["dodge_last"][row["guard_kind"] == GUARD_DODGE] = row["guard_last"][row["guard_kind"] == GUARD_DODGE] + 1
+        row["dodge_first"][row["guard_kind"] == GUARD_DODGE] = row["guard_first"][row["guard_kind"] == GUARD_DODGE]
+        for action in set(row["special_start"][:, 3]) - {0, *row["launch_actions"][:2]}:
+            row["rises"][action] = root_motion[row["root_row"][action]][:, 1].sum() > 20
+    marth = characters[MARTH]                          # libmelee's IASA flags of the sword dance open the next part
+    marth["follow_from"][349:367], marth["interruptible"][349:367] = marth["interruptible"][349:367], 0
 
     stages = np.zeros(NUM_STAGES, STAGE)
     for stage, (floors, blast, spawns) in STAGE_ROWS.items():
@@ -473,6 +559,14 @@ def slides(motion, friction):
     moving = np.flatnonzero(motion[1:] > 0) + 1
     losses = motion[moving - 1] - motion[moving]
     return len(moving) > 4 and motion[0] > 0 and np.minimum(abs(losses - friction), abs(losses - 2 * friction)).max() < .011
+
+
+def fill_hitbox(record, box, move, size, x, y):
+    """Shape from libmelee or hitbox_shapes.csv, blow from a row of moves.csv."""
+    record["size"][box], record["x"][box], record["y"][box] = float(size), float(x), float(y)
+    for name in ("damage", "angle", "growth", "set_knockback", "base"):
+        record[name][box] = float(move[name])
+    record["effect"][box] = EFFECTS.get(move["effect"], EFFECT_NORMAL)
 
 
 def nearest_window(windows, character, action, box, frame):
@@ -537,12 +631,16 @@ SHIELD_BREAK_FLY, SHIELD_BREAK_FALL, FURAFURA = 205, 206, 211
 ROLL_FORWARD, ROLL_BACKWARD, SPOT_DODGE, AIR_DODGE, PLATFORM_DROP, TEETER, TEETER_WAIT = (
     233, 234, 235, 236, 244, 245, 246)
 REBOUND, LEDGE_CATCH, LEDGE_HANG = 238, 252, 253
+SECOND_FSMASH = 341                                    # Link's
+HOOKSHOT, TETHER_REACH = 360, 18                       # Link's, in the air: its reach beyond the arms is a guess
+ITEM_THROW, ITEM_DROP, ITEM_THROW_AIR = 94, 99, 6      # forward, back, up, down from 94 on; in the air six ids further
 BUTTON_XY, BUTTON_LR, BUTTON_LRZ = BUTTON_X | BUTTON_Y, BUTTON_L | BUTTON_R, BUTTON_L | BUTTON_R | BUTTON_Z
 
 # Stick thresholds in processed units. The stick moves in steps of 1/80; between two steps there is room for rounding.
 TILT, JUMP_Y, SMASH, DASH_X, WALK_X, CROUCH_Y, RUN_X, DROP_Y, ROLL_X, SIDE_SPECIAL, UP_SPECIAL = (
     .28, .66, .66, .8, .275, -.6125, .62, -.66, .695, .6, .55)
 MAX_TIMER, TECH_WINDOW, TECH_LOCKOUT, AIR_DODGE_DRIFT = 254, 20, 40, 29
+OIL_PANIC_FRAMES, SHIELD_BREAKER_GAIN, DIZZY_FRAMES = 49, 21, 490  # a bucket's shortest time; damage of full charge
 FIRST_JUMP_FRAME = 7  # value of `flag`: this frame the ground jump has neither gravity nor drift
 
 
@@ -551,7 +649,7 @@ def set_action(p, h, action):
     p.action, p.state_age = action, 0
     if action == DASH or action == TURN or ROLL_FORWARD <= action <= SPOT_DODGE:
         p.state_age = 1
-    h.action_frames, h.flag, h.has_hit, h.staled = 0, 0, 0, 0
+    h.action_frames, h.flag, h.has_hit, h.queued, h.boost = 0, 0, 0, 0, 0
 
 
 @jit
@@ -753,10 +851,26 @@ def air_attack(p, h):
 
 
 @jit
+def draw_judge(h):
+    """One of the hammers 0 to 8 that were neither the last nor the one before."""
+    low, high = min(h.last_judge, h.judge_before), max(h.last_judge, h.judge_before)
+    choices = 8 if low == high else 7
+    number = int(choices * h.luck)
+    number += number >= low
+    number += low != high and number >= high
+    h.judge_before, h.last_judge = h.last_judge, number
+    return number
+
+
+@jit
 def start_special(p, h, c, direction):
+    if p.character == LINK and direction == 4 and h.holding:
+        return                                         # one bomb at a time
     set_action(p, h, c.special_start[p.airborne, direction])
+    if p.character == GAMEANDWATCH and direction == 4 and h.bucket >= FILLED_BUCKET:
+        pour_bucket(p, h)
     if p.character == GAMEANDWATCH and direction == 2:  # Judge: one of nine hammers
-        p.action += int(9 * h.luck)
+        p.action += draw_judge(h)
 
 
 @jit
@@ -766,8 +880,37 @@ def start_shield(p, h):
 
 
 @jit
+def pour_bucket(p, h):
+    """A full bucket hits with one and a half times what it caught, and a little more."""
+    damage = h.bucket_damage
+    set_action(p, h, 380 if p.airborne else 377)
+    h.boost = np.floor(1.5 * damage + 5) - 1           # the move's own damage is 1
+    h.bucket, h.bucket_damage = 0, 0
+
+
+@jit
+def throw_item(p, h):
+    """A bomb in hand goes before attacks: A or Z throws it along the stick, Z drops it in the air."""
+    if h.holding == 0 or not pressed(h, BUTTON_A | BUTTON_Z):
+        return False
+    x, y = h.stick_x * p.facing, h.stick_y
+    if p.airborne and not pressed(h, BUTTON_A):
+        action = ITEM_DROP
+    elif max(abs(x), abs(y)) < TILT or (x >= 0 and abs(x) >= abs(y)):
+        action = ITEM_THROW
+    elif abs(y) > abs(x):
+        action = ITEM_THROW + (2 if y > 0 else 3)
+    else:
+        action = ITEM_THROW + 1
+    set_action(p, h, action + ITEM_THROW_AIR if p.airborne and action != ITEM_DROP else action)
+    return True
+
+
+@jit
 def start_from_stand(p, h, c, may_turn, may_move):
     """Everything a free, standing character can start; True if something did."""
+    if throw_item(p, h):
+        return True
     direction = special_direction(h)
     if direction:
         if c.special_start[0, direction]:
@@ -798,6 +941,8 @@ def start_from_stand(p, h, c, may_turn, may_move):
 
 @jit
 def start_from_air(p, h, c, may_jump):
+    if throw_item(p, h):
+        return
     direction = special_direction(h)
     if direction:
         if c.special_start[1, direction]:
@@ -805,7 +950,9 @@ def start_from_air(p, h, c, may_jump):
             p.fastfall = 0
         return
     attack = air_attack(p, h)
-    if attack:
+    if attack and p.character == LINK and pressed(h, BUTTON_Z):
+        set_action(p, h, HOOKSHOT)
+    elif attack:
         set_action(p, h, c.own_action[attack])
     elif pressed(h, BUTTON_LR):
         start_air_dodge(p, h)
@@ -916,6 +1063,13 @@ def end_of_action(p, h, c):
         return
     if in_shine(p) and (action == 361 or action == 366):
         return                                         # until B is let go
+    if action == c.hold_action[p.airborne]:
+        return                                         # until B is let go, see hold_special
+    if action == FURAFURA:
+        h.grab_timer -= 3 if pressed(h, 0xFFF) else 1  # mashing wakes up
+        if h.grab_timer <= 0:
+            set_action(p, h, WAIT)
+        return
     if action == c.charge_action[p.airborne]:
         if frames >= c.charge_loop:
             set_action(p, h, action)
@@ -937,6 +1091,8 @@ def end_of_action(p, h, c):
         following = FALL_SPECIAL
     elif action == LEDGE_CATCH:
         following = LEDGE_HANG
+    elif action == LANDING:
+        following = WAIT
     elif action == CROUCH_START or action == c.own_action[DTILT]:
         following = CROUCH
     elif action == GRAB_PULL or action == GRAB_DASH_PULL or action == PUMMEL:
@@ -954,7 +1110,7 @@ def end_of_action(p, h, c):
         p.self_vx_air, p.self_vy = p.self_vx_air * c.launch_kept, p.self_vy * c.launch_kept
     if action == c.transform_action[p.airborne]:
         p.character, following = c.transforms_into, c.transform_end[p.airborne]
-    if following < 0 or action == LANDING or (following == WAIT and p.airborne) or (following == FALL_SPECIAL and not p.airborne):
+    if following < 0 or (following == WAIT and p.airborne) or (following == FALL_SPECIAL and not p.airborne):
         following = FALL if p.airborne else WAIT
     set_action(p, h, following)
 
@@ -991,6 +1147,8 @@ def is_down_damage(action):
 @jit
 def air_inputs(p, h, c):
     action = p.action
+    if p.character == MARTH and sword_dance(p, h, c):
+        return
     if in_shine(p):
         if action <= 366 and p.jumps > 0 and jump_pressed(h):
             start_double_jump(p, h, c)
@@ -1019,6 +1177,8 @@ def air_inputs(p, h, c):
 @jit
 def ground_inputs(p, h, c, on_platform):
     action, frames = p.action, h.action_frames
+    if p.character == MARTH and sword_dance(p, h, c):
+        return
     if action == CROUCH_END:
         start_from_stand(p, h, c, False, False)
     elif action == WAIT or action == TEETER or action == TEETER_WAIT:
@@ -1056,6 +1216,8 @@ def ground_inputs(p, h, c, on_platform):
             start_from_stand(p, h, c, True, True)
         elif action == JAB_1 and frames > 3 and pressed(h, BUTTON_A):
             set_action(p, h, JAB_2)
+        elif action == FSMASH and p.character == LINK and frames > 15 and pressed(h, BUTTON_A):
+            set_action(p, h, SECOND_FSMASH)
     elif action == DOWN_WAIT_UP or action == DOWN_WAIT_DOWN:
         floor_inputs(p, h)
     elif in_damage(action) and not p.in_hitstun:
@@ -1105,6 +1267,8 @@ def turn_inputs(p, h, c):
 @jit
 def dash_inputs(p, h, c):
     frames = h.action_frames
+    if throw_item(p, h):
+        return
     if jump_pressed(h):
         set_action(p, h, JUMPSQUAT)
     elif pressed(h, BUTTON_Z):
@@ -1186,11 +1350,11 @@ def shield_inputs(p, h, on_platform):
         set_action(p, h, JUMPSQUAT)
     elif pressed(h, BUTTON_A | BUTTON_Z):
         set_action(p, h, GRAB)
+    elif on_platform and h.stick_y <= DROP_Y and h.tilt_y_age < 6 and (h.stick_y > -ROLL_X or abs(h.stick_x) >= .6):
+        start_platform_drop(p, h)
     elif (abs(h.stick_x) >= ROLL_X and h.tilt_x_age < 4) or (abs(h.c_x) >= ROLL_X and abs(h.last_c_x) < ROLL_X):
         x = h.stick_x if abs(h.stick_x) >= ROLL_X else h.c_x
         set_action(p, h, ROLL_FORWARD if x * p.facing > 0 else ROLL_BACKWARD)
-    elif on_platform and h.stick_y <= DROP_Y and h.tilt_y_age < 6 and (h.stick_y > -ROLL_X or abs(h.stick_x) >= .6):
-        start_platform_drop(p, h)
     elif (h.stick_y <= -ROLL_X and h.tilt_y_age < 4) or (h.c_y <= -ROLL_X and h.last_c_y > -ROLL_X):
         set_action(p, h, SPOT_DODGE)
     elif p.action == SHIELD and not shield_held(h):
@@ -1245,6 +1409,69 @@ def shot_due(p, h, c):
             h.charge = 0
         return 1 + place
     return 1 + place if frame == first else 0
+
+
+@jit
+def hold_special(p, h, c):
+    """Bow, Shield Breaker, Din's Fire, chain, Oil Panic: on and on while B is held, and on to the end without it."""
+    place = p.airborne
+    if p.action != c.hold_action[place]:
+        if p.action == c.hold_action[1 - place]:       # landed, or left the ground
+            p.action = c.hold_action[place]
+        return
+    h.charge = min(h.action_frames, c.hold_frames)
+    full = h.action_frames >= c.hold_frames
+    if not full and (h.buttons & BUTTON_B or (p.character == GAMEANDWATCH and h.action_frames < OIL_PANIC_FRAMES)):
+        return
+    if c.hold_end[place] < 0:
+        set_action(p, h, FALL if place else WAIT)
+        return
+    set_action(p, h, c.hold_end[place] + (c.hold_full if full else 0))
+    if p.character == MARTH and not full:
+        h.boost = np.floor(SHIELD_BREAKER_GAIN * h.charge / c.hold_frames)
+
+
+@jit
+def sword_dance(p, h, c):
+    """Marth's side special goes on, three times: B in its window, upward or downward with the stick."""
+    first = c.follow_from[p.action]
+    if first == 0 or h.action_frames + 1 < first or not pressed(h, BUTTON_B):
+        return False
+    air = 9 if p.action >= 358 else 0
+    part = p.action - air
+    if part == 349:
+        following = 350 if h.stick_y >= UP_SPECIAL else 351
+    elif part <= 351:
+        following = 352 if h.stick_y >= UP_SPECIAL else 354 if h.stick_y <= -UP_SPECIAL else 353
+    elif part <= 354:
+        following = 355 if h.stick_y >= UP_SPECIAL else 357 if h.stick_y <= -UP_SPECIAL else 356
+    else:
+        return False
+    set_action(p, h, following + air)
+    return True
+
+
+@jit
+def extra_shots(items, index, p, h, c, t):
+    """Arrows, boomerang, bombs, Din's Fire, and the lasers in Fox's and Falco's throws."""
+    for number in range(c.num_extra_shots):
+        shot = c.extra_shots[number]
+        if shot.action != p.action or shot.frame != h.action_frames:
+            continue
+        if (shot.type == BOOMERANG or shot.type == BOMB) and owned(items, index, shot.type):
+            continue
+        slot = spawn_item(items, shot.type, index, p, h, shot.x, shot.y, t.projectiles[shot.type].life)
+        if slot < 0:
+            continue
+        item = items[slot]
+        item.vx, item.vy = shot.vx * p.facing, shot.vy
+        if shot.type == ARROW:
+            drawn = min(h.charge, FULL_ARROW) / FULL_ARROW
+            item.vx = (ARROW_SPEED[0] + (ARROW_SPEED[1] - ARROW_SPEED[0]) * drawn) * p.facing
+            item.damage, h.charge = FULL_ARROW_DAMAGE if drawn == 1 else 5 + int(10 * drawn), 0
+        elif shot.type == BOOMERANG:                   # the stick aims it, and throws it harder
+            item.vy = 1.2 * h.stick_y
+            item.vx *= 1.3 if abs(h.stick_x) >= DASH_X else 1.0
 
 
 @jit
@@ -1335,6 +1562,10 @@ def air_velocity(p, h, c, t):
             drift(p, h, c)
         else:
             p.self_vx_air = vx * p.facing
+        return
+    if c.rises[action] and frame + 1 < MAX_FRAMES:     # carried up by the animation, steered a little
+        p.self_vy = t.root_motion[c.root_row[action], frame + 1, 1]
+        drift(p, h, c)
         return
     if action == AIR_DODGE:
         if frame < AIR_DODGE_DRIFT:
@@ -1500,6 +1731,13 @@ def auto_cancels(h, c, aerial):
 
 
 @jit
+def get_dizzy(p, h):
+    """A broken shield: the more hurt, the shorter; mashing shortens it."""
+    set_action(p, h, FURAFURA)
+    h.grab_timer = int(max(DIZZY_FRAMES - p.percent, 60))
+
+
+@jit
 def land(p, h, c, y):
     action = p.action
     p.y, p.airborne, p.self_vx_ground, p.self_vy = y + .0001, 0, p.self_vx_air, 0
@@ -1509,6 +1747,8 @@ def land(p, h, c, y):
         p.action = action - 5
     elif action == AIR_DODGE or FALL_SPECIAL <= action <= 37:
         set_action(p, h, LANDING_SPECIAL)
+    elif action == SHIELD_BREAK_FLY or action == SHIELD_BREAK_FALL:
+        get_dizzy(p, h)
     elif aerial >= 0 and not auto_cancels(h, c, aerial):
         h.landed_cancel = p.l_cancel = 1 if h.trigger_age < 7 else 2
         set_action(p, h, c.own_action[70 + aerial])
@@ -1571,11 +1811,12 @@ def catch_ledge(p, h, c, s):
     below = p.y - height
     if not able or h.ledge_cooldown > 0 or h.stick_y <= -.6 or below >= -2 or h.air_frames <= 1:
         return
+    reach = TETHER_REACH if action == HOOKSHOT and p.character == LINK and 10 <= h.action_frames <= 17 else 0
     for side in (-1, 1):
         corner = s.floor_right[0] * side
         outside = (p.x - corner) * side
-        if 0 < outside < LEDGE_BOX_WIDTH and p.facing == -side and \
-                c.ledge_top - LEDGE_BOX_HEIGHT < below < c.ledge_top:
+        if 0 < outside < LEDGE_BOX_WIDTH + reach and p.facing == -side and \
+                c.ledge_top - LEDGE_BOX_HEIGHT - reach < below < c.ledge_top:
             set_action(p, h, LEDGE_CATCH)
             p.x, p.y = corner + side * c.ledge_pose[0, 0], height + c.ledge_pose[0, 1]
             p.self_vx_air, p.self_vy, p.jumps, p.fastfall = 0, 0, 1, 0
@@ -1668,6 +1909,7 @@ def past_blast_zone(p, s):
 # ---------------------------------------------------------------------------------------------------------------------
 
 CLANK_LEAD, REBOUND_FRAMES = 9, 20                     # the frames are a guess
+REPLACING_FRAMES = 10                                  # so soon after a hit the next one's knockback replaces the last
 STALE_STEPS = np.array([.09, .08, .07, .06, .05, .04, .03, .02, .01])
 SHIELD_HEALTH, SHIELD_REGEN, TUMBLE_KNOCKBACK, MAX_KNOCKBACK = 60.0, .07, 80.0, 2500.0
 
@@ -1733,16 +1975,14 @@ def body(p, c):
     """The hurtboxes as one upright capsule: (radius, bottom, top, forward). Fitted to who hit whom in real games."""
     action = p.action
     if CROUCH_START <= action <= CROUCH_END or action == DTILT:
-        return 2.5, 0.0, c.height * .5, 0.0
+        return 4.0, 0.0, c.height * .75, 2.0
     if action == DOWN_BOUND_UP or action == DOWN_BOUND_DOWN:
-        return 4.0, 1.5, c.height * .8, 0.0
+        return 4.0, 1.5, c.height * .6, 0.0
     if DOWN_WAIT_UP <= action < TECH:                  # lying
-        return 2.5, 0.0, c.height * .6, 2.0
-    if p.airborne and (in_damage(action) or action == TUMBLE):
-        return 3.0, 0.0, c.height * 1.1, 0.0
+        return 3.0, 0.0, c.height * .6, 2.0
     if p.airborne:
-        return 5.0, 0.0, c.height * 1.2, 0.0
-    return 5.0, 0.0, c.height, 1.0
+        return 5.0, 0.0, c.height * 1.1, 0.0
+    return 4.5, 0.0, c.height * 1.1, 1.0
 
 
 @jit
@@ -1839,7 +2079,9 @@ def rebound(p, h, damage):
 def connect(a, ah, ac, v, vh, vc, attack, box, attack_id):
     if box < 0:
         return
-    if attack.effect[box] != EFFECT_GRAB:
+    if attack.effect[box] == EFFECT_INERT:             # only feels for somebody
+        set_action(a, ah, ac.hit_action[a.action])
+    elif attack.effect[box] != EFFECT_GRAB:
         land_hit(a, ah, ac, v, vh, vc, attack, box, attack_id)
     elif (a.action == GRAB or a.action == GRAB_DASH) and not is_held(v.action):  # not if he was hit or grabbed first
         start_grab(a, ah, v, vh)
@@ -1847,16 +2089,16 @@ def connect(a, ah, ac, v, vh, vc, attack, box, attack_id):
 
 @jit
 def land_hit(a, ah, ac, v, vh, vc, attack, box, attack_id):
-    damage = attack.damage[box]
-    first_hit = ah.staled == 0                         # one action's hits are equally stale and count once
-    if first_hit:
-        ah.staled = stale_factor(ah, attack_id)
-    staled = damage * ah.staled
+    damage = attack.damage[box] + ah.boost
+    staled = damage * stale_factor(ah, attack_id)
     electric = attack.effect[box] == EFFECT_ELECTRIC
     ah.has_hit = 1
     side = 1.0 if v.x > a.x or (v.x == a.x and a.facing > 0) else -1.0
     if is_shielding(v.action):
         hit_shield(a, v, vh, staled, side)
+        return
+    if guard(v, vh, vc) == GUARD_COUNTER:
+        counter(a, v, vh, staled)
         return
     crouching = CROUCH_START <= v.action <= CROUCH_END
     force = knockback(v.percent, damage, staled, vc.weight, attack.growth[box], attack.set_knockback[box],
@@ -1866,14 +2108,71 @@ def land_hit(a, ah, ac, v, vh, vc, attack, box, attack_id):
     a.hitlag = max(a.hitlag, hitlag_frames(staled, electric, False))
     v.hitlag = max(v.hitlag, hitlag_frames(staled, electric, crouching))
     v.percent = min(v.percent + staled, 999)
-    if first_hit:
+    if ah.queued == 0:                                 # a swing enters once; its further hits are the staler for it
         remember_hit(ah, attack_id)
+        ah.queued = 1
     a.last_attack, v.last_hit_by = attack_id, a.port
     a.combo = a.combo + 1 if ah.combo_timer > 0 else 1
     ah.combo_timer = 45
-    if force > 0:
+    lose_charge(v, vh, vc)
+    if attack.effect[box] == EFFECT_STUN:
+        stun(a, v, vh)
+    elif force > 0:
         contact = (a.y + attack.y[box] - v.y) / vc.height
         launch(v, vh, launch_angle(attack.angle[box], force, v.airborne), force, side, contact)
+    if 0 <= a.action < NUM_ACTIONS and ac.hit_action[a.action] == DIVE_HIT:
+        bounce_off(a, ah, DIVE_HIT)
+
+
+@jit
+def guard(p, h, c):
+    """What this frame of a special does to blows and shots: GUARD_REFLECT, _ABSORB, _COUNTER, 0 nothing."""
+    action = p.action
+    if action < 0 or action >= NUM_ACTIONS or not c.guard_first[action] <= h.action_frames <= c.guard_last[action]:
+        return 0
+    return c.guard_kind[action]
+
+
+@jit
+def counter(a, v, vh, staled):
+    """Marth's Counter: the blow hurts nobody, and he strikes back."""
+    v.facing = 1 if a.x > v.x else -1
+    set_action(v, vh, v.action + 1)
+    a.hitlag = v.hitlag = hitlag_frames(staled, False, False)
+    vh.hurt_kind, vh.hurt_timer = 2, int(v.hitlag) + 8
+
+
+@jit
+def lose_charge(v, vh, vc):
+    """Hit while charging: it is gone."""
+    if v.action == vc.charge_action[0] or v.action == vc.charge_action[1] or (
+            v.action == vc.hold_action[0] or v.action == vc.hold_action[1]):
+        vh.charge = 0
+
+
+@jit
+def stun(a, v, vh):
+    """Disable: who stands and looks at Mewtwo is dizzy for a while; nobody else is moved by it."""
+    if v.airborne or v.facing * (a.x - v.x) <= 0 or is_held(v.action):
+        return
+    set_action(v, vh, FURAFURA)
+    vh.grab_timer = int(min(60 + v.percent, DIZZY_FRAMES))
+
+
+@jit
+def combined(old, new):
+    """Knockback upon knockback, per axis: the stronger of two the same way, the sum of two against each other."""
+    if old * new < 0:
+        return old + new
+    return old if abs(old) > abs(new) else new
+
+
+@jit
+def bounce_off(a, ah, following):
+    """Falcon Dive and Dark Dive: away from the caught victim, free again afterwards."""
+    set_action(a, ah, following)
+    leave_ground(a, ah)
+    a.self_vx_air, a.self_vy = -.5 * a.facing, DIVE_BOUNCE
 
 
 @jit
@@ -1881,7 +2180,10 @@ def launch(v, vh, angle, force, side, contact):
     """Knockback velocity, hitstun and the damage action."""
     radians = angle * np.pi / 180
     speed = .03 * force
-    v.kb_vx, v.kb_vy = side * speed * np.cos(radians), speed * np.sin(radians)
+    vx, vy = side * speed * np.cos(radians), speed * np.sin(radians)
+    if v.airborne and not (in_damage(v.action) and vh.action_frames < REPLACING_FRAMES):
+        vx, vy = combined(v.kb_vx, vx), combined(v.kb_vy, vy)
+    v.kb_vx, v.kb_vy = vx, vy
     v.self_vx_air, v.self_vy, v.self_vx_ground = 0, 0, 0
     v.facing, v.fastfall = -side, 0
     hitstun = max(np.floor(.4 * force), 1)
@@ -2087,7 +2389,7 @@ def smash_influence(p, h):
 # 9. Items. Slots are packed from 0, oldest first; a ninth is not made.
 # ---------------------------------------------------------------------------------------------------------------------
 
-HELD_TIMER, STUCK, NEUTRAL_SPECIAL = 1400, 2, 18       # timer of an item in hand; state of a needle; Slippi's attack id
+HELD_TIMER, STUCK, BOMB_RELEASE = 1400, 2, 8           # timer of an item in hand; state of a needle; frame of a throw
 SHADOW_BALL_SPEED = 1.6                                # measured uncharged; it leaves the hand at half of it
 
 
@@ -2165,10 +2467,140 @@ def is_still_held(item, p, h, c):
 
 
 @jit
+def owned(items, index, item_type):
+    for slot in range(NUM_ITEMS):
+        if items[slot].present and items[slot].owner == index and items[slot].type == item_type:
+            return True
+    return False
+
+
+@jit
 def turn_back(item, t, index):
     """Reflected: belongs to the other now."""
     item.vx, item.vy, item.facing, item.owner = -item.vx, -item.vy, -item.facing, index
     item.timer = t.projectiles[item.type].life
+    if item.type == BOOMERANG:
+        item.state = 0
+
+
+@jit
+def step_bomb(item, s, t, a, ah, v, vh, ac, vc):
+    """Link's bomb: in the hand, thrown, bursting; its fuse burns all the time. False when it is gone."""
+    item.timer -= 1
+    if item.state == BOMB_EXPLODING:
+        return item.timer > 0
+    if item.state == BOMB_HELD:
+        item.x, item.y, item.facing = a.x + 4 * a.facing, a.y + 8, a.facing
+        throwing = ITEM_THROW <= a.action <= ITEM_DROP + 4
+        if throwing and ah.action_frames >= BOMB_RELEASE:
+            release_bomb(item, a)
+        elif DAMAGE_FLY_HIGH <= a.action <= DAMAGE_LAST or a.action <= REBIRTH_WAIT:
+            item.state, item.vx, item.vy = BOMB_THROWN, 0, 0  # lets go of it
+    else:
+        old_x, old_y = item.x, item.y
+        item.vy -= t.projectiles[BOMB].gravity
+        item.x += item.vx
+        item.y += item.vy
+        if not in_bounds(item, s):
+            return False
+        kind = t.projectiles[BOMB]
+        if can_be_hit(v) and reaches(item, old_x, old_y, kind.radius, v, vc):
+            if guard(v, vh, vc) == GUARD_REFLECT:
+                turn_back(item, t, 1 if item.owner == 0 else 0)
+                return True
+            item_hit(item, kind, a, ah, v, vh, vc)
+            explode(item, a, ah, v, vh, ac, vc)
+            return True
+        if hits_ground(item, s) or item.timer <= 0:
+            explode(item, a, ah, v, vh, ac, vc)
+            return True
+        return True
+    if item.timer <= 0:
+        explode(item, a, ah, v, vh, ac, vc)
+    return True
+
+
+@jit
+def release_bomb(item, a):
+    """The throw's action says where it goes; the speeds are a guess."""
+    way = a.action - ITEM_THROW
+    if way >= ITEM_THROW_AIR:
+        way -= ITEM_THROW_AIR
+    item.state, item.vx, item.vy = BOMB_THROWN, 0, 0
+    if way == 0:
+        item.vx, item.vy = 2.2 * a.facing, .6
+    elif way == 1:
+        item.vx, item.vy = -2.2 * a.facing, .6
+    elif way == 2:
+        item.vy = 2.6
+    elif way == 3:
+        item.vy = -2.4
+
+
+@jit
+def explode(item, a, ah, v, vh, ac, vc):
+    """The blast hurts whoever is near: its owner too."""
+    item.state, item.timer, item.vx, item.vy = BOMB_EXPLODING, BOMB_BLAST_FRAMES, 0, 0
+    blast(item, a, ah, a, ah, ac)
+    blast(item, a, ah, v, vh, vc)
+
+
+@jit
+def blast(item, a, ah, v, vh, vc):
+    if not can_be_hit(v) or v.hurtbox == 1 or v.hitlag > 0 or not reaches(item, item.x, item.y, BOMB_RADIUS, v, vc):
+        return
+    side = 1.0 if v.x >= item.x else -1.0
+    if is_shielding(v.action):
+        block(v, vh, BOMB_BLAST_DAMAGE, side)
+        return
+    force = knockback(v.percent, BOMB_BLAST_DAMAGE, BOMB_BLAST_DAMAGE, vc.weight, 60, 0, 60)
+    v.percent = min(v.percent + BOMB_BLAST_DAMAGE, 999)
+    v.last_hit_by = a.port
+    v.hitlag = hitlag_frames(BOMB_BLAST_DAMAGE, False, False)
+    lose_charge(v, vh, vc)
+    if not is_held(v.action):
+        launch(v, vh, launch_angle(70, force, v.airborne), force, side, .5)
+
+
+@jit
+def steer_boomerang(item, a, ah):
+    """Out, slower and slower, then back to the hand; its state tells 0 out, 1 out and hit, 2 back, 3 back and hit.
+    True if it is caught."""
+    if item.state < 2:
+        item.vx -= BOOMERANG_DRAG * item.facing
+        item.vy *= .97
+        if item.vx * item.facing <= 0:
+            item.state = 2
+        return False
+    x, y = a.x - item.x, a.y + 8 - item.y
+    distance = np.sqrt(x * x + y * y)
+    if distance < BOOMERANG_CATCH and a.action > REBIRTH_WAIT:
+        if a.action == WAIT:
+            set_action(a, ah, 351)
+        return True
+    if item.timer > 30:                                # flies on where it aimed at last
+        item.vx = BOOMERANG_CALM * x / max(distance, 1)
+        item.vy = BOOMERANG_CALM * y / max(distance, 1)
+    return False
+
+
+@jit
+def steer_dins_fire(item, a):
+    """Din's Fire follows the stick up and down while B is held, then takes its time to burst."""
+    if (a.action == 344 or a.action == 347) and item.state == 0:
+        return
+    if a.action != 343 and a.action != 346 and item.state == 0:
+        item.state, item.timer = 1, DINS_DELAY
+
+
+@jit
+def in_bounds(item, s):
+    return s.blast_left <= item.x <= s.blast_right and s.blast_bottom <= item.y <= s.blast_top
+
+
+@jit
+def can_be_hit(v):
+    return v.present != 0 and v.action > REBIRTH_WAIT and v.hurtbox != 2 and v.stocks > 0
 
 
 @jit
@@ -2182,59 +2614,108 @@ def fly(item, s, t, a, ah, v, vh, vc, victim):
     """A projectile moves on and hits; False when it is gone."""
     item.timer -= 1
     if item.timer <= 0:
-        return False
+        if item.type != DINS_FIRE:
+            return False
+        item.type, item.state, item.timer = DINS_EXPLOSION, 0, t.projectiles[DINS_EXPLOSION].life
+        item.vx, item.vy = 0, 0
     if item.type == NEEDLE and item.state == STUCK:
         return True
     kind = t.projectiles[item.type]
+    if item.type == BOOMERANG and steer_boomerang(item, a, ah):
+        return False
+    if item.type == DINS_FIRE:
+        steer_dins_fire(item, a)
+        item.vy = DINS_STEERING * ah.stick_y if item.state == 0 else 0
     if item.type == SHADOW_BALL:
         item.vx = SHADOW_BALL_SPEED * (1 if item.vx > 0 else -1)
     old_x, old_y = item.x, item.y
     item.vy -= kind.gravity
     item.x += item.vx
     item.y += item.vy
-    if hits_ground(item, s):
+    if item.type != DINS_EXPLOSION and hits_ground(item, s):
+        if item.type == DINS_FIRE:
+            item.y, item.timer = s.floor_y[0], min(item.timer, 1)
+            return True
+        if item.type == BOOMERANG and item.state < 2:
+            item.state = 2
+            return True
         if item.type != NEEDLE:
             return False
         item.y, item.vx, item.vy, item.state, item.timer = s.floor_y[0], 0, 0, STUCK, 120
         return True
-    if not (s.blast_left <= item.x <= s.blast_right and s.blast_bottom <= item.y <= s.blast_top):
+    if not in_bounds(item, s):
         return False
-    if v.present == 0 or v.action <= REBIRTH_WAIT or v.hurtbox == 2 or not reaches(item, old_x, old_y, kind, v, vc):
+    if item.type == DINS_FIRE or (item.type == BOOMERANG and item.state & 1) or (
+            item.type == DINS_EXPLOSION and item.state == 1):
+        return True                                    # does not hit (again)
+    if not can_be_hit(v) or not reaches(item, old_x, old_y, kind.radius, v, vc):
         return True
+    stays = item.type == BOOMERANG or item.type == DINS_EXPLOSION
+    item.state |= stays
     if v.hurtbox == 1:
+        return stays
+    guarding = guard(v, vh, vc)
+    if guarding == GUARD_ABSORB and item.type != BOOMERANG:
+        vh.bucket, vh.bucket_damage = min(vh.bucket + 1, FILLED_BUCKET), vh.bucket_damage + item_damage(item, kind)
         return False
-    if in_shine(v) or is_power_shield(v, vh, 2):
+    if guarding == GUARD_REFLECT or is_power_shield(v, vh, 2):
         turn_back(item, t, victim)
         return True
     item_hit(item, kind, a, ah, v, vh, vc)
-    return False
+    return stays
 
 
 @jit
-def reaches(item, old_x, old_y, kind, v, vc):
+def reaches(item, old_x, old_y, size, v, vc):
     radius, bottom, top, forward = body(v, vc)
     body_x, low, high = v.x + forward * v.facing, v.y + bottom + radius, v.y + max(top - radius, bottom + radius)
     for step in range(4):
         x, y = item.x + (old_x - item.x) * step / 4, item.y + (old_y - item.y) * step / 4
         away_x, away_y = x - body_x, y - min(max(y, low), high)
-        if away_x * away_x + away_y * away_y < (radius + kind.radius) ** 2:
+        if away_x * away_x + away_y * away_y < (radius + size) ** 2:
             return True
     return False
 
 
 @jit
+def item_damage(item, kind):
+    if item.type == SHADOW_BALL:
+        return float(SHADOW_BALL_DAMAGE[min(item.charge, 7)])
+    if item.type == ARROW:
+        return float(item.damage)
+    if item.type == BOOMERANG and item.state >= 2:
+        return 3.0
+    if is_laser(item) and item.vy != 0:                # of a throw
+        return 2.0 if item.vy > 0 else 1.0
+    return kind.damage
+
+
+@jit
+def is_laser(item):
+    return item.type == FOX_LASER or item.type == FALCO_LASER
+
+
+@jit
 def item_hit(item, kind, a, ah, v, vh, vc):
-    """Like a blow, but the owner feels nothing; Fox's laser only hurts. Charge adds to the damage: up to 25."""
-    damage = kind.damage + item.charge * 22 / 7
-    staled = damage * stale_factor(ah, NEUTRAL_SPECIAL)
+    """Like a blow, but the owner feels nothing. Fox's laser only hurts, and so do all lasers of throws."""
+    damage, growth, base, set_knockback = item_damage(item, kind), kind.growth, kind.base, kind.set_knockback
+    attack_id = int(kind.attack_id)
+    if item.type == SHADOW_BALL:
+        growth, base = growth + 5 * item.charge, base + 5 * item.charge
+    elif is_laser(item) and item.vy != 0:
+        growth, set_knockback = 0, 0
+        if THROW_FORWARD <= a.action <= THROW_DOWN:
+            attack_id = 53 + a.action - THROW_FORWARD
+    staled = damage * stale_factor(ah, attack_id)
     side = 1.0 if item.vx > 0 else -1.0
     if is_shielding(v.action):
         block(v, vh, staled, side)
         return
-    force = knockback(v.percent, damage, staled, vc.weight, kind.growth, kind.set_knockback, kind.base)
+    force = knockback(v.percent, damage, staled, vc.weight, growth, set_knockback, base)
     v.percent = min(v.percent + staled, 999)
-    remember_hit(ah, NEUTRAL_SPECIAL)
-    a.last_attack, v.last_hit_by = NEUTRAL_SPECIAL, a.port
+    lose_charge(v, vh, vc)
+    remember_hit(ah, attack_id)
+    a.last_attack, v.last_hit_by = attack_id, a.port
     a.combo = a.combo + 1 if ah.combo_timer > 0 else 1
     ah.combo_timer = 45
     if force <= 0:
@@ -2247,6 +2728,15 @@ def item_hit(item, kind, a, ah, v, vh, vc):
 
 
 @jit
+def bomb_in_hand(items, index):
+    for slot in range(NUM_ITEMS):
+        item = items[slot]
+        if item.present and item.type == BOMB and item.owner == index and item.state == BOMB_HELD:
+            return 1
+    return 0
+
+
+@jit
 def step_items(frame, secret, c, d, s, t):
     items, kept = frame.items, 0
     for slot in range(NUM_ITEMS):
@@ -2256,7 +2746,10 @@ def step_items(frame, secret, c, d, s, t):
         owner = 1 if item.owner == 1 else 0
         a, ah = frame.players[owner], secret.players[owner]
         v, vh = frame.players[1 - owner], secret.players[1 - owner]
-        if item.timer == HELD_TIMER:
+        if item.type == BOMB:
+            mine, other = (c, d) if owner == 0 else (d, c)
+            stays = step_bomb(item, s, t, a, ah, v, vh, mine, other)
+        elif item.timer == HELD_TIMER:
             stays = is_still_held(item, a, ah, c if owner == 0 else d)
         else:
             stays = fly(item, s, t, a, ah, v, vh, d if owner == 0 else c, 1 - owner)
@@ -2270,10 +2763,14 @@ def step_items(frame, secret, c, d, s, t):
             clear_item(items[slot])
     for index in range(2):
         p, h, own = frame.players[index], secret.players[index], c if index == 0 else d
-        if own.shot_type:
+        if own.has_items:
             hold_item(items, index, p, h, own)
             if h.shot:
                 shoot(items, index, p, h, own, t, secret.seed, frame.frame_id)
+            if own.num_extra_shots and p.hitlag == 0:
+                extra_shots(items, index, p, h, own, t)
+            if p.character == LINK:
+                h.holding = bomb_in_hand(items, index)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2334,7 +2831,7 @@ def die(p, h, action):
     p.in_hitstun, p.hitstun, p.hitlag, p.fastfall = 0, 0, 0, 0
     p.self_vx_air, p.self_vy, p.self_vx_ground, p.kb_vx, p.kb_vy = 0, 0, 0, 0, 0
     h.stale[:] = 0
-    h.hurt_timer, h.charge = 0, 0
+    h.hurt_timer, h.charge, h.bucket, h.bucket_damage = 0, 0, 0, 0
 
 
 @jit
@@ -2407,6 +2904,8 @@ def act(p, h, c, s, t):
     if c.shot_type:
         shot_inputs(p, h, c)
         h.shot = shot_due(p, h, c)
+    if c.hold_frames:
+        hold_special(p, h, c)
     if is_held(p.action):
         return
     if on_ledge(p.action):
@@ -2421,6 +2920,9 @@ def act(p, h, c, s, t):
 def move(p, h, c, s, t, floor):
     old_x, old_y = p.x, p.y
     knockback_decay(p, c)
+    if c.rises[p.action] and not p.airborne and h.action_frames + 1 < MAX_FRAMES and \
+            t.root_motion[c.root_row[p.action], h.action_frames + 1, 1] > .5:
+        leave_ground(p, h)                             # an up special takes off
     if DOWN_BOUND_UP <= p.action <= TECH_BACKWARD and not is_down_damage(p.action):
         p.airborne = 0
     if p.airborne:
@@ -2535,6 +3037,7 @@ def reset_all(frames, hidden, mask, characters, stages, seeds, empty_frame, empt
             p.shield, p.action, p.last_hit_by = SHIELD_HEALTH, WAIT, 6
             p.action_frame = t.characters[p.character].zero_indexed[WAIT]
             h.tilt_x_age, h.tilt_y_age, h.trigger_age = MAX_TIMER, MAX_TIMER, MAX_TIMER
+            h.judge_before = 1                         # neither 1 nor 2 comes first
 
 
 def game_over(frames):
@@ -2546,8 +3049,19 @@ def game_over(frames):
 # Bots: fixed opponents. They read the game only through frames and act only through controllers.
 # ---------------------------------------------------------------------------------------------------------------------
 
-BOTS = {"idle": 1, "random": 2, "attacker": 3}
-BOT = np.dtype([("kind", "i4"), ("wait", "i4"), ("seed", "u8"), ("held", CONTROLLER)])
+FIRST_LEVEL, NUM_LEVELS, MAX_DELAY = 4, 9, 40
+BOTS = {"idle": 1, "random": 2, "attacker": 3} | {f"level{n + 1}": FIRST_LEVEL + n for n in range(NUM_LEVELS)}
+SEEN = np.dtype([(name, "f4") for name in "x y vx vy kb_vx kb_vy facing percent stun shot_x shot_vx".split()] +
+                [(name, "i2") for name in "action action_frame airborne hurtbox character".split()])
+BOT = np.dtype([
+    ("kind", "i4"), ("wait", "i4"),                    # frames until the next decision
+    ("seed", "u8"), ("held", CONTROLLER),
+    # the rest is the memory of the levels, see below
+    ("looks", "i4"), ("seen", SEEN, MAX_DELAY + 1),    # what the other did lately, a ring
+    ("condition", "i4"), ("hitlag", "f4"), ("since_struck", "i4"),
+    ("stick_x", "f4"), ("stick_y", "f4"),              # of the frame before
+    ("plan", "i4"), ("plan_frames", "i4"), ("guard", "i4"), ("full_hop", "i4"), ("chasing", "i4"),
+    ("off_stage", "i4"), ("since_tech", "i4")])
 RANDOM_BUTTONS = np.array([
     0, 0, 0, 0, 0, BUTTON_A, BUTTON_A, BUTTON_B, BUTTON_X, BUTTON_Y, BUTTON_L, BUTTON_R, BUTTON_Z])
 
@@ -2652,8 +3166,710 @@ def attacker_bot(bot, me, foe, frame_id, edge):
             pad.buttons = BUTTON_X
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Scripted levels 1 to 9: what they know. The tables of the game are public knowledge; its state comes through frames.
+# ---------------------------------------------------------------------------------------------------------------------
+
+LEVEL_FIELDS = """
+delay error foresight think idle
+approach defend grab combo shoot edge_guard
+short_hop fast_fall l_cancel di sdi tech recover mash
+""".split()
+LEVEL = np.dtype([(name, "f4") for name in LEVEL_FIELDS])
+LEVEL_ROWS = [  # delay: frames between what the other does and an answer to it; error: units by which it misjudges reach;
+    # foresight: part of the delay it makes up for by reckoning ahead; think: frames between decisions; mash: frames
+    # between presses when held; the others are probabilities
+    # delay err fore think idle  appr  def grab combo shoot edge  hop  fast  l-c   di  sdi tech  rec mash
+    (38, 12, .0, 24, .60, .30, .05, .05, .00, .05, .00, .10, .00, .00, .00, .0, .05, .55, 24),
+    (34, 10, .1, 20, .50, .35, .10, .10, .05, .08, .00, .15, .05, .05, .05, .0, .10, .65, 18),
+    (30, 8, .3, 16, .40, .40, .20, .15, .15, .10, .10, .25, .15, .15, .10, .0, .20, .72, 14),
+    (26, 7, .5, 13, .30, .45, .30, .20, .25, .12, .15, .35, .25, .30, .20, .0, .30, .80, 12),
+    (23, 6, .7, 10, .22, .50, .40, .30, .40, .14, .25, .45, .40, .45, .35, .0, .45, .85, 10),
+    (20, 5, .8, 7, .15, .55, .55, .35, .55, .16, .40, .55, .50, .60, .50, .1, .60, .90, 8),
+    (17, 3, .9, 5, .08, .60, .65, .45, .70, .18, .55, .65, .65, .75, .65, .2, .70, .94, 6),
+    (14, 2, 1., 3, .04, .65, .75, .55, .85, .18, .70, .75, .80, .85, .80, .4, .80, .97, 4),
+    (12, 1, 1., 1, .00, .70, .90, .60, 1.0, .20, .90, .80, .90, .95, .90, .6, .90, 1., 2),
+]
+
+STYLE = np.dtype([(name, "f4") for name in "up_rise up_reach up_aimed side_reach shot shot_from strike".split()])
+STYLE_ROWS = {  # the up special's height and width, is it aimed by the stick; width of a side special that travels;
+    # direction of the special that shoots (0 none) and from how far; direction of one that strikes (0 none)
+    1: (70, 80, 1, 49, 1, 55, 4), 2: (25, 40, 0, 0, 0, 0, 0), 6: (35, 30, 0, 0, 1, 50, 0),
+    7: (60, 50, 1, 0, 1, 50, 0), 16: (50, 50, 1, 0, 1, 70, 0), 18: (49, 16, 0, 0, 0, 0, 2),
+    19: (50, 90, 1, 0, 2, 60, 0), 22: (45, 57, 1, 80, 1, 55, 4), 24: (70, 19, 0, 0, 1, 40, 0),
+    25: (35, 35, 0, 0, 0, 0, 0)}
+
+# The ways to strike: on the ground, running, in the air, with a special. What each reaches is read off its hitboxes.
+SWING_ACTIONS = [JAB_1, FTILT, UTILT, DTILT, FSMASH, USMASH, DSMASH, GRAB, DASH_ATTACK, GRAB_DASH, NAIR, FAIR, BAIR, UAIR, DAIR]
+(SWING_JAB, SWING_FTILT, SWING_UTILT, SWING_DTILT, SWING_FSMASH, SWING_USMASH, SWING_DSMASH, SWING_GRAB, SWING_DASH,
+ SWING_DASH_GRAB, SWING_NAIR, SWING_FAIR, SWING_BAIR, SWING_UAIR, SWING_DAIR, SWING_SPECIAL,
+ SWING_AIR_SPECIAL) = range(17)
+NUM_SWINGS = 17
+SWING = np.dtype([("action", "i4"), ("first", "i4"), ("last", "i4"), ("frames", "i4")] + [(name, "f4") for name in (
+    "back front low high damage angle growth base".split())])  # frames count from 1; first 0: there is no such swing
+
+
+def build_swings(tables):
+    """[characters, NUM_SWINGS] SWING: when each attack hits, how long it lasts and the box around all its hitboxes."""
+    swings = np.zeros((NUM_CHARACTERS, NUM_SWINGS), SWING)
+    for character, style in STYLE_ROWS.items():
+        c, special = tables.characters[character], int(style[-1])
+        specials = [c["special_start"][place, special] if special else 0 for place in (0, 1)]
+        own = [c["own_action"][action] if action < len(c["own_action"]) else action for action in SWING_ACTIONS]
+        for row, action in zip(swings[character], own + specials, strict=True):
+            frames = np.flatnonzero(c["hit_row"][action]) if action else []
+            if len(frames) == 0:
+                continue
+            boxes = tables.hitboxes[c["hit_row"][action, frames]]
+            on = boxes["size"] > 0
+            row["action"], row["first"], row["last"] = action, frames[0], frames[-1]
+            row["frames"] = c["interruptible"][action] or c["frames"][action] or UNKNOWN_LENGTH
+            for name, sign, values in (("back", -1, boxes["x"] - boxes["size"]), ("front", 1, boxes["x"] + boxes["size"]),
+                                       ("low", -1, boxes["y"] - boxes["size"]), ("high", 1, boxes["y"] + boxes["size"])):
+                row[name] = sign * (sign * values[on]).max()
+            strongest = np.flatnonzero(on)[np.argmax(boxes["damage"][on])]
+            for name in ("damage", "angle", "growth", "base"):
+                row[name] = boxes[name].flat[strongest]
+    return swings
+
+
+Knowledge = collections.namedtuple("Knowledge", "levels styles swings")
+
+
+def build_knowledge(tables):
+    levels = np.zeros(len(LEVEL_ROWS) + 1, LEVEL)      # row 0 is unused: levels count from 1
+    styles = np.zeros(NUM_CHARACTERS, STYLE)
+    for level, values in enumerate(LEVEL_ROWS, 1):
+        levels[level] = values
+    for character, values in STYLE_ROWS.items():
+        styles[character] = values
+    return Knowledge(levels, styles, build_swings(tables))
+
+
+KNOWLEDGE = build_knowledge(TABLES)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Levels: eyes. Its own character a player knows at once; the other, and what is done to him, he sees `delay` frames late.
+# ---------------------------------------------------------------------------------------------------------------------
+
+FREE, CAPTIVE, FLUNG, GUARDING = 0, 1, 2, 3            # what the other has done to me
+
+
 @jit
-def run_bots(frames, bots, controllers, t):
+def see(bot, frame, index, delay):
+    """Takes the other's state into memory; -> the slot of the one that is `delay` frames old."""
+    foe, slot = frame.players[1 - index], bot.looks % (MAX_DELAY + 1)
+    seen = bot.seen[slot]
+    seen.x, seen.y, seen.facing, seen.percent = foe.x, foe.y, foe.facing, foe.percent
+    seen.vx = foe.self_vx_air if foe.airborne else foe.self_vx_ground
+    seen.vy, seen.kb_vx, seen.kb_vy = foe.self_vy if foe.airborne else 0, foe.kb_vx, foe.kb_vy
+    seen.action, seen.action_frame, seen.airborne = foe.action, foe.action_frame, foe.airborne
+    seen.stun, seen.hurtbox, seen.character = foe.hitstun + foe.hitlag, foe.hurtbox, foe.character
+    seen.shot_vx, nearest = 0, 90.0
+    for item in range(NUM_ITEMS):
+        shot, me = frame.items[item], frame.players[index]
+        away = shot.x - me.x
+        if shot.present and shot.owner == 1 - index and shot.vx * away < 0 and abs(away) < nearest and \
+                -4 < shot.y - me.y < 20:
+            nearest, seen.shot_x, seen.shot_vx = abs(away), shot.x, shot.vx
+    bot.looks += 1
+    return (bot.looks - 1 - min(delay, bot.looks - 1)) % (MAX_DELAY + 1)
+
+
+@jit
+def condition(p):
+    if is_held(p.action):
+        return CAPTIVE
+    if in_damage(p.action) or p.action == TUMBLE:
+        return FLUNG
+    return GUARDING if p.action == SHIELD_STUN else FREE
+
+
+@jit
+def feel(bot, me):
+    """Counts the frames since the other last did something to me."""
+    now = condition(me)
+    struck = now != FREE and (now != bot.condition or me.hitlag > bot.hitlag)
+    bot.since_struck = 0 if struck else min(bot.since_struck + 1, MAX_TIMER)
+    bot.condition, bot.hitlag = now, me.hitlag
+
+
+@jit
+def foresee(seen, c, frames, floor, edge):
+    """Where the other will be in so many frames, if he does nothing new: (x, y)."""
+    x, y = seen.x, seen.y
+    if seen.airborne == 0:
+        slide = min(frames, 12.0) if WALK_SLOW <= seen.action <= RUN else min(frames, 6.0) * .6
+        return min(max(x + seen.vx * slide, -edge), edge) if abs(x) <= edge else x, y
+    speed = np.sqrt(seen.kb_vx ** 2 + seen.kb_vy ** 2)
+    pushed = min(frames, speed / .051)
+    share = pushed - .0255 * pushed * pushed / max(speed, .051)  # frames at the first speed that go as far
+    x += seen.vx * frames + seen.kb_vx * share
+    falling = min(frames, max(0.0, (seen.vy + c.fall_max) / c.gravity))
+    y += seen.vy * falling - .5 * c.gravity * falling * falling - c.fall_max * (frames - falling) + seen.kb_vy * share
+    return x, max(y, floor) if abs(x) < edge and seen.y > floor - 3 else y
+
+
+@jit
+def swing_of(swings, character, action):
+    for index in range(NUM_SWINGS):
+        if swings[character, index].first and swings[character, index].action == action:
+            return index
+    return -1
+
+
+@jit
+def busy_frames(seen, c, swings, delay):
+    """For how long the other cannot answer, as far as can be told."""
+    if seen.action <= REBIRTH_WAIT:
+        return 0.0
+    if seen.stun > 0 and in_damage(seen.action):
+        return seen.stun - delay
+    if DOWN_BOUND_UP <= seen.action < SPOT_DODGE or SHIELD_BREAK_FLY <= seen.action <= FURAFURA:
+        return 12.0
+    swing = swing_of(swings, seen.character, seen.action)
+    if swing >= 0:
+        return swings[seen.character, swing].frames - seen.action_frame - delay
+    landing = c.aerial_landing[seen.action] if 0 <= seen.action < NUM_ACTIONS else -1
+    return c.landing_lag[landing] * .5 - seen.action_frame - delay if landing >= 0 else 0.0
+
+
+@jit
+def threat(me, mine, seen, c, swings, delay, error, floor, edge):
+    """Frames until the swing that the other is seen to make reaches me, -1 if it does not: (frames, last, is a grab)."""
+    index = swing_of(swings, seen.character, seen.action)
+    if index < 0:
+        return -1.0, 0.0, False
+    swing, now = swings[seen.character, index], seen.action_frame + delay
+    if now > swing.last:
+        return -1.0, 0.0, False
+    wait = max(swing.first - now, 0.0)
+    x, y = foresee(seen, c, delay + wait, floor, edge)
+    rel, up = (me.x - x) * seen.facing, me.y - y
+    hits = swing.back - 7 - error < rel < swing.front + 7 + error and swing.low - mine.height < up < swing.high + 3
+    return (wait if hits else -1.0), swing.last - now, index == SWING_GRAB or index == SWING_DASH_GRAB
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Levels: striking
+# ---------------------------------------------------------------------------------------------------------------------
+
+@jit
+def kills(swing, percent, c, x, y, side, s):
+    """Does the blow carry over a blast zone? Launch speed falls by .051 a frame."""
+    damage, angle = swing.damage, 44.0 if swing.angle == 361 else swing.angle
+    force = knockback(percent, damage, damage, c.weight, swing.growth, 0, swing.base)
+    way = (.03 * force) ** 2 / .102
+    across, up = way * np.cos(angle * np.pi / 180), way * np.sin(angle * np.pi / 180)
+    room = s.blast_right - x if side * across > 0 else x - s.blast_left
+    return abs(across) > room or .6 * up > s.blast_top - y
+
+
+@jit
+def swing_usable(index, action, airborne):
+    if airborne:
+        return SWING_NAIR <= index <= SWING_DAIR or index == SWING_AIR_SPECIAL
+    if action == DASH or action == RUN:
+        return index == SWING_DASH or index == SWING_DASH_GRAB or (action == DASH and index == SWING_FSMASH)
+    return index < SWING_DASH or index == SWING_SPECIAL
+
+
+@jit
+def best_swing(bot, me, seen, level, k, t, s, frame_id, guarding, busy):
+    """The swing with the best prospect of reaching the other where he will be: (index, worth), -1 none does."""
+    c, d = t.characters[me.character], t.characters[seen.character]
+    floor, edge = s.floor_y[0], s.floor_right[0]
+    best, worth = -1, 0.0
+    shielding = is_shielding(seen.action)
+    miss = level.error * (2 * random_uniform(bot.seed, frame_id, 11) - 1)
+    for index in range(NUM_SWINGS):
+        swing = k.swings[me.character, index]
+        if swing.first == 0 or not swing_usable(index, me.action, me.airborne == 1):
+            continue
+        grabs = index == SWING_GRAB or index == SWING_DASH_GRAB
+        if guarding and index != SWING_GRAB:
+            continue
+        wait = swing.first + 1.0
+        x, y = foresee(seen, d, level.delay * level.foresight + wait, floor, edge)
+        if me.airborne:
+            own_x = me.x + me.self_vx_air * wait
+            own_y = me.y + max(me.self_vy * wait - .5 * c.gravity * wait * wait, -c.fall_max * wait)
+            if own_y < floor - 1 and abs(me.x) < edge:
+                continue                               # lands before it comes out
+        else:
+            own_x, own_y = me.x + me.self_vx_ground * min(wait, 8.0) * (1.0 if index == SWING_DASH else .5), me.y
+        side = 1.0 if x > me.x else -1.0
+        facing = side if index == SWING_FSMASH else me.facing
+        ahead, up = (x - own_x) * facing, y - own_y
+        margin = 1 if grabs else 3.5                   # half a body
+        reaches = swing.back - margin < ahead + miss < swing.front + margin and \
+            swing.low - d.height * .9 < up < swing.high - 1
+        if not reaches or (grabs and (seen.airborne or 75 <= seen.action <= 200)):
+            continue
+        value = swing.damage
+        if grabs:
+            value = 16.0 if shielding else 9.0 if random_uniform(bot.seed, frame_id // 16, 12) < level.grab else 0.0
+        elif shielding:
+            value *= .3
+        elif random_uniform(bot.seed, frame_id // 64, 13) < level.combo and kills(
+                swing, seen.percent, d, x, y, side if swing.angle < 90 or swing.angle == 361 else -side, s):
+            value += 14
+        if wait <= busy:
+            value += 5
+        else:
+            value -= level.combo * (.25 * wait + .1 * (swing.frames - swing.last))  # slow ones are seen coming
+        value += (2 + level.error) * random_uniform(bot.seed, frame_id, 20 + index)
+        if value > worth:
+            best, worth = index, value
+    return best, worth
+
+
+@jit
+def press_swing(pad, index, me, side, style):
+    """The inputs of a swing; the stick stays as it is where the swing does not need it."""
+    pad.c_x, pad.c_y = 0, 0
+    if index == SWING_JAB or index == SWING_NAIR:
+        pad.main_x, pad.main_y, pad.buttons = 0, 0, BUTTON_A
+    elif index == SWING_FTILT:
+        pad.main_x, pad.main_y, pad.buttons = .5 * me.facing, 0, BUTTON_A
+    elif index == SWING_UTILT or index == SWING_DTILT:
+        pad.main_x, pad.main_y, pad.buttons = 0, .5 if index == SWING_UTILT else -.5, BUTTON_A
+    elif index == SWING_DASH:
+        pad.main_x, pad.main_y, pad.buttons = .6 * me.facing, 0, BUTTON_A
+    elif index == SWING_GRAB or index == SWING_DASH_GRAB:
+        pad.main_y, pad.buttons = 0, BUTTON_Z
+    elif index == SWING_FSMASH:
+        pad.c_x = side
+    elif index == SWING_FAIR:
+        pad.c_x = me.facing
+    elif index == SWING_BAIR:
+        pad.c_x = -me.facing
+    elif index == SWING_USMASH or index == SWING_UAIR:
+        pad.c_y = 1
+    elif index == SWING_DSMASH or index == SWING_DAIR:
+        pad.c_y = -1
+    else:
+        press_special(pad, int(style.strike), side)
+
+
+@jit
+def press_special(pad, direction, side):
+    pad.main_x, pad.main_y, pad.buttons = 0, 0, BUTTON_B
+    if direction == 2:
+        pad.main_x = side
+    elif direction >= 3:
+        pad.main_y = 1 if direction == 3 else -1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Levels: in trouble
+# ---------------------------------------------------------------------------------------------------------------------
+
+@jit
+def chance(bot, probability, key, purpose):
+    """The same draw for as long as the key stays: a decision once made is kept."""
+    return random_uniform(bot.seed, key, purpose) < probability
+
+
+@jit
+def hurt_inputs(bot, pad, me, level, frame_id, floor):
+    """In hitlag and hitstun: DI across the launch, smash DI toward the stage's middle, a press before landing."""
+    hit = frame_id - bot.since_struck
+    speed = np.sqrt(me.kb_vx ** 2 + me.kb_vy ** 2)
+    inward = -1.0 if me.x > 0 else 1.0
+    pad.main_x = inward
+    if speed > 0 and chance(bot, level.di, hit, 30):   # flat launches are bent up, steep ones toward the side
+        x, y = -me.kb_vy / speed, me.kb_vx / speed
+        turn = 1.0 if (y > 0) == (abs(me.kb_vx) > .6 * me.kb_vy) else -1.0
+        pad.main_x, pad.main_y = turn * x, turn * y
+    if me.hitlag > 1 and chance(bot, level.sdi, hit, 31):
+        pad.main_x, pad.main_y = (inward, 0) if frame_id % 2 else (0, 0)
+    landing = (me.y - floor) / max(-me.self_vy - me.kb_vy, .01)
+    if me.hitlag == 0 and 0 < landing < 12 and bot.since_tech > TECH_LOCKOUT + 10 and chance(bot, level.tech, hit, 32):
+        pad.buttons, pad.r, bot.since_tech = BUTTON_R, 1, 0
+        pad.main_x, pad.main_y = np.floor(3 * random_uniform(bot.seed, hit, 33)) - 1, 0
+
+
+@jit
+def captive_inputs(bot, pad, level, frame_id):
+    """Mash: a button and a tilt, then nothing."""
+    period = int(level.mash)
+    if frame_id % period == 0:
+        pad.buttons = BUTTON_A
+    elif frame_id % period == period // 2:
+        pad.main_x = 1 if frame_id // period % 2 else -1
+
+
+@jit
+def floor_choice(bot, pad, me, level, frame_id):
+    """Lying: after a moment one of stand, roll, attack."""
+    if bot.wait > 0 or me.action_frame < 4 + level.think:
+        return
+    choice = random_uniform(bot.seed, frame_id, 34)
+    bot.wait = 3
+    if choice < .35:
+        pad.main_y = 1
+    elif choice < .55:
+        pad.buttons = BUTTON_A
+    else:
+        pad.main_x = 1 if choice < .78 else -1
+
+
+@jit
+def ledge_choice(bot, pad, me, level, frame_id):
+    """Hanging: climb, roll, jump, attack, or let go and jump back."""
+    if bot.wait > 0 or me.action_frame < 2 + .5 * level.delay * random_uniform(bot.seed, frame_id // 32, 35):
+        return
+    choice, inward = random_uniform(bot.seed, frame_id, 36), me.facing
+    bot.wait = 3
+    if choice < .35:
+        pad.main_x = .5 * inward
+    elif choice < .55:
+        pad.buttons, pad.r = BUTTON_R, 1
+    elif choice < .75:
+        pad.buttons = BUTTON_X
+    elif choice < .88:
+        pad.buttons = BUTTON_A
+    else:
+        pad.main_x = -.5 * inward
+
+
+@jit
+def recover(bot, pad, me, c, style, level, frame_id, s):
+    """Back to the stage: drift, double jump once it is low, the side special that travels, the up special at the last."""
+    edge, floor = s.floor_right[0], s.floor_y[0]
+    inward = -1.0 if me.x > 0 else 1.0
+    out, height = abs(me.x) - edge, me.y - floor
+    trip = frame_id - bot.off_stage
+    skilled = chance(bot, level.recover, trip, 40)
+    late = 0.0 if skilled else 60 * random_uniform(bot.seed, trip, 41) - 10  # units lower than would be wise
+    blind = me.facing != inward                        # only who faces the ledge can catch it
+    pad.main_x = inward
+    if out < 4 and height < -6:                        # close to the wall or under the stage
+        pad.main_x = -inward if out < 2 else 0
+    if me.action == c.launch_actions[0] or me.action == c.launch_actions[1]:
+        aim_x, aim_y = max(out + 8, 0.0), 10 - height
+        length = max(np.sqrt(aim_x ** 2 + aim_y ** 2), 1.0)
+        pad.main_x, pad.main_y = inward * aim_x / length, aim_y / length
+        return
+    if not can_act_in_air(me, c) or bot.wait > 0:
+        return
+    falling = me.self_vy + me.kb_vy < 0
+    if me.jumps > 0:
+        if falling and (height < (4 if blind else -8) - late or (out > 50 and height < 20) or not skilled):
+            pad.buttons, bot.wait = BUTTON_X, 4
+    elif c.special_start[1, 3] == 0:                   # nothing that rises: an air dodge is the last hope
+        if falling and height < -4 and out < 25:
+            pad.main_x, pad.main_y, pad.buttons, pad.r, bot.wait = .7 * inward, .7, BUTTON_L, 1, 10
+    elif falling and style.side_reach > 0 and 3 < height < 45 and 12 < out < style.side_reach:
+        press_special(pad, 2, inward)
+        bot.wait = 10
+    elif falling and (height < (-.1 if blind else -.45) * style.up_rise - late or
+                      (out > .7 * style.up_reach and height < .5 * style.up_rise)):
+        press_special(pad, 3, inward)
+        bot.wait = 10
+
+
+@jit
+def can_return(me, c, floor, edge):
+    """From an edge-guard: the double jump still leads back above the stage."""
+    speed = c.full_hop * c.double_jump if c.double_jump > 0 else 2.3
+    rise, width = speed * speed / (2 * c.gravity), c.air_max * 2 * speed / c.gravity
+    return me.jumps > 0 and me.y + 6 * me.self_vy > floor + 10 - .8 * rise and \
+        abs(me.x + 6 * me.self_vx_air) < edge + .5 * width
+
+
+@jit
+def can_act_in_air(me, c):
+    action = me.action
+    if c.aerial[action] >= 0:
+        return 0 < c.interruptible[action] <= me.action_frame + 1
+    return JUMP_FORWARD <= action <= 34 or action == PLATFORM_DROP or \
+        (action == TUMBLE or DAMAGE_FIRST <= action < DAMAGE_FLY_HIGH) and me.in_hitstun == 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Levels: in control
+# ---------------------------------------------------------------------------------------------------------------------
+
+@jit
+def air_choice(bot, pad, me, seen, c, style, level, k, t, s, frame_id, goal):
+    """In the air above the stage, or out for an edge-guard: drift, strike, fall fast, L-cancel."""
+    floor, edge = s.floor_y[0], s.floor_right[0]
+    pad.main_x = 1.0 if goal > me.x + 2 else -1.0 if goal < me.x - 2 else 0
+    if abs(me.x + 12 * me.self_vx_air) > edge and pad.main_x * me.x > 0 and not bot.chasing:
+        pad.main_x = -pad.main_x                       # not over the edge
+    swinging, jump = c.aerial[me.action] >= 0, frame_id - me.action_frame
+    drop = (me.y - floor) / max(-me.self_vy, .01)
+    if swinging and 1 < drop < 6 and bot.since_tech > 12 and chance(bot, level.l_cancel, jump // 4, 50):
+        pad.l, bot.since_tech = .5, 0                  # not a digital press: that would be an air dodge
+    falling = me.self_vy < 0 and me.fastfall == 0 and me.in_hitstun == 0
+    if falling and drop > 4 and abs(me.x) < edge - 5 and me.y < floor + 45 and bot.wait == 0 and (
+            swinging or seen.y < me.y - 10) and chance(bot, level.fast_fall, frame_id // 20, 51):
+        pad.main_x, pad.main_y, bot.wait = 0, -1, 2
+    if not can_act_in_air(me, c) or bot.wait > 0 or seen.hurtbox:
+        return
+    if chance(bot, 1 / (1 + .5 * level.think), frame_id, 52):
+        swing, _ = best_swing(bot, me, seen, level, k, t, s, frame_id, False, busy_frames(
+            seen, t.characters[seen.character], k.swings, level.delay))
+        if swing >= 0:
+            press_swing(pad, swing, me, me.facing, style)
+            bot.wait = 2
+            return
+    if me.jumps > 0 and seen.y > me.y + 12 and abs(seen.x - me.x) < 30 and me.self_vy < .3 and \
+            chance(bot, .15 * level.combo, frame_id, 53):
+        pad.buttons, bot.wait = BUTTON_X, 6
+
+
+@jit
+def is_ready(me, c):
+    """Stands, walks or has just come out of something: everything may start."""
+    action = me.action
+    if action == LANDING:
+        return me.action_frame >= c.landing
+    if JAB_1 <= action <= DSMASH or c.aerial_landing[action] >= 0 or c.attack_id[action] > 0:
+        return 0 < c.interruptible[action] <= me.action_frame + 1
+    return WAIT <= action <= RUN or CROUCH_START <= action <= CROUCH_END or TEETER <= action <= TEETER_WAIT
+
+
+@jit
+def guard_choice(bot, pad, me, seen, level, k, t, s, frame_id):
+    """Behind the shield: wait for the blow, then grab, jump, roll or let go."""
+    if bot.guard > 0:
+        bot.guard -= 1
+        pad.buttons, pad.r = BUTTON_R, 1
+        return
+    busy = busy_frames(seen, t.characters[seen.character], k.swings, level.delay)
+    swing, _ = best_swing(bot, me, seen, level, k, t, s, frame_id, True, busy)
+    choice = random_uniform(bot.seed, frame_id, 60)
+    if me.action == SHIELD_STUN or bot.wait > 0:
+        pad.buttons, pad.r = BUTTON_R, 1
+    elif swing >= 0 and (busy > 6 or choice < level.grab):
+        pad.buttons, pad.r, bot.wait = BUTTON_Z | BUTTON_R, 1, 3
+    elif abs(seen.x - me.x) < 25 and choice < .25:
+        pad.buttons, pad.r, bot.wait = BUTTON_X | BUTTON_R, 1, 3
+    elif abs(seen.x - me.x) < 25 and choice < .35:
+        pad.buttons, pad.r, pad.main_x, bot.wait = BUTTON_R, 1, 1 if me.x < 0 else -1, 6
+    else:
+        bot.wait = 4
+
+
+@jit
+def hold_choice(bot, pad, me, seen, level, t, s, frame_id):
+    """Holding the other, once it is noticed: pummel a little, then the throw that kills or does most."""
+    if not is_held(seen.action) or bot.wait > 0 or me.action != HOLD:
+        return
+    if chance(bot, min(.6, seen.percent / 200), frame_id, 61):
+        pad.buttons, bot.wait = BUTTON_A, 6
+        return
+    c, d = t.characters[me.character], t.characters[seen.character]
+    best, worth = 0, -1.0
+    for way in range(4):
+        side = -me.facing if way == 1 else me.facing
+        damage, angle = c.throw_damage[way], c.throw_angle[way]
+        force = knockback(seen.percent, damage, damage, 100, c.throw_growth[way], 0, c.throw_base[way])
+        travel = (.03 * force) ** 2 / .102
+        out = me.x * side + travel * np.cos(angle * np.pi / 180)
+        value = damage + c.throw_strike[way] + (8 if out > s.floor_right[0] + 10 else 0)
+        value += 20 if out > s.blast_right or .6 * travel * np.sin(angle * np.pi / 180) > s.blast_top else 0
+        value += (4 + level.error) * random_uniform(bot.seed, frame_id, 62 + way)
+        if value > worth and d.weight > 0:
+            best, worth = way, value
+    bot.wait = 3
+    if best < 2:
+        pad.main_x = me.facing if best == 0 else -me.facing
+    else:
+        pad.main_y = 1 if best == 2 else -1
+
+
+@jit
+def go(bot, pad, me, c, s, goal, run):
+    """One step along the floor toward the goal: dash if it is far and the edge is not near, else walk."""
+    way = goal - me.x
+    side = 1.0 if way > 0 else -1.0
+    under = me.ground if 0 < me.ground < s.num_floors else 0
+    left, right = s.floor_left[under], s.floor_right[under]
+    room = right - me.x if side > 0 else me.x - left
+    speed = me.self_vx_ground * side
+    brake = speed * speed / (2 * c.friction) if speed > 0 else 0.0
+    if abs(way) < 3 or room < 4 + min(brake, 25.0):
+        if (me.action == DASH or me.action == RUN) and room < 8 + brake and speed > 0:
+            pad.main_x = -side                         # turn before the edge
+        return
+    dashing = me.action == DASH or me.action == RUN or me.action == TURN_RUN
+    if run and abs(way) > 14 and room > 25:
+        fresh = abs(bot.stick_x) < TILT or bot.stick_x * side < 0
+        pad.main_x = side if dashing or fresh or me.action == TURN else 0.0
+    elif not dashing:
+        pad.main_x = .6 * side if room > 8 else .4 * side
+
+
+@jit
+def defend(bot, pad, me, seen, c, level, k, t, s, frame_id):
+    """Answers the blow or the shot that is seen coming; True if it does."""
+    d = t.characters[seen.character]
+    wait, last, grabs = threat(me, c, seen, d, k.swings, level.delay, level.error * .5, s.floor_y[0], s.floor_right[0])
+    begun = frame_id - int(level.delay) - seen.action_frame
+    if wait >= 0 and chance(bot, level.defend, begun, 70):
+        if grabs or chance(bot, .15, begun, 71):
+            pad.buttons, bot.wait = BUTTON_X, 3        # jump away
+        else:
+            pad.buttons, pad.r, bot.guard = BUTTON_R, 1, int(min(last + 2, 20.0))
+        return True
+    if seen.shot_vx != 0:
+        arrives = abs(seen.shot_x - me.x) / abs(seen.shot_vx) - level.delay
+        if -2 < arrives < 6 and chance(bot, level.defend * .8, frame_id // 24, 72):
+            pad.buttons, pad.r, bot.guard = BUTTON_R, 1, 10
+            return True
+    x, y = foresee(seen, d, level.delay * level.foresight + 6, s.floor_y[0], s.floor_right[0])
+    if seen.airborne and seen.vy < 0 and abs(x - me.x) < 16 and y < me.y + 18 and seen.stun <= 0 and \
+            chance(bot, .35 * level.defend, frame_id // 30, 73):
+        pad.buttons, pad.r, bot.guard = BUTTON_R, 1, 12
+        return True
+    return False
+
+
+@jit
+def ground_choice(bot, pad, me, seen, c, style, level, k, t, s, frame_id, goal, busy):
+    """On the floor and free: defend, strike, shoot, jump at the other, or move."""
+    d = t.characters[seen.character]
+    edge, far = s.floor_right[0], abs(seen.x - me.x)
+    safe = seen.action <= REBIRTH_WAIT or seen.hurtbox == 1
+    if bot.wait == 0 and not safe:
+        if defend(bot, pad, me, seen, c, level, k, t, s, frame_id):
+            return
+        if chance(bot, 1 / (1 + .5 * level.think), frame_id, 80):
+            swing, worth = best_swing(bot, me, seen, level, k, t, s, frame_id, False, busy)
+            if swing >= 0 and not chance(bot, level.idle, frame_id // 32, 81):
+                side = 1.0 if seen.x > me.x else -1.0
+                press_swing(pad, swing, me, side, style)
+                bot.wait = 3 + int(level.think)
+                return
+        x, y = foresee(seen, d, level.delay * level.foresight + 15, s.floor_y[0], edge)
+        if bot.plan == 5 and edge < abs(x) < edge + 45 and -30 < y - me.y < 40 and seen.airborne and \
+                abs(me.x) > edge - 25 and me.x * x > 0 and chance(bot, .2 * level.edge_guard, frame_id, 86):
+            pad.buttons, bot.wait, bot.full_hop, bot.chasing = BUTTON_X, 2, y > me.y, 1
+            return
+        above = 14 < y - me.y < 75 and abs(x - me.x) < 30
+        hop = .02 + .10 * level.short_hop if 18 < abs(x - me.x) < 55 and bot.plan == 1 else .004
+        if chance(bot, .4 * level.combo if above else hop, frame_id, 82) and abs(me.x) < edge - 6:
+            pad.buttons, bot.wait = BUTTON_X, 2
+            bot.full_hop = y - me.y > 25 or not chance(bot, level.short_hop, frame_id, 83)
+            return
+        if style.shot and far > style.shot_from and abs(seen.y - me.y) < 20 and me.action < DASH and \
+                chance(bot, level.shoot * .2, frame_id, 84):
+            if me.facing * (seen.x - me.x) < 0:
+                pad.main_x = -.5 * me.facing
+            else:
+                press_special(pad, int(style.shot), me.facing)
+                bot.wait = 10
+            return
+    if me.ground > 0 and seen.y < me.y - 15 and far < 40 and me.action != DASH:
+        pad.main_y = -1.0 if me.action == CROUCH_START or abs(bot.stick_y) < TILT else 0.0  # drop through
+        return
+    near = abs(goal - me.x) < 12
+    if near and me.facing * (seen.x - me.x) < 0 and me.action <= WALK_FAST:
+        pad.main_x = -.5 * me.facing                   # face him
+        return
+    go(bot, pad, me, c, s, goal, level.idle < .35 or chance(bot, .3, frame_id // 40, 85))
+
+
+@jit
+def choose_goal(bot, me, seen, level, s, frame_id, x, busy):
+    """Where it wants to be. plan: 1 at the other, 2 just out of his reach, 3 where it is, 4 the middle, 5 the ledge."""
+    edge = s.floor_right[0]
+    if bot.plan_frames > 0:
+        bot.plan_frames -= 1
+    else:
+        draw = random_uniform(bot.seed, frame_id, 90)
+        bot.plan_frames = 8 + int(3 * level.think * random_uniform(bot.seed, frame_id, 91)) + 10
+        bot.plan = 3 if chance(bot, level.idle, frame_id, 92) else 1 if draw < level.approach else 2
+    plan = bot.plan
+    if busy > 6 and level.combo > 0 and plan != 3:
+        plan = 1
+    if seen.action <= REBIRTH_WAIT or seen.hurtbox == 1:
+        plan = 4 if seen.action <= REBIRTH_WAIT else 2
+    if abs(x) > edge + 3 and plan < 3:
+        plan = 5 if chance(bot, level.edge_guard, frame_id // 90, 93) else 4
+    bot.plan = plan if plan == 5 else min(bot.plan, 3)
+    side = 1.0 if x > me.x else -1.0
+    if plan == 1:
+        return x - 6 * side
+    if plan == 2:                                      # dash in and out of his reach
+        sway = 14.0 if frame_id // 13 % 2 else -14.0
+        return min(max(x - side * (38 + sway * (1 - level.idle)), -edge * .8), edge * .8)
+    if plan == 5:
+        return (edge - 9) * (1 if x > 0 else -1)
+    return me.x if plan == 3 else min(max(x * .3, -20.0), 20.0)
+
+
+@jit
+def decide(bot, pad, me, seen, c, style, level, k, t, s, frame_id, away):
+    """What the state of the own character asks for."""
+    action, d = me.action, t.characters[seen.character]
+    busy = busy_frames(seen, d, k.swings, level.delay)
+    x, _ = foresee(seen, d, level.delay * level.foresight, s.floor_y[0], s.floor_right[0])
+    inward = -1.0 if me.x > 0 else 1.0
+    if action <= REBIRTH_WAIT:
+        if action == REBIRTH_WAIT and me.action_frame > 20 + 60 * random_uniform(bot.seed, frame_id // 512, 1):
+            pad.main_x = inward
+    elif bot.condition == CAPTIVE:
+        captive_inputs(bot, pad, level, frame_id)
+    elif in_damage(action) and (me.hitlag > 0 or me.in_hitstun):
+        hurt_inputs(bot, pad, me, level, frame_id, s.floor_y[0])
+    elif action == LEDGE_CATCH:
+        return                                         # the stick goes back, to be tilted anew
+    elif action == LEDGE_HANG:
+        ledge_choice(bot, pad, me, level, frame_id)
+    elif action == DOWN_WAIT_UP or action == DOWN_WAIT_DOWN:
+        floor_choice(bot, pad, me, level, frame_id)
+    elif GRAB <= action <= PUMMEL:
+        hold_choice(bot, pad, me, seen, level, t, s, frame_id)
+    elif action == c.charge_action[me.airborne]:       # shoots when it is charged, or when the other comes
+        if c.shot_type == SHADOW_BALL and (abs(seen.x - me.x) < 45 or me.action_frame % 64 == 0 or
+                                           chance(bot, .01, frame_id, 2)):
+            pad.buttons = BUTTON_B
+    elif action == JUMPSQUAT:
+        pad.main_x = 1.0 if x > me.x else -1.0
+        pad.buttons = BUTTON_X if bot.full_hop else 0
+    elif SHIELD_START <= action <= SHIELD_STUN and action != SHIELD_RELEASE:
+        guard_choice(bot, pad, me, seen, level, k, t, s, frame_id)
+    elif away and not bot.chasing:
+        recover(bot, pad, me, c, style, level, frame_id, s)
+    elif me.airborne:
+        goal = x if bot.plan != 2 or bot.chasing else choose_goal(bot, me, seen, level, s, frame_id, x, busy)
+        air_choice(bot, pad, me, seen, c, style, level, k, t, s, frame_id, goal)
+    elif is_ready(me, c):
+        goal = choose_goal(bot, me, seen, level, s, frame_id, x, busy)
+        ground_choice(bot, pad, me, seen, c, style, level, k, t, s, frame_id, goal, busy)
+    elif JAB_1 <= action <= DSMASH and chance(bot, level.di, frame_id // 32, 3):
+        pad.main_x, pad.main_y = .7 * inward, .7       # cannot act, may be punished: a stick held for the blow to come
+
+
+@jit
+def level_bot(bot, frame, index, k, t, s):
+    """One frame of a scripted level: look, feel, decide."""
+    level = k.levels[bot.kind - FIRST_LEVEL + 1]
+    me, pad = frame.players[index], bot.held
+    seen = bot.seen[see(bot, frame, index, int(level.delay))]
+    feel(bot, me)
+    bot.wait, bot.since_tech = max(bot.wait - 1, 0), min(bot.since_tech + 1, MAX_TIMER)
+    if bot.since_struck < level.delay:                 # not noticed yet: the stick stays, presses end
+        pad.c_x, pad.c_y, pad.l, pad.buttons = 0, 0, 0, pad.buttons & BUTTON_R
+        return
+    c, edge, floor = t.characters[me.character], s.floor_right[0], s.floor_y[0]
+    away = me.airborne == 1 and (abs(me.x) > edge or me.y < floor - 6) and not on_ledge(me.action)
+    bot.off_stage = bot.off_stage + 1 if away else 0
+    lost_track = seen.airborne == 0 or abs(seen.x) < edge
+    if bot.chasing and (lost_track or me.action == WAIT or (me.airborne and not can_return(me, c, floor, edge))):
+        bot.chasing = 0
+    bot.stick_x, bot.stick_y = pad.main_x, pad.main_y
+    clear_controller(pad)
+    decide(bot, pad, me, seen, c, k.styles[me.character], level, k, t, s, frame.frame_id, away)
+
+
+@jit
+def run_bots(frames, bots, controllers, t, k):
     for game in range(len(frames)):
         frame = frames[game]
         stage = frame.stage if 0 <= frame.stage < NUM_STAGES else 32
@@ -2666,6 +3882,8 @@ def run_bots(frames, bots, controllers, t):
             elif bot.kind == 3:
                 attacker_bot(bot, frame.players[index], frame.players[1 - index], frame.frame_id,
                              t.stages[stage].floor_right[0])
+            elif bot.kind >= FIRST_LEVEL:
+                level_bot(bot, frame, index, k, t, t.stages[stage])
             else:
                 clear_controller(bot.held)
             copy_controller(bot.held, controllers[game, index])
@@ -2673,7 +3891,7 @@ def run_bots(frames, bots, controllers, t):
 
 def bot_controllers(frames, bots, controllers):
     """Write the next controller of every slot with a bot. bots, controllers [N, 2]."""
-    run_bots(frames, bots, controllers, TABLES)
+    run_bots(frames, bots, controllers, TABLES, KNOWLEDGE)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,18 +1,26 @@
-"""A policy plays: games on the embedded game against a scripted bot, another policy, or itself.
+"""A policy plays: matches against a bot, another policy or itself, on the embedded game.
 
     python play.py --policy policy.pt --opponent attacker                     # ten full games, a few seconds
     python play.py --policy policy.onnx --opponent other.pt --num-games 100
     python play.py --policy policy.pt --opponent policy.pt                    # the control: must come out even
+    python play.py --policy policy.pt --character fox,marth --stage battlefield,final_destination
     python play.py --policy policy.pt --opponent idle --record recordings     # a .slp file of every game
+    python play.py --policy policy.pt --async-inference --num-games 1         # 60 frames a second, whatever inference takes
 
-Every slot plays one game to its end, all side by side, with one forward per policy and frame: no game counts for being
-short. The policy sits at port 1 in every other game. A draw is half a win, and the interval of the win rate is Wilson's.
-Each policy decides as often as it was trained to (its action repeat) and holds its controller in between.
+On the embedded game every slot plays one game to its end, all side by side, with one forward per policy and frame: no game
+counts for being short. The policy sits at port 1 in every other game. A draw is half a win, and the interval of the win rate
+is Wilson's. Each policy decides as often, and acts as late, as it was trained to.
 """
 
+import collections
+import concurrent.futures
 import sys
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,10 +29,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from melee_common import (
-    BOT_SLOT, BOTS, CHARACTERS, CONTROLLER, FRAME, NUM_BUTTONS, NUM_LOGITS, STAGES, Observation, UserError, VecEnv, act,
-    append_jsonl, check_numbers, check_writable, decode_actions, load_policy, lookup, observe, onnx_session, outcomes, run_script, schema_hash, wilson_interval, write_slp,
+    BOT_SLOT, BOTS, CHARACTERS, CONTROLLER, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, STAGES, Observation,
+    Policy, Recorder, UserError, VecEnv, act, append_jsonl, check_numbers, check_writable, decode_actions, load_policy, lookup,
+    observe, onnx_session, outcomes, run_script, schema_hash, wilson_interval,
 )
 
+FRAME_TIME = 1 / 60                                                         # seconds; Melee's 59.94 Hz, near enough
 FRAMES_PER_MINUTE = 3600
 MOST_LIKELY = torch.full((NUM_LOGITS,), 1 / np.e)                           # uniform numbers that become noise of 0: Gumbel at
 MOST_LIKELY[:NUM_BUTTONS] = .5                                              # 1/e, logistic at .5 (all that an export can be told)
@@ -35,28 +45,40 @@ class Args:
     policy: str
     """the policy that plays: a checkpoint (.pt) or an exported policy (.onnx)"""
     opponent: str = "attacker"
-    """a bot of the embedded game (idle, random, attacker) or another policy's file"""
+    """a bot of the embedded game (idle, random, attacker ...) or another policy's file"""
+    port: int = 0
+    """the policy's controller port, 1 or 2 (off: 0, each in every other game)"""
     num_games: int = 10
-    """games to play, all side by side"""
+    """games of each matchup; on the embedded game all side by side (0: until Ctrl-C, one after the other)"""
+    on_game_end: Literal["restart", "stop"] = "restart"
+    """after a game: the next one, until --num-games are played, or stop"""
     character: str = "mewtwo"
-    """the policy's character"""
+    """the policy's character; several, separated by commas, are played one by one"""
     opponent_character: str = ""
-    """the opponent's character (off: empty, the same)"""
+    """the opponent's character, or several (off: empty, the same as the policy's)"""
     stage: str = "final_destination"
-    """stage of every game"""
+    """stage, or several"""
     max_episode_frames: int = 0
     """game frames after which the side ahead by stocks, then percent, wins; 3600 is a minute (off: 0, full games)"""
-    record: str = ""
-    """folder for a .slp file of every game (off: empty)"""
-    results: str = ""
-    """file to which the result is appended as a line of JSON (off: empty; with --record: results.jsonl in its folder)"""
+    async_inference: bool = False
+    """60 frames a second: inference runs beside the game, which takes the last action where the next one is late"""
+    frame_delay: int = -1
+    """frames between a decision and its effect, for the policy; refused if it was not trained for it (off: -1, as trained)"""
+    action_repeat: int = 0
+    """frames that the policy holds an action (off: 0, as trained)"""
     deterministic: bool = False
     """policies take their most likely action; sampling usually plays better"""
+    record: str = ""
+    """folder for a .slp file of every game (off: empty)"""
+    results: str = "results.jsonl"
+    """file to which a line of JSON is appended for every matchup (off: empty)"""
     seed: int = 1
     """seed of games and sampling"""
     num_workers: int = 0
     """processes that step the games (off: 0, in this process, which is fastest for the embedded game)"""
 
+
+# ---------------------------------------------------------------------------------------------------------------- players
 
 class OnnxPolicy:
     """An exported policy with `initial_state` and `step` of Policy, so that `act` does not know the difference."""
@@ -88,151 +110,330 @@ class OnnxPolicy:
         return torch.from_numpy(actions), tuple(map(torch.from_numpy, state))
 
 
-def load_player(file: str):
-    """-> policy, its action repeat."""
+@dataclass
+class Player:
+    """A policy, and how it was trained to act: every `action_repeat` frames, `frame_delay` frames late."""
+    name: str
+    policy: Policy | OnnxPolicy
+    action_repeat: int = 1
+    frame_delay: int = 0
+
+
+def load_player(file: str) -> Player:
     path = Path(file)
     if path.suffix == ".onnx":
         policy = OnnxPolicy(path)
         facts = policy.metadata
     else:
         policy, facts = load_policy(path)
-    if int(facts.get("frame_delay", 0)):
-        raise UserError(f"{path}: trained for a delay of {facts['frame_delay']} frames; this game has none")
-    return policy, int(facts.get("action_repeat", 1))
+    return Player(path.name, policy, int(facts.get("action_repeat", 1)), int(facts.get("frame_delay", 0)))
 
+
+def warm_up(players: list[Player], rows: int) -> None:
+    """The first forwards take a hundred times longer than the others: not within a game."""
+    obs = Observation(torch.zeros(rows, NUM_FLOATS), torch.zeros(rows, NUM_INTS, dtype=torch.int16))
+    for player in players:
+        for _ in range(10):
+            player.policy.step(obs, player.policy.initial_state(rows), torch.full((rows, NUM_LOGITS), .5))
+
+
+# ------------------------------------------------------------------------------------------------------------- the games
+
+@dataclass
+class Game:
+    """One game that came to its end."""
+    slot: int
+    final: np.ndarray                                                       # FRAME
+    frames: int                                                             # its length
+    damage: np.ndarray                                                      # [2] percent that each player took
+    stocks: np.ndarray                                                      # [2] at the start
+
+
+@dataclass
+class Pace:
+    """How well decisions kept up with the game."""
+    inference: collections.deque = field(default_factory=lambda: collections.deque(maxlen=100_000))  # seconds, the last ones
+    frames: int = 0
+    missed: int = 0                                                         # frames whose decision had not come in time
+    seconds: float = 0.
+
+    def row(self) -> dict:
+        p50, p99 = np.percentile(self.inference, (50, 99)) * 1000 if self.inference else (0., 0.)
+        return {"inference_ms_p50": float(p50), "inference_ms_p99": float(p99), "frames": self.frames,
+                "frames_missed": self.missed, "frames_per_second": self.frames / max(self.seconds, 1e-9)}
+
+
+class Inference:
+    """The policies' decisions: made at once, or (asynchronous) in a thread of its own, which skips to the newest frame."""
+
+    def __init__(self, players: list[Player], assignment: np.ndarray, generator: torch.Generator | None, pace: Pace,
+                 asynchronous: bool):
+        self.policies, self.assignment, self.generator, self.pace = [p.policy for p in players], assignment, generator, pace
+        self.states = [policy.initial_state(assignment.size) for policy in self.policies]
+        self.begins = np.zeros(len(assignment), bool)                       # games that began since the last decision
+        self.thread = concurrent.futures.ThreadPoolExecutor(1) if asynchronous else None
+        self.asked, self.futures = -1, collections.deque()
+
+    def ask(self, tick: int, obs: Observation, turn: np.ndarray, begins: np.ndarray) -> None:
+        """tick: the question's number. turn [N, 2]: who decides. begins [N]: games that begin with this frame."""
+        self.asked = tick
+        if self.thread:
+            self.futures.append(self.thread.submit(self._decide, tick, obs, turn, begins))
+        else:
+            self.futures.append(concurrent.futures.Future())
+            self.futures[-1].set_result(self._decide(tick, obs, turn, begins))
+
+    def answers(self, until: float) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """(tick, turn [N, 2], controllers [N, 2]) of the decisions made since the last call. Waits for the last question's,
+        but no longer than `until`, in time.perf_counter's seconds."""
+        concurrent.futures.wait(list(self.futures)[-1:], max(0., until - time.perf_counter()))
+        while self.futures and self.futures[0].done():
+            answer = self.futures.popleft().result()
+            if answer is not None:
+                yield answer
+
+    def close(self) -> None:
+        if self.thread:
+            self.thread.shutdown(cancel_futures=True)
+
+    def _decide(self, tick, obs, turn, begins):
+        self.begins |= begins
+        if tick < self.asked:                                               # a newer frame is waiting
+            return None
+        start = time.perf_counter()
+        with torch.inference_mode():                                        # a setting of each thread
+            deciding = np.where(turn, self.assignment, BOT_SLOT)
+            actions = act(self.policies, deciding, obs, self.states, self.begins, self.generator)
+        self.begins[:] = False
+        self.pace.inference.append(time.perf_counter() - start)
+        return tick, turn, decode_actions(actions)
+
+
+def play(envs: VecEnv, players: list[Player], assignment: np.ndarray, num_games: int, generator: torch.Generator | None,
+         pace: Pace, recorder: Recorder | None = None, asynchronous: bool = False) -> Iterator[Game]:
+    """Plays `num_games` (0: without end) in every slot of `envs`, and yields each as it ends.
+
+    assignment [N, 2]: which of `players` plays a slot; BOT_SLOT: the game itself does. generator None: likeliest actions.
+    A decision from frame t makes frame t + 1 + delay; until the first has come, a game's controllers are neutral.
+    asynchronous: 60 frames a second, and a decision that is late acts when it comes; the controller holds until then."""
+    N, sides = envs.num_games, np.arange(2)
+    slots = np.arange(N)[:, None]
+    repeat = np.array([*(p.action_repeat for p in players), 1])[assignment]     # [N, 2] frames; BOT_SLOT is the last entry
+    delay = np.array([*(p.frame_delay for p in players), 0])[assignment]
+    size = int(delay.max()) + 1
+    queue = np.zeros((size, N, 2), CONTROLLER)                              # what acts at clock c lies at c % size
+    newest = np.zeros((N, 2), CONTROLLER)                                   # the last decision, held until the next
+    due = np.zeros((size, N, 2), bool)                                      # is a decision for that clock still to come?
+
+    left = np.full(N, num_games or np.iinfo(np.int64).max)
+    clock, damage = np.zeros(N, int), np.zeros((N, 2))                      # of the game that is on; percent taken
+    stocks = envs.frames["players"]["stocks"].copy()
+    begins, began_at = np.ones(N, bool), np.zeros(N, int)
+    inference = Inference(players, assignment, generator, pace, asynchronous)
+    tick, start = 0, time.perf_counter() - pace.seconds
+    deadline = time.perf_counter()
+    try:
+        while (live := left > 0).any():
+            if begins.any():
+                queue[:, begins], newest[begins], due[:, begins] = np.zeros((), CONTROLLER), np.zeros((), CONTROLLER), False
+                clock[begins], damage[begins], began_at[begins] = 0, 0, tick
+                stocks[begins] = envs.frames["players"]["stocks"][begins]
+                if recorder:
+                    recorder.begin(np.flatnonzero(begins & live), envs.frames, envs.controllers)
+
+            # policies decide where it is their turn; everyone else holds the controller
+            turn = (assignment != BOT_SLOT) & live[:, None] & (clock[:, None] % repeat == 0)
+            latest = (clock[:, None] + delay) % size
+            queue[latest, slots, sides], due[latest, slots, sides] = newest, turn
+            if turn.any():
+                inference.ask(tick, observe(envs.frames, envs.controllers), turn, begins)
+            deadline = max(deadline + FRAME_TIME, time.perf_counter()) if asynchronous else 0.
+            for asked_at, who, controllers in inference.answers(deadline):
+                age = tick - asked_at
+                who = who & (asked_at >= began_at)[:, None]                 # nothing from a game that is over
+                newest[who] = controllers[who]
+                for ahead in range(size):                                   # from its own time on, if that has not passed
+                    now = (who & (ahead >= delay - age) & (ahead <= delay)).nonzero()
+                    at = (clock[now[0]] + ahead) % size
+                    queue[at, *now] = controllers[now]
+                    due[at, *now] &= ahead != (delay - age)[now]
+            if asynchronous:
+                time.sleep(max(0., deadline - time.perf_counter()))
+
+            before = envs.frames["players"]["percent"].copy()
+            acting = clock[:, None] % size
+            pace.missed += int((due[acting, slots, sides] & (assignment == 0)).any(1).sum())
+            terminated, truncated, broken = envs.step(queue[acting, slots, sides])
+            begins = terminated | truncated
+            frames = np.where(begins, envs.final_frames, envs.frames)
+            controllers = np.where(begins[:, None], envs.final_controllers, envs.controllers)  # those of bots, too
+            clock += 1
+            tick += 1
+            damage += np.maximum(frames["players"]["percent"] - before, 0)
+            pace.frames, pace.seconds = pace.frames + int(live.sum()), time.perf_counter() - start
+
+            if recorder:
+                recorder.drop(np.flatnonzero(broken & live))                # its worker died: the game starts over
+                recorder.add(np.flatnonzero(live & ~broken), frames, controllers)
+            for g in np.flatnonzero(begins & live & ~broken):
+                if recorder:
+                    recorder.end(g)
+                left[g] -= 1
+                yield Game(int(g), frames[g].copy(), int(clock[g]), damage[g].copy(), stocks[g].copy())
+    finally:
+        inference.close()
+        if recorder:
+            recorder.close()
+
+
+# --------------------------------------------------------------------------------------------------------------- results
+
+def poisson_interval(events: int, minutes: float) -> tuple[float, float]:
+    """95 % interval of a rate per minute. Byar's approximation (Breslow and Day 1987)."""
+    low = events * (1 - 1 / (9 * events) - 1.96 / (3 * events ** .5)) ** 3 if events else 0.
+    high = (events + 1) * (1 - 1 / (9 * (events + 1)) + 1.96 / (3 * (events + 1) ** .5)) ** 3
+    return low / minutes, high / minutes
+
+
+def statistics(games: list[Game], sides: list[int]) -> dict:
+    """What the games of one matchup say. sides: the policy's player index in each."""
+    side, all_games = np.array(sides), np.arange(len(games))
+    score = outcomes(np.stack([game.final for game in games])) * (1 - 2 * side)  # +1 win, 0 draw, -1 loss
+    wins, losses, draws = (int((score == s).sum()) for s in (1, -1, 0))
+    lost = np.stack([game.stocks - game.final["players"]["stocks"].astype(int) for game in games])  # [games, 2]
+    damage, lengths = np.stack([game.damage for game in games]), np.array([game.frames for game in games])
+    mine, theirs = (all_games, side), (all_games, 1 - side)
+    minutes = lengths.sum() / FRAMES_PER_MINUTE
+    row = {"games": len(games), "wins": wins, "losses": losses, "draws": draws, "win_rate": (wins + draws / 2) / len(games)}
+    row["win_rate_low"], row["win_rate_high"] = wilson_interval(wins + draws / 2, len(games))
+    row |= {"stocks_taken": float(lost[theirs].mean()), "stocks_lost": float(lost[mine].mean()),
+            "damage_dealt_per_minute": float(damage[theirs].sum() / minutes),
+            "damage_taken_per_minute": float(damage[mine].sum() / minutes)}
+    for name, who in (("kos", theirs), ("deaths", mine)):
+        row[f"{name}_per_minute"] = float(lost[who].sum() / minutes)
+        row[f"{name}_per_minute_low"], row[f"{name}_per_minute_high"] = poisson_interval(int(lost[who].sum()), minutes)
+    return row | {"seconds_per_game": float(lengths.mean() / 60)}
+
+
+def print_table(title: str, rows: list[dict]) -> None:
+    table = Table("own", "opponent", "stage", "games", "W/L/D", "win rate [95 %]", "stocks +/-", "damage/min +/-",
+                  "KOs/min [95 %]", "deaths/min [95 %]", "length", title=title)
+    for row in rows:
+        rates = (f"{row[rate]:.2f} [{row[f'{rate}_low']:.2f}, {row[f'{rate}_high']:.2f}]"
+                 for rate in ("kos_per_minute", "deaths_per_minute"))
+        table.add_row(
+            row["character"], row["opponent_character"], row["stage"], str(row["games"]),
+            f"{row['wins']}/{row['losses']}/{row['draws']}",
+            f"{row['win_rate']:.0%} [{row['win_rate_low']:.0%}, {row['win_rate_high']:.0%}]",
+            f"{row['stocks_taken']:.1f}/{row['stocks_lost']:.1f}",
+            f"{row['damage_dealt_per_minute']:.0f}/{row['damage_taken_per_minute']:.0f}", *rates,
+            f"{row['seconds_per_game']:.0f} s")
+    console = Console()
+    Console(width=None if console.is_terminal else 200).print(table)        # a file has no width of its own
+
+
+# ------------------------------------------------------------------------------------------------------------------ main
 
 def main(args: Args) -> None:
-    opponent_character = args.opponent_character or args.character
-    own, other = (lookup(CHARACTERS, name, "character") for name in (args.character, opponent_character))
-    stage = lookup(STAGES, args.stage, "stage")
-    check_numbers(args, num_games=(1, 65536), num_workers=(0, args.num_games), max_episode_frames=(0, 10 ** 9))
+    check_numbers(args, port=(0, 2), num_games=(0, 65536), num_workers=(0, 65536), max_episode_frames=(0, 10 ** 9),
+                  frame_delay=(-1, 3600), action_repeat=(0, 3600))
+    split = [[name.strip() for name in names.split(",")] for names in (args.character, args.opponent_character, args.stage)]
+    matchups = [(own, other or own, stage) for own, other, stage in product(*split)]
+    for own, other, stage in matchups:
+        lookup(CHARACTERS, own, "character"), lookup(CHARACTERS, other, "character"), lookup(STAGES, stage, "stage")
+    num_games = 1 if args.on_game_end == "stop" else args.num_games
+    if not num_games and len(matchups) > 1:
+        raise UserError(f"--num-games 0 plays one matchup without end, and here are {len(matchups)}; say how many games of "
+                        "each")
+    if len(matchups) * num_games > 65536:
+        raise UserError(f"--num-games {num_games}: {len(matchups)} matchups are {len(matchups) * num_games} games, and at most "
+                        "65536 are possible; play fewer")
     bot = args.opponent in BOTS
     if not bot and not Path(args.opponent).is_file():
         raise UserError(f"unknown opponent {args.opponent!r}: choose one of {', '.join(BOTS)}, or the file of a policy")
-    itself = not bot and Path(args.opponent).resolve() == Path(args.policy).resolve()
 
-    policy, repeat = load_player(args.policy)
-    policies, repeats = [policy], [repeat]
+    players = [load_player(args.policy)]
+    itself = not bot and Path(args.opponent).resolve() == Path(args.policy).resolve()
+    if args.frame_delay not in (-1, players[0].frame_delay):
+        raise UserError(f"--frame-delay {args.frame_delay}: {args.policy} was trained for a delay of {players[0].frame_delay} "
+                        "frames and plays with no other; leave the flag out, or train a policy for it")
+    players[0].action_repeat = args.action_repeat or players[0].action_repeat
     if not bot and not itself:
-        policy, repeat = load_player(args.opponent)
-        policies, repeats = [*policies, policy], [*repeats, repeat]
-    results = Path(args.results) if args.results else Path(args.record) / "results.jsonl" if args.record else None
-    if args.record:
-        check_writable("--record", Path(args.record) / "game.slp")
-        numbers = [path.name.split("_")[1] for path in Path(args.record).glob("game_*_*.slp")]
-        first_number = 1 + max((int(n) for n in numbers if n.isdigit()), default=0)  # older recordings stay
-    if results:
-        check_writable("--results", results)
+        players.append(load_player(args.opponent))
+    name, opponent_name = players[0].name, args.opponent if bot else "itself" if itself else players[1].name
+    if args.results:
+        check_writable("--results", Path(args.results))
     if args.deterministic:
         print("warning: --deterministic: a cloned policy that always takes its most likely action tends to stand still; "
               "sampling usually plays better", file=sys.stderr)
     torch.set_num_threads(1)                                                # a batch this small only waits for other threads
 
-    # ----------------------------------------------------------------------------------------------------- who sits where
-    N = args.num_games
-    slots = np.arange(N)
-    side = slots % 2                                                        # the policy's player index, game by game
-    characters, bot_kinds = np.full((N, 2), other), np.zeros((N, 2), int)
-    assignment = np.full((N, 2), BOT_SLOT if bot else len(policies) - 1)    # against itself: 0 on both sides
-    characters[slots, side], assignment[slots, side] = own, 0
-    if bot:
-        bot_kinds[slots, 1 - side] = BOTS[args.opponent]
-    decides_every = np.array([*repeats, 1])[assignment]                     # [N, 2] frames; BOT_SLOT is the last entry
-    generator = None if args.deterministic else torch.Generator().manual_seed(args.seed)
-    name, opponent_name = Path(args.policy).name, args.opponent if bot else "itself" if itself else Path(args.opponent).name
-    names = {int(k): short for short, k in CHARACTERS.items()}
+    # ---------------------------------------------------------------------------------------------------- who sits where
+    # fixtures: (matchup, the policy's player index). All are played side by side, or in real time one after the other.
+    seats = [args.port - 1] if args.port else [0, 1]
+    fixtures = [(m, seats[k % len(seats)]) for m in range(len(matchups)) for k in range(max(1, num_games))]
+    if args.async_inference or not num_games:
+        sessions = [([fixture], num_games and fixtures.count(fixture)) for fixture in dict.fromkeys(fixtures)]
+    else:
+        sessions = [(fixtures, 1)]
+    recorder = Recorder(args.record, len(sessions[0][0])) if args.record else None
+    warm_up(players, 2 * len(sessions[0][0]))
 
-    # -------------------------------------------------------------------------------------------------------------- games
-    finished, lengths = np.zeros(N, bool), np.zeros(N, int)
-    final, damage = np.zeros(N, FRAME), np.zeros((N, 2))                    # damage taken
-    recordings = [[] for _ in slots]                                        # bytes of (frame, its controllers), game by game
+    generator = None if args.deterministic else torch.Generator().manual_seed(args.seed)
+    pace, played = Pace(), [[] for _ in matchups]                           # of each matchup: (Game, the policy's side)
     interrupted = False
     progress = Progress(TextColumn("games"), MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(),
                         console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
-    with progress, torch.inference_mode(), VecEnv(
-            N, characters, stage, seed=args.seed, num_workers=args.num_workers, bot_kinds=bot_kinds,
-            max_episode_frames=args.max_episode_frames) as envs:
-        task = progress.add_task("games", total=N)
-        states, begins = [p.initial_state(2 * N) for p in policies], np.ones(N, bool)
-        stocks = envs.frames["players"]["stocks"].copy()                    # [N, 2] at the start
-        try:
-            while not finished.all():
-                if args.record:
-                    for g in np.flatnonzero(begins & ~finished):
-                        recordings[g] = [(envs.frames[g].tobytes(), envs.controllers[g].tobytes())]
-
-                # policies decide where it is their turn; everyone else holds the controller
-                turn = (assignment != BOT_SLOT) & ~finished[:, None] & (envs.games.episode_frames[:, None] % decides_every == 0)
-                before, controllers = envs.frames["players"]["percent"].copy(), envs.controllers.copy()
-                if turn.any():
-                    actions = act(policies, np.where(turn, assignment, BOT_SLOT), observe(envs.frames, envs.controllers),
-                                  states, begins, generator)
-                    controllers[turn] = decode_actions(actions[turn])
-
-                terminated, truncated, broken = envs.step(controllers)
-                begins = terminated | truncated
-                frames = np.where(begins, envs.final_frames, envs.frames)
-                controllers = np.where(begins[:, None], envs.final_controllers, envs.controllers)  # those of bots, too
-
-                playing = ~finished
-                lengths += playing
-                damage += np.maximum(frames["players"]["percent"] - before, 0) * playing[:, None]
-                if broken.any():                                            # its worker died: the game starts over
-                    lengths[broken & playing], damage[broken & playing] = 0, 0
-                if args.record:
-                    for g in np.flatnonzero(playing):
-                        recordings[g].append((frames[g].tobytes(), controllers[g].tobytes()))
-                for g in np.flatnonzero(begins & playing & ~broken):
-                    final[g], finished[g] = frames[g], True
-                    progress.advance(task)
-                    if args.record:
-                        who = "_vs_".join(names[int(k)] for k in characters[g])
-                        players = (name, opponent_name) if side[g] == 0 else (opponent_name, name)
-                        game = [np.frombuffer(b"".join(part), dtype) for part, dtype in zip(
-                            zip(*recordings[g], strict=True), (FRAME, CONTROLLER), strict=True)]
-                        path = Path(args.record) / f"game_{first_number + g:03d}_{who}.slp"
-                        write_slp(path, game[0], game[1].reshape(-1, 2), names=players)
-                        recordings[g] = []
-        except KeyboardInterrupt:
-            interrupted = True
-        except OSError as error:
-            raise UserError(f"--record {args.record}: cannot write a recording ({error.strerror}); "
-                            "make room or choose another folder") from None
+    try:
+        with progress:
+            task = progress.add_task("games", total=len(fixtures) if num_games else None)
+            for fixtures, games in sessions:
+                N, side = len(fixtures), np.array([side for _, side in fixtures])
+                slots = np.arange(N)
+                characters, stages, bot_kinds = np.zeros((N, 2), int), np.zeros(N, int), np.zeros((N, 2), int)
+                for g, (m, mine) in enumerate(fixtures):
+                    characters[g, [mine, 1 - mine]] = [CHARACTERS[who] for who in matchups[m][:2]]
+                    stages[g] = STAGES[matchups[m][2]]
+                assignment = np.full((N, 2), BOT_SLOT if bot else len(players) - 1)  # against itself: 0 on both sides
+                assignment[slots, side] = 0
+                if bot:
+                    bot_kinds[slots, 1 - side] = BOTS[args.opponent]
+                if recorder:
+                    recorder.names = [(name, opponent_name)[::1 - 2 * mine] for mine in side]
+                with VecEnv(N, characters, stages, seed=args.seed, num_workers=min(args.num_workers, N), bot_kinds=bot_kinds,
+                            max_episode_frames=args.max_episode_frames) as envs:
+                    for game in play(envs, players, assignment, games, generator, pace, recorder, args.async_inference):
+                        played[fixtures[game.slot][0]].append((game, fixtures[game.slot][1]))
+                        progress.advance(task)
+    except KeyboardInterrupt:
+        interrupted = True
 
     # ------------------------------------------------------------------------------------------------------------- result
-    done = np.flatnonzero(finished)
-    if not len(done):
+    done = sum(map(len, played))
+    if not done:
         print("interrupted before the first game ended: no result", file=sys.stderr)
         sys.exit(130)
-    mine, theirs = (done, side[done]), (done, 1 - side[done])
-    score = outcomes(final)[done] * (1 - 2 * side[done])                    # +1 win, 0 draw, -1 loss
-    wins, losses, draws = (int((score == s).sum()) for s in (1, -1, 0))
-    lost = stocks - final["players"]["stocks"]
-    minutes = lengths[done].sum() / FRAMES_PER_MINUTE
-    low, high = wilson_interval(wins + draws / 2, len(done))
-    row = {
-        "policy": name, "opponent": opponent_name, "character": args.character, "opponent_character": opponent_character,
-        "stage": args.stage, "games": len(done), "wins": wins, "losses": losses, "draws": draws,
-        "win_rate": (wins + draws / 2) / len(done), "win_rate_low": low, "win_rate_high": high,
-        "stocks_taken": float(lost[theirs].mean()), "stocks_lost": float(lost[mine].mean()),
-        "damage_dealt_per_minute": float(damage[theirs].sum() / minutes),
-        "damage_taken_per_minute": float(damage[mine].sum() / minutes),
-        "seconds_per_game": float(lengths[done].mean() / 60), "deterministic": args.deterministic, "seed": args.seed,
-        "action_repeat": repeats[0], "max_episode_frames": args.max_episode_frames}
-    table = Table("games", "W/L/D", "win rate [95 %]", "stocks +/-", "damage/min +/-", "length", title=(
-        f"{name} ({args.character}) against {opponent_name} ({opponent_character}) on {args.stage}"))
-    table.add_row(
-        str(len(done)), f"{wins}/{losses}/{draws}", f"{row['win_rate']:.0%} [{low:.0%}, {high:.0%}]",
-        f"{row['stocks_taken']:.1f}/{row['stocks_lost']:.1f}",
-        f"{row['damage_dealt_per_minute']:.0f}/{row['damage_taken_per_minute']:.0f}", f"{row['seconds_per_game']:.0f} s")
-    Console().print(table)
-    if results:
-        append_jsonl(results, row)
+    facts = {"deterministic": args.deterministic, "seed": args.seed, "action_repeat": players[0].action_repeat,
+             "frame_delay": players[0].frame_delay, "async_inference": args.async_inference,
+             "max_episode_frames": args.max_episode_frames}
+    rows = [{"policy": name, "opponent": opponent_name, "character": own, "opponent_character": other, "stage": stage,
+             **statistics(*zip(*games, strict=True)), **facts, **pace.row()}
+            for (own, other, stage), games in zip(matchups, played, strict=True) if games]
+    print_table(f"{name} against {opponent_name}", rows)
+    speed = pace.row()
+    print(f"inference {speed['inference_ms_p50']:.2f} ms (99th percentile {speed['inference_ms_p99']:.2f}), "
+          f"{speed['frames_missed']:,} of {speed['frames']:,} frames missed, {speed['frames_per_second']:,.1f} frames/s")
+    if args.results:
+        for row in rows:
+            append_jsonl(Path(args.results), row)
+    if recorder:
+        print(f"recorded {recorder.recorded} games in {args.record}")
     if interrupted:
-        print(f"interrupted: {N - len(done)} of {N} games did not end and do not count", file=sys.stderr)
+        unplayed = f"{num_games * len(matchups) - done} of {num_games * len(matchups)} games did not end and do not count"
+        print(f"interrupted: {unplayed if num_games else 'the game that was on does not count'}", file=sys.stderr)
         sys.exit(130)
-    if args.record:
-        print(f"recorded {N} games in {args.record}")
+    if recorder and recorder.failed:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

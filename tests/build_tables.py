@@ -320,35 +320,42 @@ COMMON_MOVES = {  # name: (actions, Slippi's attack id)
     "grab": ([212], 0), "dashgrab": ([214], 0), "fgetup": ([187, 195], 50), "edge": ([256, 257], 61),
     "pummel": ([217], 52), "fthrow": ([219], 53), "bthrow": ([220], 54), "uthrow": ([221], 55), "dthrow": ([222], 56)}
 
-SPECIAL_MOVES = {  # character: {(name, substring of the hit's name): (actions, attack id)}
+SPECIAL_MOVES = {  # character: {(name, substring of the hit's name): (actions, attack id, frames if not given there)}
     1: {("downb", ""): ([360], 21), ("adownb", ""): ([365], 21), ("sideb", ""): ([348, 349], 19),
         ("asideb", ""): ([351, 352], 19), ("upb", "charge"): ([353, 354], 20), ("upb", "launch"): ([355, 356], 20)},
     2: {("neutralb", ""): ([347], 18), ("aneutralb", ""): ([348], 18), ("sideb", "uppercut"): ([350], 19),
+        ("sideb", "detector"): ([349, 351], 19),
         ("sideb", "downpunch"): ([352], 19), ("upb", "release"): ([353, 354], 20), ("downb", "ground"): ([357], 21),
-        ("adownb", ""): ([359], 21)},
-    7: {("upb", ""): ([355, 358], 20)},
-    16: {("sideb", ""): ([351], 19), ("asideb", ""): ([352], 19)},
+        ("adownb", ""): ([359], 21), ("downb", "landing"): ([360], 21)},
+    7: {("upb", ""): ([355, 358], 20), ("sideb", ""): ([349, 350, 351, 352, 353, 354], 19)},
+    6: {("upb", ""): ([356], 20), ("aupb", ""): ([357], 20), ("fsmash2", ""): ([341], 10)},
+    16: {("sideb", ""): ([351], 19), ("asideb", ""): ([352], 19), ("downb", ""): ([359, 360], 21)},
     18: {("sideb", ""): ([349, 358], 19), ("sideb2", ""): ([351, 360], 19), ("sideb2up", ""): ([350, 359], 19),
          ("sideb3", ""): ([353, 362], 19), ("sideb3up", ""): ([352, 361], 19), ("sideb3down", ""): ([354, 363], 19),
          ("sideb4", ""): ([356, 365], 19), ("sideb4up", ""): ([355, 364], 19), ("sideb4down", ""): ([357, 366], 19),
          ("neutralb", "uncharged"): ([343, 347], 18), ("neutralb", "fully"): ([344, 348], 18),
-         ("upb", ""): ([367], 20), ("aupb", ""): ([368], 20)},
+         ("upb", ""): ([367, 368], 20, (5, 5)), ("aupb", ""): ([367, 368], 20, (6, 10)), ("downb", ""): ([370, 372], 21)},
+    19: {("neutralb", "hits1_5"): ([341, 342], 18, (12, 25)), ("neutralb", "hit6"): ([341, 342], 18, (26, 28)),
+         ("upb", "hit1"): ([349, 352], 20), ("upb", "hit2"): ([351, 354], 20)},
     22: {("downb", ""): ([360], 21), ("adownb", ""): ([365], 21), ("sideb", ""): ([348, 349], 19),
          ("asideb", ""): ([351, 352], 19), ("upb", "launch"): ([355, 356], 20)},
-    24: {("upb", ""): ([373, 374], 20),
+    25: {("neutralb", ""): ([347, 348], 18), ("sideb", "detector"): ([349, 351], 19), ("sideb", "uppercut"): ([350], 19),
+         ("sideb", "downpunch"): ([352], 19), ("upb", "release"): ([353, 354], 20), ("downb", "ground"): ([357], 21),
+         ("adownb", "air"): ([359], 21), ("downb", "landing"): ([360], 21)},
+    24: {("upb", ""): ([373, 374], 20), ("neutralb", "pan"): ([353, 354], 18), ("adownb", ""): ([377, 380], 21),
          **{("sideb", f"number_{n}"): ([354 + n, 363 + n], 19) for n in range(1, 10)}},
 }
 
 
 def move_actions(character, move, hit):
     if move == "edge" and hit in ("slow", "fast"):     # attacks from the ledge, above and below 100 %
-        return ([256], 61) if hit == "slow" else ([257], 62)
+        return ([256], 61, None) if hit == "slow" else ([257], 62, None)
     if move in COMMON_MOVES:
-        return COMMON_MOVES[move]
+        return *COMMON_MOVES[move], None
     for (name, part), target in SPECIAL_MOVES.get(character, {}).items():
         if name == move and part in hit:
-            return target
-    return [], 0
+            return target if len(target) == 3 else (*target, None)
+    return [], 0, None
 
 
 def build_moves(folder):
@@ -357,13 +364,14 @@ def build_moves(folder):
         character = FRAME_DATA_NAMES.get(line["char"])
         if character is None:
             continue
-        actions, attack = move_actions(character, line["move"], line["hit"])
+        actions, attack, frames = move_actions(character, line["move"], line["hit"])
+        first, last = frames or (int(line["hit_start"] or 0), int(line["hit_end"] or 0))
         for action in actions:
             if character == game.GAMEANDWATCH:
                 action = game.GAMEANDWATCH_ACTIONS.get(action, action)
             numbers = [float(line[name] or 0) for name in ("damage", "angle", "kbg", "wdsk", "bkb")]
-            rows.append([character, action, attack, int(line["hit_start"] or 0), int(line["hit_end"] or 0),
-                         int(line["hitbox"][2:]), *(f"{number:g}" for number in numbers), line["effect"].lower()])
+            rows.append([character, action, attack, first, last, int(line["hitbox"][2:]),
+                         *(f"{number:g}" for number in numbers), line["effect"].lower()])
     write("moves.csv", ["character", "action", "attack_id", "first_frame", "last_frame", "hitbox", "damage", "angle",
                         "growth", "set_knockback", "base", "effect"], sorted(rows))
     aerials = {"nair": 65, "fair": 66, "bair": 67, "uair": 68, "dair": 69}

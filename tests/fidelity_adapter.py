@@ -27,6 +27,7 @@ TO_HIDDEN = {"p_sx": "stick_x", "p_sy": "stick_y", "p_cx": "c_x", "p_cy": "c_y",
 TO_CONTROLLER = {"sx": "main_x", "sy": "main_y", "cx": "c_x", "cy": "c_y", "trig": "r", "btn": "buttons"}
 LEDGE_INTANGIBLE, UNKNOWN_TIMER = 37, 10
 QUIET_FRAME = 690                                      # no wind yet, no platform moves, Randall is under the stage
+THROWS = (53, 54, 55, 56)                              # Slippi's attack ids
 
 
 def throw_lengths(players):
@@ -38,16 +39,18 @@ def throw_lengths(players):
     return np.where(pick("throw_by_weight") > 0, other["weight"] / 100, 1) * pick("throw_length")
 
 
-def one_entry_per_swing(queues, characters, swing_has_hit):
-    """The tool's staling queue holds an entry for each hit; the game, as Melee, one for each swing."""
+def one_entry_per_swing(queues, characters, last_attacks):
+    """The tool's staling queue holds an entry for each hit and none for throws, which let go without hitlag; the game,
+    as Melee, has one for each swing, and one for a throw. Of throws only the last attack of all is known."""
     several = {character: multi_hit_attacks(character) for character in CHARS}
-    for row, player in np.argwhere(queues[..., 0] != 0):
-        queue, character, has_hit = queues[row, player], characters[row, player], swing_has_hit[row, player]
+    for row, player in np.argwhere((queues[..., 0] != 0) | np.isin(last_attacks, THROWS)):
+        queue, character = queues[row, player], characters[row, player]
         entries = [entry for place, entry in enumerate(queue)
                    if not (place and entry == queue[place - 1] and entry in several.get(int(character), ()))]
-        if has_hit:                                    # all hits of a swing are as stale as its first
-            del entries[0]
-        queue[:] = entries + [0] * (9 - len(entries))
+        last = last_attacks[row, player]
+        if last in THROWS and entries[0] != last:
+            entries.insert(0, last)
+        queue[:] = (entries + [0] * 9)[:9]
 
 
 def multi_hit_attacks(character):
@@ -79,7 +82,8 @@ def step(state, inputs, stage):
         secrets[ours] = state[theirs]
     for theirs, ours in TO_CONTROLLER.items():
         controllers[ours] = inputs[theirs]
-    one_entry_per_swing(secrets["stale"], state["char"], state["hit_done"])
+    one_entry_per_swing(secrets["stale"], state["char"], state["attack"])
+    secrets["queued"] = state["hit_done"]
     unsupported = ~np.isin(state["char"], list(CHARS))
     players["character"][unsupported] = game.FOX       # their rows are not scored, but they may stand in the way
     players["present"], players["port"] = 1, [0, 1]

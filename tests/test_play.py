@@ -1,9 +1,14 @@
 """Matches: who sits where, how often a policy decides, what is counted, what is recorded, and what a user may get wrong."""
 
+import contextlib
 import json
 import os
+import resource
 import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,20 +18,22 @@ import torch
 import play
 from export_onnx import Act, export
 from melee_common import (
-    BOTS, CHARACTERS, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, STAGES, Observation, Policy, VecEnv, outcomes, play_games,
-    read_replay, run_script, save_checkpoint, schema_hash,
+    BOTS, CHARACTERS, NEUTRAL_ACTION, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, STAGES, Observation, Policy, VecEnv,
+    decode_actions, outcomes, play_games, read_replay, run_script, save_checkpoint, schema_hash,
 )
-from play import Args, OnnxPolicy
+from play import Args, OnnxPolicy, Pace
+from test_replays import PARSERS, assert_read_alike
 
 LENGTH = 240  # frames of a test game
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """mlp.pt decides on every frame, gru.pt on every third, gru.onnx is the same policy."""
+    """mlp.pt decides on every frame, gru.pt on every third, gru.onnx is the same policy; late.pt acts four frames late."""
     path = tmp_path_factory.mktemp("policies")
     torch.manual_seed(0)
     save_checkpoint(path / "mlp.pt", Policy("mlp", (16,)))
+    save_checkpoint(path / "late.pt", Policy("mlp", (16,)), frame_delay=4)
     gru = Policy("gru", (16,)).eval()
     with torch.no_grad():                                                   # a fresh policy's likeliest action never changes
         for p in gru.parameters():
@@ -49,6 +56,11 @@ def run(folder, tmp_path, policy="gru.pt", opponent="attacker", **options):
     options = {"results": str(results), "max_episode_frames": LENGTH, "num_games": 2} | options
     play.main(Args(str(folder / policy), opponent, **options))
     return json.loads(results.read_text().splitlines()[-1])
+
+
+def without(row, *names):
+    """The row but for some columns and for its clocks."""
+    return {k: v for k, v in row.items() if k not in {*names, "inference_ms_p50", "inference_ms_p99", "frames_per_second"}}
 
 
 def read(folder):
@@ -112,6 +124,80 @@ def test_a_game_of_a_dead_worker_starts_over(folder, tmp_path, monkeypatch):
     assert len({len(frames) for frames, _, _ in read(tmp_path)}) == 1
 
 
+@pytest.mark.parametrize("parser", PARSERS)
+def test_every_parser_reads_a_recording_alike(folder, tmp_path, parser):
+    run(folder, tmp_path, "mlp.pt", "attacker", record=str(tmp_path), max_episode_frames=1200, character="fox",
+        opponent_character="marth", stage="battlefield", num_games=4)
+    games = [(path, read_replay(path).frames) for path in tmp_path.glob("*.slp")]
+    assert len(games) == 4 and any(len(np.unique(frames["players"]["percent"])) > 3 for _, frames in games)
+    for path, frames in games:
+        assert_read_alike(path, frames, [parser])
+
+
+KILLED = """
+import os, signal, sys
+import play
+from melee_common import VecEnv
+
+class Mortal(VecEnv):
+    steps = 0
+    def step(self, controllers):
+        if self.steps == 100:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.steps += 1
+        return super().step(controllers)
+
+play.VecEnv = Mortal
+play.main(play.Args(sys.argv[1], "attacker", num_games=1, async_inference=True, record=sys.argv[2], results=""))
+"""
+
+
+def test_a_killed_game_is_readable_up_to_its_last_frame(folder, tmp_path, capsys):
+    """By every parser and at once; the next recording to the same folder gives the file its name."""
+    root = Path(play.__file__).parent
+    process = subprocess.run([sys.executable, "-c", KILLED, str(folder / "mlp.pt"), str(tmp_path)], cwd=root, timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    part = tmp_path / "game_001_mewtwo_vs_mewtwo.slp.part"
+    frames = read_replay(part).frames
+    assert frames["frame_id"][-1] == -40 + 100                              # frame -40, and a hundred more
+    for parser in PARSERS:
+        with contextlib.suppress(pytest.skip.Exception):
+            assert_read_alike(part, frames, [parser])
+    run(folder, tmp_path, record=str(tmp_path), num_games=1)
+    assert "kept up to frame 60" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.glob("game*")) == [
+        "game_001_mewtwo_vs_mewtwo.slp", "game_002_mewtwo_vs_mewtwo.slp"]
+    assert np.array_equal(read_replay(tmp_path / "game_001_mewtwo_vs_mewtwo.slp").frames, frames)
+
+
+def test_a_full_disk_costs_the_recordings_and_no_game(folder, tmp_path, capsys):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))          # bytes: the second game's file outgrows it
+    try:
+        with pytest.raises(SystemExit) as end:
+            run(folder, tmp_path, "mlp.pt", record=str(tmp_path / "slp"), num_games=3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    captured = capsys.readouterr()
+    assert end.value.code == 1 and len(captured.err.strip().splitlines()) == 1 and "File too large" in captured.err
+    assert json.loads((tmp_path / "results.jsonl").read_text())["games"] == 3 and "recorded 0 games" in captured.out
+    assert not list((tmp_path / "slp").iterdir())
+
+
+def test_recordings_on_disk_not_in_memory(folder, tmp_path, monkeypatch):
+    """While a game is on, its file holds all frames but those of the last hundredth of a second or so."""
+    sizes = []
+
+    class Watched(VecEnv):
+        def step(self, controllers):
+            sizes.extend(path.stat().st_size for path in tmp_path.glob("*.part"))
+            return super().step(controllers)
+
+    monkeypatch.setattr(play, "VecEnv", Watched)
+    run(folder, tmp_path, "mlp.pt", "idle", num_games=1, record=str(tmp_path))
+    assert len(set(sizes)) > 10 and sizes[-1] > .8 * next(tmp_path.glob("*.slp")).stat().st_size
+
+
 # ----------------------------------------------------------------------------------------------------------- who decides
 
 def test_each_policy_decides_as_often_as_it_was_trained_to(folder, tmp_path):
@@ -125,7 +211,7 @@ def test_each_policy_decides_as_often_as_it_was_trained_to(folder, tmp_path):
 def test_play_is_what_training_plays(folder, tmp_path):
     """The same games as `play_games`, where the environment repeats the action."""
     run(folder, tmp_path, "gru.pt", "gru.pt", record=str(tmp_path), seed=7)
-    policy, _ = play.load_player(str(folder / "gru.pt"))
+    policy = play.load_player(str(folder / "gru.pt")).policy
     with VecEnv(2, CHARACTERS["mewtwo"], STAGES["final_destination"], seed=7, max_episode_frames=LENGTH,
                 action_repeat=3) as envs:
         final = play_games([policy], envs, np.zeros((2, 2), int), torch.Generator().manual_seed(7))
@@ -137,7 +223,7 @@ def test_play_is_what_training_plays(folder, tmp_path):
 def test_an_exported_policy_plays_like_its_checkpoint(folder, tmp_path):
     for deterministic in (False, True):
         rows = [run(folder, tmp_path, name, deterministic=deterministic, num_games=4) for name in ("gru.pt", "gru.onnx")]
-        assert {k: v for k, v in rows[0].items() if k != "policy"} == {k: v for k, v in rows[1].items() if k != "policy"}
+        assert without(rows[0], "policy") == without(rows[1], "policy")
         assert rows[0]["action_repeat"] == 3
 
 
@@ -164,10 +250,155 @@ def test_seeds_and_workers(folder, tmp_path):
                for name, options in (("a", {}), ("b", {"num_workers": 2}), ("c", {"seed": 2})))
     for (frames_a, controllers_a, _), (frames_b, controllers_b, _) in zip(a[1], b[1], strict=True):
         assert np.array_equal(frames_a, frames_b) and np.array_equal(controllers_a, controllers_b)
-    assert a[0] == b[0] and any(not np.array_equal(x[1], y[1]) for x, y in zip(a[1], c[1], strict=True))
+    assert without(a[0]) == without(b[0]) and any(not np.array_equal(x[1], y[1]) for x, y in zip(a[1], c[1], strict=True))
+
+
+# ------------------------------------------------------------------------------------------------------ delay, real time
+
+def numbered(monkeypatch, seconds=0.):
+    """Decisions that tell which they are: the k-th moves the main stick to its bin k % 17. Returns what they press."""
+    decisions = []
+
+    def act(policies, assignment, *_):
+        time.sleep(seconds)
+        actions = np.tile(NEUTRAL_ACTION, (*assignment.shape, 1))
+        actions[:, :, NUM_BUTTONS] = len(decisions) % 17                    # the main stick's x
+        decisions.append(decode_actions(actions[:1, 0])[0])
+        return actions
+
+    monkeypatch.setattr(play, "act", act)
+    return decisions
+
+
+@pytest.mark.parametrize("options", [{}, {"async_inference": True}, {"action_repeat": 3}])
+def test_a_decision_acts_exactly_as_late_as_trained(folder, tmp_path, monkeypatch, options):
+    """Chosen at t, it makes frame t + 1 + delay. A game begins with a neutral queue, also after another game."""
+    class Clock:                                                            # a busy machine misses no frame
+        now = 0.
+        perf_counter = staticmethod(lambda: Clock.now)
+
+        def sleep(self, seconds):
+            Clock.now += seconds
+
+    decisions = numbered(monkeypatch)
+    monkeypatch.setattr(play, "time", Clock())
+    monkeypatch.setattr(play, "FRAME_TIME", 10)
+    row = run(folder, tmp_path, "late.pt", "mlp.pt", port=1, max_episode_frames=60, record=str(tmp_path), **options)
+    repeat = options.get("action_repeat", 1)
+    replays = [read_replay(path) for path in sorted(tmp_path.glob("*.slp"))]
+    assert row["frame_delay"] == 4 and row["frames_missed"] == 0 and len(replays) == 2
+    first = 0                                                               # the number of each game's first decision
+    for replay in replays:
+        late, prompt = replay.controllers[-60:].T
+        assert not late[:4].tobytes().strip(b"\0") and prompt[0] == decisions[first]
+        for t in range(60):
+            assert prompt[t] == decisions[first + t]
+            if t >= 4:
+                assert late[t] == decisions[first + (t - 4) // repeat * repeat]
+        first += 60 if options.get("async_inference") else 0
+
+
+def test_a_slow_policy_slows_the_game_or_misses_frames(folder, tmp_path, monkeypatch, capsys):
+    """40 ms a decision: the game waits for each, or goes on at 60 frames a second and gets one in two to three frames, all of
+    them late; a policy that was trained to act four frames late is in time for those."""
+    decisions = numbered(monkeypatch, seconds=.04)
+    options = {"num_games": 1, "max_episode_frames": 60}
+    waiting = run(folder, tmp_path, "mlp.pt", "idle", **options)
+    assert waiting["frames_missed"] == 0 and waiting["frames_per_second"] < 25 and len(decisions) == 60
+    del decisions[:]
+    going = run(folder, tmp_path, "mlp.pt", "idle", async_inference=True, record=str(tmp_path), **options)
+    assert 40 < going["frames_per_second"] < 61 and going["inference_ms_p99"] >= going["inference_ms_p50"] >= 40
+    assert going["frames_missed"] == 60 and 8 <= len(decisions) <= 25       # a busy machine makes fewer
+    assert "of 60 frames missed" in capsys.readouterr().out
+    stick = read_replay(next(tmp_path.glob("*.slp"))).controllers["main_x"][-60:, 0]
+    moves = stick[np.flatnonzero(np.diff(stick, prepend=0))]
+    chosen = [decision["main_x"].item() for decision in decisions]          # each acted, once, and was held until the next
+    assert len(moves) >= len(chosen) - 2 and moves.tolist() == chosen[:len(moves)]
+    del decisions[:]
+    late = run(folder, tmp_path, "late.pt", "idle", async_inference=True, **options)
+    assert 60 - len(decisions) - 4 <= late["frames_missed"] < 58
+
+
+def test_an_error_of_the_inference_thread_is_not_lost(folder, tmp_path, monkeypatch):
+    def act(*_):
+        raise RuntimeError("broken weights")
+
+    monkeypatch.setattr(play, "act", act)
+    with pytest.raises(RuntimeError, match="broken weights"):
+        run(folder, tmp_path, async_inference=True)
+
+
+def test_a_recurrent_policy_begins_each_game_without_memory(folder):
+    """Also when the first question of a game came while the thread was busy and was never answered."""
+    generator, pace = torch.Generator().manual_seed(0), Pace()
+    player = play.load_player(str(folder / "gru.pt"))
+    rng = np.random.default_rng(0)
+    obs = Observation(rng.standard_normal((1, 2, NUM_FLOATS), np.float32), np.zeros((1, 2, NUM_INTS), np.int16))
+    inference = play.Inference([player], np.zeros((1, 2), int), generator, pace, True)
+    turn, yes, no = np.ones((1, 2), bool), np.ones(1, bool), np.zeros(1, bool)
+    states = []
+    for begins in ((yes, no), (no, yes, no)):                               # as asked while the thread is busy, one by one
+        inference.thread.submit(time.sleep, .1)
+        for tick, begin in enumerate(begins):
+            inference.ask(10 * len(states) + tick, obs, turn, begin)
+        answers = list(inference.answers(time.perf_counter() + 10))
+        assert [tick for tick, _, _ in answers] == [10 * len(states) + len(begins) - 1]
+        states.append(inference.states[0][0].clone())
+    inference.close()
+    assert torch.equal(*states) and states[0].any()
+
+
+def test_policies_are_warm_before_the_first_frame(folder, tmp_path, monkeypatch):
+    forwards = []
+    step, start = Policy.step, VecEnv.__init__
+    monkeypatch.setattr(Policy, "step", lambda *args: forwards.append(1) or step(*args))
+    monkeypatch.setattr(VecEnv, "__init__", lambda *args, **more: forwards.append(0) or start(*args, **more))
+    run(folder, tmp_path, "mlp.pt", "idle", max_episode_frames=5)
+    assert forwards.index(0) >= 10
 
 
 # --------------------------------------------------------------------------------------------------------------- results
+
+def test_lists_of_characters_and_stages_make_a_table(folder, tmp_path, capsys):
+    slp = tmp_path / "slp"
+    run(folder, tmp_path, "mlp.pt", "attacker", character="fox,marth", opponent_character="falco, sheik", num_games=3, port=2,
+        stage="battlefield,yoshis_story", record=str(slp), max_episode_frames=60)
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [(row["character"], row["opponent_character"], row["stage"]) for row in rows] == [
+        (own, other, stage) for own in ("fox", "marth") for other in ("falco", "sheik") for stage in ("battlefield", "yoshis_story")]
+    replays = [read_replay(path) for path in sorted(slp.glob("*.slp"))]
+    assert all(row["games"] == 3 for row in rows) and len(replays) == 24
+    for g, replay in enumerate(replays):
+        row = rows[g // 3]
+        assert replay.meta["characters"] == (CHARACTERS[row["opponent_character"]], CHARACTERS[row["character"]])
+        assert replay.meta["stage"] == STAGES[row["stage"]]
+    assert capsys.readouterr().out.count("yoshis_story") == 4
+
+
+def test_stopping_after_a_game(folder, tmp_path):
+    assert run(folder, tmp_path, on_game_end="stop", num_games=5)["games"] == 1
+
+
+def test_games_without_end(folder, tmp_path, monkeypatch):
+    def act(policies, assignment, *_):
+        ticks.append(1)
+        if len(ticks) == 50:
+            raise KeyboardInterrupt
+        return np.tile(NEUTRAL_ACTION, (*assignment.shape, 1))
+
+    ticks = []
+    monkeypatch.setattr(play, "act", act)
+    with pytest.raises(SystemExit):
+        run(folder, tmp_path, "mlp.pt", num_games=0, max_episode_frames=20)
+    row = json.loads((tmp_path / "results.jsonl").read_text())
+    assert row["games"] == 2 and row["seconds_per_game"] == 20 / 60
+
+
+def test_intervals_of_rates():
+    """Against the exact (Garwood) limits of a Poisson rate."""
+    for events, low, high in ((0, 0., 3.689), (1, .0253, 5.572), (10, 4.795, 18.390), (100, 81.36, 121.63)):
+        assert play.poisson_interval(events, 2.) == pytest.approx((low / 2, high / 2), rel=.01, abs=.02)
+
 
 def test_the_result_counts_the_recorded_games(folder, tmp_path, capsys):
     row = run(folder, tmp_path, "mlp.pt", "attacker", num_games=4, record=str(tmp_path), max_episode_frames=1200,
@@ -187,6 +418,9 @@ def test_the_result_counts_the_recorded_games(folder, tmp_path, capsys):
     assert row["damage_dealt_per_minute"] == pytest.approx(dealt / minutes, rel=1e-4)
     assert row["damage_taken_per_minute"] == pytest.approx(taken / minutes, rel=1e-4) and taken > 0
     assert row["stocks_lost"] == np.mean(lost) and row["seconds_per_game"] == 20
+    assert row["deaths_per_minute"] == pytest.approx(sum(lost) / minutes)
+    assert row["kos_per_minute"] == pytest.approx(row["stocks_taken"] * 4 / minutes)
+    assert row["deaths_per_minute_low"] <= row["deaths_per_minute"] < row["deaths_per_minute_high"]
     out = capsys.readouterr().out
     assert f"{row['wins']}/{row['losses']}/{row['draws']}" in out and "recorded 4 games" in out
 
@@ -197,9 +431,9 @@ def test_full_games_end_by_stocks(folder, tmp_path):
 
 
 def test_recordings_of_two_matches_share_a_folder(folder, tmp_path):
-    play.main(Args(str(folder / "mlp.pt"), "idle", num_games=1, max_episode_frames=30, record=str(tmp_path / "slp")))
-    play.main(Args(str(folder / "mlp.pt"), "random", num_games=1, max_episode_frames=30, record=str(tmp_path / "slp")))
-    rows = [json.loads(line) for line in (tmp_path / "slp" / "results.jsonl").read_text().splitlines()]
+    for opponent in ("idle", "random"):
+        run(folder, tmp_path, "mlp.pt", opponent, num_games=1, max_episode_frames=30, record=str(tmp_path / "slp"))
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [row["opponent"] for row in rows] == ["idle", "random"]
     assert [p.name[:8] for p in sorted((tmp_path / "slp").glob("*.slp"))] == ["game_001", "game_002"]
 
@@ -220,7 +454,10 @@ def test_ctrl_c_shows_the_finished_games(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(play, "VecEnv", Interrupted)
     for stop, said in ((30, "1 of 2 games did not end"), (10, "no result")):
         with pytest.raises(SystemExit) as end:
-            run(folder, tmp_path, num_workers=1)
+            run(folder, tmp_path, num_workers=1, record=str(tmp_path / f"slp{stop}"))
+        replays = [read_replay(path) for path in sorted((tmp_path / f"slp{stop}").glob("*"))]
+        assert [r.frames["frame_id"][-1] + 39 for r in replays] == ([19, 28] if stop == 30 else [8, 8])
+        assert replays[1].meta["end"] == "NoContest"                        # as a game that was quit
         captured = capsys.readouterr()
         assert end.value.code == 130 and said in captured.err and ("0/0/1" in captured.out) == (stop == 30)
 
@@ -231,30 +468,32 @@ def test_every_flag_through_the_command_line(folder, tmp_path, monkeypatch, caps
     monkeypatch.setattr(sys, "argv", ["play.py", *map(str, [
         "--policy", folder / "gru.onnx", "--opponent", folder / "mlp.pt", "--num-games", 3, "--character", "falco",
         "--opponent-character", "sheik", "--stage", "battlefield", "--max-episode-frames", 60, "--record", tmp_path / "slp",
-        "--results", tmp_path / "new" / "results.jsonl", "--deterministic", "--seed", 9, "--num-workers", 1])])
+        "--results", tmp_path / "new" / "results.jsonl", "--deterministic", "--seed", 9, "--num-workers", 1, "--port", 2,
+        "--on-game-end", "restart", "--frame-delay", 0, "--action-repeat", 2, "--async-inference"])])
     run_script(play.main, Args)
     captured = capsys.readouterr()
     assert "sampling usually plays better" in captured.err and "falco" in captured.out
     row = json.loads((tmp_path / "new" / "results.jsonl").read_text())
     assert row["deterministic"] and row["seed"] == 9 and row["games"] == 3 and row["seconds_per_game"] == 1
-    assert len(list((tmp_path / "slp").glob("*.slp"))) == 3 and not (tmp_path / "slp" / "results.jsonl").exists()
+    assert row["action_repeat"] == 2 and row["async_inference"]
+    assert [read_replay(path).meta["names"][1] for path in (tmp_path / "slp").glob("*.slp")] == 3 * ["gru.onnx"]
 
 
 def test_mistakes_end_in_one_line(folder, tmp_path, monkeypatch, capfd):
     torn, text = tmp_path / "torn.onnx", tmp_path / "policy.txt"
     torn.write_bytes((folder / "gru.onnx").read_bytes()[:5000])
     text.write_text("no policy")
-    save_checkpoint(tmp_path / "delayed.pt", Policy("mlp", (16,)), frame_delay=18)
     good = {"--policy": folder / "gru.pt", "--opponent": "idle", "--max-episode-frames": 30, "--num-games": 2}
     for flag, value, said in (
             ("--policy", tmp_path / "nowhere.pt", "no such"), ("--policy", tmp_path / "nowhere.onnx", "no such"),
             ("--policy", torn, "not a readable ONNX"), ("--policy", text, "not a readable CleanMelee"),
             ("--policy", folder / "bare.onnx", "no CleanMelee policy"), ("--policy", folder / "other_schema.onnx", "schema"),
-            ("--policy", tmp_path / "delayed.pt", "18 frames"), ("--opponent", "cpu10", "attacker"),
+            ("--opponent", "cpu10", "attacker"),
             ("--opponent", torn, "not a readable ONNX"), ("--character", "mew", "mewtwo"),
-            ("--opponent-character", "mew", "mewtwo"), ("--stage", "moon", "battlefield"), ("--num-games", 0, "--num-games 0"),
-            ("--num-games", -3, "--num-games -3"), ("--num-workers", 3, "--num-workers 3"),
-            ("--num-workers", -1, "--num-workers -1"),
+            ("--opponent-character", "mew", "mewtwo"), ("--stage", "moon", "battlefield"),
+            ("--num-games", -3, "--num-games -3"), ("--num-workers", -1, "--num-workers -1"), ("--port", 3, "--port 3"),
+            ("--stage", "battlefield,moon", "'moon'"), ("--character", "fox,,marth", "unknown character ''"),
+            ("--frame-delay", 2, "--frame-delay 2: "), ("--action-repeat", -1, "--action-repeat -1"),
             ("--max-episode-frames", -1, "--max-episode-frames -1"), ("--seed", -1, "--seed -1"),
             ("--record", text / "slp", "cannot write"), ("--results", text / "results.jsonl", "cannot write"),
             ("--results", tmp_path, "not a regular file")):

@@ -1,0 +1,360 @@
+#!/usr/bin/env python3
+"""A stand-in for Slippi Dolphin, for tests: no ISO, the real libmelee, and the embedded game in Melee's place.
+
+libmelee starts it with Dolphin's command line (`--version`, or `-e ISO -u HOME [--platform headless]`), and it speaks
+Dolphin's protocols: settings from HOME/Config, controllers as text through the FIFOs in HOME/Pipes, a spectator server
+(enet, JSON, base64) that shows menus frame by frame, then Slippi's events of a game. A game begins at frame -123, the
+players stand still until -39, and from there on it is mock_melee, seeded with FAKE_SEED + the number of the game.
+
+Switches, environment variables, or lines NAME=VALUE in a file `fake_dolphin.txt` beside the ISO:
+  FAKE_VERSION     exiai (default), exiai-mainline, mainline, netplay (Ishiiruka)
+  FAKE_SEED        seed of the first game (0)
+  FAKE_STOCKS      stocks of both players (4)
+  FAKE_CRASH_AT, FAKE_HANG_AT   boot, pipes (nobody reads the controllers), menus, or a frame id, of FAKE_GAME's game (0)
+  FAKE_ONCE        a file: the first stand-in to take it away crashes or hangs, the others do not
+  FAKE_FRAME_TIME  seconds that every frame of a game takes at least (0)
+  FAKE_SLOW_BOOT   seconds before anything (0)
+  FAKE_NO_GECKO    1: no menus and no games are shown
+  FAKE_CPU_RACE    1: the CPU slider does not move until 200 menu frames have passed
+  FAKE_WRONG       character: another one than was picked; stage: another one; level: a human where a CPU was asked for
+  FAKE_LEAVE_AT    frame id: the game ends there without a winner
+"""
+
+import os
+import sys
+
+SETTINGS = {}
+if "-e" in sys.argv:
+    beside = os.path.join(os.path.dirname(sys.argv[sys.argv.index("-e") + 1]), "fake_dolphin.txt")
+    if os.path.exists(beside):
+        SETTINGS = dict(line.strip().split("=", 1) for line in open(beside) if "=" in line)
+
+
+def setting(name, default=""):
+    return os.environ.get(name, SETTINGS.get(name, default))
+
+
+if "--version" in sys.argv:                                                 # before the imports, which take a second
+    kind = setting("FAKE_VERSION", "exiai")
+    if kind == "exiai":
+        sys.stderr.write("Faster Melee - Slippi (3.4.0) - ExiAI\n")
+    else:
+        print({"exiai-mainline": "Slippi Dolphin - mainline 4.0.0 - ExiAI", "mainline": "Slippi Dolphin - mainline 4.0.0",
+               "netplay": "Faster Melee - Slippi (3.4.0)"}[kind])
+    sys.exit({"exiai": 1, "netplay": 255}.get(kind, 0))
+
+import base64
+import configparser
+import json
+import select
+import struct
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import enet
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import mock_melee
+from melee_common import (
+    CONTROLLER, FIRST_CONTROL_FRAME, FIRST_FRAME, FRAME, SlpWriter, _encode_frames,
+)
+
+NEVER = 10 ** 9
+BITS = {"A": 0x100, "B": 0x200, "X": 0x400, "Y": 0x800, "START": 0x1000, "Z": 0x10, "R": 0x20, "L": 0x40,
+        "D_LEFT": 1, "D_RIGHT": 2, "D_DOWN": 4, "D_UP": 8}
+# The character screen's grid, left to right and down -> internal ids.
+GRID = (21, 0, 17, 5, 9, 14, 3, 2, 25, 22, 1, 8, 10, 4, 13, 19, 6, 20, 23, 12, 15, 16, 24, 18, 26)
+# Where the stage screen's cursor must be -> Slippi's stage id.
+STAGE_SPOTS = {(1, -9): 31, (6.7, -9): 32, (12.5, -9): 28, (15, 3.5): 3, (3.5, 15.5): 8, (10, 15.5): 2}
+MAIN_MENU, CHARACTER_SCREEN, STAGE_SCREEN, SCORES = 0x0001, 0x0002, 0x0102, 0x0402
+HUMAN, CPU, NOBODY = 0, 1, 3
+
+
+class Pad:
+    """The reading end of a controller's FIFO: Dolphin's text protocol."""
+
+    def __init__(self, path):
+        self.fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        self.text, self.buttons, self.before, self.was_open = b"", 0, 0, False
+        self.sticks, self.triggers = {"MAIN": (.5, .5), "C": (.5, .5)}, {"L": 0., "R": 0.}
+
+    def read(self) -> None:
+        """Commands up to and with the next FLUSH; waits for it, as Dolphin does with blocking pipes."""
+        self.before = self.buttons
+        while True:
+            while b"\n" in self.text:
+                line, self.text = self.text.split(b"\n", 1)
+                if self._obey(*line.decode().split()):
+                    return
+            if not select.select([self.fd], [], [], 5)[0]:
+                continue
+            data = os.read(self.fd, 65536)
+            self.was_open |= bool(data)
+            if not data:
+                if self.was_open:
+                    sys.exit("the other end of the controller is gone")
+                time.sleep(.002)                                            # nobody has opened it yet
+            self.text += data
+
+    def _obey(self, command, *words) -> bool:
+        if command == "PRESS":
+            self.buttons |= BITS[words[0]]
+        elif command == "RELEASE":
+            self.buttons &= ~BITS[words[0]]
+        elif command == "SET" and words[0] in self.sticks:
+            self.sticks[words[0]] = float(words[1]), float(words[2])
+        elif command == "SET":
+            self.triggers[words[0]] = float(words[1])
+        return command == "FLUSH"
+
+    def pressed(self, button) -> bool:
+        return bool(self.buttons & ~self.before & BITS[button])
+
+    def stick(self, name) -> tuple[float, float]:
+        """As Melee sees it: whole steps of 1/80, cut to the unit circle, zero within the dead zone of each axis."""
+        x, y = (max(-80, min(80, int((value - .5) * 254 // 1))) for value in self.sticks[name])
+        length = (x * x + y * y) ** .5
+        if length > 80.5:
+            x, y = int(x * 80 / length), int(y * 80 / length)
+        return tuple(0. if abs(value) < 23 else value / 80 for value in (x, y))
+
+    def controller(self) -> np.ndarray:
+        """The CONTROLLER record."""
+        record = np.zeros((), CONTROLLER)
+        record["main_x"], record["main_y"] = self.stick("MAIN")
+        record["c_x"], record["c_y"] = self.stick("C")
+        record["l"], record["r"] = (min(140, int(self.triggers[side] * 255 // 1)) / 140 for side in "LR")
+        record["buttons"] = self.buttons
+        return record
+
+
+class Player:
+    """One port on the character screen."""
+
+    def __init__(self, port):
+        self.port, self.x, self.y = port, -31. + 15.5 * (port - 1), -20.
+        self.status, self.cell, self.coin, self.level, self.slider = HUMAN, 0xFF, False, 0, False
+
+    def move(self, pad, frame, sliders_move) -> None:
+        x, y = pad.stick("MAIN")
+        if self.slider:
+            if frame % 4 == 0 and sliders_move:
+                self.level = max(1, min(9, self.level + (x > .1) - (x < -.1)))
+        else:                                                               # .87: a whole step would dead-lock MenuHelper
+            self.x, self.y = max(-40, min(40, self.x + .87 * x)), max(-25, min(30, self.y + .87 * y))
+        column, row = int((self.x + 32.5) // 7), 2 - int((self.y - 1) // 7)
+        cell = row * 9 + column - (row == 2) if 0 <= row <= 2 and 0 <= column < 9 and self.y >= 1 else -1
+        if not self.coin:
+            self.cell = cell if 0 <= cell < len(GRID) else 0xFF
+        if pad.pressed("B"):
+            self.coin = False
+        if pad.pressed("A"):
+            if 0 <= cell < len(GRID) and not self.coin:
+                self.coin = True
+            elif abs(self.x - (-32.2 + 15.82 * (self.port - 1))) < 1.6 and abs(self.y + 2.2) < 1.6:
+                self.status = HUMAN if self.status == CPU else CPU
+                self.level = int(self.status == CPU)
+            elif abs(self.x - (-30.9 + 15.4 * (self.port - 1))) < 1.6 and abs(self.y + 15.12) < 1.6 and self.status == CPU:
+                self.slider = not self.slider
+
+
+class Dolphin:
+    def __init__(self, home):
+        self.home, self.cursor, self.peer, self.games, self.restarts = home, 0, None, 0, False
+        config = configparser.ConfigParser()
+        config.read(f"{home}/Config/Dolphin.ini")
+        mainline = "mainline" in setting("FAKE_VERSION")
+        port = config.getint("Slippi", "spectatorlocalport") if mainline else config.getint("Core", "slippispectatorlocalport")
+        if not config.getboolean("Slippi" if mainline else "Core", "blockingpipes"):
+            sys.exit("this stand-in needs blocking pipes")
+        pads = configparser.ConfigParser()
+        pads.read(f"{home}/Config/GCPadNew.ini")
+        self.ports = sorted(int(name[-1]) for name in pads.sections() if pads.get(name, "device", fallback="").startswith("Pipe/"))
+        codes = Path(f"{home}/GameSettings/GALE01r2.ini").read_text().split("[Gecko]\n")[0]
+        self.shows_menus = "$Optional: Extract Menu Info" in codes and not setting("FAKE_NO_GECKO")
+        self.instant_match = "$Optional: Instant Match" in codes
+        self.pads = {}
+        self.trouble = not setting("FAKE_ONCE") or self._take(setting("FAKE_ONCE"))
+        time.sleep(float(setting("FAKE_SLOW_BOOT", "0")))
+        self.fail("boot")
+        self.host = enet.Host(enet.Address(b"127.0.0.1", port), 4, 2, 0, 0)
+        hidden = setting("FAKE_HANG_AT") == "pipes" and self.trouble
+        if not hidden:
+            self.pads = {port: Pad(f"{home}/Pipes/slippibot{port}") for port in self.ports}
+
+    @staticmethod
+    def _take(file) -> bool:
+        try:
+            os.unlink(file)
+            return True
+        except FileNotFoundError:
+            return False
+
+    def fail(self, where) -> None:
+        """Crashes or hangs if that is what is wanted of this place."""
+        if not self.trouble or (isinstance(where, int) and self.games != int(setting("FAKE_GAME", "0"))):
+            return
+        if setting("FAKE_CRASH_AT") == str(where):
+            print("the stand-in crashes, as it was told", file=sys.stderr)
+            os._exit(11)
+        while setting("FAKE_HANG_AT") == str(where):
+            time.sleep(60)
+
+    # ------------------------------------------------------------------------------------------------------- protocol
+
+    def pump(self, milliseconds) -> None:
+        event = self.host.service(milliseconds)
+        if event.type == enet.EVENT_TYPE_RECEIVE and json.loads(event.packet.data).get("type") == "connect_request":
+            self.peer = event.peer
+            self.send({"type": "connect_reply", "nick": "Slippi Online", "version": "3.4.0", "cursor": 0})
+        elif event.type == enet.EVENT_TYPE_DISCONNECT:
+            sys.exit(0)
+
+    def send(self, message) -> None:
+        self.peer.send(0, enet.Packet(json.dumps(message).encode(), enet.PACKET_FLAG_RELIABLE))
+        self.host.flush()
+
+    def send_events(self, events) -> None:
+        self.send({"type": "game_event", "cursor": self.cursor, "next_cursor": self.cursor + 1,
+                   "payload": base64.b64encode(events).decode()})
+        self.cursor += 1
+
+    def read_pads(self) -> None:
+        for pad in self.pads.values():
+            pad.read()
+        self.pump(0)
+
+    def show_menu(self, scene, frame, players=(), cursor=(0., 0.), is_ready=False, submenu=0, selection=0) -> None:
+        """One frame of a menu, and the controllers' answer."""
+        event = bytearray(0x4A)
+        event[0], event[0x23], event[0x3D], event[0x3E] = 0x3E, 0 if is_ready else 1, submenu, selection
+        struct.pack_into(">H", event, 1, scene)
+        struct.pack_into(">ff", event, 0x31, *cursor)
+        struct.pack_into(">i", event, 0x39, frame)
+        for k in range(4):
+            event[0x25 + k], event[0x29 + k], event[0x2D + k] = NOBODY, 0xFF, 1
+        for player in players:
+            k = player.port - 1
+            struct.pack_into(">ff", event, 3 + 8 * k, player.x, player.y)
+            event[0x25 + k], event[0x29 + k], event[0x2D + k] = player.status, player.cell, 2 if player.coin else 1
+            event[0x41 + k], event[0x45 + k] = player.level, player.slider
+        self.send({"type": "menu_event", "payload": base64.b64encode(event).decode()})
+        self.read_pads()
+
+    # ------------------------------------------------------------------------------------------------- menus and games
+
+    def run(self) -> None:
+        while self.peer is None:
+            self.pump(100)
+        if not self.shows_menus or not self.pads:
+            while True:
+                self.pump(1000)
+        self.read_pads()                                                    # libmelee's first step
+        self.main_menu()
+        while True:
+            characters, levels = self.character_screen()
+            stage = self.stage_screen()
+            for seat, character in enumerate(characters):                   # Zelda with A held down becomes Sheik
+                if character == mock_melee.ZELDA and self.pads[seat + 1].buttons & BITS["A"]:
+                    characters[seat] = mock_melee.SHEIK
+            again = True
+            while again:
+                self.game(characters, levels, stage)
+                again = self.instant_match
+                legal = sorted(mock_melee.STAGES.values())
+                stage = legal[(legal.index(stage) + 1) % len(legal)]        # a random one, says libmelee
+            self.read_pads()
+            for frame in range(30):
+                self.show_menu(SCORES, frame)
+                if any(pad.pressed("START") for pad in self.pads.values()):
+                    break
+
+    def main_menu(self) -> None:
+        frame = submenu = selection = 0
+        while True:
+            self.show_menu(MAIN_MENU, frame, submenu=submenu, selection=selection)
+            self.fail("menus")
+            frame += 1
+            if any(pad.stick("MAIN")[1] < -.5 for pad in self.pads.values()) and submenu == 0:
+                selection = min(selection + 1, 4)
+            if any(pad.pressed("A") for pad in self.pads.values()):
+                if (submenu, selection) == (0, 1):
+                    submenu, selection = 2, 0                               # versus mode
+                elif (submenu, selection) == (2, 0):
+                    return
+
+    def character_screen(self):
+        """-> internal ids and CPU levels of ports 1 and 2."""
+        players, frame = [Player(port) for port in self.ports], 0
+        while True:
+            is_ready = all(player.coin for player in players)
+            self.show_menu(CHARACTER_SCREEN, frame, players, is_ready=is_ready, submenu=6)
+            frame += 1
+            for player in players:
+                player.move(self.pads[player.port], frame, not setting("FAKE_CPU_RACE") or frame > 200)
+            if is_ready and any(pad.pressed("START") for pad in self.pads.values()):
+                break
+        levels = [player.level if player.status == CPU else 0 for player in players]
+        characters = [GRID[player.cell] for player in players]
+        if setting("FAKE_WRONG") == "character":
+            characters[1] = mock_melee.CHARACTERS["marth"]
+        return characters, [0, 0] if setting("FAKE_WRONG") == "level" else levels
+
+    def stage_screen(self) -> int:
+        x, y, frame, stage = 0., 0., 0, None
+        while stage is None:
+            self.show_menu(STAGE_SCREEN, frame, cursor=(x, y))
+            frame += 1
+            for pad in self.pads.values():
+                move_x, move_y = pad.stick("MAIN")
+                x, y = x + .87 * move_x, y + .87 * move_y
+            if any(pad.pressed("A") for pad in self.pads.values()):
+                distance, nearest = min((abs(at[0] - x) + abs(at[1] - y), number) for at, number in STAGE_SPOTS.items())
+                stage = nearest if distance < 4 else None
+        for _ in range(10):                                                 # while the screen fades
+            self.show_menu(STAGE_SCREEN, frame, cursor=(x, y))
+            frame += 1
+        return 31 if setting("FAKE_WRONG") == "stage" else stage
+
+    def game(self, characters, levels, stage) -> None:
+        seed = int(setting("FAKE_SEED", "0")) + self.games
+        frames, hidden, controllers = np.zeros(1, FRAME), np.zeros(1, mock_melee.HIDDEN), np.zeros((1, 2), CONTROLLER)
+        mock_melee.reset_games(frames, hidden, np.ones(1, bool), [characters], [stage], [seed])
+        frames["players"]["stocks"] = int(setting("FAKE_STOCKS", "4"))
+        frames["frame_id"] = FIRST_FRAME
+        start = SimpleNamespace(ports=(0, 1), names=("", ""), codes=("", ""), cpu_levels=levels, seed=seed, frozen_stadium=True)
+        self.send_events(SlpWriter._game_start(start, frames[0]))
+        self.read_pads()                                                    # libmelee answers the game's start, too
+        leaves, least = int(setting("FAKE_LEAVE_AT", str(NEVER))), float(setting("FAKE_FRAME_TIME", "0"))
+        before, bots = frames.copy(), np.zeros((1, 2), mock_melee.BOT)
+        for seat, level in enumerate(levels):
+            if level:
+                bots[0, seat]["kind"] = mock_melee.BOTS["attacker"]
+        while True:
+            tick, number = time.monotonic(), int(frames["frame_id"][0])
+            self.fail(number)
+            if number == leaves and self.trouble:
+                self.send_events(struct.pack(">BBb4b", 0x39, 7, 1, -1, -1, -1, -1))
+                break
+            self.send_events(_encode_frames(frames, controllers, before, (0, 1), number == FIRST_FRAME, seed))
+            if mock_melee.game_over(frames)[0]:
+                self.send_events(struct.pack(">BBb4b", 0x39, 2, -1, 0, 1, -1, -1))
+                break
+            before[:] = frames
+            self.read_pads()
+            for port, pad in self.pads.items():
+                controllers[0, port - 1] = pad.controller()
+            if number + 1 < FIRST_CONTROL_FRAME:
+                frames["frame_id"] += 1
+            else:
+                if bots["kind"].any():
+                    mock_melee.bot_controllers(frames, bots, controllers)
+                mock_melee.step_games(frames, hidden, controllers)
+            time.sleep(max(0., least - (time.monotonic() - tick)))
+        self.games += 1
+
+
+if __name__ == "__main__":
+    Dolphin(sys.argv[sys.argv.index("-u") + 1]).run()
