@@ -41,6 +41,7 @@ import sys
 import tempfile
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -2077,7 +2078,8 @@ class VecEnv:
 
     A worker that dies, raises or hangs is replaced; its games come back truncated and marked broken, the others never
     notice, and the traceback goes to `log`. The hand-off is one byte through a pipe: unlike a semaphore, a pipe says at once
-    when the other side is gone, and needs no clean-up.
+    when the other side is gone, and needs no clean-up. With `use_threads` the workers are threads of this process instead: the
+    games release Python's lock, nothing is copied, but what fails or hangs there cannot be replaced.
 
     With dolphin=DolphinArgs(dolphin=PATH, iso=PATH) the same games run on Slippi Dolphin, one for each, each in a worker of
     its own (num_workers does not count):
@@ -2091,7 +2093,7 @@ class VecEnv:
 
     def __init__(self, num_games: int, characters, stages, *, seed: int = 0, num_workers: int = 0, bot_kinds=0,
                  max_episode_frames: int = 3600, action_repeat: int = 1, timeout: float = 10., max_restarts: int = 100, cpu_levels=0,
-                 dolphin: "DolphinArgs | None" = None, log=lambda line: print(line, file=sys.stderr)):
+                 dolphin: "DolphinArgs | None" = None, use_threads: bool = False, log=lambda line: print(line, file=sys.stderr)):
         if num_games < 1:
             raise UserError(f"--num-games {num_games}: at least one game is needed")
         if not 0 <= num_workers <= num_games:
@@ -2126,7 +2128,8 @@ class VecEnv:
         self._boot_failures = np.zeros(num_workers, int)                    # of each worker, in a row
         self._resumed = False
         self._forks = None
-        if not num_workers:
+        self._threads = ThreadPoolExecutor(num_workers) if num_workers and use_threads and not dolphin else None
+        if not num_workers or self._threads:
             return
 
         def work(low: int, high: int, *pipes: int) -> None:
@@ -2157,6 +2160,10 @@ class VecEnv:
         self.broken[:] = False
         if not self.num_workers:
             self.games.step(self.action_repeat, self.max_episode_frames)
+            return self.games.terminated, self.games.truncated, self.broken
+        if self._threads:
+            parts = [self.games.slice(low, high) for low, high in self._slices]
+            list(self._threads.map(lambda part: part.step(self.action_repeat, self.max_episode_frames), parts))
             return self.games.terminated, self.games.truncated, self.broken
         self._before = self.frames.tobytes()
         playing = [k for k, worker in enumerate(self._workers) if worker.ready]
@@ -3705,7 +3712,7 @@ class StrengthArgs:
     """iterations between two evaluations, also before the first and after the last iteration (off: 0)"""
     eval_games: int = 32
     """games against each opponent in an evaluation, half of them from either port"""
-    eval_opponents: str = "idle,random,attacker"
+    eval_opponents: str = "idle,random,attacker,level1,level3,level5"
     """scripted opponents of an evaluation, separated by commas; besides them the initial policy and, as a control, itself"""
     held_out: str = "attacker"
     """an opponent that training never meets, a bot or the file of a policy; part of every evaluation"""

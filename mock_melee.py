@@ -608,7 +608,7 @@ def load_tables():
 
 
 TABLES = load_tables()
-jit = numba.njit(cache=True, error_model="numpy")      # numpy's error model: a division by zero is no exception
+jit = numba.njit(cache=True, nogil=True, error_model="numpy")  # numpy's error model: a division by zero is no exception
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Actions, by Melee's ids

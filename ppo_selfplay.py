@@ -27,26 +27,28 @@ import torch
 from rich.console import Console
 
 from melee_common import (
-    ACTION_SIZE, BOTS, FRAME, NUM_FLOATS, NUM_INTS, Arena, Evaluator, Learner, MatchArgs, Observation, Policy, Pool,
-    PopulationArgs, Ratings, StrengthArgs, Turn, UserError, VecEnv, action_kl, action_logprobs, append_jsonl, atomic_write,
-    check_matchmaking, check_numbers, check_writable, compute_gae, compute_rewards, decode_actions, iteration_progress,
-    keep_jsonl, load_policy, lock_run, make_learners, matchups, observe, parse_hidden, pbt_round, plot_winrates, print_elo,
-    resume_run, run_script, save_checkpoint, start_run, stop_on_interrupt,
+    ACTION_SIZE, BOTS, FRAME, NUM_FLOATS, NUM_INTS, Arena, DolphinArgs, Evaluator, Learner, MatchArgs, Observation, Policy,
+    Pool, PopulationArgs, Ratings, StrengthArgs, Turn, UserError, VecEnv, action_kl, action_logprobs, append_jsonl,
+    atomic_write, check_dolphin, check_matchmaking, check_numbers, check_writable, compute_gae, compute_rewards,
+    decode_actions, iteration_progress, keep_jsonl, load_policy, lock_run, make_learners, matchups, observe, parse_hidden,
+    pbt_round, plot_winrates, print_elo, resume_run, run_script, save_checkpoint, start_run, stop_on_interrupt,
 )
 
 
 @dataclass
-class Args(MatchArgs, PopulationArgs, StrengthArgs):
+class Args(MatchArgs, PopulationArgs, StrengthArgs, DolphinArgs):
     pretrained: str = ""
     """checkpoint to start from; its network sizes and action repeat are used (off: empty, start from scratch)"""
     resume: str = ""
     """run folder to continue, with the arguments it was started with; only --timesteps may change (off: empty)"""
-    game_type: Literal["mock"] = "mock"
-    """where the games are played: mock, the embedded game"""
+    game_type: Literal["mock", "dolphin"] = "mock"
+    """where the games are played: mock, the embedded game, or dolphin, Slippi Dolphin, one for each game"""
     num_games: int = 4
     """games played side by side, for each learner"""
     num_workers: int = 0
     """processes that step the games (off: 0, in this process, which is fastest for the embedded game)"""
+    use_threads: bool = False
+    """--num-workers threads instead of processes: no fault isolation (off: False)"""
     max_restarts: int = 100
     """workers that may fail before the run gives up"""
     max_episode_frames: int = 3600
@@ -129,6 +131,8 @@ def check(args: Args) -> None:
     """One line for each value that cannot work."""
     ever, many = math.inf, 10 ** 9
     check_matchmaking(args)
+    if args.game_type == "dolphin":
+        check_dolphin(args)
     check_numbers(
         args, num_games=(1, 65536), num_workers=(0, args.num_games * args.population_size), max_episode_frames=(0, many),
         max_restarts=(0, many), action_repeat=(1, 3600), timesteps=(1, ever), rollout_length=(1, 10 ** 6),
@@ -344,8 +348,8 @@ def main(args: Args) -> None:
     P, T = args.population_size, args.rollout_length
     M = args.num_games * (P if args.train_order == "parallel" else 1)
     envs = VecEnv(M, *matchups(args, np.arange(M) + 2, np.arange(1, M + 1) % 2), seed=args.seed, num_workers=args.num_workers,
-                  max_episode_frames=args.max_episode_frames, action_repeat=args.action_repeat, max_restarts=args.max_restarts,
-                  log=console.print)
+                  use_threads=args.use_threads, max_episode_frames=args.max_episode_frames, action_repeat=args.action_repeat,
+                  max_restarts=args.max_restarts, dolphin=args if args.game_type == "dolphin" else None, log=console.print)
     learners = make_learners(initial, args)
     names = [learner.name for learner in learners]
     teacher = initial if args.teacher_kl else None
@@ -381,12 +385,11 @@ def main(args: Args) -> None:
     num_iterations = -(-args.timesteps // steps_per_iteration)
     half_life = math.log(.5) / math.log(args.gamma) * args.action_repeat / 60 if 0 < args.gamma < 1 else math.inf
     console.print(f"[bold]CleanMelee[/] self-play PPO  {args.character} on {args.stage} ({args.game_type})  {args.backbone} "
-                  f"{args.hidden} ({sum(p.numel() for p in initial.parameters()):,} parameters)\n"
-                  f"{num_iterations} iterations of {steps_per_iteration} game frames ({M} games x {T * args.train_interval} steps x "
-                  f"{args.action_repeat} frames); a reward's half-life is {half_life:.1f} s; run folder {run}")
+                  f"{args.hidden} ({sum(p.numel() for p in initial.parameters()):,} parameters)\n{num_iterations} iterations "
+                  f"of {steps_per_iteration} game frames ({M} games x {T * args.train_interval} steps x {args.action_repeat} "
+                  f"frames); a reward's half-life is {half_life:.1f} s; run folder {run}")
     if 2 * T * args.num_games < args.batch_size:
-        console.print(f"a rollout holds at most {2 * T * args.num_games} agent frames, fewer than --batch-size "
-                      f"{args.batch_size}: every epoch is one minibatch")
+        console.print(f"a rollout has fewer agent frames than --batch-size {args.batch_size}: every epoch is one minibatch")
     evaluator = Evaluator(run, args, global_step, console.print)
     if args.eval_interval and not saved:
         evaluator.submit(learners[0].policy, 0)
@@ -447,10 +450,11 @@ def main(args: Args) -> None:
                     metrics |= {"selfplay/history_games": len(scores[name]), "selfplay/elo": ratings.elo(name),
                                 **({"selfplay/history_score": float(np.mean(scores[name]))} if scores[name] else {})}
                     row |= {key if P == 1 else f"{name}/{key}": value for key, value in metrics.items()}
-                    losses = {key: f"{metrics[f'losses/{key}']:.4f}" for key in ("policy_loss", "value_loss", "entropy", "approx_kl")}
+                    policy_loss, value_loss, entropy, kl = (
+                        f"{metrics[f'losses/{key}']:.4f}" for key in ("policy_loss", "value_loss", "entropy", "approx_kl"))
                     console.print(f"{row['iteration']:5d}  {name if P > 1 else ''}  collected {steps_per_iteration}  steps "
-                                  f"{row['global_step']:,}  SPS {sps:,.0f}  policy {losses['policy_loss']}  value "
-                                  f"{losses['value_loss']}  entropy {losses['entropy']}  KL {losses['approx_kl']}")
+                                  f"{row['global_step']:,}  SPS {sps:,.0f}  policy {policy_loss}  value {value_loss}  entropy "
+                                  f"{entropy}  KL {kl}")
                 append_jsonl(run / "metrics.jsonl", row)
                 if args.track:
                     wandb.log(row, step=row["global_step"])

@@ -387,7 +387,7 @@ def test_command_line_from_start_to_elo_table(tmp_path):
     (["--eval-games", "3"], "--eval-games"),
     (["--pretrained", "nowhere.pt"], "nowhere.pt"),
     (["--resume", "nowhere"], "nowhere"),
-    (["--game-type", "dolphin"], "mock"),
+    (["--game-type", "dolphin"], "--dolphin"),
     (["--resume", "runs/x", "--gamma", ".9"], "runs/x"),
 ])
 def test_mistakes_end_in_one_clear_line(tmp_path, flags, words):
