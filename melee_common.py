@@ -2092,8 +2092,9 @@ class VecEnv:
     truncates, but the game on Dolphin goes on. `envs.controllers` are the inputs that Melee says it saw."""
 
     def __init__(self, num_games: int, characters, stages, *, seed: int = 0, num_workers: int = 0, bot_kinds=0,
-                 max_episode_frames: int = 3600, action_repeat: int = 1, timeout: float = 10., max_restarts: int = 100, cpu_levels=0,
-                 dolphin: "DolphinArgs | None" = None, use_threads: bool = False, log=lambda line: print(line, file=sys.stderr)):
+                 max_episode_frames: int = 3600, action_repeat: int = 1, timeout: float = 10., max_restarts: int = 100,
+                 cpu_levels=0, dolphin: "DolphinArgs | None" = None, use_threads: bool = False,
+                 log=lambda line: print(line, file=sys.stderr)):
         if num_games < 1:
             raise UserError(f"--num-games {num_games}: at least one game is needed")
         if not 0 <= num_workers <= num_games:

@@ -12,7 +12,6 @@ the Elo table. Strength is measured apart (eval.jsonl). All else, from populatio
 """
 
 import copy
-import functools
 import json
 import math
 import sys
@@ -388,8 +387,6 @@ def main(args: Args) -> None:
                   f"{args.hidden} ({sum(p.numel() for p in initial.parameters()):,} parameters)\n{num_iterations} iterations "
                   f"of {steps_per_iteration} game frames ({M} games x {T * args.train_interval} steps x {args.action_repeat} "
                   f"frames); a reward's half-life is {half_life:.1f} s; run folder {run}")
-    if 2 * T * args.num_games < args.batch_size:
-        console.print(f"a rollout has fewer agent frames than --batch-size {args.batch_size}: every epoch is one minibatch")
     evaluator = Evaluator(run, args, global_step, console.print)
     if args.eval_interval and not saved:
         evaluator.submit(learners[0].policy, 0)
@@ -401,13 +398,8 @@ def main(args: Args) -> None:
     buffered = max(1, args.max_buffer_size // (2 * T * args.num_games * args.train_interval))    # rollouts, asynchronous
 
     def train(rollouts: list[dict], step: int) -> tuple[dict[str, dict], list[Policy]]:
-        jobs = {name: functools.partial(update, learners[names.index(name)], [r[name] for r in rollouts], args, teacher, step)
-                for name in rollouts[0]}
-        if args.parallel_training:
-            futures = {name: threads.submit(job) for name, job in jobs.items()}
-            rows = {name: future.result() for name, future in futures.items()}
-        else:
-            rows = {name: job() for name, job in jobs.items()}
+        job = lambda name: update(learners[names.index(name)], [part[name] for part in rollouts], args, teacher, step)
+        rows = dict(zip(rollouts[0], (threads.map if args.parallel_training else map)(job, rollouts[0]), strict=True))
         return rows, [copy.deepcopy(learner.policy) for learner in learners] if args.async_learning else []
 
     started, first_step, stopping = None, 0, bool(stop)
