@@ -4264,6 +4264,32 @@ def plot_winrates(run: Path) -> Path | None:
     return run / "winrates.png"
 
 
+def plot_payoff(path: Path, names: list[str], payoff: dict[str, dict[str, list]]) -> None:
+    """payoff[a][b] = [wins, draws, losses] as a picture: the row's score against the column, grey where none was played."""
+    from matplotlib.figure import Figure                                    # not pyplot: no display, no global state
+    n = len(names)
+    scores = np.full((n, n), np.nan)
+    for i, a in enumerate(names):
+        for j, b in enumerate(names):
+            if b in payoff.get(a, {}):
+                wins, draws, losses = payoff[a][b]
+                scores[i, j] = (wins + draws / 2) / (wins + draws + losses)
+    side = 3 + .32 * n
+    axes = (figure := Figure(figsize=(side + 1, side), layout="constrained")).subplots()
+    axes.set_facecolor("lightgrey")
+    image = axes.imshow(scores, cmap="RdBu", vmin=0, vmax=1)
+    for i, j in np.argwhere(~np.isnan(scores)):
+        axes.text(j, i, f"{100 * scores[i, j]:.0f}", ha="center", va="center", fontsize=7,
+                  color="white" if abs(scores[i, j] - .5) > .3 else "black")
+    axes.set_xticks(range(n), names, rotation=90, fontsize=7)
+    axes.set_yticks(range(n), names, fontsize=7)
+    axes.set(xlabel="against", title="score in percent, strongest first")
+    figure.colorbar(image, ax=axes, label="wins and half the draws, of all games", shrink=.8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=120)
+    atomic_write(path, buffer.getbuffer())
+
+
 def check_numbers(args, **limits: tuple[float, float]) -> None:
     """limits: flag -> (lowest, highest). Every number among the arguments must be finite, and every seed a seed."""
     for name, value in vars(args).items():

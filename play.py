@@ -4,6 +4,7 @@
     python play.py --policy policy.onnx --opponent other.pt --num-games 100
     python play.py --policy policy.pt --opponent policy.pt                    # the control: must come out even
     python play.py --policy policy.pt --character fox,marth --stage battlefield,final_destination
+    python play.py --tournament runs/NAME/pool --tournament-bots level1,level5 --max-episode-frames 3600
     python play.py --policy policy.pt --opponent idle --record recordings     # a .slp file of every game
     python play.py --policy policy.pt --async-inference --num-games 1         # 60 frames a second, whatever inference takes
 
@@ -14,11 +15,12 @@ is Wilson's. Each policy decides as often, and acts as late, as it was trained t
 
 import collections
 import concurrent.futures
+import json
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from typing import Literal
 
@@ -29,9 +31,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from melee_common import (
-    BOT_SLOT, BOTS, CHARACTERS, CONTROLLER, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, STAGES, Observation,
-    Policy, Recorder, UserError, VecEnv, act, append_jsonl, check_numbers, check_writable, decode_actions, load_policy, lookup,
-    observe, onnx_session, outcomes, run_script, schema_hash, wilson_interval,
+    BOT_SLOT, BOTS, CHARACTERS, CONTROLLER, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, STAGES, Observation, Policy,
+    Pool, Ratings, Recorder, UserError, VecEnv, act, append_jsonl, atomic_write, check_numbers, check_writable,
+    decode_actions, fit_elo, load_policy, lookup, observe, onnx_session, outcomes, parse_names, plot_payoff, run_script,
+    schema_hash, wilson_interval,
 )
 
 FRAME_TIME = 1 / 60                                                         # seconds; Melee's 59.94 Hz, near enough
@@ -42,12 +45,19 @@ MOST_LIKELY[:NUM_BUTTONS] = .5                                              # 1/
 
 @dataclass
 class Args:
-    policy: str
-    """the policy that plays: a checkpoint (.pt) or an exported policy (.onnx)"""
+    policy: str = ""
+    """the policy that plays: a checkpoint (.pt) or an exported policy (.onnx); needed but for a tournament"""
     opponent: str = "attacker"
     """a bot of the embedded game (idle, random, attacker ...) or another policy's file"""
     port: int = 0
     """the policy's controller port, 1 or 2 (off: 0, each in every other game)"""
+    tournament: str = ""
+    """folder of a pool, e.g. runs/NAME/pool: its active checkpoints play each other, --num-games a pair, half from either port;
+    the folder gets tournament.json and tournament.png (off: empty)"""
+    tournament_bots: str = ""
+    """bots of the embedded game that enter the tournament, separated by commas (off: empty)"""
+    max_pairs: int = 100
+    """pairs that the tournament plays at most; of more, a random choice that connects everybody"""
     num_games: int = 10
     """games of each matchup; on the embedded game all side by side (0: until Ctrl-C, one after the other)"""
     on_game_end: Literal["restart", "stop"] = "restart"
@@ -332,9 +342,123 @@ def print_table(title: str, rows: list[dict]) -> None:
     Console(width=None if console.is_terminal else 200).print(table)        # a file has no width of its own
 
 
+# ------------------------------------------------------------------------------------------------------------ tournament
+
+def draw_pairs(entrants: int, limit: int, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """At most `limit` of all pairs: a chain through everybody in random order, since strengths can be compared only where games
+    connect them, then any others."""
+    order = rng.permutation(entrants).tolist()
+    chain = [(min(pair), max(pair)) for pair in zip(order, order[1:], strict=False)]
+    others = sorted(set(combinations(range(entrants), 2)) - set(chain))
+    return sorted(chain + [others[k] for k in rng.permutation(len(others))[:limit - len(chain)]])
+
+
+def load_entrants(pool: Pool, bots: list[str]) -> tuple[list[str], list[Player]]:
+    """-> names of all entrants, the policies first, and the policies. A checkpoint that cannot be read stays away."""
+    names, players = [], []
+    for name in pool.ids():
+        try:
+            players.append(load_player(str(pool.path(name))))
+            names.append(name)
+        except UserError as error:
+            print(f"warning: does not take part: {error}", file=sys.stderr)
+    if len(names) + len(bots) < 2:
+        raise UserError(f"--tournament {pool.directory}: {len(names) + len(bots)} entrants, and at least two are needed; train "
+                        "longer, or let bots enter with --tournament-bots")
+    return names + bots, players
+
+
+def print_standings(standings: list[dict], ratings: Ratings, title: str) -> None:
+    """Strengths, and who scored how much against whom: the row's score against the column's number, in percent."""
+    names = [row["id"] for row in standings]
+    table = Table("#", "entrant", "Elo [95 %]", "games", "W/L/D", *map(str, range(1, len(names) + 1)), title=title)
+    for rank, row in enumerate(standings, 1):
+        scores = (ratings.payoff[row["id"]].get(other) for other in names)
+        table.add_row(
+            str(rank), row["id"], f"{row['elo']:.0f} [{row['elo_low']:.0f}, {row['elo_high']:.0f}]", str(row["games"]),
+            f"{row['wins']}/{row['losses']}/{row['draws']}",
+            *("" if cell is None else f"{100 * (cell[0] + cell[1] / 2) / sum(cell):.0f}" for cell in scores))
+    console = Console()
+    Console(width=None if console.is_terminal else 120 + 6 * len(names)).print(table)
+
+
+def tournament(args: Args) -> None:
+    folder = Path(args.tournament)
+    check_numbers(args, num_games=(2, 65536), max_pairs=(1, 65536), num_workers=(0, 65536), max_episode_frames=(0, 10 ** 9))
+    used = {"tournament", "tournament_bots", "max_pairs", "num_games", "character", "stage", "max_episode_frames",
+            "deterministic", "seed", "num_workers"}
+    for name, value in vars(args).items():
+        if name not in used and value != getattr(Args, name):
+            raise UserError(f"--{name.replace('_', '-')} {value}: means nothing in a tournament; leave it out")
+    if args.num_games % 2:
+        raise UserError(f"--num-games {args.num_games}: must be even in a tournament, since half are played from either port")
+    character, stage = lookup(CHARACTERS, args.character, "character"), lookup(STAGES, args.stage, "stage")
+    bots = parse_names(args.tournament_bots, BOTS, "bot") if args.tournament_bots else []
+    if len(set(bots)) < len(bots):
+        raise UserError(f"--tournament-bots {args.tournament_bots}: names a bot twice")
+    if not folder.is_dir() or not any(folder.glob("*_*.pt")):
+        raise UserError(f"--tournament {folder}: no pool with checkpoints; give the folder of one, e.g. runs/NAME/pool")
+    check_writable("--tournament", folder / "tournament.json")
+    torch.set_num_threads(1)                                                # a batch this small only waits for other threads
+    names, players = load_entrants(Pool(folder), bots)
+    if args.max_pairs < len(names) - 1:
+        raise UserError(f"--max-pairs {args.max_pairs}: {len(names)} entrants are connected by {len(names) - 1} pairs or more")
+    pairs = draw_pairs(len(names), args.max_pairs, np.random.default_rng(args.seed))
+    N = len(pairs) * args.num_games
+    if N > 65536:
+        raise UserError(f"--num-games {args.num_games}: {len(pairs)} pairs are {N} games, and at most 65536 are possible; play "
+                        "fewer, or lower --max-pairs")
+
+    # ---------------------------------------------------------------------------------------------------- who sits where
+    seats = np.repeat(pairs, args.num_games, 0)                             # [N, 2] entrants, by port
+    seats[1::2] = seats[1::2, ::-1]
+    assignment = np.where(seats < len(players), seats, BOT_SLOT)
+    bot_kinds = np.array([0] * len(players) + [BOTS[name] for name in bots])[seats]
+    generator = None if args.deterministic else torch.Generator().manual_seed(args.seed)
+    ratings, pace, interrupted = Ratings(), Pace(), False
+    progress = Progress(TextColumn("games"), MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(),
+                        console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    try:
+        with progress, VecEnv(N, character, stage, seed=args.seed, num_workers=min(args.num_workers, N), bot_kinds=bot_kinds,
+                              max_episode_frames=args.max_episode_frames) as envs:
+            task = progress.add_task("games", total=N)
+            for game in play(envs, players, assignment, 1, generator, pace):
+                one, two = (names[k] for k in seats[game.slot])
+                ratings.record(one, two, (1 + float(outcomes(game.final[None])[0])) / 2)
+                progress.advance(task)
+    except KeyboardInterrupt:
+        interrupted = True
+    done = sum(row[1] + row[2] + row[3] for row in ratings.table.values()) // 2
+    if not done:
+        print("interrupted before the first game ended: no result", file=sys.stderr)
+        sys.exit(130)
+
+    # ------------------------------------------------------------------------------------------------------------- result
+    strengths, standings = fit_elo(ratings.payoff), []
+    for name in sorted(strengths, key=lambda name: -strengths[name][0]):
+        (elo, low, high), (_, wins, losses, draws) = strengths[name], ratings.table[name]
+        standings.append({"id": name, "elo": elo, "elo_low": low, "elo_high": high, "games": wins + losses + draws,
+                          "wins": wins, "losses": losses, "draws": draws})
+    print_standings(standings, ratings, f"{len(names)} entrants, {len(pairs)} pairs, {done} games of {args.character} on "
+                                        f"{args.stage}")
+    if interrupted:
+        print(f"interrupted: {N - done} of {N} games did not end and do not count; nothing is written", file=sys.stderr)
+        sys.exit(130)
+    facts = {"num_games": args.num_games, "character": args.character, "stage": args.stage, "seed": args.seed,
+             "max_episode_frames": args.max_episode_frames, "deterministic": args.deterministic}
+    result = {**facts, "standings": standings, "payoff": ratings.payoff}
+    plot_payoff(folder / "tournament.png", [row["id"] for row in standings], ratings.payoff)
+    atomic_write(folder / "tournament.json", (json.dumps(result, indent=1) + "\n").encode())
+    print(f"{folder / 'tournament.json'}, {folder / 'tournament.png'}; {pace.row()['frames_per_second']:,.0f} frames/s")
+
+
 # ------------------------------------------------------------------------------------------------------------------ main
 
 def main(args: Args) -> None:
+    if args.tournament:
+        return tournament(args)
+    if not args.policy:
+        raise UserError("--policy is missing: name the checkpoint or exported policy that plays, or a pool with --tournament")
     check_numbers(args, port=(0, 2), num_games=(0, 65536), num_workers=(0, 65536), max_episode_frames=(0, 10 ** 9),
                   frame_delay=(-1, 3600), action_repeat=(0, 3600))
     split = [[name.strip() for name in names.split(",")] for names in (args.character, args.opponent_character, args.stage)]
