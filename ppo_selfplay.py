@@ -28,14 +28,14 @@ from rich.console import Console
 
 from melee_common import (
     ACTION_SIZE, BOTS, FRAME, NUM_FLOATS, NUM_INTS, Arena, Evaluator, Learner, MatchArgs, Observation, Policy, Pool, PopulationArgs,
-    Ratings, StrengthArgs, Turn, UserError, VecEnv, action_kl, action_logprobs, append_jsonl, atomic_write, check_matchmaking,
+    Ratings, RewardArgs, StrengthArgs, Turn, UserError, VecEnv, action_kl, action_logprobs, append_jsonl, atomic_write, check_matchmaking,
     check_numbers, check_writable, compute_gae, compute_rewards, decode_actions, iteration_progress, keep_jsonl, load_policy, lock_run, make_learners,
     matchups, observe, parse_hidden, pbt_round, plot_winrates, print_elo, resume_run, run_script, save_checkpoint, start_run, stop_on_interrupt,
 )
 
 
 @dataclass
-class Args(MatchArgs, PopulationArgs, StrengthArgs):
+class Args(MatchArgs, PopulationArgs, StrengthArgs, RewardArgs):
     pretrained: str = ""
     """checkpoint to start from; its network sizes and action repeat are used (off: empty, start from scratch)"""
     resume: str = ""
@@ -95,10 +95,6 @@ class Args(MatchArgs, PopulationArgs, StrengthArgs):
     """weight of KL(pretrained policy || policy), which keeps a cloned policy from forgetting (off: 0)"""
     teacher_kl_half_life: float = 2_000_000
     """game frames after which --teacher-kl has halved"""
-    reward_stock: float = 1.0
-    """reward for taking a stock, and its negative for losing one (off: 0)"""
-    reward_damage: float = 0.01
-    """reward for each percent dealt, and its negative for each taken (off: 0)"""
 
     backbone: Literal["mlp", "gru"] = "mlp"
     """network between embedding and heads; the gru remembers"""
@@ -196,7 +192,7 @@ def collect(arena: Arena, args: Args, clock: dict[str, float]) -> dict[str, dict
         terminated[t], truncated[t], broken = envs.step(controllers)
         ended = terminated[t] | truncated[t]
         after = np.where(ended, envs.final_frames, envs.frames) if ended.any() else envs.frames
-        rewards[t] = compute_rewards(before, after, args.reward_stock, args.reward_damage)
+        rewards[t] = compute_rewards(before, after, args, terminated[t], args.gamma)
         learns[t] = (arena.assignment == arena.owner[:, None]) & ~broken[:, None]
         arena.settle(terminated[t], truncated[t], broken, after)
         if truncated[t].any():                                              # the value of the frame that was cut off
