@@ -1117,11 +1117,11 @@ class Recorder:
             if time.perf_counter() - self.flushed_at > self.interval:
                 self._flush()
 
-    def drop(self, slots: np.ndarray) -> None:
-        """These games start over, under their numbers."""
-        for g in set(slots) & set(self.writers):
-            self.numbers[g] = int(self.writers[g].path.name.split("_")[1])
-            self.writers.pop(g).abort()
+    def drop(self, slot: int) -> None:
+        """This game starts over, under its number."""
+        if slot in self.writers:
+            self.numbers[slot] = int(self.writers[slot].path.name.split("_")[1])
+            self.writers.pop(slot).abort()
 
     def end(self, slot: int, how: str | None = None) -> None:
         self._flush()
@@ -2767,7 +2767,7 @@ def check_dolphin(args: DolphinArgs) -> None:
     check_numbers(args, **DOLPHIN_LIMITS)
     if os.name == "nt":
         raise UserError("--dolphin: live games need Linux or macOS; on Windows use WSL")
-    path = Path(args.dolphin)
+    path = Path(args.dolphin).absolute()                                    # "./dolphin" would be looked for in PATH
     if not args.dolphin or not path.is_file():
         raise UserError(f"--dolphin {args.dolphin or '(empty)'}: no such file; give the path of Slippi Dolphin's executable")
     if not os.access(path, os.X_OK):
@@ -2893,7 +2893,7 @@ class DolphinEnv:
         import melee
         self.melee, args = melee, self.args
         self.lock, port = _reserve_port(self.wanted_port)
-        version = _dolphin_version(Path(args.dolphin))
+        version = _dolphin_version(Path(args.dolphin).absolute())
         fast = args.headless and args.fast_forward and version.build.name == "EXI_AI"
         self.console = melee.Console(
             path=args.dolphin, tmp_home_directory=True, slippi_port=port, blocking_input=True, polling_mode=True,
