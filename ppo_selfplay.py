@@ -27,21 +27,22 @@ import torch
 from rich.console import Console
 
 from melee_common import (
-    ACTION_SIZE, BOTS, FRAME, NUM_FLOATS, NUM_INTS, Arena, Evaluator, Learner, MatchArgs, Observation, Policy, Pool, PopulationArgs,
-    Ratings, RewardArgs, StrengthArgs, Turn, UserError, VecEnv, action_kl, action_logprobs, append_jsonl, atomic_write, check_matchmaking,
+    ACTION_SIZE, BOTS, DOLPHIN_LIMITS, FRAME, NUM_FLOATS, NUM_INTS, Arena, DolphinArgs, Evaluator, Learner, MatchArgs, Observation,
+    Policy, Pool, PopulationArgs, Ratings, RewardArgs, StrengthArgs, Turn, UserError, VecEnv, action_kl, action_logprobs,
+    append_jsonl, atomic_write, check_dolphin, check_matchmaking,
     check_numbers, check_writable, compute_gae, compute_rewards, decode_actions, iteration_progress, keep_jsonl, load_policy, lock_run, make_learners,
     matchups, observe, parse_hidden, pbt_round, plot_winrates, print_elo, resume_run, run_script, save_checkpoint, start_run, stop_on_interrupt,
 )
 
 
 @dataclass
-class Args(MatchArgs, PopulationArgs, StrengthArgs, RewardArgs):
+class Args(MatchArgs, PopulationArgs, StrengthArgs, RewardArgs, DolphinArgs):
     pretrained: str = ""
     """checkpoint to start from; its network sizes and action repeat are used (off: empty, start from scratch)"""
     resume: str = ""
     """run folder to continue, with the arguments it was started with; only --timesteps may change (off: empty)"""
-    game_type: Literal["mock"] = "mock"
-    """where the games are played: mock, the embedded game"""
+    game_type: Literal["mock", "dolphin"] = "mock"
+    """the embedded game, or Slippi Dolphin with --dolphin and --iso, one for each game; evaluation stays on the embedded game"""
     character: str = "mewtwo"
     """the learner's character; several, separated by commas, or low_tiers, top_tiers, all are played in turn"""
     opponent_character: str = ""
@@ -147,7 +148,9 @@ def check(args: Args) -> None:
         batch_size=(1, many), grad_accum=(1, many), ppo_epochs=(1, many), ppo_clip=(1e-6, ever), learning_rate=(0, 1), gamma=(0, 1),
         gae_lambda=(0, 1), entropy_coef=(0, ever), value_coef=(0, ever), value_burn_in=(0, many), max_grad_norm=(1e-9, ever),
         target_kl=(0, ever), teacher_kl=(0, ever), teacher_kl_half_life=(1, ever), max_buffer_size=(0, many),
-        history_size=(1, many), pool_interval=(1, many), save_interval=(1, many))
+        history_size=(1, many), pool_interval=(1, many), save_interval=(1, many), **DOLPHIN_LIMITS)
+    if args.game_type == "dolphin":
+        check_dolphin(args)
     for flag, needs, there in (
             ("vtrace", "--async-learning", args.async_learning), ("max_buffer_size", "--async-learning", args.async_learning),
             ("teacher_kl", "--pretrained", args.pretrained),
@@ -353,7 +356,7 @@ def main(args: Args) -> None:
     M = args.num_games * (P if args.train_order == "parallel" else 1)
     envs = VecEnv(M, *matchups(args, np.arange(M) + 2, np.arange(1, M + 1) % 2), seed=args.seed, num_workers=args.num_workers,
                   max_episode_frames=args.max_episode_frames, action_repeat=args.action_repeat, max_restarts=args.max_restarts,
-                  log=console.print)
+                  dolphin=args if args.game_type == "dolphin" else None, log=console.print)
     learners = make_learners(initial, args)
     names = [learner.name for learner in learners]
     teacher = initial if args.teacher_kl else None

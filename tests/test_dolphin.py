@@ -236,8 +236,23 @@ def test_a_crash_and_a_hang_in_mid_game_are_replaced_while_the_others_play_on(do
         last = play_until_healthy(envs)
         healthy = int(last.argmin())
         assert last[healthy] == 0 and envs.frames["frame_id"][healthy] > 30 and envs.restarts == 2
-        assert sum("ended with exit code 11" in line for line in log) == sum("hangs: no frame came" in line for line in log) == 1
+        assert [sum(text in line for line in log) for text in ("ended with exit code 11", "hangs: no frame came")] == [1, 1]
         assert sorted(envs.frames["frame_id"])[0] < 0                       # new games
+
+
+def test_training_goes_on_while_a_dolphin_crashes(dolphin, tmp_path):
+    (tmp_path / "troubles").mkdir()
+    (tmp_path / "troubles" / "0").write_text("FAKE_CRASH_AT=-20\n")
+    args = dolphin(FAKE_TROUBLES=tmp_path / "troubles")
+    command = [sys.executable, "ppo_selfplay.py", "--game-type", "dolphin", "--dolphin", args.dolphin, "--iso", args.iso,
+               "--num-games", "2", "--timesteps", "384", "--rollout-length", "32", "--hidden", "16", "--character", "fox",
+               "--eval-interval", "0", "--run-name", "live", "--runs-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=STAND_IN.parents[1], capture_output=True, text=True)
+    assert done.returncode == 0 and "exit code 11" in done.stdout and "done:" in done.stdout, done.stdout + done.stderr
+    Path(args.iso).unlink()
+    refused = subprocess.run([*command, "--run-name", "other"], cwd=STAND_IN.parents[1], capture_output=True, text=True)
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "melee.iso: no such file" in refused.stderr
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_killed_dolphin_a_killed_worker_and_a_resumed_run(dolphin):
