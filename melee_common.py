@@ -8,8 +8,8 @@
 Time: post[t-1] + pre[t] -> post[t]. A policy that has seen frames[t] chooses controllers[t + 1]. Every stage keeps to that.
 
 Sections, in this order: Slippi's ids and events, events to frames, replays in, folders of replays, replays out, a live game;
-controller codec, observation, policy, rewards and intervals; replays as training data; vectorised games, Slippi Dolphin,
-matches between policies, a single-agent environment; checkpoints, pool, ratings, logs, command line.
+controller codec, observation, policy, rewards, advantages and intervals; replays as training data; vectorised games,
+Slippi Dolphin, matches between policies, a single-agent environment; checkpoints, pool, ratings, logs, command line.
 """
 
 import argparse
@@ -28,6 +28,7 @@ import math
 import mmap
 import multiprocessing
 import multiprocessing.connection
+import operator
 import os
 import platform
 import re
@@ -1117,11 +1118,11 @@ class Recorder:
             if time.perf_counter() - self.flushed_at > self.interval:
                 self._flush()
 
-    def drop(self, slots: np.ndarray) -> None:
-        """These games start over, under their numbers."""
-        for g in set(slots) & set(self.writers):
-            self.numbers[g] = int(self.writers[g].path.name.split("_")[1])
-            self.writers.pop(g).abort()
+    def drop(self, slot: int) -> None:
+        """This game starts over, under its number."""
+        if slot in self.writers:
+            self.numbers[slot] = int(self.writers[slot].path.name.split("_")[1])
+            self.writers.pop(slot).abort()
 
     def end(self, slot: int, how: str | None = None) -> None:
         self._flush()
@@ -1837,17 +1838,324 @@ def parse_hidden(text: str) -> tuple[int, ...]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Rewards, advantages, outcomes, intervals
+# Rewards
+#
+# A term must not pay for what can be repeated for nothing. There are three kinds, and each is safe in its own way:
+#   earned by one, paid by the other   zero-sum: two copies of a policy gain nothing by agreeing, and each payment rests on
+#                                      damage, a stock, a game or a spent projectile of the other side
+#   potentials                         gamma * potential(after) - potential(before), the player's own; whatever returns to
+#                                      where it began has gained nothing, and the best policy stays the best (Ng, Harada and
+#                                      Russell 1999; for equilibria of several players Devlin and Kudenko 2011)
+#   penalties                          never positive
+# A character's term pays only the player who plays that character.
 # ---------------------------------------------------------------------------------------------------------------------
 
-def compute_rewards(before: np.ndarray, after: np.ndarray, stock: float, damage: float) -> np.ndarray:
-    """FRAME [N] before and after a step -> rewards [N, 2] float32, zero-sum: `stock` for a stock taken, `damage` for each
-    percent dealt. A percent that falls (a respawn) is no damage."""
-    a, b = after["players"], before["players"]
-    lost = (b["stocks"] - a["stocks"]).astype(np.float32) * np.float32(stock)
-    lost += np.maximum(a["percent"] - b["percent"], 0) * np.float32(damage)                          # [N, 2]
-    return lost[:, ::-1] - lost
+@dataclass
+class RewardArgs:
+    """What a step pays, as flags. Zero-sum but for approach, recovery, teleport (potentials) and bomb (a penalty)."""
+    reward_stock: float = 1.0
+    """reward for taking a stock, and its negative for losing one (off: 0)"""
+    reward_damage: float = 0.01
+    """reward for each percent dealt, and its negative for each taken (off: 0)"""
+    reward_win: float = 0.0
+    """reward for winning a game at its end, and its negative for losing it; a truncated game has no winner (off: 0)"""
+    reward_approach: float = 0.0
+    """reward for closing a distance of 100 units, taken back when it opens; both players get it (off: 0)"""
+    reward_combo: float = 0.0
+    """further reward for each percent dealt to an opponent who is still in hitstun, zero-sum (off: 0)"""
+    reward_edgeguard: float = 0.0
+    """further reward for each percent dealt to an opponent who is off the stage, zero-sum (off: 0)"""
+    reward_recovery: float = 0.0
+    """reward for all the way from the blast zone back to the stage, taken back on the way out (off: 0)"""
+    reward_confusion: float = 0.0
+    """Mewtwo: reward for a hit with another move that follows Confusion, in combo or in the air, zero-sum (off: 0)"""
+    reward_teleport: float = 0.0
+    """Mewtwo: as the reward for recovery, but paid when the teleport begins and kept if it ends on stage or ledge (off: 0)"""
+    reward_bucket: float = 0.0
+    """Game & Watch: reward for each projectile caught with Oil Panic, zero-sum (off: 0)"""
+    reward_hammer: float = 0.0
+    """Game & Watch: further reward for each percent dealt with Judge, zero-sum (off: 0)"""
+    reward_zoning: float = 0.0
+    """Link: further reward for each percent dealt from afar by arrow, boomerang or bomb, zero-sum (off: 0)"""
+    reward_bomb: float = 0.0
+    """Link: penalty for each percent that his own bomb does to him (off: 0)"""
+    reward_spacing: float = 0.0
+    """Ganondorf: further reward for each percent dealt at the far end of his reach, zero-sum (off: 0)"""
+    reward_stomp: float = 0.0
+    """Ganondorf: reward for each hit that follows his down aerial in one combo, zero-sum (off: 0)"""
+    reward_kick: float = 0.0
+    """Zelda: reward for each Lightning Kick (forward or back aerial) that hits with its sweet spot, zero-sum (off: 0)"""
+    reward_dins: float = 0.0
+    """Zelda: further reward for each percent dealt from afar by Din's Fire, zero-sum (off: 0)"""
 
+
+LINK, MEWTWO, GAMEANDWATCH, GANONDORF = 6, 16, 24, 25     # internal ids
+LINK_BOMB, LINK_BOOMERANG, LINK_ARROW, DINS_FIRE, DINS_FIRE_BLAST = 0x3A, 0x3C, 0x40, 0x6C, 0x6D  # Slippi's item types
+DOWN_AERIAL, SIDE_SPECIAL = 17, 19                        # Slippi's attack ids, as in last_attack
+LAST_DEAD, LAST_REBIRTH = 11, 13                          # actions
+LEDGE_ACTIONS, KICK_ACTIONS = (252, 259), (66, 67)        # first and last
+TELEPORT_ACTIONS, JUDGE_ACTIONS = (353, 358), (355, 372)
+OIL_PANIC_CATCHES = (376, 379)                            # on the ground, in the air
+NEAR, FAR = 20, 40                                        # units between players: most blows fall short of NEAR, all of FAR
+SOUR_SPOT = 10.5                                          # percent: a kick's sour spot does 10, its sweet spot at least 11
+BELOW_STAGE = 5                                           # units under the floor; slopes and platforms reach less deep
+
+
+def _stage_sides() -> np.ndarray:
+    """[stages, 6] float32: the stage's left and right edge, its floor, and the left, right and lower blast zones."""
+    stages = mock_melee.TABLES.stages
+    sides = np.float32([[-1e9, 1e9, -1e9, -2e9, 2e9, -2e9]]).repeat(len(stages), 0)  # an unknown stage has no end
+    known = stages[stages["num_floors"] > 0]
+    sides[stages["num_floors"] > 0] = np.stack([known["floor_left"][:, 0], known["floor_right"][:, 0], known["floor_y"][:, 0],
+                                                known["blast_left"], known["blast_right"], known["blast_bottom"]], 1)
+    return sides
+
+
+_STAGE_SIDES = _stage_sides()
+
+
+def _between(values: np.ndarray, limits: tuple[int, int]) -> np.ndarray:
+    return (limits[0] <= values) & (values <= limits[1])
+
+
+def _distance(frames: np.ndarray) -> np.ndarray:
+    """FRAME [N] -> [N, 1] units between the two players."""
+    x, y = frames["players"]["x"], frames["players"]["y"]
+    return np.hypot(x[:, :1] - x[:, 1:], y[:, :1] - y[:, 1:])
+
+
+def _way_out(frames: np.ndarray) -> np.ndarray:
+    """FRAME [N] -> [N, 2]: 0 on the stage, above it or on its ledge, 1 at the blast zones and while dead."""
+    players, stage = frames["players"], frames["stage"]
+    left, right, floor, blast_left, blast_right, blast_bottom = (
+        _STAGE_SIDES[np.where(_between(stage, (0, len(_STAGE_SIDES) - 1)), stage, 0)].T[..., None])       # each [N, 1]
+    x, y, action = players["x"], players["y"], players["action"]
+    out = (np.maximum(left - x, 0) / (left - blast_left) + np.maximum(x - right, 0) / (blast_right - right)
+           + np.maximum(floor - BELOW_STAGE - y, 0) / (floor - BELOW_STAGE - blast_bottom))
+    out[(players["airborne"] == 0) | _between(action, LEDGE_ACTIONS) | _between(action, (LAST_DEAD + 1, LAST_REBIRTH))] = 0
+    out[action <= LAST_DEAD] = 1
+    return np.minimum(out, 1)
+
+
+class Step(NamedTuple):
+    """N games before and after a step. me and foe are the same players, [N, 2] PLAYER: in order, and the sides exchanged."""
+    before: np.ndarray      # [N] FRAME
+    after: np.ndarray       # [N] FRAME
+    ended: np.ndarray       # [N] bool
+    gamma: float
+    me_before: np.ndarray
+    me: np.ndarray
+    foe_before: np.ndarray
+    foe: np.ndarray
+    hurt: np.ndarray        # [N, 2] float32, percent that I took, whoever did it; one that falls (a respawn) is no damage
+    dealt: np.ndarray       # [N, 2] float32, percent that I dealt: the foe took it and the game says that I did it
+
+
+def _make_step(before: np.ndarray, after: np.ndarray, ended: np.ndarray | None, gamma: float) -> Step:
+    me_before, me = before["players"], after["players"]
+    foe = me[:, ::-1]
+    hurt = np.maximum(me["percent"] - me_before["percent"], 0)
+    return Step(before, after, np.zeros(len(after), bool) if ended is None else ended, gamma, me_before, me,
+                me_before[:, ::-1], foe, hurt, hurt[:, ::-1] * (foe["last_hit_by"] == me["port"]))
+
+
+def _zero_sum(earned):
+    """earned(step) -> [N, 2], what each player earns  =>  the term, in which the other pays it."""
+    @functools.wraps(earned)
+    def term(step: Step) -> np.ndarray:
+        income = earned(step).astype(np.float32, copy=False)
+        return income - income[:, ::-1]
+    return term
+
+
+def _potential(level):
+    """level(frames) -> [N, 2] between -1 and 0  =>  the term that pays its rise. After the end of a game it is 0."""
+    @functools.wraps(level)
+    def term(step: Step) -> np.ndarray:
+        return step.gamma * level(step.after) * ~step.ended[:, None] - level(step.before)
+    return term
+
+
+@_zero_sum
+def stock_term(step: Step) -> np.ndarray:
+    """Stocks that the foe lost, by whatever cause."""
+    return (step.foe_before["stocks"] - step.foe["stocks"]).astype(np.float32)
+
+
+@_zero_sum
+def damage_term(step: Step) -> np.ndarray:
+    """Percent that the foe took, by whatever cause."""
+    return step.hurt[:, ::-1]
+
+
+@_zero_sum
+def win_term(step: Step) -> np.ndarray:
+    """1 for the winner of a game that was decided, by stocks, then by lower percent; once a game."""
+    sign = outcomes(step.after) * step.ended
+    return np.stack([sign > 0, sign < 0], 1)
+
+
+@_potential
+def approach_term(frames: np.ndarray) -> np.ndarray:
+    """0 in touch, -1 from a distance of 100 units on, and while somebody is dead or on the platform of light."""
+    away = (frames["players"]["action"] <= LAST_REBIRTH).any(1, keepdims=True)
+    return -np.where(away, 1, np.minimum(_distance(frames) / 100, 1)).repeat(NUM_PLAYERS, 1).astype(np.float32)
+
+
+@_zero_sum
+def combo_term(step: Step) -> np.ndarray:
+    """Percent dealt to a foe who was still in hitstun. Real damage, which ends with the foe's stock."""
+    return step.dealt * step.foe_before["in_hitstun"]
+
+
+@_zero_sum
+def edgeguard_term(step: Step) -> np.ndarray:
+    """Percent dealt to a foe who was off the stage and not on its ledge. Real damage; going out alone pays nothing."""
+    return step.dealt * (_way_out(step.before)[:, ::-1] > 0)
+
+
+@_potential
+def recovery_term(frames: np.ndarray) -> np.ndarray:
+    """0 on the stage or ledge, -1 at the blast zone; a death leaves it there until the next stock comes down."""
+    return -_way_out(frames)
+
+
+def _follows(step: Step, attack: int) -> np.ndarray:
+    """[N, 2] bool: a blow landed, and the one before it was `attack`."""
+    return (step.me_before["last_attack"] == attack) & (step.dealt > 0)
+
+
+def _in_combo(step: Step) -> np.ndarray:
+    """[N, 2] bool: a blow landed that the game itself counts into the combo before it."""
+    return (step.me_before["combo"] > 0) & (step.me["combo"] > step.me_before["combo"])
+
+
+@_zero_sum
+def confusion_term(step: Step) -> np.ndarray:
+    """Mewtwo: 1 for the first hit with another move after Confusion, in its combo or before the foe has landed. Confusion
+    after Confusion pays nothing: each payment needs a new opening and another blow."""
+    in_time = _in_combo(step) | (step.foe_before["airborne"] == 1) | (step.foe_before["in_hitstun"] == 1)
+    another = step.me["last_attack"] != SIDE_SPECIAL
+    return _follows(step, SIDE_SPECIAL) & in_time & another & (step.me_before["character"] == MEWTWO)
+
+
+@_potential
+def teleport_term(frames: np.ndarray) -> np.ndarray:
+    """Mewtwo's recovery, but at 0 while teleporting: the way back is paid when the teleport begins, and taken back if it
+    ends in the air off the stage."""
+    players = frames["players"]
+    return -_way_out(frames) * (players["character"] == MEWTWO) * ~_between(players["action"], TELEPORT_ACTIONS)
+
+
+@_zero_sum
+def bucket_term(step: Step) -> np.ndarray:
+    """Game & Watch: 1 when Oil Panic begins to swallow a projectile. It takes a shot of the foe's, who pays for it."""
+    catching, caught_before = (np.logical_or(*(players["action"] == action for action in OIL_PANIC_CATCHES))
+                               for players in (step.me, step.me_before))
+    return catching & ~caught_before & (step.me_before["character"] == GAMEANDWATCH)
+
+
+@_zero_sum
+def hammer_term(step: Step) -> np.ndarray:
+    """Game & Watch: percent dealt during Judge. Swinging it pays nothing, and a weak hammer little."""
+    judges = _between(step.me_before["action"], JUDGE_ACTIONS) | _between(step.me["action"], JUDGE_ACTIONS)
+    return step.dealt * judges * (step.me_before["character"] == GAMEANDWATCH)
+
+
+def _has_out(frames: np.ndarray, *item_types: int) -> np.ndarray:
+    """FRAME [N] -> [N, 2] bool: an item of one of these types and of this player's is in the game."""
+    items = frames["items"]                                                                          # [N, slots]
+    of_type = (items["present"] == 1) & np.logical_or.reduce([items["type"] == item_type for item_type in item_types])
+    return np.stack([(of_type & (items["owner"] == player)).any(1) for player in range(NUM_PLAYERS)], 1)
+
+
+def _dealt_from_afar(step: Step, *item_types: int) -> np.ndarray:
+    """Percent dealt from beyond the reach of any blow while an item of mine of these types was out."""
+    return step.dealt * _has_out(step.before, *item_types) * (_distance(step.before) > FAR)
+
+
+@_zero_sum
+def zoning_term(step: Step) -> np.ndarray:
+    """Link: percent dealt from afar by arrow, boomerang or bomb. Shots that miss or are blocked pay nothing."""
+    return _dealt_from_afar(step, LINK_ARROW, LINK_BOOMERANG, LINK_BOMB) * (step.me_before["character"] == LINK)
+
+
+def bomb_term(step: Step) -> np.ndarray:
+    """Link: minus the percent that he did to himself while he had a bomb out. Never positive, and nobody else earns it."""
+    self_inflicted = (step.me["last_hit_by"] == step.me["port"]) & _has_out(step.before, LINK_BOMB)
+    return -step.hurt * (self_inflicted & (step.me_before["character"] == LINK))
+
+
+@_zero_sum
+def spacing_term(step: Step) -> np.ndarray:
+    """Ganondorf: percent dealt from NEAR or more, where his long blows still reach and most answers do not. Keeping the
+    distance pays nothing; the blow must land."""
+    return step.dealt * (_distance(step.before) >= NEAR) * (step.me_before["character"] == GANONDORF)
+
+
+@_zero_sum
+def stomp_term(step: Step) -> np.ndarray:
+    """Ganondorf: 1 for a hit right after his down aerial in one combo, another stomp included."""
+    return _follows(step, DOWN_AERIAL) & _in_combo(step) & (step.me_before["character"] == GANONDORF)
+
+
+@_zero_sum
+def kick_term(step: Step) -> np.ndarray:
+    """Zelda, not Sheik: 1 for a forward or back aerial that did more than its sour spot can. A miss pays nothing."""
+    kicks = _between(step.me_before["action"], KICK_ACTIONS) | _between(step.me["action"], KICK_ACTIONS)
+    return (step.dealt > SOUR_SPOT) & kicks & (step.me_before["character"] == ZELDA)
+
+
+@_zero_sum
+def dins_term(step: Step) -> np.ndarray:
+    """Zelda: percent dealt from afar by Din's Fire, also by one still burning when she has become Sheik."""
+    body = step.me_before["character"]
+    return _dealt_from_afar(step, DINS_FIRE, DINS_FIRE_BLAST) * ((body == ZELDA) | (body == SHEIK))
+
+
+SHAPED_TERMS = {
+    "win": win_term, "approach": approach_term, "combo": combo_term, "edgeguard": edgeguard_term, "recovery": recovery_term,
+    "confusion": confusion_term, "teleport": teleport_term, "bucket": bucket_term, "hammer": hammer_term,
+    "zoning": zoning_term, "bomb": bomb_term, "spacing": spacing_term, "stomp": stomp_term, "kick": kick_term,
+    "dins": dins_term}  # name in the flag: Step -> [N, 2], without its coefficient
+REWARD_TERMS = {"stock": stock_term, "damage": damage_term} | SHAPED_TERMS
+_shaped_coefficients = operator.attrgetter(*(f"reward_{name}" for name in SHAPED_TERMS))
+
+
+def compute_rewards(before: np.ndarray, after: np.ndarray, args: RewardArgs, ended: np.ndarray | None = None,
+                    gamma: float = 1.) -> np.ndarray:
+    """FRAME [N] before and after a step -> rewards [N, 2] float32: the sum of the terms whose coefficient is not 0.
+
+    after: of a game that finished within the step its last frame. ended [N] bool: the game was decided (terminated; one that
+    was truncated goes on in its bootstrap). gamma: the learner's discount of a step, for the potentials."""
+    a, b = after["players"], before["players"]                              # stock_term and damage_term in one: they always run
+    lost = np.subtract(b["stocks"], a["stocks"], dtype=np.float32)
+    lost *= args.reward_stock
+    hurt = a["percent"] - b["percent"]
+    np.maximum(hurt, 0, out=hurt)
+    hurt *= args.reward_damage
+    lost += hurt                                                                                     # [N, 2]
+    rewards = lost[:, ::-1] - lost
+    coefficients = _shaped_coefficients(args)
+    if any(coefficients):
+        step = _make_step(before, after, ended, gamma)
+        for coefficient, term in zip(coefficients, SHAPED_TERMS.values(), strict=True):
+            if coefficient:
+                rewards += coefficient * term(step)
+    return rewards
+
+
+def reward_terms(before: np.ndarray, after: np.ndarray, args: RewardArgs, ended: np.ndarray | None = None,
+                 gamma: float = 1.) -> dict[str, np.ndarray]:
+    """For logs: each active term's share of compute_rewards, [N, 2] with its coefficient, by name."""
+    step = _make_step(before, after, ended, gamma)
+    active = {name: coefficient for name in REWARD_TERMS if (coefficient := getattr(args, f"reward_{name}"))}
+    return {name: coefficient * REWARD_TERMS[name](step) for name, coefficient in active.items()}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Advantages, outcomes, intervals
+# ---------------------------------------------------------------------------------------------------------------------
 
 def compute_gae(rewards, values, next_values, terminated, truncated, gamma: float, gae_lambda: float, rho=None):
     """Generalised advantages and value targets. All arrays [T, ...]; next_values[t] is the value of the state that followed
@@ -1918,7 +2226,7 @@ def pack(replays: list[Replay], players: list[tuple[int, int]], gamma: float = .
         if k == 0 or index != players[k - 1][0]:                            # once for both players of a game
             obs = observe(frames[:-1], controllers[:-1])                    # [T - 1, 2, ..]
             actions = encode_controllers(controllers)                       # [T, 2, 13]
-            returns = discount(compute_rewards(frames[:-1], frames[1:], stock=1., damage=.01), gamma)
+            returns = discount(compute_rewards(frames[:-1], frames[1:], RewardArgs()), gamma)
             has_control = (frames["frame_id"][1:] >= FIRST_CONTROL_FRAME).astype(np.float32)
         rows = slice(starts[k], starts[k + 1])
         data.obs.floats[rows] = torch.from_numpy(obs.floats[:, player])
@@ -2467,7 +2775,7 @@ def check_dolphin(args: DolphinArgs) -> None:
     check_numbers(args, **DOLPHIN_LIMITS)
     if os.name == "nt":
         raise UserError("--dolphin: live games need Linux or macOS; on Windows use WSL")
-    path = Path(args.dolphin)
+    path = Path(args.dolphin).absolute()                                    # "./dolphin" would be looked for in PATH
     if not args.dolphin or not path.is_file():
         raise UserError(f"--dolphin {args.dolphin or '(empty)'}: no such file; give the path of Slippi Dolphin's executable")
     if not os.access(path, os.X_OK):
@@ -2593,7 +2901,7 @@ class DolphinEnv:
         import melee
         self.melee, args = melee, self.args
         self.lock, port = _reserve_port(self.wanted_port)
-        version = _dolphin_version(Path(args.dolphin))
+        version = _dolphin_version(Path(args.dolphin).absolute())
         fast = args.headless and args.fast_forward and version.build.name == "EXI_AI"
         self.console = melee.Console(
             path=args.dolphin, tmp_home_directory=True, slippi_port=port, blocking_input=True, polling_mode=True,
@@ -2981,11 +3289,11 @@ class MeleeEnv(gymnasium.Env if gymnasium else object):
 
     def __init__(self, opponent: "str | Path | Pool | Policy | list" = "attacker", *, character: str = "mewtwo",
                  opponent_character: str = "", stage: str = "final_destination", port: int = 0, action_repeat: int = 3,
-                 max_episode_frames: int = 3600, reward_stock: float = 1., reward_damage: float = .01,
-                 render_mode: str | None = None):
+                 max_episode_frames: int = 3600, render_mode: str | None = None, **rewards: float):
         """opponent: a bot's name, a checkpoint, a pool or its folder, or a list of those, of which each reset draws one.
         opponent_character: empty for the same. port: 1 or 2, or 0 to draw it at every reset. max_episode_frames: game frames
-        after which a game is truncated (0: never). render_mode: "ansi", for `render` to return a line of text."""
+        after which a game is truncated (0: never). render_mode: "ansi", for `render` to return a line of text. rewards: reward_win=1. and the like, as in
+        RewardArgs; the potentials among them are not discounted."""
         if port not in (0, 1, 2) or action_repeat < 1 or max_episode_frames < 0 or render_mode not in (None, "ansi"):
             raise UserError(f"MeleeEnv: port {port} must be 0, 1 or 2, action_repeat {action_repeat} at least 1, "
                             f"max_episode_frames {max_episode_frames} at least 0, render_mode {render_mode!r} None or 'ansi'")
@@ -2994,7 +3302,10 @@ class MeleeEnv(gymnasium.Env if gymnasium else object):
         if not self._opponents:
             raise UserError("MeleeEnv: the list of opponents is empty; name at least one")
         self._port, self._action_repeat, self.render_mode = port, action_repeat, render_mode
-        self._rewards = {"stock": reward_stock, "damage": reward_damage}
+        unknown = rewards.keys() - vars(RewardArgs()).keys()
+        if unknown:
+            raise UserError(f"MeleeEnv: unknown {', '.join(sorted(unknown))}; rewards are {', '.join(vars(RewardArgs()))}")
+        self._rewards = RewardArgs(**rewards)
         self._envs = VecEnv(1, self._characters, lookup(STAGES, stage, "stage"), max_episode_frames=max_episode_frames)
         self._me, self._over = 0, True
         limits = np.finfo(np.float32)
@@ -3067,7 +3378,7 @@ class MeleeEnv(gymnasium.Env if gymnasium else object):
             if self._over:
                 break
         after = envs.final_frames if self._over else envs.frames
-        reward = float(compute_rewards(before, after, **self._rewards)[0, self._me])
+        reward = float(compute_rewards(before, after, self._rewards, terminated)[0, self._me])
         return self._observe(), reward, bool(terminated[0]), bool(truncated[0]), self._info()
 
     @torch.inference_mode()

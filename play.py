@@ -1,4 +1,4 @@
-"""A policy plays: matches against a bot, another policy or itself, on the embedded game.
+"""A policy plays: matches against a bot, another policy or itself on the embedded game, in Dolphin a computer or a person, too.
 
     python play.py --policy policy.pt --opponent attacker                     # ten full games, a few seconds
     python play.py --policy policy.onnx --opponent other.pt --num-games 100
@@ -7,6 +7,8 @@
     python play.py --tournament runs/NAME/pool --tournament-bots level1,level5 --max-episode-frames 3600
     python play.py --policy policy.pt --opponent idle --record recordings     # a .slp file of every game
     python play.py --policy policy.pt --async-inference --num-games 1         # 60 frames a second, whatever inference takes
+    python play.py --policy policy.pt --game-type dolphin --dolphin EXECUTABLE --iso ISO --opponent cpu9
+    python play.py --policy policy.pt --game-type dolphin --dolphin EXECUTABLE --iso ISO --opponent human --port 2
 
 On the embedded game every slot plays one game to its end, all side by side, with one forward per policy and frame: no game
 counts for being short. The policy sits at port 1 in every other game. A draw is half a win, and the interval of the win rate
@@ -31,10 +33,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from melee_common import (
-    BOT_SLOT, BOTS, CHARACTERS, CONTROLLER, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, STAGES, Observation, Policy,
-    Pool, Ratings, Recorder, UserError, VecEnv, act, append_jsonl, atomic_write, check_numbers, check_writable,
-    decode_actions, fit_elo, load_policy, lookup, observe, onnx_session, outcomes, parse_names, plot_payoff, run_script,
-    schema_hash, wilson_interval,
+    BOT_SLOT, BOTS, CHARACTERS, CONTROLLER, CPU_LEVELS, DOLPHIN_LIMITS, HUMAN, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS,
+    STAGES, DolphinArgs, Observation, Policy, Pool, Ratings, Recorder, UserError, VecEnv, act, append_jsonl, atomic_write,
+    check_dolphin, check_numbers, check_writable, decode_actions, fit_elo, load_policy, lookup, observe, onnx_session, outcomes,
+    parse_names, plot_payoff, run_script, schema_hash, wilson_interval,
 )
 
 FRAME_TIME = 1 / 60                                                         # seconds; Melee's 59.94 Hz, near enough
@@ -44,13 +46,17 @@ MOST_LIKELY[:NUM_BUTTONS] = .5                                              # 1/
 
 
 @dataclass
-class Args:
+class Args(DolphinArgs):
     policy: str = ""
     """the policy that plays: a checkpoint (.pt) or an exported policy (.onnx); needed but for a tournament"""
     opponent: str = "attacker"
-    """a bot of the embedded game (idle, random, attacker ...) or another policy's file"""
+    """a bot (idle, random, attacker, level1 to level9), another policy's file, or in Dolphin cpu1 to cpu9 and human"""
+    game_type: Literal["mock", "dolphin"] = "mock"
+    """the embedded game, or Slippi Dolphin with --dolphin and --iso"""
     port: int = 0
-    """the policy's controller port, 1 or 2 (off: 0, each in every other game)"""
+    """the policy's controller port, 1 or 2 (off: 0, each in half of the games, in Dolphin 1)"""
+    opponent_port: int = 0
+    """the opponent's controller port (off: 0, the other one)"""
     tournament: str = ""
     """folder of a pool, e.g. runs/NAME/pool: its active checkpoints play each other, --num-games a pair, half from either port;
     the folder gets tournament.json and tournament.png (off: empty)"""
@@ -220,12 +226,13 @@ class Inference:
 
 
 def play(envs: VecEnv, players: list[Player], assignment: np.ndarray, num_games: int, generator: torch.Generator | None,
-         pace: Pace, recorder: Recorder | None = None, asynchronous: bool = False) -> Iterator[Game]:
+         pace: Pace, recorder: Recorder | None = None, asynchronous: bool = False, own_clock: bool = True) -> Iterator[Game]:
     """Plays `num_games` (0: without end) in every slot of `envs`, and yields each as it ends.
 
     assignment [N, 2]: which of `players` plays a slot; BOT_SLOT: the game itself does. generator None: likeliest actions.
     A decision from frame t makes frame t + 1 + delay; until the first has come, a game's controllers are neutral.
-    asynchronous: 60 frames a second, and a decision that is late acts when it comes; the controller holds until then."""
+    asynchronous: 60 frames a second, and a decision that is late acts when it comes; the controller holds until then.
+    own_clock: the game is as fast as we let it be; a Dolphin with a window keeps time itself."""
     N, sides = envs.num_games, np.arange(2)
     slots = np.arange(N)[:, None]
     repeat = np.array([*(p.action_repeat for p in players), 1])[assignment]     # [N, 2] frames; BOT_SLOT is the last entry
@@ -257,7 +264,9 @@ def play(envs: VecEnv, players: list[Player], assignment: np.ndarray, num_games:
             queue[latest, slots, sides], due[latest, slots, sides] = newest, turn
             if turn.any():
                 inference.ask(tick, observe(envs.frames, envs.controllers), turn, begins)
-            deadline = max(deadline + FRAME_TIME, time.perf_counter()) if asynchronous else 0.
+            if asynchronous:                                                # Dolphin needs the other half of the frame
+                now = time.perf_counter()
+                deadline = max(deadline + FRAME_TIME, now) if own_clock else now + FRAME_TIME / 2
             for asked_at, who, controllers in inference.answers(deadline):
                 age = tick - asked_at
                 who = who & (asked_at >= began_at)[:, None]                 # nothing from a game that is over
@@ -267,7 +276,7 @@ def play(envs: VecEnv, players: list[Player], assignment: np.ndarray, num_games:
                     at = (clock[now[0]] + ahead) % size
                     queue[at, *now] = controllers[now]
                     due[at, *now] &= ahead != (delay - age)[now]
-            if asynchronous:
+            if asynchronous and own_clock:
                 time.sleep(max(0., deadline - time.perf_counter()))
 
             before = envs.frames["players"]["percent"].copy()
@@ -280,10 +289,11 @@ def play(envs: VecEnv, players: list[Player], assignment: np.ndarray, num_games:
             clock += 1
             tick += 1
             damage += np.maximum(frames["players"]["percent"] - before, 0)
-            pace.frames, pace.seconds = pace.frames + int(live.sum()), time.perf_counter() - start
+            pace.frames, pace.seconds = pace.frames + int((live & ~broken).sum()), time.perf_counter() - start
 
             if recorder:
-                recorder.drop(np.flatnonzero(broken & live))                # its worker died: the game starts over
+                for g in np.flatnonzero(broken & live):                     # a worker died, or in Dolphin somebody left
+                    recorder.end(g, "NoContest") if envs.dolphin and clock[g] > 1 else recorder.drop(g)
                 recorder.add(np.flatnonzero(live & ~broken), frames, controllers)
             for g in np.flatnonzero(begins & live & ~broken):
                 if recorder:
@@ -459,8 +469,12 @@ def main(args: Args) -> None:
         return tournament(args)
     if not args.policy:
         raise UserError("--policy is missing: name the checkpoint or exported policy that plays, or a pool with --tournament")
-    check_numbers(args, port=(0, 2), num_games=(0, 65536), num_workers=(0, 65536), max_episode_frames=(0, 10 ** 9),
-                  frame_delay=(-1, 3600), action_repeat=(0, 3600))
+    check_numbers(args, port=(0, 2), opponent_port=(0, 2), num_games=(0, 65536), num_workers=(0, 65536),
+                  max_episode_frames=(0, 10 ** 9), frame_delay=(-1, 3600), action_repeat=(0, 3600), **DOLPHIN_LIMITS)
+    live = args.game_type == "dolphin"
+    if args.opponent_port and args.opponent_port == (args.port or live):
+        raise UserError(f"--opponent-port {args.opponent_port}: the policy sits there; give it another --port")
+    port = args.port or args.opponent_port and 3 - args.opponent_port or int(live)
     split = [[name.strip() for name in names.split(",")] for names in (args.character, args.opponent_character, args.stage)]
     matchups = [(own, other or own, stage) for own, other, stage in product(*split)]
     for own, other, stage in matchups:
@@ -472,9 +486,18 @@ def main(args: Args) -> None:
     if len(matchups) * num_games > 65536:
         raise UserError(f"--num-games {num_games}: {len(matchups)} matchups are {len(matchups) * num_games} games, and at most "
                         "65536 are possible; play fewer")
-    bot = args.opponent in BOTS
+    level = HUMAN if args.opponent == "human" else CPU_LEVELS.get(args.opponent, 0)
+    if level and not live:
+        raise UserError(f"--opponent {args.opponent}: needs Dolphin, with --game-type dolphin, --dolphin and --iso")
+    bot = bool(level) or args.opponent in BOTS
     if not bot and not Path(args.opponent).is_file():
-        raise UserError(f"unknown opponent {args.opponent!r}: choose one of {', '.join(BOTS)}, or the file of a policy")
+        raise UserError(f"unknown opponent {args.opponent!r}: choose one of {', '.join(BOTS)}, in Dolphin cpu1 to cpu9 or "
+                        "human, or the file of a policy")
+    if live and args.instant_restart:
+        raise UserError("--instant-restart: it takes stages at random, and a match has one; leave it out")
+    args.headless &= level != HUMAN                                         # a person wants to see something
+    if live:
+        check_dolphin(args)
 
     players = [load_player(args.policy)]
     itself = not bot and Path(args.opponent).resolve() == Path(args.policy).resolve()
@@ -494,9 +517,9 @@ def main(args: Args) -> None:
 
     # ---------------------------------------------------------------------------------------------------- who sits where
     # fixtures: (matchup, the policy's player index). All are played side by side, or in real time one after the other.
-    seats = [args.port - 1] if args.port else [0, 1]
+    seats = [port - 1] if port else [0, 1]
     fixtures = [(m, seats[k % len(seats)]) for m in range(len(matchups)) for k in range(max(1, num_games))]
-    if args.async_inference or not num_games:
+    if live or args.async_inference or not num_games:
         sessions = [([fixture], num_games and fixtures.count(fixture)) for fixture in dict.fromkeys(fixtures)]
     else:
         sessions = [(fixtures, 1)]
@@ -505,7 +528,7 @@ def main(args: Args) -> None:
 
     generator = None if args.deterministic else torch.Generator().manual_seed(args.seed)
     pace, played = Pace(), [[] for _ in matchups]                           # of each matchup: (Game, the policy's side)
-    interrupted = False
+    interrupted, failure = False, None
     progress = Progress(TextColumn("games"), MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(),
                         console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
     try:
@@ -514,32 +537,38 @@ def main(args: Args) -> None:
             for fixtures, games in sessions:
                 N, side = len(fixtures), np.array([side for _, side in fixtures])
                 slots = np.arange(N)
-                characters, stages, bot_kinds = np.zeros((N, 2), int), np.zeros(N, int), np.zeros((N, 2), int)
+                characters, stages = np.zeros((N, 2), int), np.zeros(N, int)
+                bot_kinds, levels = np.zeros((N, 2), int), np.zeros((N, 2), int)
                 for g, (m, mine) in enumerate(fixtures):
                     characters[g, [mine, 1 - mine]] = [CHARACTERS[who] for who in matchups[m][:2]]
                     stages[g] = STAGES[matchups[m][2]]
                 assignment = np.full((N, 2), BOT_SLOT if bot else len(players) - 1)  # against itself: 0 on both sides
                 assignment[slots, side] = 0
-                if bot:
-                    bot_kinds[slots, 1 - side] = BOTS[args.opponent]
+                bot_kinds[slots, 1 - side], levels[slots, 1 - side] = BOTS.get(args.opponent, 0), level
                 if recorder:
                     recorder.names = [(name, opponent_name)[::1 - 2 * mine] for mine in side]
                 with VecEnv(N, characters, stages, seed=args.seed, num_workers=min(args.num_workers, N), bot_kinds=bot_kinds,
-                            max_episode_frames=args.max_episode_frames) as envs:
-                    for game in play(envs, players, assignment, games, generator, pace, recorder, args.async_inference):
+                            cpu_levels=levels, max_episode_frames=args.max_episode_frames,
+                            dolphin=args if live else None) as envs:
+                    for game in play(envs, players, assignment, games, generator, pace, recorder, args.async_inference,
+                                     own_clock=args.headless or not live):
                         played[fixtures[game.slot][0]].append((game, fixtures[game.slot][1]))
                         progress.advance(task)
     except KeyboardInterrupt:
         interrupted = True
+    except UserError as error:                                              # Dolphin is gone for good: what was played counts
+        failure = error
 
     # ------------------------------------------------------------------------------------------------------------- result
     done = sum(map(len, played))
+    if failure and not done:
+        raise failure
     if not done:
         print("interrupted before the first game ended: no result", file=sys.stderr)
         sys.exit(130)
-    facts = {"deterministic": args.deterministic, "seed": args.seed, "action_repeat": players[0].action_repeat,
-             "frame_delay": players[0].frame_delay, "async_inference": args.async_inference,
-             "max_episode_frames": args.max_episode_frames}
+    facts = {"game_type": args.game_type, "deterministic": args.deterministic, "seed": args.seed,
+             "action_repeat": players[0].action_repeat, "frame_delay": players[0].frame_delay,
+             "async_inference": args.async_inference, "max_episode_frames": args.max_episode_frames}
     rows = [{"policy": name, "opponent": opponent_name, "character": own, "opponent_character": other, "stage": stage,
              **statistics(*zip(*games, strict=True)), **facts, **pace.row()}
             for (own, other, stage), games in zip(matchups, played, strict=True) if games]
@@ -556,6 +585,8 @@ def main(args: Args) -> None:
         unplayed = f"{num_games * len(matchups) - done} of {num_games * len(matchups)} games did not end and do not count"
         print(f"interrupted: {unplayed if num_games else 'the game that was on does not count'}", file=sys.stderr)
         sys.exit(130)
+    if failure:
+        raise failure
     if recorder and recorder.failed:
         sys.exit(1)
 

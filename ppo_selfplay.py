@@ -26,22 +26,22 @@ import torch
 from rich.console import Console
 
 from melee_common import (
-    ACTION_SIZE, BOTS, FRAME, NUM_FLOATS, NUM_INTS, Arena, DolphinArgs, Evaluator, Learner, MatchArgs, Observation, Policy,
-    Pool, PopulationArgs, Ratings, StrengthArgs, Turn, UserError, VecEnv, action_kl, action_logprobs, append_jsonl,
-    atomic_write, check_dolphin, check_matchmaking, check_numbers, check_writable, compute_gae, compute_rewards,
-    decode_actions, iteration_progress, keep_jsonl, load_policy, lock_run, make_learners, matchups, observe, parse_hidden,
-    pbt_round, plot_winrates, print_elo, resume_run, run_script, save_checkpoint, start_run, stop_on_interrupt,
+    ACTION_SIZE, BOTS, DOLPHIN_LIMITS, FRAME, NUM_FLOATS, NUM_INTS, Arena, DolphinArgs, Evaluator, Learner, MatchArgs,
+    Observation, Policy, Pool, PopulationArgs, Ratings, RewardArgs, StrengthArgs, Turn, UserError, VecEnv, action_kl,
+    action_logprobs, append_jsonl, atomic_write, check_dolphin, check_matchmaking, check_numbers, check_writable, compute_gae,
+    compute_rewards, decode_actions, iteration_progress, keep_jsonl, load_policy, lock_run, make_learners, matchups, observe,
+    parse_hidden, pbt_round, plot_winrates, print_elo, resume_run, run_script, save_checkpoint, start_run, stop_on_interrupt,
 )
 
 
 @dataclass
-class Args(MatchArgs, PopulationArgs, StrengthArgs, DolphinArgs):
+class Args(MatchArgs, PopulationArgs, StrengthArgs, RewardArgs, DolphinArgs):
     pretrained: str = ""
     """checkpoint to start from; its network sizes and action repeat are used (off: empty, start from scratch)"""
     resume: str = ""
     """run folder to continue, with the arguments it was started with; only --timesteps may change (off: empty)"""
     game_type: Literal["mock", "dolphin"] = "mock"
-    """where the games are played: mock, the embedded game, or dolphin, Slippi Dolphin, one for each game"""
+    """the embedded game, or Slippi Dolphin with --dolphin and --iso, one for each game; evaluations are on the embedded game"""
     num_games: int = 4
     """games played side by side, for each learner"""
     num_workers: int = 0
@@ -91,10 +91,6 @@ class Args(MatchArgs, PopulationArgs, StrengthArgs, DolphinArgs):
     """weight of KL(pretrained policy || policy), which keeps a cloned policy from forgetting (off: 0)"""
     teacher_kl_half_life: float = 2_000_000
     """game frames after which --teacher-kl has halved"""
-    reward_stock: float = 1.0
-    """reward for taking a stock, and its negative for losing one (off: 0)"""
-    reward_damage: float = 0.01
-    """reward for each percent dealt, and its negative for each taken (off: 0)"""
 
     backbone: Literal["mlp", "gru"] = "mlp"
     """network between embedding and heads; the gru remembers"""
@@ -138,7 +134,7 @@ def check(args: Args) -> None:
         train_interval=(1, many), batch_size=(1, many), grad_accum=(1, many), ppo_epochs=(1, many), ppo_clip=(1e-6, ever),
         learning_rate=(0, 1), gamma=(0, 1), gae_lambda=(0, 1), entropy_coef=(0, ever), value_coef=(0, ever),
         value_burn_in=(0, many), max_grad_norm=(1e-9, ever), target_kl=(0, ever), teacher_kl=(0, ever),
-        teacher_kl_half_life=(1, ever), max_buffer_size=(0, many), save_interval=(1, many))
+        teacher_kl_half_life=(1, ever), max_buffer_size=(0, many), save_interval=(1, many), **DOLPHIN_LIMITS)
     for flag, needs, there in (
             ("vtrace", "--async-learning", args.async_learning), ("max_buffer_size", "--async-learning", args.async_learning),
             ("teacher_kl", "--pretrained", args.pretrained),
@@ -183,7 +179,7 @@ def collect(arena: Arena, args: Args, clock: dict[str, float]) -> dict[str, dict
         terminated[t], truncated[t], broken = envs.step(controllers)
         ended = terminated[t] | truncated[t]
         after = np.where(ended, envs.final_frames, envs.frames) if ended.any() else envs.frames
-        rewards[t] = compute_rewards(before, after, args.reward_stock, args.reward_damage)
+        rewards[t] = compute_rewards(before, after, args, terminated[t], args.gamma)
         learns[t] = (arena.assignment == arena.owner[:, None]) & ~broken[:, None]
         arena.settle(terminated[t], truncated[t], broken, after)
         if truncated[t].any():                                              # the value of the frame that was cut off

@@ -1,6 +1,6 @@
 """Processes that share one pool: adds, draws and prunes at once, every read checked.
 
-    python tests/bench_pool.py                               # two processes, 4000 operations each; about half a minute
+    python tests/bench_pool.py                               # two processes, 4000 operations each; about a minute
 
 Every policy carries its own id in its weights, so a read that is torn, stale or of another file shows. Afterwards both indexes
 must hold exactly what was added, and the folder exactly the files that are active or in use. Prints one line; exits non-zero

@@ -6,12 +6,12 @@ Dolphin's protocols: settings from HOME/Config, controllers as text through the 
 (enet, JSON, base64) that shows menus frame by frame, then Slippi's events of a game. A game begins at frame -123, the
 players stand still until -39, and from there on it is mock_melee, seeded with FAKE_SEED + the number of the game.
 
-Switches, environment variables, or lines NAME=VALUE in a file `fake_dolphin.txt` beside the ISO:
+Switches are lines NAME=VALUE in a file `fake_dolphin.txt` beside the ISO (FAKE_VERSION: beside the executable):
   FAKE_VERSION     exiai (default), exiai-mainline, mainline, netplay (Ishiiruka)
   FAKE_SEED        seed of the first game (0)
   FAKE_STOCKS      stocks of both players (4)
-  FAKE_CRASH_AT, FAKE_HANG_AT   boot, pipes (nobody reads the controllers), menus, or a frame id, of FAKE_GAME's game (0)
-  FAKE_ONCE        a file: the first stand-in to take it away crashes or hangs, the others do not
+  FAKE_CRASH_AT, FAKE_HANG_AT   boot, pipes (nobody reads the controllers; hang only), menus, or a frame id of the first game
+  FAKE_TROUBLES    a folder of such files: each stand-in that starts takes one away and obeys it, too, until none is left
   FAKE_FRAME_TIME  seconds that every frame of a game takes at least (0)
   FAKE_SLOW_BOOT   seconds before anything (0)
   FAKE_NO_GECKO    1: no menus and no games are shown
@@ -24,23 +24,28 @@ import os
 import sys
 
 SETTINGS = {}
-if "-e" in sys.argv:
-    beside = os.path.join(os.path.dirname(sys.argv[sys.argv.index("-e") + 1]), "fake_dolphin.txt")
-    if os.path.exists(beside):
-        SETTINGS = dict(line.strip().split("=", 1) for line in open(beside) if "=" in line)
+
+
+def load_settings(file):
+    if os.path.exists(file):
+        with open(file) as lines:
+            SETTINGS.update(line.strip().split("=", 1) for line in lines if "=" in line)
 
 
 def setting(name, default=""):
-    return os.environ.get(name, SETTINGS.get(name, default))
+    return SETTINGS.get(name, default)
 
 
+load_settings(os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "fake_dolphin.txt"))
+if "-e" in sys.argv:
+    load_settings(os.path.join(os.path.dirname(sys.argv[sys.argv.index("-e") + 1]), "fake_dolphin.txt"))
 if "--version" in sys.argv:                                                 # before the imports, which take a second
     kind = setting("FAKE_VERSION", "exiai")
     if kind == "exiai":
         sys.stderr.write("Faster Melee - Slippi (3.4.0) - ExiAI\n")
     else:
-        print({"exiai-mainline": "Slippi Dolphin - mainline 4.0.0 - ExiAI", "mainline": "Slippi Dolphin - mainline 4.0.0",
-               "netplay": "Faster Melee - Slippi (3.4.0)"}[kind])
+        print({"exiai-mainline": "Slippi Dolphin - mainline 4.0.0 - ExiAI",
+               "mainline": "Slippi Dolphin - mainline 4.0.0", "netplay": "Faster Melee - Slippi (3.4.0)"}[kind])
     sys.exit({"exiai": 1, "netplay": 255}.get(kind, 0))
 
 import base64
@@ -61,7 +66,6 @@ from melee_common import (
     CONTROLLER, FIRST_CONTROL_FRAME, FIRST_FRAME, FRAME, SlpWriter, _encode_frames,
 )
 
-NEVER = 10 ** 9
 BITS = {"A": 0x100, "B": 0x200, "X": 0x400, "Y": 0x800, "START": 0x1000, "Z": 0x10, "R": 0x20, "L": 0x40,
         "D_LEFT": 1, "D_RIGHT": 2, "D_DOWN": 4, "D_UP": 8}
 # The character screen's grid, left to right and down -> internal ids.
@@ -80,7 +84,7 @@ class Pad:
         self.text, self.buttons, self.before, self.was_open = b"", 0, 0, False
         self.sticks, self.triggers = {"MAIN": (.5, .5), "C": (.5, .5)}, {"L": 0., "R": 0.}
 
-    def read(self) -> None:
+    def read(self, meanwhile) -> None:
         """Commands up to and with the next FLUSH; waits for it, as Dolphin does with blocking pipes."""
         self.before = self.buttons
         while True:
@@ -88,7 +92,8 @@ class Pad:
                 line, self.text = self.text.split(b"\n", 1)
                 if self._obey(*line.decode().split()):
                     return
-            if not select.select([self.fd], [], [], 5)[0]:
+            if not select.select([self.fd], [], [], .1)[0]:
+                meanwhile()
                 continue
             data = os.read(self.fd, 65536)
             self.was_open |= bool(data)
@@ -171,30 +176,34 @@ class Dolphin:
             sys.exit("this stand-in needs blocking pipes")
         pads = configparser.ConfigParser()
         pads.read(f"{home}/Config/GCPadNew.ini")
-        self.ports = sorted(int(name[-1]) for name in pads.sections() if pads.get(name, "device", fallback="").startswith("Pipe/"))
+        self.ports = {int(name[-1]): pads.get(name, "device").startswith("Pipe/") for name in sorted(pads.sections())}
         codes = Path(f"{home}/GameSettings/GALE01r2.ini").read_text().split("[Gecko]\n")[0]
         self.shows_menus = "$Optional: Extract Menu Info" in codes and not setting("FAKE_NO_GECKO")
         self.instant_match = "$Optional: Instant Match" in codes
         self.pads = {}
-        self.trouble = not setting("FAKE_ONCE") or self._take(setting("FAKE_ONCE"))
+        if setting("FAKE_TROUBLES"):
+            self._take_trouble(setting("FAKE_TROUBLES"))
         time.sleep(float(setting("FAKE_SLOW_BOOT", "0")))
         self.fail("boot")
         self.host = enet.Host(enet.Address(b"127.0.0.1", port), 4, 2, 0, 0)
-        hidden = setting("FAKE_HANG_AT") == "pipes" and self.trouble
-        if not hidden:
-            self.pads = {port: Pad(f"{home}/Pipes/slippibot{port}") for port in self.ports}
+        if setting("FAKE_HANG_AT") != "pipes":
+            self.pads = {port: Pad(f"{home}/Pipes/slippibot{port}") for port, ours in self.ports.items() if ours}
 
     @staticmethod
-    def _take(file) -> bool:
-        try:
-            os.unlink(file)
-            return True
-        except FileNotFoundError:
-            return False
+    def _take_trouble(folder) -> None:
+        for file in sorted(os.listdir(folder)):
+            mine = f"{folder}/.{os.getpid()}"
+            try:
+                os.rename(f"{folder}/{file}", mine)
+            except FileNotFoundError:                                       # another one was quicker
+                continue
+            load_settings(mine)
+            os.unlink(mine)
+            return
 
     def fail(self, where) -> None:
         """Crashes or hangs if that is what is wanted of this place."""
-        if not self.trouble or (isinstance(where, int) and self.games != int(setting("FAKE_GAME", "0"))):
+        if isinstance(where, int) and self.games:
             return
         if setting("FAKE_CRASH_AT") == str(where):
             print("the stand-in crashes, as it was told", file=sys.stderr)
@@ -205,6 +214,7 @@ class Dolphin:
     # ------------------------------------------------------------------------------------------------------- protocol
 
     def pump(self, milliseconds) -> None:
+        """Serves the network."""
         event = self.host.service(milliseconds)
         if event.type == enet.EVENT_TYPE_RECEIVE and json.loads(event.packet.data).get("type") == "connect_request":
             self.peer = event.peer
@@ -223,7 +233,7 @@ class Dolphin:
 
     def read_pads(self) -> None:
         for pad in self.pads.values():
-            pad.read()
+            pad.read(lambda: self.pump(0))                                  # a silent server would lose its clients
         self.pump(0)
 
     def show_menu(self, scene, frame, players=(), cursor=(0., 0.), is_ready=False, submenu=0, selection=0) -> None:
@@ -257,7 +267,7 @@ class Dolphin:
             characters, levels = self.character_screen()
             stage = self.stage_screen()
             for seat, character in enumerate(characters):                   # Zelda with A held down becomes Sheik
-                if character == mock_melee.ZELDA and self.pads[seat + 1].buttons & BITS["A"]:
+                if character == mock_melee.ZELDA and seat + 1 in self.pads and self.pads[seat + 1].buttons & BITS["A"]:
                     characters[seat] = mock_melee.SHEIK
             again = True
             while again:
@@ -288,12 +298,16 @@ class Dolphin:
     def character_screen(self):
         """-> internal ids and CPU levels of ports 1 and 2."""
         players, frame = [Player(port) for port in self.ports], 0
+        for player in players:
+            if player.port not in self.pads:                                # a person, who has chosen already
+                player.cell, player.coin = GRID.index(mock_melee.CHARACTERS["marth"]), True
         while True:
             is_ready = all(player.coin for player in players)
             self.show_menu(CHARACTER_SCREEN, frame, players, is_ready=is_ready, submenu=6)
             frame += 1
             for player in players:
-                player.move(self.pads[player.port], frame, not setting("FAKE_CPU_RACE") or frame > 200)
+                if player.port in self.pads:
+                    player.move(self.pads[player.port], frame, not setting("FAKE_CPU_RACE") or frame > 200)
             if is_ready and any(pad.pressed("START") for pad in self.pads.values()):
                 break
         levels = [player.level if player.status == CPU else 0 for player in players]
@@ -327,7 +341,7 @@ class Dolphin:
         start = SimpleNamespace(ports=(0, 1), names=("", ""), codes=("", ""), cpu_levels=levels, seed=seed, frozen_stadium=True)
         self.send_events(SlpWriter._game_start(start, frames[0]))
         self.read_pads()                                                    # libmelee answers the game's start, too
-        leaves, least = int(setting("FAKE_LEAVE_AT", str(NEVER))), float(setting("FAKE_FRAME_TIME", "0"))
+        leaves, least = setting("FAKE_LEAVE_AT"), float(setting("FAKE_FRAME_TIME", "0"))
         before, bots = frames.copy(), np.zeros((1, 2), mock_melee.BOT)
         for seat, level in enumerate(levels):
             if level:
@@ -335,7 +349,7 @@ class Dolphin:
         while True:
             tick, number = time.monotonic(), int(frames["frame_id"][0])
             self.fail(number)
-            if number == leaves and self.trouble:
+            if leaves == str(number):
                 self.send_events(struct.pack(">BBb4b", 0x39, 7, 1, -1, -1, -1, -1))
                 break
             self.send_events(_encode_frames(frames, controllers, before, (0, 1), number == FIRST_FRAME, seed))
@@ -356,5 +370,9 @@ class Dolphin:
         self.games += 1
 
 
-if __name__ == "__main__":
+def main():
     Dolphin(sys.argv[sys.argv.index("-u") + 1]).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -141,7 +141,7 @@ def test_pack_pairs_each_frame_with_the_next_input(tmp_path):
         held = (controllers["buttons"][:-1, player] & BUTTON_X) != 0
         assert data.changed[a:b][torch.from_numpy(pressed != held)].all()
 
-        rewards = melee_common.compute_rewards(frames[:-1], frames[1:], 1., .01)[:, player]
+        rewards = melee_common.compute_rewards(frames[:-1], frames[1:], melee_common.RewardArgs())[:, player]
         slow, total = np.zeros(b - a), 0.
         for t in reversed(range(b - a)):
             total = slow[t] = rewards[t] + .9 * total

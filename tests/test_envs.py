@@ -10,7 +10,7 @@ import torch
 
 import mock_melee
 from melee_common import (
-    BOT_SLOT, BOTS, CHARACTERS, CONTROLLER, FRAME, NEUTRAL_ACTION, STAGES, Games, Policy, UserError, VecEnv, act,
+    BOT_SLOT, BOTS, CHARACTERS, CONTROLLER, FRAME, NEUTRAL_ACTION, STAGES, Games, Policy, RewardArgs, UserError, VecEnv, act,
     compute_gae, compute_rewards, decode_actions, observe, outcomes, wilson_interval,
 )
 from test_policy import random_actions
@@ -75,9 +75,9 @@ def test_rewards_are_zero_sum_and_credit_the_dealer():
     before["players"]["percent"] = 50
     after["players"]["percent"] = [[50, 62], [0, 50], [50, 50]]             # dealt 12; respawned; nothing
     after["players"]["stocks"][2] = [4, 3]                                  # took a stock
-    rewards = compute_rewards(before, after, 1., .01)
+    rewards = compute_rewards(before, after, RewardArgs())
     assert np.allclose(rewards, [[.12, -.12], [0, 0], [1, -1]])
-    assert np.allclose(compute_rewards(before, after, 0., .01)[2], 0)
+    assert np.allclose(compute_rewards(before, after, RewardArgs(reward_stock=0.))[2], 0)
 
 
 def test_outcomes_by_stocks_then_percent():

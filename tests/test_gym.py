@@ -141,7 +141,7 @@ def test_bad_input(tmp_path):
             ({"opponent": "nobody"}, "unknown opponent 'nobody'"), ({"character": "pikachu2"}, "unknown character"),
             ({"stage": "moon"}, "unknown stage"), ({"port": 3}, "port 3"), ({"action_repeat": 0}, "action_repeat 0"),
             ({"max_episode_frames": -1}, "max_episode_frames -1"), ({"render_mode": "human"}, "render_mode 'human'"),
-            ({"opponent": []}, "list of opponents is empty")):
+            ({"opponent": []}, "list of opponents is empty"), ({"reward_fun": 1.}, "unknown reward_fun; rewards are reward_stock")):
         with pytest.raises(UserError, match=message):
             MeleeEnv(**arguments)
     with pytest.raises(UserError, match="no checkpoint in this pool"):

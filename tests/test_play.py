@@ -18,7 +18,7 @@ import torch
 import play
 from export_onnx import Act, export
 from melee_common import (
-    BOTS, CHARACTERS, NEUTRAL_ACTION, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, STAGES, Observation, Policy, VecEnv,
+    CHARACTERS, NEUTRAL_ACTION, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, STAGES, Observation, Policy, VecEnv,
     decode_actions, outcomes, play_games, read_replay, run_script, save_checkpoint, schema_hash,
 )
 from play import Args, OnnxPolicy, Pace
@@ -51,7 +51,7 @@ def folder(tmp_path_factory):
 
 def run(folder, tmp_path, policy="gru.pt", opponent="attacker", **options):
     """Plays and returns the row of results."""
-    opponent = opponent if opponent in BOTS else str(folder / opponent)
+    opponent = str(folder / opponent) if (folder / opponent).exists() else opponent
     results = tmp_path / "results.jsonl"
     options = {"results": str(results), "max_episode_frames": LENGTH, "num_games": 2} | options
     play.main(Args(str(folder / policy), opponent, **options))
@@ -462,6 +462,53 @@ def test_ctrl_c_shows_the_finished_games(folder, tmp_path, monkeypatch, capsys):
         assert end.value.code == 130 and said in captured.err and ("0/0/1" in captured.out) == (stop == 30)
 
 
+# --------------------------------------------------------------------------------------------------------------- Dolphin
+
+@pytest.fixture
+def live(tmp_path, monkeypatch):
+    """The flags of a live game on the stand-in: one stock, and as fast as it goes."""
+    dolphin, iso = tmp_path / "dolphin", tmp_path / "melee.iso"
+    dolphin.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).parent / "fake_dolphin.py"} "$@"\n')
+    dolphin.chmod(0o755)
+    with open(iso, "wb") as file:
+        file.write(b"GALE01\0\2")
+        file.truncate(1_459_978_240)                                        # sparse
+    monkeypatch.setenv("FAKE_STOCKS", "1")
+    return {"game_type": "dolphin", "dolphin": str(dolphin), "iso": str(iso)}
+
+
+def test_games_on_dolphin(folder, tmp_path, live):
+    """Two games against a computer player, the policy at port 2: results, recordings, seats."""
+    row = run(folder, tmp_path, "mlp.pt", "cpu9", port=2, character="fox", opponent_character="marth", stage="battlefield",
+              record=str(tmp_path / "slp"), max_episode_frames=0, boot_timeout=120., **live)
+    assert (row["game_type"], row["opponent"], row["games"], row["stage"]) == ("dolphin", "cpu9", 2, "battlefield")
+    paths = sorted((tmp_path / "slp").glob("*"))
+    assert [path.name for path in paths] == ["game_001_marth_vs_fox.slp", "game_002_marth_vs_fox.slp"]
+    replays = [read_replay(path) for path in paths]
+    lost = np.sum([1 - replay.frames["players"]["stocks"][-1].astype(int) for replay in replays], 0)
+    assert (row["stocks_lost"] * 2, row["stocks_taken"] * 2) == (lost[1], lost[0]) and lost.sum() == 2
+    for path, replay in zip(paths, replays, strict=True):
+        assert replay.meta["end"] == "Game" and replay.meta["names"] == ("cpu9", "mlp.pt")
+        assert replay.meta["characters"] == (CHARACTERS["marth"], CHARACTERS["fox"]) and replay.meta["stage"] == 31
+        for parser in PARSERS:
+            with contextlib.suppress(pytest.skip.Exception):
+                assert_read_alike(path, replay.frames, [parser])
+
+
+def test_a_crash_of_dolphin_costs_no_result(folder, tmp_path, live, monkeypatch):
+    """The game starts over; what was played of it stays as a game that was quit. Inference runs beside the game."""
+    once = tmp_path / "once"
+    once.touch()
+    for name, value in (("FAKE_CRASH_AT", "20"), ("FAKE_ONCE", str(once))):
+        monkeypatch.setenv(name, value)
+    row = run(folder, tmp_path, "late.pt", "attacker", record=str(tmp_path / "slp"), max_episode_frames=120, num_games=1,
+              async_inference=True, boot_timeout=120., **live)
+    replays = [read_replay(path) for path in sorted((tmp_path / "slp").glob("*"))]
+    assert row["games"] == 1 and len(replays) == 2 and row["frames_per_second"] < 61
+    assert replays[0].meta["end"] == "NoContest" and 15 < replays[0].frames["frame_id"][-1] < 20
+    assert replays[1].frames["frame_id"][-1] == 80                          # 120 frames after -40
+
+
 # ----------------------------------------------------------------------------------------------------------- command line
 
 def test_every_flag_through_the_command_line(folder, tmp_path, monkeypatch, capsys):
@@ -469,6 +516,7 @@ def test_every_flag_through_the_command_line(folder, tmp_path, monkeypatch, caps
         "--policy", folder / "gru.onnx", "--opponent", folder / "mlp.pt", "--num-games", 3, "--character", "falco",
         "--opponent-character", "sheik", "--stage", "battlefield", "--max-episode-frames", 60, "--record", tmp_path / "slp",
         "--results", tmp_path / "new" / "results.jsonl", "--deterministic", "--seed", 9, "--num-workers", 1, "--port", 2,
+        "--opponent-port", 1, "--game-type", "mock",
         "--on-game-end", "restart", "--frame-delay", 0, "--action-repeat", 2, "--async-inference"])])
     run_script(play.main, Args)
     captured = capsys.readouterr()
@@ -493,6 +541,8 @@ def test_mistakes_end_in_one_line(folder, tmp_path, monkeypatch, capfd):
             ("--opponent-character", "mew", "mewtwo"), ("--stage", "moon", "battlefield"),
             ("--num-games", -3, "--num-games -3"), ("--num-workers", -1, "--num-workers -1"), ("--port", 3, "--port 3"),
             ("--stage", "battlefield,moon", "'moon'"), ("--character", "fox,,marth", "unknown character ''"),
+            ("--opponent", "human", "human: needs Dolphin"), ("--opponent", "cpu9", "cpu9: needs Dolphin"),
+            ("--game-type", "dolphin", "--dolphin (empty)"), ("--opponent-port", 3, "--opponent-port 3"),
             ("--frame-delay", 2, "--frame-delay 2: "), ("--action-repeat", -1, "--action-repeat -1"),
             ("--max-episode-frames", -1, "--max-episode-frames -1"), ("--seed", -1, "--seed -1"),
             ("--record", text / "slp", "cannot write"), ("--results", text / "results.jsonl", "cannot write"),

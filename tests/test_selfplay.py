@@ -243,6 +243,16 @@ def test_results_are_credited_to_the_side_that_won(tmp_path, monkeypatch):
     assert {0., 1.} == set(scores) and scores == expected[:len(scores)]
 
 
+def test_rewards_know_the_coefficients_the_decided_games_and_the_discount(tmp_path, monkeypatch):
+    seen, step = [], ppo_selfplay.VecEnv.step
+    monkeypatch.setattr(ppo_selfplay.VecEnv, "step", lambda self, controllers: (      # the third game is decided in each step
+        lambda terminated, truncated, broken: (np.arange(len(broken)) == 2, np.arange(len(broken)) == 1, broken))(*step(self, controllers)))
+    monkeypatch.setattr(ppo_selfplay, "compute_rewards", lambda before, after, args, ended, gamma: (
+        seen.append((args.reward_stomp, ended.tolist(), gamma)), np.zeros((len(after), 2), np.float32))[1])
+    main(tiny(tmp_path, "run", 1, num_games=3, reward_stomp=.5, gamma=.9))
+    assert seen and all(call == (.5, [False, False, True], .9) for call in seen)
+
+
 def test_rewards_reach_the_side_that_earned_them(tmp_path, monkeypatch):
     seen = []
     compute_gae = ppo_selfplay.compute_gae
