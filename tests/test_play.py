@@ -552,3 +552,8 @@ def test_mistakes_end_in_one_line(folder, tmp_path, monkeypatch, capfd):
             run_script(play.main, Args)
         err = capfd.readouterr().err
         assert end.value.code == 2 and len(err.strip().splitlines()) == 1 and said in err, (flag, value)
+
+
+def test_a_scripted_level_is_an_opponent_by_name(folder, tmp_path):
+    row = run(folder, tmp_path, "mlp.pt", "level5", max_episode_frames=1800)
+    assert row["opponent"] == "level5" and row["damage_taken_per_minute"] > 20
