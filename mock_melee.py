@@ -3903,7 +3903,7 @@ def bot_controllers(frames, bots, controllers):
 # Compilation
 # ---------------------------------------------------------------------------------------------------------------------
 
-COLD_COMPILE_SECONDS = 20
+COLD_COMPILE_SECONDS = 40
 
 
 def warm_up():
