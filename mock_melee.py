@@ -3061,7 +3061,7 @@ BOT = np.dtype([
     ("condition", "i4"), ("hitlag", "f4"), ("since_struck", "i4"),
     ("stick_x", "f4"), ("stick_y", "f4"),              # of the frame before
     ("plan", "i4"), ("plan_frames", "i4"), ("guard", "i4"), ("full_hop", "i4"), ("chasing", "i4"),
-    ("off_stage", "i4"), ("since_tech", "i4")])
+    ("off_stage", "i4"), ("since_tech", "i4"), ("last_swing", "i4")])
 RANDOM_BUTTONS = np.array([
     0, 0, 0, 0, 0, BUTTON_A, BUTTON_A, BUTTON_B, BUTTON_X, BUTTON_Y, BUTTON_L, BUTTON_R, BUTTON_Z])
 
@@ -3184,11 +3184,11 @@ LEVEL_ROWS = [  # delay: frames between what the other does and an answer to it;
     (34, 10, .1, 20, .50, .35, .10, .10, .05, .08, .00, .15, .05, .05, .05, .0, .10, .65, 18),
     (30, 8, .3, 16, .40, .40, .20, .15, .15, .10, .10, .25, .15, .15, .10, .0, .20, .72, 14),
     (26, 7, .5, 13, .30, .45, .30, .20, .25, .12, .15, .35, .25, .30, .20, .0, .30, .80, 12),
-    (23, 6, .7, 10, .22, .50, .40, .30, .40, .14, .25, .45, .40, .45, .35, .0, .45, .85, 10),
-    (20, 5, .8, 7, .15, .55, .55, .35, .55, .16, .40, .55, .50, .60, .50, .1, .60, .90, 8),
-    (17, 3, .9, 5, .08, .60, .65, .45, .70, .18, .55, .65, .65, .75, .65, .2, .70, .94, 6),
-    (14, 2, 1., 3, .04, .65, .75, .55, .85, .18, .70, .75, .80, .85, .80, .4, .80, .97, 4),
-    (12, 1, 1., 1, .00, .70, .90, .60, 1.0, .20, .90, .80, .90, .95, .90, .6, .90, 1., 2),
+    (23, 6, .7, 10, .22, .48, .40, .30, .40, .14, .25, .45, .40, .45, .35, .0, .45, .85, 10),
+    (20, 5, .8, 8, .15, .50, .55, .35, .55, .16, .40, .55, .50, .60, .50, .1, .60, .90, 8),
+    (17, 3, .9, 6, .09, .55, .65, .45, .70, .18, .55, .65, .65, .75, .65, .2, .70, .94, 6),
+    (14, 2, 1., 5, .06, .55, .75, .55, .85, .18, .70, .75, .80, .85, .80, .4, .80, .97, 4),
+    (12, 1, 1., 4, .03, .55, .90, .60, 1.0, .20, .90, .80, .90, .95, .90, .6, .90, 1., 2),
 ]
 
 STYLE = np.dtype([(name, "f4") for name in "up_rise up_reach up_aimed side_reach shot shot_from strike".split()])
@@ -3205,6 +3205,7 @@ SWING_ACTIONS = [JAB_1, FTILT, UTILT, DTILT, FSMASH, USMASH, DSMASH, GRAB, DASH_
  SWING_DASH_GRAB, SWING_NAIR, SWING_FAIR, SWING_BAIR, SWING_UAIR, SWING_DAIR, SWING_SPECIAL,
  SWING_AIR_SPECIAL) = range(17)
 NUM_SWINGS = 17
+FAR_RISE = 40  # whose up special rises less stays on the stage to guard the edge
 SWING = np.dtype([("action", "i4"), ("first", "i4"), ("last", "i4"), ("frames", "i4")] + [(name, "f4") for name in (
     "back front low high damage angle growth base".split())])  # frames count from 1; first 0: there is no such swing
 
@@ -3417,7 +3418,9 @@ def best_swing(bot, me, seen, level, k, t, s, frame_id, guarding, busy):
         if wait <= busy:
             value += 5
         else:
-            value -= level.combo * (.25 * wait + .1 * (swing.frames - swing.last))  # slow ones are seen coming
+            value -= level.combo * (.25 * wait + .15 * (swing.frames - swing.last))  # slow ones are seen coming
+        if index == bot.last_swing:
+            value *= .6                                # moves grow stale, and habits are read
         value += (2 + level.error) * random_uniform(bot.seed, frame_id, 20 + index)
         if value > worth:
             best, worth = index, value
@@ -3614,6 +3617,7 @@ def air_choice(bot, pad, me, seen, c, style, level, k, t, s, frame_id, goal):
             seen, t.characters[seen.character], k.swings, level.delay))
         if swing >= 0:
             press_swing(pad, swing, me, me.facing, style)
+            bot.last_swing = swing
             bot.wait = 2
             return
     if me.jumps > 0 and seen.y > me.y + 12 and abs(seen.x - me.x) < 30 and me.self_vy < .3 and \
@@ -3743,10 +3747,11 @@ def ground_choice(bot, pad, me, seen, c, style, level, k, t, s, frame_id, goal, 
             if swing >= 0 and not chance(bot, level.idle, frame_id // 32, 81):
                 side = 1.0 if seen.x > me.x else -1.0
                 press_swing(pad, swing, me, side, style)
+                bot.last_swing = swing
                 bot.wait = 3 + int(level.think)
                 return
         x, y = foresee(seen, d, level.delay * level.foresight + 15, s.floor_y[0], edge)
-        if bot.plan == 5 and edge < abs(x) < edge + 45 and -30 < y - me.y < 40 and seen.airborne and \
+        if bot.plan == 5 and style.up_rise >= FAR_RISE and edge < abs(x) < edge + 45 and -30 < y - me.y < 40 and seen.airborne and \
                 abs(me.x) > edge - 25 and me.x * x > 0 and chance(bot, .2 * level.edge_guard, frame_id, 86):
             pad.buttons, bot.wait, bot.full_hop, bot.chasing = BUTTON_X, 2, y > me.y, 1
             return
@@ -3898,7 +3903,7 @@ def bot_controllers(frames, bots, controllers):
 # Compilation
 # ---------------------------------------------------------------------------------------------------------------------
 
-COLD_COMPILE_SECONDS = 20
+COLD_COMPILE_SECONDS = 40
 
 
 def warm_up():

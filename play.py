@@ -472,7 +472,7 @@ def main(args: Args) -> None:
     check_numbers(args, port=(0, 2), opponent_port=(0, 2), num_games=(0, 65536), num_workers=(0, 65536),
                   max_episode_frames=(0, 10 ** 9), frame_delay=(-1, 3600), action_repeat=(0, 3600), **DOLPHIN_LIMITS)
     live = args.game_type == "dolphin"
-    if args.opponent_port and args.opponent_port == (args.port or live):
+    if args.opponent_port and args.opponent_port == args.port:
         raise UserError(f"--opponent-port {args.opponent_port}: the policy sits there; give it another --port")
     port = args.port or args.opponent_port and 3 - args.opponent_port or int(live)
     split = [[name.strip() for name in names.split(",")] for names in (args.character, args.opponent_character, args.stage)]

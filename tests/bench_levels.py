@@ -35,25 +35,25 @@ class Tally:
         self.away, self.struck = np.zeros(shape, bool), np.zeros(shape, bool)
         self.ko_percents = [[[], []] for _ in range(num_games)]
 
-    def watch(self, before, now, playing):
-        """before, now [N, 2] PLAYER, playing [N]: games that still count."""
-        playing = np.broadcast_to(playing[:, None], self.lost.shape)
-        hurt = now["percent"] - before["percent"]
-        gone = playing & (now["stocks"] < before["stocks"])
+    def watch(self, before, now, rows):
+        """before, now [M, 2] PLAYER of the M games in rows."""
+        hurt = np.maximum(now["percent"] - before["percent"], 0)
+        gone = now["stocks"] < before["stocks"]
         ledge = (now["action"] >= game.LEDGE_CATCH) & (now["action"] <= 263)
-        alive = now["action"] > game.REBIRTH_WAIT
-        safe = alive & (ledge | (now["airborne"] == 0)) & (now["in_hitstun"] == 0)
-        self.frames += playing
-        self.damage += np.where(playing, np.maximum(hurt, 0), 0)
-        self.lost += gone
-        self.suicides += gone & ~self.struck
-        for index, player in zip(*np.nonzero(gone & self.struck), strict=True):
-            self.ko_percents[index][player].append(float(before["percent"][index, player]))
-        self.struck = (self.struck & ~safe | (now["in_hitstun"] != 0) | (hurt > 0)) & ~gone
-        self.returns += self.away & safe & playing
-        out = alive & (now["airborne"] != 0) & (np.abs(now["x"]) > self.edge) & (now["in_hitstun"] != 0)
-        self.trips += out & ~self.away & playing
-        self.away = (self.away | out) & ~safe & ~gone & alive
+        alive, stunned = now["action"] > game.REBIRTH_WAIT, now["in_hitstun"] != 0
+        safe = alive & (ledge | (now["airborne"] == 0)) & ~stunned
+        out = alive & (now["airborne"] != 0) & (np.abs(now["x"]) > self.edge[rows]) & stunned
+        away, struck = self.away[rows], self.struck[rows]
+        self.frames[rows] += 1
+        self.damage[rows] += hurt
+        self.lost[rows] += gone
+        self.suicides[rows] += gone & ~struck
+        for index, player in zip(*np.nonzero(gone & struck), strict=True):
+            self.ko_percents[rows[index]][player].append(float(before["percent"][index, player]))
+        self.returns[rows] += away & safe
+        self.trips[rows] += out & ~away
+        self.struck[rows] = (struck & ~safe | stunned | (hurt > 0)) & ~gone
+        self.away[rows] = (away | out) & ~safe & ~gone & alive
 
 
 def figures(tally, chosen):
@@ -91,20 +91,19 @@ def play(first, second, characters, stages, num_games, seed=0, max_frames=game.T
     stages = np.broadcast_to(stages, num_games)
     game.reset_games(frames, hidden, np.ones(num_games, bool), chosen, stages,
                      np.random.default_rng(seed + 1).integers(0, 2 ** 63, num_games, np.uint64))
-    tally, playing = Tally(num_games, stages), np.ones(num_games, bool)
-    final = frames.copy()
+    tally, final = Tally(num_games, stages), frames.copy()
     for _ in range(max_frames - game.FIRST_CONTROL_FRAME + 1):
         before = frames["players"].copy()
         game.bot_controllers(frames, bots, controllers)
         game.step_games(frames, hidden, controllers)
-        tally.watch(before, frames["players"], playing)
+        tally.watch(before, frames["players"], rows)
         over = game.game_over(frames)
-        if (over & playing).any():
-            final[over & playing] = frames[over & playing]
-            playing &= ~over
-            if not playing.any():
+        if over.any():                                 # finished games leave the batch
+            final[rows[over]] = frames[over]
+            rows, frames, hidden, bots, controllers = (a[~over] for a in (rows, frames, hidden, bots, controllers))
+            if not len(rows):
                 break
-    final[playing] = frames[playing]
+    final[rows] = frames
     return final, tally, side
 
 
@@ -168,7 +167,7 @@ def people(paths):
             continue
         tally = Tally(1, stage)
         for before, now in itertools.pairwise(players[:, None]):
-            tally.watch(before, now, np.ones(1, bool))
+            tally.watch(before, now, np.zeros(1, int))
         show(pathlib.Path(path).stem[:24], figures(tally, chosen))
         tallies.append((tally, chosen))
     if tallies:

@@ -18,8 +18,8 @@ import torch
 import play
 from export_onnx import Act, export
 from melee_common import (
-    CHARACTERS, NEUTRAL_ACTION, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, STAGES, Observation, Policy, VecEnv,
-    decode_actions, outcomes, play_games, read_replay, run_script, save_checkpoint, schema_hash,
+    CHARACTERS, HUMAN, NEUTRAL_ACTION, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, STAGES, Observation, Policy,
+    UserError, VecEnv, decode_actions, outcomes, play_games, read_replay, run_script, save_checkpoint, schema_hash,
 )
 from play import Args, OnnxPolicy, Pace
 from test_replays import PARSERS, assert_read_alike
@@ -495,6 +495,23 @@ def test_games_on_dolphin(folder, tmp_path, live):
                 assert_read_alike(path, replay.frames, [parser])
 
 
+def test_a_person_gets_a_window_and_the_other_port(folder, tmp_path, live, monkeypatch):
+    class Seen(Exception):
+        pass
+
+    def start(self, num_games, characters, stages, *, dolphin, cpu_levels, **_):
+        raise Seen(num_games, dolphin.headless, cpu_levels.tolist())
+
+    monkeypatch.setattr(VecEnv, "__init__", start)
+    for options, levels in (({}, [[0, HUMAN]]), ({"port": 2}, [[HUMAN, 0]]), ({"opponent_port": 1}, [[HUMAN, 0]])):
+        with pytest.raises(Seen) as seen:
+            run(folder, tmp_path, "mlp.pt", "human", num_games=0, **options, **live)
+        assert seen.value.args == (1, False, levels)
+    for options, said in (({"opponent_port": 1}, "the policy sits there"), ({"instant_restart": True}, "stages at random")):
+        with pytest.raises(UserError, match=said):
+            run(folder, tmp_path, "mlp.pt", "cpu1", **({"port": 1} | options), **live)
+
+
 def test_a_crash_of_dolphin_costs_no_result(folder, tmp_path, live, monkeypatch):
     """The game starts over; what was played of it stays as a game that was quit. Inference runs beside the game."""
     once = tmp_path / "once"
@@ -552,3 +569,8 @@ def test_mistakes_end_in_one_line(folder, tmp_path, monkeypatch, capfd):
             run_script(play.main, Args)
         err = capfd.readouterr().err
         assert end.value.code == 2 and len(err.strip().splitlines()) == 1 and said in err, (flag, value)
+
+
+def test_a_scripted_level_is_an_opponent_by_name(folder, tmp_path):
+    row = run(folder, tmp_path, "mlp.pt", "level5", max_episode_frames=1800)
+    assert row["opponent"] == "level5" and row["damage_taken_per_minute"] > 20

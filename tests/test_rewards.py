@@ -116,6 +116,7 @@ def test_both_ports_are_treated_alike(played):
 def test_off_is_exactly_nothing_and_is_not_computed(played, monkeypatch):
     def fail(step):
         raise AssertionError("computed")
+    stomp = common.SHAPED_TERMS["stomp"]
     for name in common.SHAPED_TERMS:
         monkeypatch.setitem(common.SHAPED_TERMS, name, fail)
     nothing = RewardArgs(reward_stock=0, reward_damage=0)
@@ -127,6 +128,8 @@ def test_off_is_exactly_nothing_and_is_not_computed(played, monkeypatch):
         assert (compute_rewards(before, after, nothing, ended, .97) == 0).all()
     with pytest.raises(AssertionError, match="computed"):
         compute_rewards(before, after, only("stomp"))
+    monkeypatch.setitem(common.SHAPED_TERMS, "stomp", stomp)
+    compute_rewards(before, after, only("stomp"))                           # one that is on does not wake the others
 
 
 def test_a_coefficient_scales_its_term(played):
