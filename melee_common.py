@@ -4190,7 +4190,7 @@ def serve_evaluations() -> None:
     """The other side of Evaluator: a job in JSON on standard input, its row on standard output."""
     _end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)                            # Ctrl-C is the main process's business
-    os.nice(19)                                                             # training first
+    os.nice(5)                                                              # training first, but not alone
     for line in sys.stdin:
         job = json.loads(line)
         row = measure_strength(load_policy(job["policy"])[0], load_policy(job["initial"])[0], job["step"],

@@ -21,13 +21,6 @@ ROOT = Path(__file__).resolve().parents[1]
 FRAMES = 2 * 4 * 16                                                         # game frames in an iteration of `tiny`
 
 
-@pytest.fixture(autouse=True)
-def restore_interrupt_handler():
-    before = signal.getsignal(signal.SIGINT)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def tiny(tmp_path, name, iterations=3, **options) -> Args:
     return Args(**{
         "num_games": 4, "rollout_length": 16, "action_repeat": 2, "timesteps": iterations * FRAMES, "hidden": "16,16",

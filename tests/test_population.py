@@ -1,0 +1,515 @@
+"""Opponents, populations, and the ways of learning that a plain run leaves off: each test fails if its promise is broken."""
+
+import argparse
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import melee_common
+import ppo_selfplay
+from bench_matchmaking import LEARNERS, draw, league
+from melee_common import (
+    BOTS, CHARACTERS, HEADS, MIRROR, NUM_BUTTONS, STAGES, Arena, Evaluator, MatchArgs, Matchmaker, Policy, Pool, Ratings, Turn,
+    UserError, VecEnv, action_kl, action_logprobs, compute_gae, load_checkpoint, make_learners, matchups, pbt_round,
+    save_checkpoint,
+)
+from ppo_selfplay import Args, main
+from test_selfplay import FRAMES, as_flags, command, metrics, tiny
+
+
+def learning_curve(run: Path) -> dict[str, np.ndarray]:
+    rows = metrics(run)
+    return {key: np.array([row[key] for row in rows]) for key in rows[-1] if isinstance(rows[-1][key], float)}
+
+
+def assert_same_curve(a: Path, b: Path, atol: float) -> None:
+    """Float tolerance: a row's result moves in the last bits with the batch it is computed in."""
+    a, b = learning_curve(a), learning_curve(b)
+    assert set(a) == set(b) and len(a) > 5
+    for key in a:
+        assert np.allclose(a[key], b[key], atol=atol, rtol=1e-3), key
+
+
+# ----------------------------------------------------------------------------------------------------------- matchmaking
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory):
+    return league(tmp_path_factory.mktemp("pool"))
+
+
+def share(counts, test) -> float:
+    return sum(n for name, n in counts.items() if test(name)) / sum(counts.values())
+
+
+def drawn(history, me="agent1", **options):
+    return draw(Matchmaker(MatchArgs(**options), LEARNERS, *history), me)
+
+
+def test_each_strategy_meets_whom_it_says(history):
+    pool, ratings = history
+    assert drawn(history, matchmaking="self") == {MIRROR: 2000}
+    assert .2 < share(drawn(history, matchmaking="simple_mix"), lambda name: name != MIRROR) < .3
+    assert set(drawn(history, matchmaking="historical")) == set(pool.ids())
+    assert set(drawn(history, matchmaking="population")) == {"agent2", "agent3"}
+    assert set(drawn(history, matchmaking="historical", history_prob=0.)) == {MIRROR}
+    near = drawn(history, matchmaking="league")
+    distance = lambda name: abs(ratings.elo(name) - ratings.elo("agent1"))
+    assert share(near, lambda name: name != MIRROR and distance(name) > 400) == 0
+
+
+def test_pfsp_prefers_hard_ones_or_even_ones(history):
+    _, ratings = history
+    hard, even = drawn(history, matchmaking="pfsp"), drawn(history, matchmaking="pfsp", pfsp_weighting="even")
+    strong = lambda name: name != MIRROR and ratings.winrate("agent1", name) < .3
+    equal = lambda name: name != MIRROR and .3 <= ratings.winrate("agent1", name) <= .7
+    assert share(hard, strong) > 2 * share(hard, equal) and share(even, equal) > share(even, strong)
+
+
+def test_bots_and_a_fixed_opponent(history):
+    mixed = drawn(history, matchmaking="self", opponent_bots="random,level5", bot_prob=.3)
+    assert .25 < share(mixed, lambda name: name in BOTS) < .35 and {"random", "level5", MIRROR} == set(mixed)
+    assert set(drawn(history, opponent="frozen.pt")) == {"frozen.pt"}
+
+
+def test_roles_of_the_league(history):
+    pool, ratings = history
+    main_role = drawn(history, league=True)
+    assert .3 < share(main_role, lambda name: name == MIRROR) < .6          # and what is left of the forgotten ones
+    assert set(drawn(history, "agent2", league=True)) == {"agent1"}         # a chance against the present main agent
+    assert set(drawn(history, "agent3", league=True)) <= set(pool.ids())
+    hopeless = Ratings()
+    for _ in range(60):
+        hopeless.record("agent2", "agent1", 0.)
+    exploiter = draw(Matchmaker(MatchArgs(league=True), LEARNERS, pool, hopeless), "agent2")
+    assert {Pool.agent(name) for name in exploiter} == {"agent1"} and len(exploiter) == 8      # its past instead
+
+    matchmaker = Matchmaker(MatchArgs(league=True, league_reset_frames=100), LEARNERS, pool, hopeless)
+    rng = np.random.default_rng(0)
+    assert not matchmaker.starts_anew("agent2", 99, rng) and matchmaker.starts_anew("agent2", 100, rng)
+    assert not any(matchmaker.starts_anew("agent1", 10 ** 9, rng) for _ in range(20))
+    again = [matchmaker.starts_anew("agent3", 100, rng) for _ in range(400)]
+    assert 60 < sum(again) < 140
+    for _ in range(60):
+        hopeless.record("agent2", "agent1", 1.)
+    assert matchmaker.starts_anew("agent2", 1, rng)                         # it has done what it was for
+
+
+def test_the_number_of_networks_at_a_time_is_bounded(tmp_path, monkeypatch):
+    most, seat = [], Arena.seat
+
+    def watched(self):
+        seat(self)
+        most.append(len(self.networks) - 1)
+
+    monkeypatch.setattr(Arena, "seat", watched)
+    for bound in (1, 3):
+        most.clear()
+        main(tiny(tmp_path, f"run{bound}", 12, matchmaking="historical", opponents_per_iteration=bound, num_games=8))
+        assert max(most) == bound
+
+
+@pytest.mark.parametrize("swap", ["reset", "rollout"])
+def test_when_opponents_change(tmp_path, monkeypatch, swap):
+    """Games end twice in a rollout: with `rollout` the second one keeps the first one's opponent."""
+    draws, begun, matchmaker_draw, seat = [], [], Matchmaker.draw, Arena.seat
+    monkeypatch.setattr(Matchmaker, "draw", lambda self, *a: (draws.append(1), matchmaker_draw(self, *a))[1])
+    monkeypatch.setattr(Arena, "seat", lambda self: (begun.append(int(self.resets.sum())), seat(self)))
+    main(tiny(tmp_path, "run", 6, opponent_swap=swap, max_episode_frames=10))
+    assert len(draws) == sum(begun) if swap == "reset" else len(draws) <= 4 * 6 < sum(begun)
+
+
+def test_characters_stages_and_ports_take_turns(tmp_path, monkeypatch):
+    seen, act = set(), melee_common.act
+
+    def watched(policies, assignment, obs, states, resets, *rest):
+        for g in np.flatnonzero(resets):
+            frame = envs[0].frames[g]
+            port = arenas[0].port[g]
+            mine, theirs = frame["players"]["character"][[port, 1 - port]]
+            seen.add((int(port), int(mine), int(theirs), int(frame["stage"])))
+        return act(policies, assignment, obs, states, resets, *rest)
+
+    envs, arenas, vec_init, arena_init = [], [], VecEnv.__init__, Arena.__init__
+    monkeypatch.setattr(VecEnv, "__init__", lambda self, *a, **k: (envs.append(self), vec_init(self, *a, **k))[1])
+    monkeypatch.setattr(Arena, "__init__", lambda self, *a: (arenas.append(self), arena_init(self, *a))[1])
+    monkeypatch.setattr(melee_common, "act", watched)
+    main(tiny(tmp_path, "run", 12, character="fox,link", opponent_character="marth", stage="battlefield,final_destination",
+              max_episode_frames=8, num_workers=2))
+    expected = {(port, CHARACTERS[mine], CHARACTERS["marth"], STAGES[stage]) for port in (0, 1) for mine in ("fox", "link")
+                for stage in ("battlefield", "final_destination")}
+    assert seen == expected
+    characters, _ = matchups(argparse.Namespace(character="low_tiers", opponent_character="", stage="all"), np.arange(60),
+                             np.zeros(60, int))
+    assert len(set(map(tuple, characters.tolist()))) == 5 and (characters[:, 0] == characters[:, 1]).all()
+
+
+# ------------------------------------------------------------------------------------------------------------ population
+
+def storages(learner):
+    moments = [x for state in learner.optimizer.state.values() for x in state.values()]
+    tensors = [*learner.policy.state_dict().values(), *moments]
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel()}
+
+
+def test_learners_share_nothing(tmp_path, monkeypatch):
+    kept, pbt = [], ppo_selfplay.pbt_round
+    monkeypatch.setattr(ppo_selfplay, "pbt_round", lambda learners, *rest: (kept.append(learners), pbt(learners, *rest))[1])
+    main(tiny(tmp_path, "run", 16, population_size=4, pbt=True, pbt_interval=1, matchmaking="population"))
+    learners = kept[-1]
+    for k, a in enumerate(learners):
+        assert len(storages(a)) > 20
+        for b in learners[k + 1:]:
+            assert not storages(a) & storages(b) and a.rng is not b.rng and a.hyper is not b.hyper
+    rows = [json.loads(line) for line in (tmp_path / "run" / "pbt.jsonl").read_text().splitlines()]
+    assert len(rows) >= 4 and all(row["learner"] != row["copied"] for row in rows)
+
+
+def test_a_round_of_pbt():
+    args = argparse.Namespace(**vars(Args(population_size=5, pbt=True, matchmaking="population", hidden="8")))
+    learners, ratings = make_learners(Policy("mlp", (8,)), args), Ratings()
+    rates = [learner.hyper["learning_rate"] for learner in learners]
+    assert len(set(rates)) == 5 and all(args.learning_rate / 3.01 < rate < 3.01 * args.learning_rate for rate in rates)
+    for k, learner in enumerate(learners):
+        ratings.row(learner.name)[0] = 1500 + 10. * k
+    before = [learner.policy.value_head.weight.clone() for learner in learners]
+    assert [(event["learner"], event["copied"]) for event in pbt_round(learners, ratings)] == [("agent1", "agent5")]
+    assert torch.equal(learners[0].policy.value_head.weight, before[4])
+    assert all(torch.equal(x.policy.value_head.weight, old) for x, old in zip(learners[1:], before[1:], strict=True))
+    assert {round(learners[0].hyper[key] / learners[4].hyper[key], 6) for key in learners[0].hyper} <= {.8, 1.2}
+    assert ratings.elo("agent1") == ratings.elo("agent5")
+
+
+def test_a_turn_ends_by_win_rate_patience_or_frames_and_keeps_its_best():
+    args = Args(population_size=2, train_order="round-robin", turn_winrate=.8, turn_patience=2, turn_frames=1000, hidden="8")
+    learners = make_learners(Policy("mlp", (8,)), args)
+    turn, weight = Turn(args), learners[0].policy.value_head.weight
+
+    def played(score, mark, step):
+        turn.scores = [score]
+        weight.data.fill_(mark)
+        return turn.over(learners[0].policy, step)
+
+    assert not played(.5, 1., 10) and not played(.6, 2., 20) and not played(.4, 3., 30)
+    assert played(.3, 4., 40)                                               # twice without a better one
+    assert turn.pass_on(learners, 40) == 1 and (weight == 2).all() and turn.best == -1
+    assert played(.9, 5., 50)                                               # good enough
+    assert turn.pass_on(learners, 50) == 0
+    assert not played(.1, 6., 1049) and played(.2, 7., 1050)                # out of time
+
+
+OPTIONS = {
+    "population": {"population_size": 3, "matchmaking": "population"},
+    "pbt": {"population_size": 3, "pbt": True, "pbt_interval": 2},
+    "round-robin": {"population_size": 2, "train_order": "round-robin", "matchmaking": "population", "turn_patience": 1},
+    "league": {"population_size": 3, "league": True, "league_reset_frames": 400}, "pfsp": {"matchmaking": "pfsp", "prune": "worst"},
+    "bots": {"opponent_bots": "random,level3", "bot_prob": .5, "opponent_swap": "rollout"},
+    "characters": {"character": "fox,marth", "stage": "all", "train_interval": 2}, "near": {"matchmaking": "league"},
+    "no files kept": {"keep_retired": False, "history_size": 2}}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_resume_equals_never_having_stopped(tmp_path, options):
+    games = 4 * options.get("population_size", 1) * options.get("train_interval", 1)
+    frames = FRAMES * games // 4 if options.get("train_order") != "round-robin" else FRAMES
+    main(tiny(tmp_path, "whole", timesteps=8 * frames, **options))
+    main(tiny(tmp_path, "parts", timesteps=5 * frames, **options))
+    main(Args(resume=str(tmp_path / "parts"), timesteps=8 * frames))
+    assert len(metrics(tmp_path / "whole")) == 8 and metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
+    a, b = (load_checkpoint(tmp_path / name / "checkpoints" / "latest.pt") for name in ("whole", "parts"))
+    assert a["ratings"] == b["ratings"] and all(torch.equal(a["policy"][k], b["policy"][k]) for k in a["policy"])
+
+
+# ------------------------------------------------------------------------------------------------- the parallel paths
+
+@pytest.mark.parametrize("backbone", ["mlp", "gru"])
+def test_parallel_paths_learn_as_the_sequential_one(tmp_path, backbone):
+    """Same seed, same learning curve, to 1e-4: one batched forward for stacked networks, and learners in threads."""
+    options = {"population_size": 3, "matchmaking": "pfsp", "backbone": backbone, "iterations": 5}
+    for name, flags in {"sequential": {}, "actions": {"parallel_actions": True}, "training": {"parallel_training": True},
+                        "both": {"parallel_actions": True, "parallel_training": True}}.items():
+        main(tiny(tmp_path, name, **options, **flags))
+    for name in ("actions", "training", "both"):
+        assert_same_curve(tmp_path / "sequential", tmp_path / name, 1e-4)
+
+
+def test_threads_play_the_same_games_as_processes(tmp_path):
+    for name, options in {"alone": {}, "processes": {"num_workers": 2},
+                          "threads": {"num_workers": 2, "use_threads": True}}.items():
+        main(tiny(tmp_path, name, **options))
+    assert metrics(tmp_path / "alone") == metrics(tmp_path / "processes") == metrics(tmp_path / "threads")
+
+
+def test_asynchronous_learning_lags_by_one(tmp_path, monkeypatch):
+    """A rollout is collected with the weights of one update ago, but with the present ones right after a checkpoint."""
+    lags, learnt = [], [0]
+    prepare, update, deepcopy = ppo_selfplay.prepare, ppo_selfplay.update, ppo_selfplay.copy.deepcopy
+
+    def watched_copy(thing, *rest):
+        new = deepcopy(thing, *rest)
+        if isinstance(thing, Policy):
+            new.updates = learnt[0]                                         # how much it had learnt when it was copied
+        return new
+
+    def watched_prepare(learner, rollout, *rest):
+        assert rollout["actor"] is not learner.policy
+        lags.append(learner.updates - rollout["actor"].updates)
+        return prepare(learner, rollout, *rest)
+
+    def watched_update(learner, *rest):
+        row = update(learner, *rest)
+        learnt[0] = learner.updates
+        return row
+
+    monkeypatch.setattr(ppo_selfplay.copy, "deepcopy", watched_copy)
+    monkeypatch.setattr(ppo_selfplay, "prepare", watched_prepare)
+    monkeypatch.setattr(ppo_selfplay, "update", watched_update)
+    main(tiny(tmp_path, "run", 9, async_learning=True, save_interval=4, pool_interval=100))
+    assert lags == [0, 1, 1, 1, 0, 1, 1, 1, 0]
+    errors = [row["losses/first_ratio_error"] for row in metrics(tmp_path / "run")]
+    assert [error > 1e-4 for error in errors] == [lag > 0 for lag in lags]
+
+
+def test_asynchronous_runs_are_repeatable_and_can_run_ahead(tmp_path):
+    rollout = 2 * 4 * 16
+    for name, options in {"a": {}, "b": {}, "ahead": {"max_buffer_size": 3 * rollout, "vtrace": True}, "sync": {}}.items():
+        main(tiny(tmp_path, name, 8, async_learning=name != "sync", pool_interval=100, save_interval=100, **options))
+    assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
+    assert len(metrics(tmp_path / "ahead")) == 8 and metrics(tmp_path / "a") != metrics(tmp_path / "sync")
+
+
+def test_vtrace_against_a_slow_sum():
+    rng = np.random.default_rng(0)
+    T, gamma, lam = 30, .97, .9
+    rewards, values, next_values, logratio = rng.normal(size=(4, T)).astype(np.float32)
+    terminated, truncated = rng.random((2, T)) < .1
+    truncated &= ~terminated
+    rho = np.minimum(1, np.exp(logratio)).astype(np.float32)
+    advantages, targets = compute_gae(rewards, values, next_values, terminated, truncated, gamma, lam, rho)
+    for t in range(T):                                                      # v_s of Espeholt et al., equation 1
+        target, weight = values[t], 1.
+        for k in range(t, T):
+            delta = rewards[k] + gamma * (0 if terminated[k] else next_values[k]) - values[k]
+            target += weight * rho[k] * delta
+            weight *= gamma * lam * rho[k]
+            if terminated[k] or truncated[k]:
+                break
+        assert targets[t] == pytest.approx(target, abs=1e-4)
+    plain = compute_gae(rewards, values, next_values, terminated, truncated, gamma, lam)
+    ones = compute_gae(rewards, values, next_values, terminated, truncated, gamma, lam, np.ones_like(rho))
+    assert np.array_equal(plain[0], ones[0]) and np.allclose(plain[1], plain[0] + values, atol=1e-5)
+    assert not np.allclose(advantages, plain[0])
+
+
+# ------------------------------------------------------------------------------------------------------------ the update
+
+def one_update(tmp_path, name, **options):
+    """-> the learner before, after and what the update said, from the same rollout for every caller."""
+    kept, update = {}, ppo_selfplay.update
+    args = tiny(tmp_path, name, 1, history_prob=0., **options)
+    with pytest.MonkeyPatch.context() as patch:
+        def watched(learner, rollouts, args, teacher, step):
+            before = {k: v.clone() for k, v in learner.policy.state_dict().items()}
+            kept.update(before=before, learner=learner, rollouts=rollouts)
+            kept["row"] = update(learner, rollouts, args, teacher, step)
+            return kept["row"]
+        patch.setattr(ppo_selfplay, "update", watched)
+        main(args)
+    return kept
+
+
+@pytest.mark.parametrize("backbone", ["mlp", "gru"])
+def test_accumulated_gradients_are_those_of_the_minibatch(tmp_path, backbone):
+    whole = one_update(tmp_path, "whole", backbone=backbone, batch_size=10 ** 6)
+    parts = one_update(tmp_path, "parts", backbone=backbone, batch_size=10 ** 6, grad_accum=3)
+    a, b = (x["learner"].policy.state_dict() for x in (whole, parts))
+    assert all(torch.allclose(a[k], b[k], atol=1e-5) for k in a)
+    assert whole["row"]["losses/grad_norm"] == pytest.approx(parts["row"]["losses/grad_norm"], rel=1e-3)
+
+
+def test_a_step_that_goes_too_far_is_taken_back(tmp_path):
+    free = one_update(tmp_path, "free", learning_rate=.03, ppo_epochs=6)
+    stopped = one_update(tmp_path, "stopped", learning_rate=.03, ppo_epochs=6, target_kl=.02)
+    kls = stopped["row"]["losses/approx_kl"]
+    assert free["row"]["losses/approx_kl"] > .02 and kls > .02              # of the step that was taken back
+    assert stopped["row"]["losses/minibatches"] < free["row"]["losses/minibatches"]
+    rollout, learner, old = stopped["rollouts"][0], stopped["learner"], Policy("mlp", (16, 16))
+    old.load_state_dict(stopped["before"])
+    rows = melee_common.Observation(*(torch.from_numpy(x).flatten(0, 2) for x in rollout["obs"]))
+    actions = torch.from_numpy(rollout["actions"]).flatten(0, 2)
+    with torch.no_grad():
+        a, b = (action_logprobs(p.logits(p.unroll(rows, (), None)[0], actions), actions)[0].sum(-1)
+                for p in (learner.policy, old))
+    assert ((a - b).exp() - 1 - (a - b)).mean() < .02
+
+
+def test_burning_in_the_value_head_leaves_the_policy_alone(tmp_path):
+    kept = one_update(tmp_path, "run", value_burn_in=1)
+    after = kept["learner"].policy.state_dict()
+    changed = {name for name in after if not torch.equal(after[name], kept["before"][name])}
+    assert changed == {"value_head.weight", "value_head.bias"}
+    kept = one_update(tmp_path, "off")
+    name = "controller_head.project.weight"
+    assert not torch.equal(kept["learner"].policy.state_dict()[name], kept["before"][name])
+
+
+def test_the_teacher_holds_the_policy(tmp_path):
+    save_checkpoint(tmp_path / "bc.pt", Policy("gru", (12, 12)), action_repeat=2)
+    drift = {}
+    for name, options in {"free": {}, "held": {"teacher_kl": 30.},
+                          "forgotten": {"teacher_kl": 30., "teacher_kl_half_life": 1.}}.items():
+        main(tiny(tmp_path, name, 8, pretrained=str(tmp_path / "bc.pt"), learning_rate=3e-3, **options))
+        folder = tmp_path / name / "checkpoints"
+        new, old = (load_checkpoint(folder / f"{which}.pt")["policy"] for which in ("latest", "initial"))
+        drift[name] = sum((new[k] - old[k]).abs().sum().item() for k in new if k.startswith("controller_head.logits"))
+    assert drift["held"] < .6 * drift["free"] and drift["forgotten"] > .8 * drift["free"]
+    assert metrics(tmp_path / "held")[-1]["losses/teacher_kl"] > 0
+
+
+def test_action_kl_is_that_of_the_distributions():
+    torch.manual_seed(0)
+    p, q = torch.randn(2, 40, melee_common.NUM_LOGITS).unbind()
+    expected = torch.distributions.kl_divergence(
+        *(torch.distributions.Bernoulli(logits=x[:, :NUM_BUTTONS]) for x in (p, q))).sum(-1)
+    offset = NUM_BUTTONS
+    for size in list(HEADS.values())[1:]:
+        expected += torch.distributions.kl_divergence(
+            *(torch.distributions.Categorical(logits=x[:, offset:offset + size]) for x in (p, q)))
+        offset += size
+    assert torch.allclose(action_kl(p, q), expected, atol=1e-4) and action_kl(p, p).abs().max() < 1e-5
+
+
+def test_a_policy_that_did_not_act_is_noticed(tmp_path, monkeypatch):
+    """The first minibatch's ratio must be 1: here the weights change between acting and learning."""
+    logprobs = ppo_selfplay.action_logprobs
+
+    def shifted(logits, actions):
+        return logprobs(logits + (.1 * torch.randn_like(logits) if torch.is_grad_enabled() else 0), actions)
+
+    monkeypatch.setattr(ppo_selfplay, "action_logprobs", shifted)
+    with pytest.raises(RuntimeError, match="not the one that acted"):
+        main(tiny(tmp_path, "run", 1))
+
+
+def test_intervals_of_updates(tmp_path):
+    main(tiny(tmp_path, "frames", timesteps=800, update_interval="100"))    # 4 games x 2 frames: 12 steps
+    assert metrics(tmp_path / "frames")[0]["global_step"] == 12 * 4 * 2
+    main(tiny(tmp_path, "two", timesteps=2 * 2 * FRAMES, train_interval=2, history_prob=0.))
+    rows = metrics(tmp_path / "two")
+    assert len(rows) == 2 and rows[0]["charts/agent_frames"] == 2 * 2 * 4 * 16
+
+
+# -------------------------------------------------------------------------------------------------------------- strength
+
+def strength_args(**options):
+    return argparse.Namespace(**vars(Args(**{
+        "eval_games": 4, "eval_opponents": "idle,level1", "max_episode_frames": 60, "action_repeat": 3, **options})))
+
+
+def test_strength_in_the_background_is_the_same(tmp_path):
+    rows = {}
+    for background in (False, True):
+        run = tmp_path / str(background)
+        save_checkpoint(run / "checkpoints" / "initial.pt", Policy("mlp", (8,)), action_repeat=3)
+        torch.manual_seed(3)
+        evaluator = Evaluator(run, strength_args(eval_in_background=background), 0)
+        policies = [Policy("mlp", (8,)) for _ in range(2)]
+        for step, policy in enumerate(policies):
+            evaluator.submit(policy, step)
+        if not rows:
+            initial = (run / "checkpoints" / "initial.pt").read_bytes()
+        else:
+            (run / "checkpoints" / "initial.pt").write_bytes(initial)
+            evaluator.finished()                                            # starts the process
+            os.kill(evaluator.process.pid, signal.SIGKILL)                  # it is started again, nothing is lost
+        rows[background] = evaluator.finished(wait=True)
+        evaluator.close()
+        assert not list(run.glob("checkpoints/eval_*"))
+    assert [row["global_step"] for row in rows[True]] == [0, 1]
+    assert all(a["eval/winrate_level1"] == b["eval/winrate_level1"] for a, b in zip(*rows.values(), strict=True))
+
+
+def test_what_a_kill_leaves_unmeasured_is_measured_later(tmp_path):
+    run = tmp_path / "run"
+    policy = Policy("mlp", (8,))
+    save_checkpoint(run / "checkpoints" / "initial.pt", policy, action_repeat=3)
+    killed = Evaluator(run, strength_args(eval_in_background=False), 0)
+    killed.submit(policy, 100), killed.submit(policy, 200)
+    assert [row["global_step"] for row in Evaluator(run, strength_args(eval_in_background=False), 150).finished()] == [100]
+    assert not list(run.glob("checkpoints/eval_*"))                         # 200 will be reached and measured again
+
+
+def test_strength_knows_a_collapse_and_a_held_out_policy(tmp_path):
+    torch.manual_seed(0)
+    initial, mashing, frozen = Policy("mlp", (8,)), Policy("mlp", (8,)), Policy("mlp", (8,))
+    save_checkpoint(tmp_path / "held.pt", initial, action_repeat=3)
+    with torch.no_grad():
+        mashing.controller_head.logits["buttons"].bias.fill_(3.)
+        for name, layer in frozen.controller_head.logits.items():
+            layer.bias.fill_(-20.)
+            if name != "buttons":
+                layer.bias[len(layer.bias) // 2 if name != "shoulder" else 0] = 20.
+    args = strength_args(held_out=str(tmp_path / "held.pt"))
+    sound = melee_common.measure_strength(initial, initial, 0, args)
+    assert sound["eval/collapse"] == [] and sound["eval/drift"] < .05 and 0 <= sound["eval/winrate_heldout"] <= 1
+    broken = melee_common.measure_strength(mashing, initial, 0, args)
+    assert "mashing" in broken["eval/collapse"] and broken["eval/drift"] > .2
+    still = melee_common.measure_strength(frozen, initial, 0, args)
+    assert {"frozen", "entropy"} <= set(still["eval/collapse"])
+
+
+def test_training_does_not_wait_for_its_evaluation(tmp_path):
+    result = command(*as_flags(tiny(tmp_path, "run", 6, eval_interval=2, eval_in_background=True)))
+    assert result.returncode == 0, result.stderr
+    steps = [json.loads(line)["global_step"] for line in (tmp_path / "run" / "eval.jsonl").read_text().splitlines()]
+    assert steps == [0, 2 * FRAMES, 4 * FRAMES, 6 * FRAMES]
+
+
+# ------------------------------------------------------------------------------------------------------------ bad values
+
+@pytest.mark.parametrize("options, words", [
+    ({"matchmaking": "population"}, "population-size"), ({"pbt": True}, "population-size"),
+    ({"league": True}, "population-size"), ({"population_size": 0}, "population-size"),
+    ({"vtrace": True}, "async-learning"), ({"max_buffer_size": 500}, "async-learning"), ({"teacher_kl": 1.}, "pretrained"),
+    ({"async_learning": True, "max_buffer_size": 10}, "at least one rollout"), ({"update_interval": "often"}, "batch_ready"),
+    ({"opponent_bots": "pikachu"}, "level1"), ({"opponent_bots": "attacker"}, "held-out"),
+    ({"held_out": "nowhere.pt"}, "nowhere"), ({"eval_opponents": ""}, "idle"), ({"opponent": "nowhere.pt"}, "nowhere"),
+    ({"character": "fox,pikachu"}, "pikachu"), ({"stage": "hyrule"}, "final_destination"),
+    ({"history_prob": 1.5}, "history-prob"), ({"turn_winrate": 2.}, "turn-winrate"),
+    ({"train_order": "round-robin", "parallel_training": True}, "train-order"),
+])
+def test_what_cannot_work_is_told_in_one_line(tmp_path, options, words):
+    with pytest.raises(UserError, match=words):
+        main(tiny(tmp_path, "run", 1, **options))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_opponent_with_another_action_repeat_is_refused(tmp_path):
+    save_checkpoint(tmp_path / "other.pt", Policy("mlp", (8,)), action_repeat=1)
+    with pytest.raises(UserError, match="action-repeat"):
+        main(tiny(tmp_path, "run", 1, opponent=str(tmp_path / "other.pt")))
+
+
+def test_a_best_response_meets_nobody_else(tmp_path):
+    save_checkpoint(tmp_path / "frozen.pt", Policy("gru", (8, 8)), action_repeat=2)
+    main(tiny(tmp_path, "run", 6, opponent=str(tmp_path / "frozen.pt"), max_episode_frames=10, track_elo=True))
+    rows = metrics(tmp_path / "run")
+    assert rows[-1]["charts/agent_frames"] == sum(row["charts/agent_frames"] > 0 for row in rows) * 4 * 16      # one side learns
+    payoff = load_checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt")["ratings"]["payoff"]
+    assert set(payoff["main"]) == {str(tmp_path / "frozen.pt")}
+
+
+def test_the_evaluator_gives_up_on_a_process_that_cannot_live(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path / "checkpoints" / "initial.pt", Policy("mlp", (8,)), action_repeat=3)
+    evaluator = Evaluator(tmp_path, strength_args(held_out=str(tmp_path / "gone.pt")), 0, log=lambda line: None)
+    monkeypatch.setattr(melee_common.sys, "executable", "/bin/false")
+    evaluator.submit(Policy("mlp", (8,)), 0)
+    started = time.monotonic()
+    with pytest.raises(UserError, match="no-eval-in-background"):
+        evaluator.finished(wait=True)
+    assert time.monotonic() - started < 20
