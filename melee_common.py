@@ -2822,7 +2822,9 @@ def _reserve_port(wanted: int) -> tuple[socket.socket, int]:
     """A UDP port that no other Dolphin of ours will take while the returned socket lives: the TCP port of the same number is
     its lock, which dies with its process. wanted 0: any."""
     start = os.getpid() * 37 % len(SPECTATOR_PORTS)
-    for port in [wanted] if wanted else [SPECTATOR_PORTS[(start + k) % len(SPECTATOR_PORTS)] for k in range(1000)]:
+    deadline = time.monotonic() + 2                                         # a Dolphin that we replace may still be dying
+    for k in range(1000):
+        port = wanted or SPECTATOR_PORTS[(start + k) % len(SPECTATOR_PORTS)]
         lock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
             lock.bind(("127.0.0.1", port))
@@ -2831,6 +2833,9 @@ def _reserve_port(wanted: int) -> tuple[socket.socket, int]:
             return lock, port
         except (OSError, OverflowError):
             lock.close()
+        if wanted and time.monotonic() > deadline:
+            break
+        time.sleep(.02 if wanted else 0)
     if wanted:
         raise UserError(f"--spectator-port {wanted}: taken by another program; choose another port, or 0 for whatever is free")
     raise DolphinError("no free UDP port for Dolphin's spectator server")

@@ -92,7 +92,7 @@ HIDDEN_PLAYER = np.dtype([
     ("has_hit", "i4"),                                 # this swing has connected and may not connect again
     ("queued", "i4"),                                  # this swing stands in the staling queue: it enters once
     ("hurt_timer", "i4"), ("hurt_kind", "i4"),         # frames of PLAYER.hurtbox from outside the action
-    ("guard_frames", "i4"),                            # shield stun left
+    ("guard_frames", "i4"), ("poked", "i4"),           # shield stun left; this frame's hit reaches past the shield
     ("grab_timer", "i4"),                              # frames until the held player breaks free
     ("combo_timer", "i4"), ("throw_frames", "i4"),     # length of the throw in progress
     ("luck", "f4"),                                    # this frame's random number
@@ -641,6 +641,7 @@ TILT, JUMP_Y, SMASH, DASH_X, WALK_X, CROUCH_Y, RUN_X, DROP_Y, ROLL_X, SIDE_SPECI
     .28, .66, .66, .8, .275, -.6125, .62, -.66, .695, .6, .55)
 MAX_TIMER, TECH_WINDOW, TECH_LOCKOUT, AIR_DODGE_DRIFT = 254, 20, 40, 29
 OIL_PANIC_FRAMES, SHIELD_BREAKER_GAIN, DIZZY_FRAMES = 49, 21, 490  # a bucket's shortest time; damage of full charge
+HANG_FRESH, HANG_TIRED = 640, 480                      # frames one can hang on the ledge, below and above 100 %
 FIRST_JUMP_FRAME = 7  # value of `flag`: this frame the ground jump has neither gravity nor drift
 
 
@@ -1499,7 +1500,8 @@ def ledge_inputs(p, h):
         set_action(p, h, 260 if slow else 262)
     elif pressed(h, BUTTON_A | BUTTON_B):
         set_action(p, h, 256 if slow else 257)
-    elif (h.stick_y <= -TILT and h.tilt_y_age == 0) or (toward <= -TILT and h.tilt_x_age == 0):
+    elif (h.stick_y <= -TILT and h.tilt_y_age == 0) or (toward <= -TILT and h.tilt_x_age == 0) or (
+            h.action_frames >= (HANG_TIRED if slow else HANG_FRESH)):
         set_action(p, h, FALL)
         leave_ground(p, h)
         p.self_vx_air, h.ledge_cooldown, h.air_frames = 0, 30, 12
@@ -1911,6 +1913,7 @@ def past_blast_zone(p, s):
 CLANK_LEAD, REBOUND_FRAMES = 9, 20                     # the frames are a guess
 REPLACING_FRAMES = 10                                  # so soon after a hit the next one's knockback replaces the last
 STALE_STEPS = np.array([.09, .08, .07, .06, .05, .04, .03, .02, .01])
+SHIELD_SIZE, SHIELD_LIGHT, SHIELD_LEAN = .55, .25, 3.0  # guesses: radius by height, more when held lightly, by the stick
 SHIELD_HEALTH, SHIELD_REGEN, TUMBLE_KNOCKBACK, MAX_KNOCKBACK = 60.0, .07, 80.0, 2500.0
 
 
@@ -1986,9 +1989,19 @@ def body(p, c):
 
 
 @jit
-def touching_box(a, ah, attack, before, v, c, grabbing):
-    """First of the four boxes that touches the victim, -1 none. A box sweeps from where it was a frame before."""
-    radius, bottom, top, forward = body(v, c)
+def shield_bubble(v, vh, c):
+    """The shield as a capsule without length: it shrinks with its health, grows when held lightly, leans with the stick."""
+    scale = .15 + .85 * max(v.shield, 0.0) / SHIELD_HEALTH
+    radius = (SHIELD_SIZE * c.height + 1) * scale * (1 + SHIELD_LIGHT * (1 - press(vh)))
+    middle = .5 * c.height + SHIELD_LEAN * vh.stick_y
+    return radius, middle - radius, middle + radius, SHIELD_LEAN * vh.stick_x * v.facing
+
+
+@jit
+def touching_box(a, ah, attack, before, v, target, grabbing):
+    """First of the four boxes that touches the target, a body or a shield, -1 none. A box sweeps from where it was a
+    frame before."""
+    radius, bottom, top, forward = target
     if grabbing:                                       # grabs reach for the middle of the body
         radius *= .6
     body_x = v.x + forward * v.facing
@@ -2021,8 +2034,9 @@ def attack_row(a, ah, ac):
 
 
 @jit
-def hit_test(a, ah, ac, v, vc, t):
-    """-> (row, box) of the hit that lands this frame, box -1 if none. Nothing changes but the re-arming of a swing."""
+def hit_test(a, ah, ac, v, vh, vc, t):
+    """-> (row, box) of the hit that lands this frame, box -1 if none. Nothing changes but the re-arming of a swing, and
+    that a victim behind a shield is noted as poked when a box reaches past it."""
     if a.present == 0 or v.present == 0 or a.action <= REBIRTH_WAIT:
         return 0, -1
     row = attack_row(a, ah, ac)
@@ -2030,7 +2044,13 @@ def hit_test(a, ah, ac, v, vc, t):
         return 0, -1
     before = ac.hit_row[a.action, ah.action_frames] if ah.action_frames > 0 else 0
     grabbing = a.action == GRAB or a.action == GRAB_DASH
-    return row, touching_box(a, ah, t.hitboxes[row], t.hitboxes[before], v, vc, grabbing)
+    vh.poked = 0
+    if is_shielding(v.action) and not grabbing:
+        box = touching_box(a, ah, t.hitboxes[row], t.hitboxes[before], v, shield_bubble(v, vh, vc), False)
+        if box >= 0:
+            return row, box
+        vh.poked = 1
+    return row, touching_box(a, ah, t.hitboxes[row], t.hitboxes[before], v, body(v, vc), grabbing)
 
 
 @jit
@@ -2094,7 +2114,7 @@ def land_hit(a, ah, ac, v, vh, vc, attack, box, attack_id):
     electric = attack.effect[box] == EFFECT_ELECTRIC
     ah.has_hit = 1
     side = 1.0 if v.x > a.x or (v.x == a.x and a.facing > 0) else -1.0
-    if is_shielding(v.action):
+    if is_shielding(v.action) and not vh.poked:
         hit_shield(a, v, vh, staled, side)
         return
     if guard(v, vh, vc) == GUARD_COUNTER:
@@ -2974,8 +2994,8 @@ def step_all(frames, hidden, controllers, t):
         step_grab(p, hp, c, q, hq, d)
         step_grab(q, hq, d, p, hp, c)
         clank(p, hp, c, q, hq, d, t)
-        row, box = hit_test(p, hp, c, q, d, t)         # both are looked up before either lands: ports are equal
-        row_back, box_back = hit_test(q, hq, d, p, c, t)
+        row, box = hit_test(p, hp, c, q, hq, d, t)         # both are looked up before either lands: ports are equal
+        row_back, box_back = hit_test(q, hq, d, p, hp, c, t)
         attack_id, attack_id_back = c.attack_id[p.action], d.attack_id[q.action]
         connect(p, hp, c, q, hq, d, t.hitboxes[row], box, attack_id)
         connect(q, hq, d, p, hp, c, t.hitboxes[row_back], box_back, attack_id_back)

@@ -58,8 +58,8 @@ def draw_body(axes, player, color, alpha):
     radius, bottom, top, forward = game.body(player, game.TABLES.characters[player["character"]])
     height = max(top - bottom, 2 * radius)
     axes.add_patch(FancyBboxPatch(
-        (player["x"] + forward * player["facing"] - .01, player["y"] + bottom + radius), .02, max(height - 2 * radius, .02),
-        boxstyle=f"round,pad={radius}", facecolor=color, edgecolor="none", alpha=alpha))
+        (player["x"] + forward * player["facing"] - .01, player["y"] + bottom + radius), .02,
+        max(height - 2 * radius, .02), boxstyle=f"round,pad={radius}", facecolor=color, edgecolor="none", alpha=alpha))
 
 
 def draw(history, path):
@@ -81,9 +81,10 @@ def draw(history, path):
                 axes.plot(own["x"][frame], own["y"][frame] + 8, "*", color="black", markersize=9)
                 axes.text(own["x"][frame] + 3, own["y"][frame] + 9, f"{own['percent'][frame]:.0f} %", fontsize=8)
         scores = ", ".join(f"{name} {part[-1, index]['percent']:.0f} %" for index, (name, _, _) in enumerate(PLAYERS))
-        axes.set_title(f"{(begin - start) / 60:.1f} to {(begin - start + PANEL_FRAMES) / 60:.1f} s   {scores}", fontsize=9)
-    grid.flat[0].legend(handles=[pyplot.Line2D([], [], color=color, linewidth=5, label=name) for name, _, color in PLAYERS],
-                        loc="upper right", fontsize=8, frameon=False)
+        seconds = f"{(begin - start) / 60:.1f} to {(begin - start + PANEL_FRAMES) / 60:.1f} s"
+        axes.set_title(f"{seconds}   {scores}", fontsize=9)
+    lines = [pyplot.Line2D([], [], color=color, linewidth=5, label=name) for name, _, color in PLAYERS]
+    grid.flat[0].legend(handles=lines, loc="upper right", fontsize=8, frameon=False)
     figure.tight_layout()
     figure.savefig(path, dpi=75)
 

@@ -4,7 +4,7 @@ attribute tables where they differ by character, and stand here where Melee has 
 import numpy as np
 import pytest
 
-from test_mock import BATTLEFIELD, FOX, MARTH, Game, game, hit, on_the_ledge
+from test_mock import BATTLEFIELD, FOX, MARTH, MEWTWO, Game, game, hit, on_the_ledge
 
 ALL = list(game.CHARACTERS.values())
 FALCON = game.CHARACTERS["captain_falcon"]
@@ -325,6 +325,17 @@ def test_ledge_options_slow_down_at_a_hundred_percent(stick, quick, slow):
         assert match.step(stick)["action"][0] == action
 
 
+@pytest.mark.parametrize("percent, longest", [(0, 640), (100, 480)])
+def test_ledge_lets_go_in_the_end(percent, longest):
+    match, frames = on_the_ledge(), 0
+    match.players["percent"][0] = percent
+    match.step(frames=8)
+    while match.players["action"][0] == game.LEDGE_HANG and frames < 900:
+        match.step()
+        frames += 1
+    assert abs(frames - longest) <= 2 and match.players["action"][0] == game.FALL
+
+
 def test_ledge_gives_the_double_jump_back():
     match = flying(x=-88, y=-6, facing=1, self_vy=-1.0, jumps=0)
     match.step(frames=3)
@@ -424,9 +435,42 @@ def test_shield_damage_and_stun_follow_the_pressure(damage, press):
     assert match.players["action"][1] == game.SHIELD_STUN
 
 
-@pytest.mark.parametrize("pad, action", [(dict(buttons=game.BUTTON_X), game.JUMPSQUAT), (dict(main_x=1.0), game.ROLL_FORWARD),
-                                         (dict(main_x=-1.0), game.ROLL_BACKWARD), (dict(main_y=-1.0), game.SPOT_DODGE),
-                                         (dict(buttons=game.BUTTON_Z), game.GRAB), (dict(), game.SHIELD_RELEASE)])
+def low_attack_on_a_shield(health):
+    match = Game(MARTH, MEWTWO)
+    match.place(0, 0, facing=1), match.place(1, 17, facing=-1)
+    pad = dict(r=1.0)
+    match.step(p2=pad, frames=12)
+    match.players["shield"][1] = health
+    match.step(dict(buttons=game.BUTTON_A, main_y=-.5), pad)
+    for _ in range(30):
+        match.step(p2=pad)
+        if match.players["hitlag"][0] > 0:
+            return match
+    pytest.fail("no hit")
+
+
+def test_a_worn_shield_is_poked_and_a_whole_one_is_not():
+    """The tip of a low sword meets the feet below a small shield."""
+    assert low_attack_on_a_shield(60).players["action"][1] == game.SHIELD_STUN
+    poked = low_attack_on_a_shield(6).players
+    assert poked["percent"][1] > 0 and poked["action"][1] != game.SHIELD_STUN
+
+
+def test_a_shield_leans_with_the_stick_and_a_light_one_is_larger():
+    match = Game(MARTH, MEWTWO)
+    secret, sizes = match.secret_record(1), {}
+    for name, stick, press in (("straight", 0.0, 1.0), ("low", -.6, 1.0), ("light", 0.0, .4)):
+        secret["stick_y"], secret["trigger"] = stick, press
+        radius, bottom, top, _ = game.shield_bubble(match.players_record(1), secret, ROW[MEWTWO])
+        sizes[name] = radius, .5 * (bottom + top)
+    assert sizes["low"][1] < sizes["straight"][1] - 1 and sizes["low"][0] == sizes["straight"][0]
+    assert sizes["light"][0] > 1.1 * sizes["straight"][0]
+
+
+@pytest.mark.parametrize("pad, action", [
+    (dict(buttons=game.BUTTON_X), game.JUMPSQUAT), (dict(main_x=1.0), game.ROLL_FORWARD),
+    (dict(main_x=-1.0), game.ROLL_BACKWARD), (dict(main_y=-1.0), game.SPOT_DODGE),
+    (dict(buttons=game.BUTTON_Z), game.GRAB), (dict(), game.SHIELD_RELEASE)])
 def test_options_out_of_shield(pad, action):
     match = settled()
     match.step(dict(r=1.0), frames=12)
@@ -503,7 +547,8 @@ def test_stale_queue_holds_nine_and_forgets_the_oldest():
     assert game.stale_factor(secret, 7) == pytest.approx(1 - .09 - .07)
     for attack in range(20, 27):
         game.remember_hit(secret, attack)
-    assert game.stale_factor(secret, 7) == pytest.approx(1 - .02) and game.stale_factor(secret, 8) == pytest.approx(1 - .01)
+    assert game.stale_factor(secret, 7) == pytest.approx(1 - .02)
+    assert game.stale_factor(secret, 8) == pytest.approx(1 - .01)
     game.remember_hit(secret, 30)
     assert game.stale_factor(secret, 8) == 1
 
@@ -524,9 +569,10 @@ def test_death_clears_the_stale_queue_and_the_percent():
 @pytest.mark.parametrize("stage", game.STAGES.values())
 def test_blast_zones_kill_on_four_sides_and_above_only_those_sent_up(stage):
     s = game.TABLES.stages[stage]
-    for x, y, kb, action in ((s["blast_left"] - 1, 50, 0, game.DEAD_LEFT), (s["blast_right"] + 1, 50, 0, game.DEAD_RIGHT),
-                             (0, s["blast_bottom"] - 1, 0, game.DEAD_DOWN), (0, s["blast_top"] + 3, 1.0, game.DEAD_UP),
-                             (0, s["blast_top"] + 3, 0, None)):
+    left, right, top, bottom = (s["blast_" + side] for side in ("left", "right", "top", "bottom"))
+    for x, y, kb, action in (
+            (left - 1, 50, 0, game.DEAD_LEFT), (right + 1, 50, 0, game.DEAD_RIGHT),
+            (0, bottom - 1, 0, game.DEAD_DOWN), (0, top + 3, 1.0, game.DEAD_UP), (0, top + 3, 0, None)):
         match = Game(stage=stage)
         match.place(0, x, y, airborne=True)
         match.players["kb_vy"][0] = kb
@@ -590,24 +636,34 @@ def test_fountains_platforms_move_at_their_speeds_and_carry():
         match.step()
         height = float(match.frames["platform_left"][0])
         speeds.add(round(abs(height - before), 3))
-        assert match.players["y"][0] == pytest.approx(.75 * height + 1.125, abs=.01) and not match.players["airborne"][0]
+        assert match.players["y"][0] == pytest.approx(.75 * height + 1.125, abs=.01)
+        assert not match.players["airborne"][0]
         assert 10 <= height <= 35
     assert speeds & {.1, .15} and max(speeds) <= .15
 
 
-def test_games_side_by_side_keep_their_own_platforms():
+@pytest.mark.parametrize("stage, frame_ids", [(FOUNTAIN, (690, 1390)), (YOSHIS_STORY, (1100, 300))])
+def test_games_side_by_side_keep_their_own_platforms(stage, frame_ids):
     """Games share the stage's row; nobody may stand on another game's platform."""
     frames, hidden = np.zeros(2, game.FRAME), np.zeros(2, game.HIDDEN)
-    game.reset_games(frames, hidden, np.ones(2, bool), np.full((2, 2), FOX), np.full(2, FOUNTAIN), np.array([3, 4], np.uint64))
-    frames["frame_id"] = 690
+    game.reset_games(frames, hidden, np.ones(2, bool), np.full((2, 2), FOX), np.full(2, stage),
+                     np.array([3, 4], np.uint64))
+    frames["frame_id"] = frame_ids
+    if stage == YOSHIS_STORY:
+        left, y = game.TABLES.randall[list(frame_ids)].T
+        frames["players"]["x"][:, 0], frames["players"]["y"][:, 0] = left + 6, y + .0001
+    start = frames["players"]["x"].copy()
     alone = [(frames[g:g + 1].copy(), hidden[g:g + 1].copy()) for g in range(2)]
     pads = np.zeros((2, 2), game.CONTROLLER)
-    for _ in range(200):
+    for _ in range(30):
         game.step_games(frames, hidden, pads)
-        for g in range(2):
+    for g in range(2):
+        for _ in range(30):
             game.step_games(*alone[g], pads[:1])
-    assert frames["platform_left"][0] != frames["platform_left"][1]
-    assert all(alone[g][0].tobytes() == frames[g:g + 1].tobytes() for g in range(2))
+        assert alone[g][0].tobytes() == frames[g:g + 1].tobytes()
+    carried = frames["players"]["x"] - start
+    assert stage == FOUNTAIN or np.allclose(carried[:, 0], 30 * .35484, atol=.03)
+    assert not frames["players"]["airborne"].any()
 
 
 def test_the_stage_has_walls():
@@ -673,3 +729,9 @@ def test_triggers_below_their_dead_zone_do_nothing_and_above_one_are_full():
         match = settled()
         assert match.step(dict(l=value))["action"][0] == action
         assert 0 <= match.hidden["players"]["trigger"][0, 0] <= 1
+
+
+def test_the_picture_of_a_game_is_drawn(tmp_path):
+    import draw_game
+    draw_game.draw(draw_game.record(400), tmp_path / "game.png")
+    assert 10_000 < (tmp_path / "game.png").stat().st_size < 150_000

@@ -465,15 +465,16 @@ def test_ctrl_c_shows_the_finished_games(folder, tmp_path, monkeypatch, capsys):
 # --------------------------------------------------------------------------------------------------------------- Dolphin
 
 @pytest.fixture
-def live(tmp_path, monkeypatch):
-    """The flags of a live game on the stand-in: one stock, and as fast as it goes."""
+def live(tmp_path):
+    """The flags of a live game on the stand-in: one stock, and as fast as it goes. Files in tmp_path/troubles are its faults."""
     dolphin, iso = tmp_path / "dolphin", tmp_path / "melee.iso"
     dolphin.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).parent / "fake_dolphin.py"} "$@"\n')
     dolphin.chmod(0o755)
     with open(iso, "wb") as file:
         file.write(b"GALE01\0\2")
         file.truncate(1_459_978_240)                                        # sparse
-    monkeypatch.setenv("FAKE_STOCKS", "1")
+    (tmp_path / "fake_dolphin.txt").write_text(f"FAKE_STOCKS=1\nFAKE_TROUBLES={tmp_path / 'troubles'}\n")
+    (tmp_path / "troubles").mkdir()
     return {"game_type": "dolphin", "dolphin": str(dolphin), "iso": str(iso)}
 
 
@@ -512,12 +513,9 @@ def test_a_person_gets_a_window_and_the_other_port(folder, tmp_path, live, monke
             run(folder, tmp_path, "mlp.pt", "cpu1", **({"port": 1} | options), **live)
 
 
-def test_a_crash_of_dolphin_costs_no_result(folder, tmp_path, live, monkeypatch):
+def test_a_crash_of_dolphin_costs_no_result(folder, tmp_path, live):
     """The game starts over; what was played of it stays as a game that was quit. Inference runs beside the game."""
-    once = tmp_path / "once"
-    once.touch()
-    for name, value in (("FAKE_CRASH_AT", "20"), ("FAKE_ONCE", str(once))):
-        monkeypatch.setenv(name, value)
+    (tmp_path / "troubles" / "0").write_text("FAKE_CRASH_AT=20\n")
     row = run(folder, tmp_path, "late.pt", "attacker", record=str(tmp_path / "slp"), max_episode_frames=120, num_games=1,
               async_inference=True, boot_timeout=120., **live)
     replays = [read_replay(path) for path in sorted((tmp_path / "slp").glob("*"))]

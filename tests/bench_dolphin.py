@@ -1,0 +1,73 @@
+"""How fast and how robust games on Dolphin are, measured on the stand-in (whose game is the embedded one): no ISO needed.
+
+    python tests/bench_dolphin.py [number of Dolphins]
+"""
+
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import fake_dolphin
+from melee_common import CHARACTERS, CONTROLLER, ISO_SIZE, STAGES, DolphinArgs, VecEnv
+from test_dolphin import dolphin_of
+
+NUM_FRAMES = 1000
+
+
+class Alone(fake_dolphin.Dolphin):
+    """The stand-in's own work, frame by frame, with nobody at the other end."""
+
+    def __init__(self):
+        self.games, self.cursor, self.pads, self.started = 0, 0, {}, time.perf_counter()
+
+    def send(self, message):
+        fake_dolphin.json.dumps(message).encode()
+        if self.cursor == NUM_FRAMES:
+            raise StopIteration
+
+    def read_pads(self):
+        pass
+
+    def rate(self) -> float:
+        try:
+            self.game([CHARACTERS["fox"], CHARACTERS["marth"]], [0, 0], STAGES["final_destination"])
+        except StopIteration:
+            return NUM_FRAMES / (time.perf_counter() - self.started)
+
+
+def main(n: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        executable, iso = Path(folder) / "dolphin", Path(folder) / "melee.iso"
+        executable.write_text(f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+                              "import fake_dolphin\nfake_dolphin.main()\n")
+        executable.chmod(0o755)
+        iso.write_bytes(b"GALE01\0\2")
+        os.truncate(iso, ISO_SIZE)
+        args, nothing = DolphinArgs(dolphin=str(executable), iso=str(iso), step_timeout=2), np.zeros((n, 2), CONTROLLER)
+        tick = time.perf_counter()
+        with VecEnv(n, CHARACTERS["fox"], STAGES["final_destination"], dolphin=args, max_episode_frames=0) as envs:
+            print(f"{n} Dolphins started and through the menus in {time.perf_counter() - tick:.1f} s")
+            Alone().rate()
+            alone, tick = Alone().rate(), time.perf_counter()
+            for _ in range(NUM_FRAMES):
+                envs.step(nothing)
+            each = NUM_FRAMES / (time.perf_counter() - tick)
+            print(f"{each:.0f} frames/s each, {n * each:.0f} in all; the stand-in alone {alone:.0f} ({each / alone:.0%})")
+            for name, number in (("killed", signal.SIGKILL), ("hung", signal.SIGSTOP)):
+                os.kill(dolphin_of(envs._workers[0]), number)
+                tick, steps, broken = time.perf_counter(), 0, True
+                while broken or not steps:
+                    broken = bool(envs.step(nothing)[2][0])
+                    steps += 1
+                print(f"{name}: its game was back after {time.perf_counter() - tick:.1f} s (step time-out "
+                      f"{args.step_timeout:.0f} s), in which the others played {steps} frames")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if sys.argv[1:] else 4)
