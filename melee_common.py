@@ -317,16 +317,17 @@ def _read_hashed(path, digest, min_version):
 
 @contextlib.contextmanager
 def _finished(path):
-    """The file itself, or a finished copy of one whose writer has not come to the end, or was killed.
+    """The file itself, or a finished copy of a recording of ours whose writer was killed between two of its writes.
 
-    Slippi leaves the length of the events 0 until a game is over, and no metadata; peppi-py and libmelee refuse that.
+    A game that Slippi has not finished (its length of the events is 0, and there is no metadata) stays what it is: peppi-py
+    refuses it.
     """
     with open(path, "rb") as file:
         data = file.read(EVENTS_AT)
         length = int.from_bytes(data[len(SLP_HEAD):], "big")
         file.seek(EVENTS_AT + length)
         follows = file.read(1)                                              # the metadata's key, or the object's end
-        if data[:len(SLP_HEAD)] != SLP_HEAD or length and follows in (b"U", b"}", b""):
+        if data[:len(SLP_HEAD)] != SLP_HEAD or not length or follows in (b"U", b"}", b""):
             yield path
             return
         file.seek(0)
@@ -3026,9 +3027,9 @@ class DolphinEnv:
             self.menu = self.console.step()
         except (OSError, self.melee.slippstream.EnetDisconnected):          # the pipe or the connection broke: why?
             for _ in range(10):
-                self._check_alive("its connection broke, and it did not end")
+                self._check_alive("its connection broke")
                 time.sleep(.05)
-            raise DolphinError("Dolphin closed the connection") from None
+            raise DolphinError("Dolphin hangs: its connection broke, and it did not end") from None
         if self.menu.menu_state not in (self.melee.Menu.IN_GAME, self.melee.Menu.SUDDEN_DEATH):
             return None
         self.frame = frame_from_gamestate(self.menu, (1, 2))

@@ -221,7 +221,8 @@ def test_dolphins_that_fail_to_start_are_replaced(dolphin, tmp_path):
         text = "\n".join(log)
         assert not envs.step(np.zeros((4, 2), CONTROLLER))[2].any(), text
     assert len(log) == envs.restarts == 4 and text.count("exit code 11; its last words: the stand-in crashes") == 2, text
-    assert "hangs: it does not read our controllers" in text and "hangs: no frame came" in text, text
+    assert "hangs: it does not read our controllers" in text, text
+    assert text.count("hangs: no frame came") + text.count("hangs: its connection broke") == 1, text    # enet gives up, too
 
 
 def test_a_crash_and_a_hang_in_mid_game_are_replaced_while_the_others_play_on(dolphin, tmp_path):
