@@ -2611,7 +2611,7 @@ class _Worker:
     def wait(self, timeout: float) -> str | None:
         """None when the step is done, else what went wrong."""
         if not self.poll.poll(timeout * 1000):
-            return f"hung for {timeout:g} s"
+            return f"hung for {timeout:.1f} s"
         data = os.read(self.reply, 1)
         self.left = data == b"q"                                            # without a winner
         if data == b".":
