@@ -2386,7 +2386,7 @@ class VecEnv:
         envs.final_frames, envs.final_controllers       the same of the games that ended in this step, at their last frame
 
     A worker that dies, raises or hangs is replaced; its games come back truncated and marked broken, the others never
-    notice, and the traceback goes to `log`. The hand-off is one byte through a pipe: unlike a semaphore, a pipe says at once
+    notice, and the traceback goes to `log`. More than `max_restarts` failures within an hour end the run: UserError. The hand-off is one byte through a pipe: unlike a semaphore, a pipe says at once
     when the other side is gone, and needs no clean-up. With `use_threads` the workers are threads of this process instead: the
     games release Python's lock, nothing is copied, but what fails or hangs there cannot be replaced.
 
@@ -2420,6 +2420,7 @@ class VecEnv:
         self.num_games, self.num_workers, self.seed, self.dolphin = num_games, num_workers, seed, dolphin
         self.max_episode_frames, self.action_repeat = max_episode_frames, action_repeat
         self.timeout, self.max_restarts, self.restarts, self.log = timeout, max_restarts, 0, log
+        self._failed_at, self._departures = [], np.zeros(num_games, int)    # in the last hour; of each game's opponent, in a row
         size = Games(num_games).num_bytes if num_workers else 0
         games = self.games = Games(num_games, mmap.mmap(-1, size) if num_workers else None)
         games.characters[:], games.stages[:], games.bot_kinds[:] = characters, stages, bot_kinds
@@ -2489,6 +2490,9 @@ class VecEnv:
                 self._replace(k, trouble)
             elif self._workers[k].left:
                 self._mark_broken(k)
+                self._count_departure(k)
+            elif self.games.terminated[k] or self.games.truncated[k]:
+                self._departures[k] = 0
         if self.dolphin:
             # Between two games there are only menus and a countdown: worth a moment's wait, unlike the start of a Dolphin.
             moment = time.monotonic() + 1
@@ -2520,6 +2524,13 @@ class VecEnv:
         self.broken[low:high] = True
         part.final_frames[:] = np.frombuffer(self._before, FRAME)[low:high]  # what the worker left may be half written
 
+    def _count_departure(self, k: int) -> None:
+        """A game on Dolphin ended without a winner. Somebody who leaves them all would keep us waiting for ever."""
+        self._departures[k] += 1
+        if self._departures[k] == MAX_DEPARTURES:
+            raise UserError(f"game {k} was left before its end {MAX_DEPARTURES} times in a row; nobody wants to play")
+        self.log(f"game {k} was left before its end: no contest, the next one begins")
+
     def _await_boots(self, timeout: float) -> None:
         """Waits up to `timeout` seconds for games that are on their way; those that are there show their first frame."""
         waiting = {worker.reply: k for k, worker in enumerate(self._workers) if not worker.ready}
@@ -2548,8 +2559,10 @@ class VecEnv:
         low, high = self._slices[k]
         self.restarts += 1
         self._workers[k].kill()
-        if self.restarts > self.max_restarts:
-            raise RuntimeError(f"workers failed more than {self.max_restarts} times; last: worker {k}: {trouble}")
+        self._failed_at = [at for at in self._failed_at if at > time.monotonic() - 3600] + [time.monotonic()]
+        if len(self._failed_at) > self.max_restarts:
+            raise UserError(f"workers failed more than {self.max_restarts} times within an hour (--max-restarts); the last one, "
+                            f"worker {k}, {trouble.strip().splitlines()[-1]}")
         self.log(f"worker {k} (games {low} to {high - 1}) {trouble.strip()}; replaced, its games are truncated")
         if self._before:
             self._mark_broken(k)
@@ -2737,6 +2750,7 @@ def _close_files_except(*keep: int) -> None:
 ISO_SIZE, ISO_HEAD = 1_459_978_240, b"GALE01"                               # Melee NTSC; its revision byte is 2 for 1.02
 CPU_LEVELS = {f"cpu{level}": level for level in range(1, 10)}               # Melee's own computer players
 HUMAN = -1                                                                  # a level: a person with a controller of their own
+MAX_DEPARTURES = 5                                                          # games in a row that somebody left, then no more
 SPECTATOR_PORTS = range(20_000, 30_000)                                     # below those that systems hand out themselves
 
 

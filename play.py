@@ -92,6 +92,8 @@ class Args(DolphinArgs):
     """seed of games and sampling"""
     num_workers: int = 0
     """processes that step the games (off: 0, in this process, which is fastest for the embedded game)"""
+    max_restarts: int = 20
+    """workers, or Dolphins, that may fail within an hour; with one more the match ends, and the finished games count"""
 
 
 # ---------------------------------------------------------------------------------------------------------------- players
@@ -470,7 +472,8 @@ def main(args: Args) -> None:
     if not args.policy:
         raise UserError("--policy is missing: name the checkpoint or exported policy that plays, or a pool with --tournament")
     check_numbers(args, port=(0, 2), opponent_port=(0, 2), num_games=(0, 65536), num_workers=(0, 65536),
-                  max_episode_frames=(0, 10 ** 9), frame_delay=(-1, 3600), action_repeat=(0, 3600), **DOLPHIN_LIMITS)
+                  max_episode_frames=(0, 10 ** 9), max_restarts=(0, 10 ** 9), frame_delay=(-1, 3600), action_repeat=(0, 3600),
+                  **DOLPHIN_LIMITS)
     live = args.game_type == "dolphin"
     if args.opponent_port and args.opponent_port == args.port:
         raise UserError(f"--opponent-port {args.opponent_port}: the policy sits there; give it another --port")
@@ -548,7 +551,7 @@ def main(args: Args) -> None:
                 if recorder:
                     recorder.names = [(name, opponent_name)[::1 - 2 * mine] for mine in side]
                 with VecEnv(N, characters, stages, seed=args.seed, num_workers=min(args.num_workers, N), bot_kinds=bot_kinds,
-                            cpu_levels=levels, max_episode_frames=args.max_episode_frames,
+                            cpu_levels=levels, max_episode_frames=args.max_episode_frames, max_restarts=args.max_restarts,
                             dolphin=args if live else None) as envs:
                     for game in play(envs, players, assignment, games, generator, pace, recorder, args.async_inference,
                                      own_clock=args.headless or not live):

@@ -49,7 +49,7 @@ class Args(MatchArgs, PopulationArgs, StrengthArgs, RewardArgs, DolphinArgs):
     use_threads: bool = False
     """--num-workers threads instead of processes: no fault isolation (off: False)"""
     max_restarts: int = 100
-    """workers that may fail before the run gives up"""
+    """workers that may fail within an hour; with one more the run ends, and --resume goes on from its last checkpoint"""
     max_episode_frames: int = 3600
     """game frames after which a game is truncated; 3600 is a minute (off: 0, games run to the last stock or 8:00)"""
     action_repeat: int = 3

@@ -275,7 +275,6 @@ class Dolphin:
                 again = self.instant_match
                 legal = sorted(mock_melee.STAGES.values())
                 stage = legal[(legal.index(stage) + 1) % len(legal)]        # a random one, says libmelee
-            self.read_pads()
             for frame in range(30):
                 self.show_menu(SCORES, frame)
                 if any(pad.pressed("START") for pad in self.pads.values()):
@@ -355,6 +354,7 @@ class Dolphin:
             self.send_events(_encode_frames(frames, controllers, before, (0, 1), number == FIRST_FRAME, seed))
             if mock_melee.game_over(frames)[0]:
                 self.send_events(struct.pack(">BBb4b", 0x39, 2, -1, 0, 1, -1, -1))
+                self.read_pads()                                            # the answer to the last frame
                 break
             before[:] = frames
             self.read_pads()

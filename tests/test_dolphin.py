@@ -288,12 +288,22 @@ def test_a_dolphin_is_recycled_after_its_games(dolphin):
 
 
 def test_an_opponent_who_leaves_ends_the_game_without_a_winner(dolphin):
-    with VecEnv(1, FOX, FD, dolphin=dolphin(FAKE_LEAVE_AT=0), max_episode_frames=0) as envs:
+    log = []
+    with VecEnv(1, FOX, FD, dolphin=dolphin(FAKE_LEAVE_AT=0), max_episode_frames=0, log=log.append) as envs:
         for _ in range(39):
             assert not any(flag[0] for flag in envs.step(NOBODY))
         terminated, truncated, broken = envs.step(NOBODY)
         assert (terminated[0], truncated[0], broken[0]) == (False, True, True)
         assert envs.final_frames["frame_id"][0] == -1 and envs.frames["frame_id"][0] == FIRST_CONTROL_FRAME - 1
+        assert log == ["game 0 was left before its end: no contest, the next one begins"] and not envs.restarts
+        with pytest.raises(UserError, match="game 0 was left before its end 5 times in a row"):
+            for _ in range(4 * 40):
+                envs.step(NOBODY)
+        assert len(log) == 4
+    with VecEnv(1, FOX, FD, dolphin=dolphin(FAKE_LEAVE_AT=0), max_episode_frames=30, log=log.append) as envs:
+        for _ in range(6 * 40):                                             # a game that counts lies before each departure
+            envs.step(NOBODY)
+        assert len(log) == 10
 
 
 def test_gecko_codes_that_do_not_run(one_game):

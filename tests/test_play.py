@@ -524,6 +524,21 @@ def test_a_crash_of_dolphin_costs_no_result(folder, tmp_path, live):
     assert replays[1].frames["frame_id"][-1] == 80                          # 120 frames after -40
 
 
+def test_a_dolphin_that_fails_again_and_again_costs_no_finished_game(folder, tmp_path, live, monkeypatch, capsys):
+    """Every Dolphin crashes after 60 frames, within its second game of 50."""
+    (tmp_path / "fake_dolphin.txt").write_text("FAKE_CRASH_AT=20\n")
+    results = tmp_path / "results.jsonl"
+    monkeypatch.setattr(sys, "argv", ["play.py", *map(str, [
+        "--policy", folder / "mlp.pt", "--num-games", 9, "--max-episode-frames", 50, "--max-restarts", 1, "--results", results,
+        "--boot-timeout", 120, "--game-type", "dolphin", "--dolphin", live["dolphin"], "--iso", live["iso"]])])
+    with pytest.raises(SystemExit) as end:
+        run_script(play.main, Args)
+    captured = capsys.readouterr()
+    *warnings, error = captured.err.strip().splitlines()
+    assert end.value.code == 2 and len(warnings) == 1 and "failed more than 1 times within an hour" in error
+    assert json.loads(results.read_text())["games"] == 2 and "mlp.pt against attacker" in captured.out
+
+
 # ----------------------------------------------------------------------------------------------------------- command line
 
 def test_every_flag_through_the_command_line(folder, tmp_path, monkeypatch, capsys):
@@ -554,7 +569,8 @@ def test_mistakes_end_in_one_line(folder, tmp_path, monkeypatch, capfd):
             ("--opponent", "cpu10", "attacker"),
             ("--opponent", torn, "not a readable ONNX"), ("--character", "mew", "mewtwo"),
             ("--opponent-character", "mew", "mewtwo"), ("--stage", "moon", "battlefield"),
-            ("--num-games", -3, "--num-games -3"), ("--num-workers", -1, "--num-workers -1"), ("--port", 3, "--port 3"),
+            ("--num-games", -3, "--num-games -3"), ("--max-restarts", -1, "--max-restarts -1"),
+            ("--num-workers", -1, "--num-workers -1"), ("--port", 3, "--port 3"),
             ("--stage", "battlefield,moon", "'moon'"), ("--character", "fox,,marth", "unknown character ''"),
             ("--opponent", "human", "human: needs Dolphin"), ("--opponent", "cpu9", "cpu9: needs Dolphin"),
             ("--game-type", "dolphin", "--dolphin (empty)"), ("--opponent-port", 3, "--opponent-port 3"),
