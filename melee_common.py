@@ -1083,6 +1083,7 @@ class Recorder:
     def __init__(self, folder: str | Path, slots: int):
         """slots: games at a time. Finishes what a killed process left in the folder; older recordings stay as they are."""
         self.folder, self.names = Path(folder), [("", "")] * slots          # names: of the players of each slot
+        self.cpu_levels = [(0, 0)] * slots                                  # 1 to 9: Melee's own computer player
         check_writable("--record", self.folder / "game.slp")
         if os.name != "nt":
             import resource                                                 # here: it is not there on Windows
@@ -1109,7 +1110,7 @@ class Recorder:
                 self.next_number = max(self.next_number, number + 1)
                 who = "_vs_".join(names[int(k)] for k in frames[g]["players"]["character"])
                 path = self.folder / f"game_{number:03d}_{who}.slp"
-                self.writers[g], self.waiting[g] = SlpWriter(path, names=self.names[g]), []
+                self.writers[g], self.waiting[g] = SlpWriter(path, names=self.names[g], cpu_levels=self.cpu_levels[g]), []
         self.add(slots, frames, controllers)
 
     def add(self, slots: np.ndarray, frames: np.ndarray, controllers: np.ndarray) -> None:
@@ -2386,8 +2387,9 @@ class VecEnv:
         envs.final_frames, envs.final_controllers       the same of the games that ended in this step, at their last frame
 
     A worker that dies, raises or hangs is replaced; its games come back truncated and marked broken, the others never
-    notice, and the traceback goes to `log`. More than `max_restarts` failures within an hour end the run: UserError. The hand-off is one byte through a pipe: unlike a semaphore, a pipe says at once
-    when the other side is gone, and needs no clean-up. With `use_threads` the workers are threads of this process instead: the
+    notice, and the traceback goes to `log`. More than `max_restarts` failures within an hour end the run: UserError. The
+    hand-off is one byte through a pipe: unlike a semaphore, a pipe says at once when the other side is gone, and needs no
+    clean-up. With `use_threads` the workers are threads of this process instead: the
     games release Python's lock, nothing is copied, but what fails or hangs there cannot be replaced.
 
     With dolphin=DolphinArgs(dolphin=PATH, iso=PATH) the same games run on Slippi Dolphin, one for each, each in a worker of
@@ -2420,7 +2422,7 @@ class VecEnv:
         self.num_games, self.num_workers, self.seed, self.dolphin = num_games, num_workers, seed, dolphin
         self.max_episode_frames, self.action_repeat = max_episode_frames, action_repeat
         self.timeout, self.max_restarts, self.restarts, self.log = timeout, max_restarts, 0, log
-        self._failed_at, self._departures = [], np.zeros(num_games, int)    # in the last hour; of each game's opponent, in a row
+        self._failed_at, self._departures = [], np.zeros(num_games, int)    # in the last hour; of each game, in a row
         size = Games(num_games).num_bytes if num_workers else 0
         games = self.games = Games(num_games, mmap.mmap(-1, size) if num_workers else None)
         games.characters[:], games.stages[:], games.bot_kinds[:] = characters, stages, bot_kinds
@@ -2758,11 +2760,11 @@ SPECTATOR_PORTS = range(20_000, 30_000)                                     # be
 class DolphinArgs:
     """The flags of a live game. The scripts' Args inherit them."""
     dolphin: str = ""
-    """Slippi Dolphin's executable: an ExiAI or mainline build, or any other with --no-headless (off: empty)"""
+    """Slippi Dolphin's executable: an ExiAI or mainline build; with --no-headless mainline or netplay (off: empty)"""
     iso: str = ""
     """Melee's disc image: NTSC 1.02 as a plain .iso file (off: empty)"""
     headless: bool = True
-    """no window, no sound, as fast as it goes; --no-headless shows the game at 60 frames a second"""
+    """no window, no sound, as fast as it goes; --no-headless shows the game at 60 frames a second (no ExiAI build can)"""
     fast_forward: bool = True
     """ExiAI builds skip what only draws; ignored by other builds and with --no-headless"""
     instant_restart: bool = False
@@ -2796,6 +2798,9 @@ def check_dolphin(args: DolphinArgs) -> None:
     if not os.access(path, os.X_OK):
         raise UserError(f"--dolphin {path}: not executable; allow it with chmod +x")
     version = _dolphin_version(path)
+    if not args.headless and version.build.name == "EXI_AI":
+        raise UserError(f"--dolphin {path}: an ExiAI build shows no picture, and a window or a person at the other port needs "
+                        "one; use a mainline or netplay build")
     if args.headless and not (version.mainline or version.build.name == "EXI_AI"):
         raise UserError(f"--dolphin {path}: {version.version} always opens a window; use an ExiAI or mainline build, or "
                         "--no-headless")

@@ -550,6 +550,7 @@ def main(args: Args) -> None:
                 bot_kinds[slots, 1 - side], levels[slots, 1 - side] = BOTS.get(args.opponent, 0), level
                 if recorder:
                     recorder.names = [(name, opponent_name)[::1 - 2 * mine] for mine in side]
+                    recorder.cpu_levels = np.maximum(levels, 0).tolist()    # a person is none
                 with VecEnv(N, characters, stages, seed=args.seed, num_workers=min(args.num_workers, N), bot_kinds=bot_kinds,
                             cpu_levels=levels, max_episode_frames=args.max_episode_frames, max_restarts=args.max_restarts,
                             dolphin=args if live else None) as envs:

@@ -346,6 +346,7 @@ def spoil(args, what):
     ("no flag", {"dolphin": ""}, r"--dolphin \(empty\)"), ("no iso flag", {"iso": ""}, r"--iso \(empty\)"),
     ("not executable", {}, "--dolphin .*chmod"), ("other program", {}, "no Slippi Dolphin: .*some other program 1.0"),
     ("no program", {}, "no Slippi Dolphin: cannot run it"), ("window only", {}, "always opens a window; use an ExiAI"),
+    ("no picture", {"headless": False}, "an ExiAI build shows no picture"),
     ("no iso", {}, "--iso .*melee.iso: no such file"), ("cut iso", {}, "1,000,000,000 bytes instead of 1,459,978,240"),
     ("other game", {}, "not Melee NTSC .*GALP01"), ("version 1.00", {}, "Melee 1.00; Slippi needs version 1.02"),
     ("a number", {"boot_timeout": 0.}, "--boot-timeout 0.0: must lie between 1 and 3600")])

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -468,7 +469,8 @@ def test_ctrl_c_shows_the_finished_games(folder, tmp_path, monkeypatch, capsys):
 def live(tmp_path):
     """The flags of a live game on the stand-in: one stock, and as fast as it goes. Files in tmp_path/troubles are its faults."""
     dolphin, iso = tmp_path / "dolphin", tmp_path / "melee.iso"
-    dolphin.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).parent / "fake_dolphin.py"} "$@"\n')
+    dolphin.write_text(f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+                       "import fake_dolphin\nfake_dolphin.main()\n")
     dolphin.chmod(0o755)
     with open(iso, "wb") as file:
         file.write(b"GALE01\0\2")
@@ -490,6 +492,7 @@ def test_games_on_dolphin(folder, tmp_path, live):
     assert (row["stocks_lost"] * 2, row["stocks_taken"] * 2) == (lost[1], lost[0]) and lost.sum() == 2
     for path, replay in zip(paths, replays, strict=True):
         assert replay.meta["end"] == "Game" and replay.meta["names"] == ("cpu9", "mlp.pt")
+        assert replay.meta["cpu_levels"] == (9, 0) and replay.meta["types"] == ("Cpu", "Human")  # bc.py can tell
         assert replay.meta["characters"] == (CHARACTERS["marth"], CHARACTERS["fox"]) and replay.meta["stage"] == 31
         for parser in PARSERS:
             with contextlib.suppress(pytest.skip.Exception):
@@ -504,6 +507,11 @@ def test_a_person_gets_a_window_and_the_other_port(folder, tmp_path, live, monke
         raise Seen(num_games, dolphin.headless, cpu_levels.tolist())
 
     monkeypatch.setattr(VecEnv, "__init__", start)
+    with pytest.raises(UserError, match="an ExiAI build shows no picture"):
+        run(folder, tmp_path, "mlp.pt", "human", **live)
+    (tmp_path / "netplay").mkdir()                                          # versions are asked once
+    live["dolphin"] = shutil.copy(live["dolphin"], tmp_path / "netplay")
+    (tmp_path / "netplay" / "fake_dolphin.txt").write_text("FAKE_VERSION=netplay\n")
     for options, levels in (({}, [[0, HUMAN]]), ({"port": 2}, [[HUMAN, 0]]), ({"opponent_port": 1}, [[HUMAN, 0]])):
         with pytest.raises(Seen) as seen:
             run(folder, tmp_path, "mlp.pt", "human", num_games=0, **options, **live)
