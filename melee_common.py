@@ -3928,7 +3928,8 @@ class MatchArgs:
     opponent_swap: Literal["reset", "rollout"] = "reset"
     """when a game slot draws a new opponent: reset at every new game, rollout at the first new game of a rollout"""
     opponent: str = ""
-    """train against this frozen policy alone, to measure how far it can be exploited (off: empty)"""
+    """train against this frozen policy alone, to measure how far it can be exploited, or in Dolphin against Melee's own computer
+    player, cpu1 to cpu9 (off: empty)"""
     opponent_bots: str = ""
     """scripted opponents to mix in, separated by commas, e.g. level1,level5 (off: empty)"""
     bot_prob: float = .1
@@ -4136,6 +4137,13 @@ def matchups(args, games: np.ndarray, mine: np.ndarray) -> tuple[np.ndarray, np.
     return np.where(mine[:, None] == 0, characters, characters[:, ::-1]), np.array([STAGES[s] for _, _, s in chosen])
 
 
+def computer_levels(args, num_games: int) -> np.ndarray:
+    """[N, 2] for VecEnv: the computer player of --opponent sits at port g % 2 of game g, and stays there."""
+    levels = np.zeros((num_games, 2), int)
+    levels[np.arange(num_games), np.arange(num_games) % 2] = CPU_LEVELS.get(args.opponent, 0)
+    return levels
+
+
 class Evaluator:
     """Measures strength in a process of its own, so that collection never waits for it. A policy to be measured lies in
     checkpoints/eval_<step>.pt until its row is written: what a kill interrupts is measured after --resume."""
@@ -4304,13 +4312,14 @@ class Arena:
         arena.settle(ended, final_frames)     results go to the ids that started the games
 
     `owner` [N] is the learner (its index) that learns from a game, on both ports in a mirror match. The learner sits at port
-    (slot + episode) % 2, so that it plays as often from either side; character and stage go through their lists likewise."""
+    (slot + episode) % 2, so that it plays as often from either side; character and stage go through their lists likewise.
+    Against Melee's computer player, who keeps its port, it sits at (slot + 1) % 2."""
 
     def __init__(self, args, envs: VecEnv, learners: list[Learner], pool: Pool, ratings: Ratings):
         self.args, self.envs, self.learners, self.pool, self.ratings = args, envs, learners, pool, ratings
         self.names = [learner.name for learner in learners]
         self.matchmaker = Matchmaker(args, self.names, pool, ratings)
-        n = envs.num_games
+        n, self.changes_sides = envs.num_games, args.opponent not in CPU_LEVELS
         self.owner = np.arange(n) * len(learners) // n if args.train_order == "parallel" else np.zeros(n, np.int64)
         self.opponents = [MIRROR] * n
         self.due, self.credit, self.resets = np.ones((3, n), bool)          # draws an opponent, keeps its result, begins a game
@@ -4331,7 +4340,7 @@ class Arena:
     def seat(self) -> None:
         """Draws the opponents of games that begin with the next frame; they stay until their games end."""
         begun, episode = np.flatnonzero(self.resets), self.envs.games.episode
-        self.port[begun] = (begun + episode[begun]) % 2
+        self.port[begun] = (begun + (episode[begun] if self.changes_sides else 1)) % 2
         for g in begun:
             if self.due[g]:
                 playing = {name for k, name in enumerate(self.opponents) if k != g} - {MIRROR, *self.names, *BOTS}
@@ -4340,14 +4349,15 @@ class Arena:
             self.credit[g] = True
             self.envs.set_bot(g, 1 - self.port[g], BOTS.get(self.opponents[g], 0))
         if len(begun):                                                      # a game is set up as the one before it ends
-            self.envs.set_matchup(begun, *matchups(self.args, begun + 2 * (episode[begun] + 1), 1 - self.port[begun]))
+            next_port = self.port[begun] ^ self.changes_sides
+            self.envs.set_matchup(begun, *matchups(self.args, begun + 2 * (episode[begun] + 1), next_port))
         before = self.networks
-        self.networks = [*self.names, *sorted(set(self.opponents) - {MIRROR, *self.names, *BOTS})]
+        self.networks = [*self.names, *sorted(set(self.opponents) - {MIRROR, *self.names, *BOTS, *CPU_LEVELS})]
         self.policies = [learner.acting for learner in self.learners]
         self.policies += [self._frozen(name) for name in self.networks[len(self.names):]]
         self.states = {name: self.states[name] if name in self.states else policy.initial_state(2 * len(self.port))
                        for name, policy in zip(self.networks, self.policies, strict=True)}
-        index = {name: k for k, name in enumerate(self.networks)} | dict.fromkeys(BOTS, BOT_SLOT)
+        index = {name: k for k, name in enumerate(self.networks)} | dict.fromkeys((*BOTS, *CPU_LEVELS), BOT_SLOT)
         self.assignment = self.owner[:, None].repeat(2, 1)
         self.assignment[np.arange(len(self.port)), 1 - self.port] = [
             self.owner[g] if name == MIRROR else index[name] for g, name in enumerate(self.opponents)]
@@ -4468,9 +4478,15 @@ def check_matchmaking(args) -> None:
     parse_names(args.eval_opponents, BOTS, "bot")
     if args.opponent_bots and args.held_out in parse_names(args.opponent_bots, BOTS, "bot"):
         raise UserError(f"--opponent-bots {args.opponent_bots}: {args.held_out} is --held-out, which training must not meet")
+    if args.opponent in CPU_LEVELS:
+        if args.game_type != "dolphin":
+            raise UserError(f"--opponent {args.opponent}: needs Dolphin, with --game-type dolphin, --dolphin and --iso")
+        if "sheik" in parse_names(args.opponent_character or args.character, CHARACTERS, "character", CHARACTER_PRESETS):
+            raise UserError(f"--opponent {args.opponent}: a computer player cannot be made to choose sheik; give it another "
+                            "--opponent-character")
     for flag in ("opponent", "held_out"):
         file = getattr(args, flag)
-        if file and not (flag == "held_out" and file in BOTS):
+        if file and file not in (BOTS if flag == "held_out" else CPU_LEVELS):
             if load_policy(file)[1]["action_repeat"] != args.action_repeat:
                 raise UserError(f"--{flag.replace('_', '-')} {file}: its --action-repeat is not {args.action_repeat}")
     if args.league and args.population_size < 3:

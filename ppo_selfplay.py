@@ -29,8 +29,9 @@ from melee_common import (
     ACTION_SIZE, BOTS, DOLPHIN_LIMITS, FRAME, NUM_FLOATS, NUM_INTS, Arena, DolphinArgs, Evaluator, Learner, MatchArgs,
     Observation, Policy, Pool, PopulationArgs, Ratings, RewardArgs, StrengthArgs, Turn, UserError, VecEnv, action_kl,
     action_logprobs, append_jsonl, atomic_write, check_dolphin, check_matchmaking, check_numbers, check_writable, compute_gae,
-    compute_rewards, decode_actions, iteration_progress, keep_jsonl, load_policy, lock_run, make_learners, matchups, observe,
-    parse_hidden, pbt_round, plot_winrates, print_elo, resume_run, run_script, save_checkpoint, start_run, stop_on_interrupt,
+    compute_rewards, computer_levels, decode_actions, iteration_progress, keep_jsonl, load_policy, lock_run, make_learners,
+    matchups, observe, parse_hidden, pbt_round, plot_winrates, print_elo, resume_run, run_script, save_checkpoint, start_run,
+    stop_on_interrupt,
 )
 
 
@@ -344,7 +345,8 @@ def main(args: Args) -> None:
     M = args.num_games * (P if args.train_order == "parallel" else 1)
     envs = VecEnv(M, *matchups(args, np.arange(M) + 2, np.arange(1, M + 1) % 2), seed=args.seed, num_workers=args.num_workers,
                   use_threads=args.use_threads, max_episode_frames=args.max_episode_frames, action_repeat=args.action_repeat,
-                  max_restarts=args.max_restarts, dolphin=args if args.game_type == "dolphin" else None, log=console.print)
+                  max_restarts=args.max_restarts, cpu_levels=computer_levels(args, M),
+                  dolphin=args if args.game_type == "dolphin" else None, log=console.print)
     learners = make_learners(initial, args)
     names = [learner.name for learner in learners]
     teacher = initial if args.teacher_kl else None

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 import mock_melee
+import ppo_selfplay
 from melee_common import (
-    BOTS, CHARACTERS, CONTROLLER, CPU_LEVELS, FIRST_CONTROL_FRAME, FRAME, HUMAN, ISO_SIZE, ITEM, SHOULDER_GRID, STAGES,
-    STICK_TABLE, ZELDA, DolphinArgs, DolphinEnv, DolphinError, UserError, VecEnv, check_dolphin, decode_actions, observe,
+    BOT_SLOT, BOTS, CHARACTERS, CONTROLLER, CPU_LEVELS, FIRST_CONTROL_FRAME, FRAME, HUMAN, ISO_SIZE, ITEM, SHOULDER_GRID,
+    STAGES, STICK_TABLE, ZELDA, DolphinArgs, DolphinEnv, DolphinError, UserError, VecEnv, check_dolphin, decode_actions,
+    load_checkpoint, observe,
 )
 from test_policy import random_actions
 
@@ -254,6 +256,30 @@ def test_training_goes_on_while_a_dolphin_crashes(dolphin, tmp_path):
     refused = subprocess.run([*command, "--run-name", "other"], cwd=STAND_IN.parents[1], capture_output=True, text=True)
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "melee.iso: no such file" in refused.stderr
     assert not (tmp_path / "other").exists()
+
+
+def test_training_against_melees_own_computer_player(dolphin, tmp_path, monkeypatch):
+    """It plays itself, from one port of each game, and nothing it does enters a batch."""
+    seen, play = [], ppo_selfplay.collect
+
+    def collect(arena, args, clock):
+        rollout = play(arena, args, clock)["main"]
+        envs = arena.envs
+        seen.append((rollout["learns"], envs.controllers["main_x"].copy(), envs.games.characters.copy(), arena.assignment))
+        return {"main": rollout}
+
+    monkeypatch.setattr(ppo_selfplay, "collect", collect)
+    args = dolphin(FAKE_STOCKS=1)
+    ppo_selfplay.main(ppo_selfplay.Args(
+        game_type="dolphin", dolphin=args.dolphin, iso=args.iso, opponent="cpu9", num_games=2, timesteps=512, rollout_length=32,
+        hidden="16", character="fox", opponent_character="marth", max_episode_frames=60, action_repeat=1, eval_interval=0,
+        run_name="cpu", runs_dir=str(tmp_path)))
+    learns, sticks, characters, assignment = (np.stack(part) for part in zip(*seen, strict=True))
+    assert len(seen) == 8 and (learns == [[False, True], [True, False]]).all()
+    assert sticks[:, [0, 1], [0, 1]].any() and (assignment[:, [0, 1], [0, 1]] == BOT_SLOT).all()
+    assert (characters == [[MARTH, FOX], [FOX, MARTH]]).all()
+    saved = load_checkpoint(tmp_path / "cpu" / "checkpoints" / "latest.pt")
+    assert set(saved["ratings"]["payoff"]["main"]) == {"cpu9"} and saved["learner_main"]["agent_frames"] == 512
 
 
 def test_a_killed_dolphin_a_killed_worker_and_a_resumed_run(dolphin):
