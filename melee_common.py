@@ -3801,12 +3801,13 @@ class Ratings:
 
     table[id]     [elo, wins, losses, draws]
     payoff[a][b]  [wins, draws, losses] of a against b, every game counted; payoff[b][a] says the same from the other side
-    recent[a][b]  [score, games] of a against b, in which every further game between them weighs the older ones down by DECAY
+    recent[a][b]  [score, games] of a against b, in which every further game between them weighs the older ones down by DECAY,
+                  and every game of a against anybody by FADE: who was beaten long ago counts as unknown and is met again
 
     All of it is plain lists and dicts. Ids that a pool has pruned stay in it."""
 
     K, START = 32., 1500.
-    DECAY = .98                                                             # per game: 34 games on, one counts half
+    DECAY, FADE = .98, .999                                                 # 34, or 693 games on, one counts half
 
     def __init__(self, table: dict[str, list[float]] | None = None, payoff: dict | None = None, recent: dict | None = None):
         self.table = {name: list(row) for name, row in (table or {}).items()}
@@ -3837,7 +3838,10 @@ class Ratings:
         row_b[{1: 2, 2: 1, 3: 3}[column]] += 1
         for x, y, s in ((a, b, score), (b, a, 1 - score)):
             self.payoff.setdefault(x, {}).setdefault(y, [0, 0, 0])[{1.: 0, .5: 1, 0.: 2}[s]] += 1
-            cell = self.recent.setdefault(x, {}).setdefault(y, [0., 0.])
+            recent = self.recent.setdefault(x, {})
+            for cell in recent.values():
+                cell[:] = cell[0] * self.FADE, cell[1] * self.FADE
+            cell = recent.setdefault(y, [0., 0.])
             cell[:] = cell[0] * self.DECAY + s, cell[1] * self.DECAY + 1
 
     def winrate(self, a: str, b: str) -> float:
@@ -3924,7 +3928,8 @@ class MatchArgs:
     league_reset_frames: int = 4_000_000
     """game frames after which an exploiter that does not win starts anew from the initial weights"""
     opponents_per_iteration: int = 4
-    """different frozen networks that may play at the same time: each costs a forward a step"""
+    """different frozen networks that may play against a learner at the same time, 2 or more: each costs a forward a step. When
+    there are so many, the longest seated half gets no new games, and others are drawn as they leave"""
     opponent_swap: Literal["reset", "rollout"] = "reset"
     """when a game slot draws a new opponent: reset at every new game, rollout at the first new game of a rollout"""
     opponent: str = ""
@@ -3941,7 +3946,7 @@ class MatchArgs:
     keep_retired: bool = True
     """keep the files of retired checkpoints, for tournaments; off, only those that may be drawn or play stay on disk"""
     pool_interval: int = 25
-    """iterations between two additions to the pool"""
+    """iterations between two additions to the pool, which begins with the initial policy"""
     track_elo: bool = False
     """print the Elo table at the end"""
 
@@ -3955,16 +3960,13 @@ class Matchmaker:
         self.bots = parse_names(args.opponent_bots, BOTS, "bot") if args.opponent_bots else []
         self.role = {name: ROLES[k % 3] if args.league else "main" for k, name in enumerate(learners)}
 
-    def draw(self, me: str, playing: set[str], rng: np.random.Generator) -> str:
-        """The opponent of learner `me` in its next game. `playing`: the frozen networks that play right now in other games."""
+    def draw(self, me: str, rng: np.random.Generator) -> str:
+        """The opponent of learner `me` in its next game, as the strategy wants it."""
         if self.args.opponent:
             return self.args.opponent
         if self.bots and rng.random() < self.args.bot_prob:
             return self.bots[rng.integers(len(self.bots))]
         names, weights = self.league(me, rng) if self.args.league else self.candidates(me, rng)
-        if len(playing) >= self.args.opponents_per_iteration:
-            among = [k for k, name in enumerate(names) if name in playing or name in self.learners]
-            names, weights = [names[k] for k in among], weights[among]
         if not names:
             return MIRROR
         weights = weights / weights.sum() if weights.sum() > 0 else np.full(len(names), 1 / len(names))
@@ -3987,9 +3989,11 @@ class Matchmaker:
         return names, np.ones(len(names))
 
     def pfsp(self, me: str, names: list[str], weighting: str) -> np.ndarray:
-        """Prioritised fictitious self-play: weights from the decayed win rate against each."""
+        """Prioritised fictitious self-play: weights from the decayed win rate against each, with a floor: a tenth of the games
+        go to all of them alike, so that nobody is forgotten for having been beaten once."""
         p = np.array([self.ratings.winrate(me, name) for name in names])
-        return (1 - p) ** 2 if weighting == "hard" else p * (1 - p)
+        weights = (1 - p) ** 2 if weighting == "hard" else p * (1 - p)
+        return .9 * weights / weights.sum() + .1 / len(names) if weights.sum() > 0 else np.ones(len(names))
 
     def near(self, me: str, names: list[str], tier: float = 200.) -> np.ndarray:
         """Weights by Elo: tiers of 200 points; one's own and the two beside it, the closer the likelier; else all."""
@@ -4047,11 +4051,13 @@ def parse_names(text: str, table: dict[str, int], what: str, presets: dict[str, 
 class StrengthArgs:
     """The flags of measure_strength."""
     eval_interval: int = 200
-    """iterations between two evaluations, also before the first and after the last iteration (off: 0)"""
+    """iterations between two evaluations of the strongest learner (by Elo), also before the first and after the last iteration
+    (off: 0)"""
     eval_games: int = 32
     """games against each opponent in an evaluation, half of them from either port"""
     eval_opponents: str = "idle,random,attacker,level1,level3,level5"
-    """scripted opponents of an evaluation, separated by commas; besides them the initial policy and, as a control, itself"""
+    """scripted opponents of an evaluation, separated by commas, level1 to level9 among them; besides these the initial policy
+    and, as a control, itself"""
     held_out: str = "attacker"
     """an opponent that training never meets, a bot or the file of a policy; part of every evaluation"""
     eval_in_background: bool = True
@@ -4060,11 +4066,12 @@ class StrengthArgs:
 
 def measure_strength(policy: Policy, initial: Policy, step: int, args) -> dict:
     """A row for eval.jsonl. Win rates with 95 % intervals against scripted opponents, the held-out opponent, the initial policy
-    and itself (the control, which must come out even); drift: how far its actions are from those of the initial policy; and
-    what looks like a collapse. All randomness is its own, keyed by seed and step. `args`: flags of ppo_selfplay.py."""
+    and itself (the control, which must come out even: port 1 against port 2, since the matchup itself may not be even); drift:
+    how far its actions against itself are from those of the initial policy against itself; and what looks like a collapse.
+    All randomness is its own, keyed by seed and step. `args`: flags of ppo_selfplay.py."""
     n, policies = args.eval_games, [policy, initial]
     blocks = {name: (BOT_SLOT, BOTS[name]) for name in parse_names(args.eval_opponents, BOTS, "bot")}  # name: policy, bot
-    blocks |= {"control": (0, 0), "initial": (1, 0)}
+    blocks |= {"control": (0, 0), "initial": (1, 0), "reference": (1, 0)}
     if args.held_out in BOTS:
         blocks.setdefault(args.held_out, (BOT_SLOT, BOTS[args.held_out]))
     elif args.held_out:
@@ -4075,14 +4082,16 @@ def measure_strength(policy: Policy, initial: Policy, step: int, args) -> dict:
     mine = games % 2                                                        # the policy's port in each game
     assignment[games, 1 - mine] = np.repeat([player for player, _ in blocks.values()], n)
     bot_kinds[games, 1 - mine] = np.repeat([bot for _, bot in blocks.values()], n)
-    characters, stages = matchups(args, games, mine)
+    block = {name: slice(k * n, (k + 1) * n) for k, name in enumerate(blocks)}
+    assignment[block["reference"]] = 1                                      # the initial policy on both sides
+    characters, stages = matchups(args, games % n, mine)
 
     pressed = np.zeros((2, NUM_BUTTONS))                                    # of the policy and of the initial policy
     tilted, counted = np.zeros((2, ACTION_SIZE - NUM_BUTTONS, NUM_STICK)), np.zeros(2)
 
     def watch(actions, running):
-        for k in (0, 1):
-            rows = actions[(assignment == k) & running[:, None]]            # [B, 13]
+        for k, name in enumerate(("control", "reference")):
+            rows = actions[block[name]][running[block[name]]].reshape(-1, ACTION_SIZE)                      # [B, 13]
             counted[k] += len(rows)
             pressed[k] += rows[:, :NUM_BUTTONS].sum(0)
             for head in range(ACTION_SIZE - NUM_BUTTONS):
@@ -4092,10 +4101,12 @@ def measure_strength(policy: Policy, initial: Policy, step: int, args) -> dict:
     with VecEnv(len(assignment), characters, stages, seed=seed, bot_kinds=bot_kinds, max_episode_frames=args.max_episode_frames,
                 action_repeat=args.action_repeat) as envs:
         final = play_games(policies, envs, assignment, torch.Generator().manual_seed(seed), watch)
-    scores = (outcomes(final) * np.where(mine == 0, 1, -1) + 1) / 2         # 1 won, .5 draw, 0 lost
+    side = mine.copy()
+    side[block["control"]] = 0                                              # where each character sits as often as opposite
+    scores = (outcomes(final) * np.where(side == 0, 1, -1) + 1) / 2         # 1 won, .5 draw, 0 lost
     row = {"global_step": step, "games": n}
-    for k, name in enumerate(blocks):
-        wins = float(scores[k * n:(k + 1) * n].sum())
+    for name in [name for name in blocks if name != "reference"]:
+        wins = float(scores[block[name]].sum())
         low, high = wilson_interval(wins, n)
         row |= {f"eval/winrate_{name}": wins / n, f"eval/winrate_{name}_low": low, f"eval/winrate_{name}_high": high}
 
@@ -4146,18 +4157,24 @@ def computer_levels(args, num_games: int) -> np.ndarray:
 
 class Evaluator:
     """Measures strength in a process of its own, so that collection never waits for it. A policy to be measured lies in
-    checkpoints/eval_<step>.pt until its row is written: what a kill interrupts is measured after --resume."""
+    checkpoints/eval_<step>.pt until its row is written: what a kill interrupts is measured after --resume. A process that keeps
+    dying costs the evaluations, not the training."""
+
+    MAX_FAILURES = 3
 
     def __init__(self, run: Path, args, global_step: int, log=print):
         self.run, self.folder, self.args, self.log, self.process, self.failures = run, run / "checkpoints", args, log, None, 0
         self.jobs = sorted((int(path.stem.split("_")[1]), path) for path in self.folder.glob("eval_*.pt"))
+        written = run / "eval.jsonl"
+        done = {json.loads(line)["global_step"] for line in written.read_text().splitlines()} if written.exists() else set()
         for step, path in self.jobs:
-            if step > global_step:                                          # it will be measured again when training is there
+            if step > global_step or step in done:                          # measured again when training is there; or already
                 path.unlink()
-        self.jobs = [job for job in self.jobs if job[0] <= global_step]
+        self.jobs = [job for job in self.jobs if job[1].exists()]
 
     def submit(self, policy: Policy, step: int) -> None:
-        self.jobs.append((step, save_checkpoint(self.folder / f"eval_{step:012d}.pt", policy)))
+        if self.failures < self.MAX_FAILURES:
+            self.jobs.append((step, save_checkpoint(self.folder / f"eval_{step:012d}.pt", policy)))
 
     def report(self, wait: bool = False) -> None:
         """Writes and tells what is ready; with `wait` all of it."""
@@ -4168,9 +4185,9 @@ class Evaluator:
                 import wandb
                 wandb.log(row)
 
-    def finished(self, wait: bool = False) -> list[dict]:
-        """Rows that are ready, in the order of submission; with `wait` all of them."""
-        rows = []
+    def finished(self, wait: bool = False):
+        """Yields rows that are ready, in the order of submission; with `wait` all of them. The file of one goes as the next is
+        asked for: by then its row is written."""
         while self.jobs:
             step, path = self.jobs[0]
             if not self.args.eval_in_background:
@@ -4178,11 +4195,10 @@ class Evaluator:
             else:
                 row = self._ask(step, path, wait)
                 if row is None:
-                    return rows
-            rows.append(row)
+                    return
+            yield row
             self.jobs.pop(0)
             path.unlink(missing_ok=True)
-        return rows
 
     def _ask(self, step: int, path: Path, wait: bool) -> dict | None:
         """The row of the first job, if the process has it; starts the process, sends it the job, where that is to do."""
@@ -4204,13 +4220,17 @@ class Evaluator:
             return None
         line = self.process.stdout.readline()
         if line.endswith("\n"):
+            self.failures = 0
             return json.loads(line)
         self.close()
         self.failures += 1
-        if self.failures > 10:
-            raise UserError(f"the process that evaluates died {self.failures} times; --no-eval-in-background shows why")
-        self.log("the process that evaluates has died; it is started again")
-        return self._ask(step, path, wait)
+        if self.failures < self.MAX_FAILURES:
+            self.log("the process that evaluates has died; it is started again")
+            return self._ask(step, path, wait)
+        self.log(f"warning: the process that evaluates died {self.failures} times; this run goes on without evaluations, and "
+                 "after --resume with them; --no-eval-in-background shows what is wrong")
+        self.jobs = []                                                      # their files stay, for --resume
+        return None
 
     def close(self) -> None:
         if self.process is not None:
@@ -4325,13 +4345,19 @@ class Arena:
         self.due, self.credit, self.resets = np.ones((3, n), bool)          # draws an opponent, keeps its result, begins a game
         self.port = np.zeros(n, np.int64)                                   # of each game's learner
         self.networks: list[str] = []
+        self.open: list[list[str]] = [[] for _ in learners]                 # frozen networks that may begin games, by seniority
         self.states = {name: learner.acting.initial_state(2 * n) for name, learner in zip(self.names, learners, strict=True)}
         self.rng = np.random.default_rng(args.seed)                         # opponents
         self.noise = torch.Generator().manual_seed(args.seed)               # action sampling
         self.begin_iteration()
 
     def begin_iteration(self) -> None:
-        """Weights may have changed since the last one; results are counted anew."""
+        """Weights may have changed since the last one; results are counted anew. Where --opponents-per-iteration networks play,
+        those seated longest get no new games from now on: otherwise the same few would play for ever."""
+        active, bound = set(self.pool.ids()), self.args.opponents_per_iteration
+        for k, crowd in enumerate(self._crowds()):
+            still = [name for name in self.open[k] if name in crowd and name in active]
+            self.open[k] = still if len(crowd) < bound or active <= crowd else still[-(bound // 2):]
         self.stacked = None
         self.due[:] = True
         self.scores = {name: [] for name in self.names}                     # against others
@@ -4341,10 +4367,12 @@ class Arena:
         """Draws the opponents of games that begin with the next frame; they stay until their games end."""
         begun, episode = np.flatnonzero(self.resets), self.envs.games.episode
         self.port[begun] = (begun + (episode[begun] if self.changes_sides else 1)) % 2
+        for g in begun[self.due[begun]]:
+            self.opponents[g] = MIRROR                                      # the last one's game is over
+        crowds = [crowd.union(open_) for crowd, open_ in zip(self._crowds(), self.open, strict=True)]
         for g in begun:
             if self.due[g]:
-                playing = {name for k, name in enumerate(self.opponents) if k != g} - {MIRROR, *self.names, *BOTS}
-                self.opponents[g] = self.matchmaker.draw(self.names[self.owner[g]], playing, self.rng)
+                self.opponents[g] = self._draw(self.owner[g], crowds[self.owner[g]])
                 self.due[g] = self.args.opponent_swap == "reset"
             self.credit[g] = True
             self.envs.set_bot(g, 1 - self.port[g], BOTS.get(self.opponents[g], 0))
@@ -4362,6 +4390,24 @@ class Arena:
         self.assignment[np.arange(len(self.port)), 1 - self.port] = [
             self.owner[g] if name == MIRROR else index[name] for g, name in enumerate(self.opponents)]
         self.stacked = self.stacked if self.networks == before else None
+
+    def _crowds(self) -> list[set[str]]:
+        """The frozen networks that play against each learner."""
+        return [{self.opponents[g] for g in np.flatnonzero(self.owner == k)} - {MIRROR, *self.names, *BOTS, *CPU_LEVELS}
+                for k in range(len(self.names))]
+
+    def _draw(self, k: int, crowd: set[str]) -> str:
+        """An opponent for learner k, beside the frozen ones that it meets now: as the strategy draws it while there is room,
+        else one of those that it drew a short while ago."""
+        name, open_ = self.matchmaker.draw(self.names[k], self.rng), self.open[k]
+        if name == self.args.opponent or name in {MIRROR, *self.names, *BOTS} or name in open_:
+            return name
+        if len(crowd) >= self.args.opponents_per_iteration:
+            open_ = open_ or Pool._sorted(crowd)[-1:]                       # all retired: an old one rather than a mirror
+            return open_[self.rng.integers(len(open_))]
+        crowd.add(name)
+        open_.append(name)
+        return name
 
     def _frozen(self, name: str) -> Policy:
         return _load_frozen(name) if name == self.args.opponent else self.pool.load(name)
@@ -4396,11 +4442,12 @@ class Arena:
 
     def state_dict(self) -> dict:
         arrays = {name: getattr(self, name).tolist() for name in ("owner", "port", "resets", "credit", "due")}
-        return {**arrays, "opponents": self.opponents, "states": {name: list(state) for name, state in self.states.items()},
+        return {**arrays, "opponents": self.opponents, "open": self.open, "states": {name: list(state) for name, state in self.states.items()},
                 "rng": json.dumps(self.rng.bit_generator.state), "noise": self.noise.get_state()}
 
     def load_state_dict(self, state: dict) -> None:
         self.opponents, self.owner, self.port = list(state["opponents"]), np.array(state["owner"]), np.array(state["port"])
+        self.open = [list(names) for names in state["open"]]
         self.resets, self.credit, self.due = (np.array(state[name], bool) for name in ("resets", "credit", "due"))
         self.states = {name: tuple(tensors) for name, tensors in state["states"].items()}
         self.rng.bit_generator.state = json.loads(state["rng"])
@@ -4467,7 +4514,7 @@ class Turn:
 def check_matchmaking(args) -> None:
     """One line for each flag of MatchArgs, StrengthArgs and PopulationArgs that cannot work."""
     many = 10 ** 9
-    check_numbers(args, history_prob=(0, 1), bot_prob=(0, 1), opponents_per_iteration=(1, 1024),
+    check_numbers(args, history_prob=(0, 1), bot_prob=(0, 1), opponents_per_iteration=(2, 1024),
                   league_reset_frames=(1, math.inf), eval_interval=(0, many), eval_games=(2, 65536),
                   population_size=(1, 1024), pbt_interval=(1, many),
                   turn_winrate=(0, 1), turn_patience=(1, many), turn_frames=(1, math.inf), history_size=(1, many),
@@ -4537,6 +4584,22 @@ def resume_run(args, args_type) -> tuple:
     if saved.get("stage") != "ppo_selfplay" or saved["action_repeat"] != args.action_repeat:
         raise UserError(f"{run}: its checkpoint is not of this run; use --pretrained to start a run from a checkpoint")
     return run, args, lock, saved
+
+
+def restore(run: Path, args, saved: dict, parts: dict, pool: Pool) -> tuple[int, int]:
+    """Everything is again as it was at the checkpoint `saved` -> its iteration and step. What came later is forgotten."""
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+        iteration, step = int(saved["iteration"]), int(saved["step"])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        parts["envs"].close()
+        raise UserError(f"{run}: its checkpoint cannot be resumed ({type(error).__name__}: {error})") from None
+    for log in ("metrics.jsonl", "eval.jsonl", "pbt.jsonl"):
+        keep_jsonl(run / log, step)
+    pool.forget_after(step, agents={name.removeprefix("learner_") for name in parts if name.startswith("learner_")})
+    atomic_write(run / "args.json", (json.dumps(vars(args), indent=1) + "\n").encode())
+    return iteration, step
 
 
 def stop_on_interrupt(say) -> list:

@@ -12,7 +12,6 @@ the Elo table. Strength is measured apart (eval.jsonl). All else, from populatio
 """
 
 import copy
-import json
 import math
 import sys
 import time
@@ -28,9 +27,9 @@ from rich.console import Console
 from melee_common import (
     ACTION_SIZE, BOTS, DOLPHIN_LIMITS, FRAME, NUM_FLOATS, NUM_INTS, Arena, DolphinArgs, Evaluator, Learner, MatchArgs,
     Observation, Policy, Pool, PopulationArgs, Ratings, RewardArgs, StrengthArgs, Turn, UserError, VecEnv, action_kl,
-    action_logprobs, append_jsonl, atomic_write, check_dolphin, check_matchmaking, check_numbers, check_writable, compute_gae,
-    compute_rewards, computer_levels, decode_actions, iteration_progress, keep_jsonl, load_policy, lock_run, make_learners,
-    matchups, observe, parse_hidden, pbt_round, plot_winrates, print_elo, resume_run, run_script, save_checkpoint, start_run,
+    action_logprobs, append_jsonl, check_dolphin, check_matchmaking, check_numbers, check_writable, compute_gae,
+    compute_rewards, computer_levels, decode_actions, iteration_progress, load_policy, lock_run, make_learners, matchups,
+    observe, parse_hidden, pbt_round, plot_winrates, print_elo, restore, resume_run, run_script, save_checkpoint, start_run,
     stop_on_interrupt,
 )
 
@@ -353,21 +352,13 @@ def main(args: Args) -> None:
     pool, ratings = Pool(run / "pool", args.history_size, args.prune, args.keep_retired), Ratings()
     arena, turn = Arena(args, envs, learners, pool, ratings), Turn(args)
     parts = {"envs": envs, "ratings": ratings, "arena": arena, "turn": turn, **{f"learner_{x.name}": x for x in learners}}
-    iteration, global_step = 0, 0
-    if saved:
-        try:
-            for name, part in parts.items():
-                part.load_state_dict(saved[name])
-            iteration, global_step = int(saved["iteration"]), int(saved["step"])
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            envs.close()
-            raise UserError(f"{run}: its checkpoint cannot be resumed ({type(error).__name__}: {error})") from None
-        for log in ("metrics.jsonl", "eval.jsonl", "pbt.jsonl"):            # forget what came after the checkpoint
-            keep_jsonl(run / log, global_step)
-        pool.forget_after(global_step, agents=set(names))
-        atomic_write(run / "args.json", (json.dumps(vars(args), indent=1) + "\n").encode())
+    iteration, global_step = restore(run, args, saved, parts, pool) if saved else (0, 0)
 
     strongest = lambda: max(learners, key=lambda learner: ratings.elo(learner.name)).policy  # whom play.py will see
+
+    def freeze(learner: Learner) -> None:
+        name = pool.add(learner.policy, learner.name, global_step, ratings=ratings, action_repeat=args.action_repeat)
+        ratings.row(name)[0] = ratings.elo(learner.name)                    # a frozen copy is as strong as its original
 
     def save() -> None:
         save_checkpoint(checkpoint_path, strongest(), stage="ppo_selfplay", step=global_step, iteration=iteration,
@@ -386,8 +377,12 @@ def main(args: Args) -> None:
                   f"of {steps_per_iteration} game frames ({M} games x {T * args.train_interval} steps x {args.action_repeat} "
                   f"frames); a reward's half-life is {half_life:.1f} s; run folder {run}")
     evaluator = Evaluator(run, args, global_step, console.print)
-    if args.eval_interval and not saved:
-        evaluator.submit(learners[0].policy, 0)
+    if not saved:                                                           # somebody to meet, and something to resume
+        if args.eval_interval:
+            evaluator.submit(learners[0].policy, 0)
+        for learner in learners:
+            freeze(learner)
+        save()
 
     # Updates run here, or in threads: one for each learner (parallel), or one that learns while games go on (asynchronous).
     pending, threads, background = [], ThreadPoolExecutor(P), ThreadPoolExecutor(1)
@@ -458,9 +453,7 @@ def main(args: Args) -> None:
                     append_jsonl(run / "pbt.jsonl", {"global_step": global_step, **event})
             if iteration % args.pool_interval == 0:
                 for learner in active:
-                    frozen = pool.add(learner.policy, learner.name, global_step, ratings=ratings,
-                                      action_repeat=args.action_repeat)
-                    ratings.row(frozen)[0] = ratings.elo(learner.name)      # a frozen copy is as strong as its original
+                    freeze(learner)
                     if args.league and arena.matchmaker.starts_anew(learner.name, global_step - learner.born, arena.rng):
                         learner.become(initial.state_dict(), None)
                         learner.born = global_step

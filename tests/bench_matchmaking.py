@@ -38,7 +38,7 @@ def league(folder: str | Path) -> tuple[Pool, Ratings]:
 
 def draw(matchmaker: Matchmaker, me: str = "agent1", draws: int = 2000) -> Counter:
     rng = np.random.default_rng(1)
-    return Counter(matchmaker.draw(me, set(), rng) for _ in range(draws))
+    return Counter(matchmaker.draw(me, rng) for _ in range(draws))
 
 
 def group(name: str) -> str:

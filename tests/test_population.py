@@ -25,7 +25,7 @@ from test_selfplay import FRAMES, as_flags, command, metrics, tiny
 
 def learning_curve(run: Path) -> dict[str, np.ndarray]:
     rows = metrics(run)
-    return {key: np.array([row[key] for row in rows]) for key in rows[-1] if isinstance(rows[-1][key], float)}
+    return {key: np.array([row.get(key, 0) for row in rows]) for key in rows[-1] if isinstance(rows[-1][key], float)}
 
 
 def assert_same_curve(a: Path, b: Path, atol: float) -> None:
@@ -71,6 +71,39 @@ def test_pfsp_prefers_hard_ones_or_even_ones(history):
     assert share(hard, strong) > 2 * share(hard, equal) and share(even, equal) > share(even, strong)
 
 
+def test_pfsp_forgets_nobody(history):
+    """Even one that always loses is met now and then, and more often once its defeats are long past."""
+    pool, _ = history
+    ratings, names = Ratings(), pool.ids()
+    matchmaker = Matchmaker(MatchArgs(matchmaking="pfsp", history_prob=1.), LEARNERS, pool, ratings)
+    for _ in range(200):
+        for k, name in enumerate(names):
+            ratings.record("agent1", name, float(k == 0))
+    before = ratings.winrate("agent1", names[0])
+    assert before > .95 and matchmaker.pfsp("agent1", names, "hard")[0] > .09 / len(names)
+    assert draw(matchmaker, "agent1", 4000)[names[0]] > 10
+    for _ in range(3000):
+        ratings.record("agent1", names[1], 0.)
+    assert ratings.winrate("agent1", names[0]) < .8 and ratings.winrate("agent1", names[1]) < .05
+    everyone = Ratings()
+    for _ in range(2000):
+        for name in names:
+            everyone.record("agent1", name, 1.)
+    assert (Matchmaker(MatchArgs(), LEARNERS, pool, everyone).pfsp("agent1", names, "even") > 0).all()
+
+
+def test_history_begins_with_the_initial_policy(tmp_path):
+    for strategy in ("historical", "pfsp", "league"):
+        run = tmp_path / strategy
+        main(tiny(tmp_path, strategy, 6, matchmaking=strategy, pool_interval=100, history_prob=None))
+        ratings = load_checkpoint(run / "checkpoints" / "latest.pt")["ratings"]
+        assert set(ratings["payoff"]["main"]) == {"main_000000000000"} == set(Pool(run / "pool").ids())
+        agent_frames = metrics(run)[0]["charts/agent_frames"]
+        assert agent_frames == 4 * 16 if strategy == "historical" else 4 * 16 < agent_frames < 2 * 4 * 16
+        initial = load_checkpoint(run / "checkpoints" / "initial.pt")["policy"]
+        assert all(torch.equal(initial[k], v) for k, v in Pool(run / "pool").load("main_000000000000").state_dict().items())
+
+
 def test_bots_and_a_fixed_opponent(history):
     mixed = drawn(history, matchmaking="self", opponent_bots="random,level5", bot_prob=.3)
     assert .25 < share(mixed, lambda name: name in BOTS) < .35 and {"random", "level5", MIRROR} == set(mixed)
@@ -108,10 +141,33 @@ def test_the_number_of_networks_at_a_time_is_bounded(tmp_path, monkeypatch):
         most.append(len(self.networks) - 1)
 
     monkeypatch.setattr(Arena, "seat", watched)
-    for bound in (1, 3):
+    for bound in (2, 3):
         most.clear()
         main(tiny(tmp_path, f"run{bound}", 12, matchmaking="historical", opponents_per_iteration=bound, num_games=8))
         assert max(most) == bound
+
+
+@pytest.mark.parametrize("games, most", [(8, 4), (64, 4), (64, 1000)])
+def test_bounded_opponents_stay_fresh(tmp_path, games, most):
+    """A quarter of the games, each ten iterations long, against history, which grows by one checkpoint every 25 iterations."""
+    args = Args(num_games=games, opponents_per_iteration=most, hidden="4", seed=3)
+    pool, tiny_policy = Pool(tmp_path, history_size=20), Policy("mlp", (4,))
+    pool.add(tiny_policy, "main", 0)
+    met, ages = set(), []
+    with VecEnv(games, CHARACTERS["fox"], 32) as envs:
+        arena = Arena(args, envs, make_learners(tiny_policy, args), pool, Ratings())
+        for iteration in range(1, 601):
+            arena.begin_iteration()
+            arena.resets = (iteration + np.arange(games)) % 10 == 0         # games that begin: not all at the same time
+            arena.seat()
+            frozen = [name for name in arena.opponents if name != MIRROR]
+            assert len(set(frozen)) == len(arena.networks) - 1 <= most
+            if iteration > 200:
+                met.update(frozen)
+                ages += [len(pool.all_ids()) - 1 - pool.all_ids().index(name) for name in frozen]
+            if iteration % 25 == 0:
+                pool.add(tiny_policy, "main", iteration)
+    assert len(met) >= 15 and 7 < np.mean(ages) < 12, (len(met), np.mean(ages))
 
 
 @pytest.mark.parametrize("swap", ["reset", "rollout"])
@@ -425,9 +481,9 @@ def test_strength_in_the_background_is_the_same(tmp_path):
             initial = (run / "checkpoints" / "initial.pt").read_bytes()
         else:
             (run / "checkpoints" / "initial.pt").write_bytes(initial)
-            evaluator.finished()                                            # starts the process
+            list(evaluator.finished())                                      # starts the process
             os.kill(evaluator.process.pid, signal.SIGKILL)                  # it is started again, nothing is lost
-        rows[background] = evaluator.finished(wait=True)
+        rows[background] = list(evaluator.finished(wait=True))
         evaluator.close()
         assert not list(run.glob("checkpoints/eval_*"))
     assert [row["global_step"] for row in rows[True]] == [0, 1]
@@ -506,12 +562,55 @@ def test_a_best_response_meets_nobody_else(tmp_path):
     assert set(payoff["main"]) == {str(tmp_path / "frozen.pt")}
 
 
-def test_the_evaluator_gives_up_on_a_process_that_cannot_live(tmp_path, monkeypatch):
-    save_checkpoint(tmp_path / "checkpoints" / "initial.pt", Policy("mlp", (8,)), action_repeat=3)
-    evaluator = Evaluator(tmp_path, strength_args(held_out=str(tmp_path / "gone.pt")), 0, log=lambda line: None)
-    monkeypatch.setattr(melee_common.sys, "executable", "/bin/false")
-    evaluator.submit(Policy("mlp", (8,)), 0)
+def test_an_evaluator_that_cannot_live_does_not_end_the_training(tmp_path, monkeypatch):
+    popen = melee_common.subprocess.Popen
+    monkeypatch.setattr(melee_common.subprocess, "Popen", lambda command, **options: popen(["/bin/false"], **options))
     started = time.monotonic()
-    with pytest.raises(UserError, match="no-eval-in-background"):
-        evaluator.finished(wait=True)
-    assert time.monotonic() - started < 20
+    main(tiny(tmp_path, "run", 6, eval_interval=1, eval_in_background=True))
+    assert len(metrics(tmp_path / "run")) == 6 and time.monotonic() - started < 20
+    assert not (tmp_path / "run" / "eval.jsonl").exists()
+    log = []
+    evaluator = Evaluator(tmp_path / "run", strength_args(), 0, log.append)
+    assert [step for step, _ in evaluator.jobs] == [0]                      # kept: what was wrong may be put right
+    for step in range(10):
+        evaluator.submit(Policy("mlp", (8,)), step)
+        evaluator.report(wait=True)
+    assert len(log) == 3 and "without evaluations" in log[-1] and len(list(tmp_path.glob("run/checkpoints/eval_*"))) == 1
+
+
+def test_a_kill_between_a_row_and_its_file_loses_and_repeats_nothing(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path / "checkpoints" / "initial.pt", Policy("mlp", (8,)), action_repeat=3)
+    args, rows = strength_args(eval_in_background=False), tmp_path / "eval.jsonl"
+    evaluator = Evaluator(tmp_path, args, 0, log=lambda line: None)
+    evaluator.submit(Policy("mlp", (8,)), 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            evaluator.report()
+    assert rows.read_text().count("\n") == 1 and list(tmp_path.glob("checkpoints/eval_*"))
+    Evaluator(tmp_path, args, 0, log=lambda line: None).report()
+    assert rows.read_text().count("\n") == 1 and not list(tmp_path.glob("checkpoints/eval_*"))
+
+
+def test_the_control_and_the_drift_are_fair_where_the_matchup_is_not(tmp_path, monkeypatch):
+    """The game is decided by the character: Fox always wins. The control is even all the same, and without learning there is no
+    drift, though both characters are played differently by whoever plays them."""
+    monkeypatch.setattr(melee_common, "outcomes", lambda frames: np.where(
+        frames["players"]["character"][:, 0] == CHARACTERS["fox"], 1, -1))
+    policy = Policy("mlp", (8,))
+    row = melee_common.measure_strength(policy, policy, 0, strength_args(
+        character="fox", opponent_character="gameandwatch", eval_games=32, eval_opponents="idle"))
+    assert row["eval/winrate_control"] == .5 and row["eval/winrate_initial"] == 1 and row["eval/collapse"] == []
+    assert row["eval/drift"] < .03 and "eval/winrate_reference" not in row
+
+
+def test_drift_compares_the_same_games(monkeypatch):
+    """A policy that acts otherwise against bots than against itself has not drifted from one that does the same."""
+    def fake(policies, envs, assignment, generator, watch):
+        actions = np.tile(melee_common.NEUTRAL_ACTION, (*assignment.shape, 1))
+        actions[(assignment == melee_common.BOT_SLOT).any(1), :, 0] = 1     # against bots: A on every frame
+        watch(actions, np.ones(len(assignment), bool))
+        return envs.frames.copy()
+
+    monkeypatch.setattr(melee_common, "play_games", fake)
+    assert melee_common.measure_strength(Policy("mlp", (8,)), Policy("mlp", (8,)), 0, strength_args())["eval/drift"] == 0
