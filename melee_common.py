@@ -2777,6 +2777,7 @@ class DolphinArgs:
     """games after which a Dolphin is started anew, since it leaks memory (off: 0)"""
     spectator_port: int = 0
     """UDP port of the first Dolphin's spectator server; each further one takes the next (off: 0, whatever is free)"""
+    connect_code = user_json = ""                                           # a match online: flags of play.py alone
 
 
 DOLPHIN_LIMITS = {"boot_timeout": (1, 3600), "step_timeout": (.1, 3600), "games_per_process": (0, 10 ** 9),  # for check_numbers
@@ -2817,6 +2818,26 @@ def check_dolphin(args: DolphinArgs) -> None:
     if iso.stat().st_size != ISO_SIZE:
         raise UserError(f"--iso {iso}: {iso.stat().st_size:,} bytes instead of {ISO_SIZE:,}; it is cut off or compressed, make "
                         "the .iso again")
+
+
+def check_netplay(args: DolphinArgs) -> None:
+    """Raises UserError unless --connect-code can be typed and --user-json says who we are. The code may be in small letters."""
+    args.connect_code = args.connect_code.upper()
+    if not re.fullmatch("[A-Z0-9]+#[0-9]+", args.connect_code) or len(args.connect_code) > 8:
+        raise UserError(f"--connect-code {args.connect_code}: no code of a Slippi player; one looks like ABCD#123, 8 signs at "
+                        "most")
+    if not args.user_json or not Path(args.user_json).is_file():
+        raise UserError(f"--user-json {args.user_json or '(empty)'}: no such file; give your own Slippi account's user.json, "
+                        "from the folder Slippi of your Dolphin's user folder")
+    if own_connect_code(args.user_json) == args.connect_code:
+        raise UserError(f"--connect-code {args.connect_code}: your own code; give the other person's")
+
+
+def own_connect_code(user_json: str) -> str:
+    try:
+        return str(json.loads(Path(user_json).read_text())["connectCode"])
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f"--user-json {user_json}: no user.json of Slippi, since it names no connectCode") from None
 
 
 @functools.lru_cache
@@ -2871,13 +2892,17 @@ class DolphinEnv:
         env.close()
 
     levels: per port 1 to 9 for Melee's computer player, HUMAN for a person, 0 for us. Raises DolphinError for whatever goes
-    wrong with Dolphin, and within the time-outs. Meant for a process of its own: libmelee forks, and waits."""
+    wrong with Dolphin, and within the time-outs. Meant for a process of its own: libmelee forks, and waits.
+
+    With args.connect_code it meets that person online, in Slippi's Direct mode, at levels (0, HUMAN). Slippi seats us anew in
+    every game, and draws or lets players choose the stage; we are player 0 of `frame` in any case."""
 
     def __init__(self, args: DolphinArgs, characters, stage: int, levels=(0, 0), spectator_port: int = 0):
         self.args, self.characters, self.stage = args, [int(c) for c in characters], int(stage)
         self.levels, self.wanted_port = [int(level) for level in levels], spectator_port
         self.console, self.games_played, self.deadline = None, 0, 0.
         self.frame, self.controllers = np.zeros((), FRAME), np.zeros(NUM_PLAYERS, CONTROLLER)
+        self.ports = (1, 2)                                                 # in the game, libmelee's count
 
     def next_matchup(self, characters, stage: int) -> None:
         """Whom and where the next game is to be between."""
@@ -2932,11 +2957,11 @@ class DolphinEnv:
             path=args.dolphin, tmp_home_directory=True, slippi_port=port, blocking_input=True, polling_mode=True,
             fullscreen=False, gfx_backend="Null" if args.headless else "", disable_audio=args.headless, save_replays=False,
             emulation_speed=0. if args.headless else 1., instant_match_restart=args.instant_restart,
-            use_exi_inputs=fast, enable_ffw=fast)
+            use_exi_inputs=fast, enable_ffw=fast, online_delay=2, user_json_path=args.user_json or None)  # 2 is Slippi's own
         keep_raw_events(self.console)
         kinds = melee.ControllerType
         self.pads = {seat + 1: melee.Controller(self.console, seat + 1, kinds.GCN_ADAPTER if level == HUMAN else kinds.STANDARD)
-                     for seat, level in enumerate(self.levels)}
+                     for seat, level in enumerate(self.levels) if seat == 0 or not args.connect_code}
         self.console.run(iso_path=args.iso, platform="headless" if args.headless and version.mainline else None)
         self._connect()
         for seat, pad in list(self.pads.items()):
@@ -3005,6 +3030,11 @@ class DolphinEnv:
                                        "Melee NTSC 1.02 and a Slippi build") from error
                 raise
             frames += 1
+            if time.monotonic() > self.deadline:
+                if self.args.connect_code:
+                    raise UserError(f"no game with {self.args.connect_code} within {self.args.boot_timeout:.0f} s; agree on a "
+                                    "time, let the other person enter your code, or wait longer with --boot-timeout")
+                raise DolphinError("Melee is still in its menus after --boot-timeout")
             if state is not None:
                 if state["frame_id"] == FIRST_FRAME:
                     return self._verify()
@@ -3020,7 +3050,7 @@ class DolphinEnv:
             for port, pad in self.pads.items():
                 self.menus[port].menu_helper_simple(
                     menu, pad, characters[port - 1], stage, cpu_level=self.levels[port - 1],
-                    autostart=port == starter and ready)
+                    autostart=port == starter and ready, connect_code=self.args.connect_code or None)
 
     def _verify(self) -> None:
         players, state = self.frame["players"], self.menu
@@ -3035,7 +3065,7 @@ class DolphinEnv:
         for seat, level in enumerate(levels):
             if level == HUMAN:                                              # a person chooses for themselves
                 wanted[seat], got_levels[seat] = got[seat], HUMAN
-        if self.args.instant_restart and self.games_played:
+        if self.args.connect_code or self.args.instant_restart and self.games_played:
             stage = int(self.frame["stage"]) if int(self.frame["stage"]) in stages else stage
         if (got, got_levels, int(self.frame["stage"])) != (wanted, levels, stage):
             raise DolphinError(f"asked for {tell(wanted, levels, stage)}, but the game is {tell(got, got_levels, self.frame['stage'])}")
@@ -3051,9 +3081,21 @@ class DolphinEnv:
             raise DolphinError("Dolphin hangs: its connection broke, and it did not end") from None
         if self.menu.menu_state not in (self.melee.Menu.IN_GAME, self.melee.Menu.SUDDEN_DEATH):
             return None
-        self.frame = frame_from_gamestate(self.menu, (1, 2))
-        self.controllers = controllers_from_gamestate(self.menu, (1, 2))
+        if self.args.connect_code and self.menu.frame == FIRST_FRAME:
+            self.ports = self._online_ports()
+        self.frame = frame_from_gamestate(self.menu, self.ports)
+        self.controllers = controllers_from_gamestate(self.menu, self.ports)
+        if self.args.connect_code:
+            self.frame["players"]["port"] = 0, 1                            # recordings list players by port
         return self.frame
+
+    def _online_ports(self) -> tuple[int, int]:
+        """Our port and the other person's: by our connect code, which every game names."""
+        own, players = own_connect_code(self.args.user_json), self.menu.players
+        ours = [port for port in players if players[port].connectCode == own]
+        if len(players) != 2 or len(ours) != 1:
+            raise DolphinError(f"a game of {len(players)} in which {len(ours)} have our connect code {own}")
+        return ours[0], next(port for port in players if port != ours[0])
 
     def _press(self, pad, controller) -> None:
         """Sends a CONTROLLER record. libmelee takes sticks from 0 to 1 and rounds to Melee's own 1/80, where ours already are.

@@ -521,6 +521,45 @@ def test_a_person_gets_a_window_and_the_other_port(folder, tmp_path, live, monke
             run(folder, tmp_path, "mlp.pt", "cpu1", **({"port": 1} | options), **live)
 
 
+@pytest.fixture
+def online(tmp_path, live):
+    """The flags of a match online, against somebody whose code is FOE#42."""
+    (tmp_path / "netplay").mkdir()                                          # versions are asked once
+    live["dolphin"] = shutil.copy(live["dolphin"], tmp_path / "netplay")
+    (tmp_path / "netplay" / "fake_dolphin.txt").write_text("FAKE_VERSION=netplay\n")
+    (tmp_path / "fake_dolphin.txt").write_text("FAKE_CODE=FOE#42\nFAKE_STOCKS=1\n")
+    (tmp_path / "user.json").write_text('{"uid": "x", "playKey": "secret", "connectCode": "MINE#7", "displayName": "me"}')
+    return live | {"connect_code": "foe#42", "user_json": str(tmp_path / "user.json"), "character": "sheik"}
+
+
+def test_a_match_online(folder, tmp_path, online):
+    """The code is typed, we are found at whichever port, and the person's character and the stages are told as they were."""
+    row = run(folder, tmp_path, "mlp.pt", "human", record=str(tmp_path / "slp"), max_episode_frames=0, **online)
+    assert (row["games"], row["character"], row["opponent_character"]) == (2, "sheik", "marth")
+    assert row["stage"] == "final_destination, yoshis_story"
+    replays = [read_replay(path) for path in sorted((tmp_path / "slp").glob("*"))]
+    assert [replay.meta["characters"] for replay in replays] == 2 * [(CHARACTERS["sheik"], CHARACTERS["marth"])]
+    assert [replay.meta["stage"] for replay in replays] == [STAGES["yoshis_story"], 32]
+    assert all(replay.controllers[name][:, 0].any() for replay in replays for name in ("main_x", "buttons"))
+    lost = np.sum([1 - replay.frames["players"]["stocks"][-1].astype(int) for replay in replays], 0)
+    assert (row["stocks_lost"] * 2, row["stocks_taken"] * 2) == tuple(lost) and lost.sum() == 2
+
+
+def test_nobody_there_and_other_mistakes_of_a_match_online(folder, tmp_path, online):
+    for options, said in (
+            ({"connect_code": "NOBODY#1", "boot_timeout": 10.}, "no game with NOBODY#1 within 10 s; agree on a time"),
+            ({"connect_code": "FOE"}, "no code of a Slippi player"), ({"connect_code": "TOOLONG#1234"}, "8 signs at most"),
+            ({"connect_code": "mine#7"}, "your own code"), ({"user_json": ""}, r"--user-json \(empty\): no such file"),
+            ({"user_json": str(tmp_path / "melee.iso")}, "names no connectCode"),
+            ({"connect_code": ""}, "needs --connect-code"), ({"port": 2}, "leave the ports out"),
+            ({"character": "zelda"}, "cannot choose zelda"), ({"stage": "battlefield,dream_land"}, "one stage at a time"),
+            ({"opponent": "cpu9"}, "needs --opponent human")):
+        options = {"opponent": "human", **online} | options
+        with pytest.raises(UserError, match=said) as error:
+            run(folder, tmp_path, "mlp.pt", **options)
+        assert "\n" not in str(error.value)
+
+
 def test_a_crash_of_dolphin_costs_no_result(folder, tmp_path, live):
     """The game starts over; what was played of it stays as a game that was quit. Inference runs beside the game."""
     (tmp_path / "troubles" / "0").write_text("FAKE_CRASH_AT=20\n")
