@@ -1083,6 +1083,7 @@ class Recorder:
     def __init__(self, folder: str | Path, slots: int):
         """slots: games at a time. Finishes what a killed process left in the folder; older recordings stay as they are."""
         self.folder, self.names = Path(folder), [("", "")] * slots          # names: of the players of each slot
+        self.cpu_levels = [(0, 0)] * slots                                  # 1 to 9: Melee's own computer player
         check_writable("--record", self.folder / "game.slp")
         if os.name != "nt":
             import resource                                                 # here: it is not there on Windows
@@ -1109,7 +1110,7 @@ class Recorder:
                 self.next_number = max(self.next_number, number + 1)
                 who = "_vs_".join(names[int(k)] for k in frames[g]["players"]["character"])
                 path = self.folder / f"game_{number:03d}_{who}.slp"
-                self.writers[g], self.waiting[g] = SlpWriter(path, names=self.names[g]), []
+                self.writers[g], self.waiting[g] = SlpWriter(path, names=self.names[g], cpu_levels=self.cpu_levels[g]), []
         self.add(slots, frames, controllers)
 
     def add(self, slots: np.ndarray, frames: np.ndarray, controllers: np.ndarray) -> None:
@@ -2392,8 +2393,9 @@ class VecEnv:
         envs.final_frames, envs.final_controllers       the same of the games that ended in this step, at their last frame
 
     A worker that dies, raises or hangs is replaced; its games come back truncated and marked broken, the others never
-    notice, and the traceback goes to `log`. The hand-off is one byte through a pipe: unlike a semaphore, a pipe says at once
-    when the other side is gone, and needs no clean-up. With `use_threads` the workers are threads of this process instead: the
+    notice, and the traceback goes to `log`. More than `max_restarts` failures within an hour end the run: UserError. The
+    hand-off is one byte through a pipe: unlike a semaphore, a pipe says at once when the other side is gone, and needs no
+    clean-up. With `use_threads` the workers are threads of this process instead: the
     games release Python's lock, nothing is copied, but what fails or hangs there cannot be replaced.
 
     With dolphin=DolphinArgs(dolphin=PATH, iso=PATH) the same games run on Slippi Dolphin, one for each, each in a worker of
@@ -2426,6 +2428,7 @@ class VecEnv:
         self.num_games, self.num_workers, self.seed, self.dolphin = num_games, num_workers, seed, dolphin
         self.max_episode_frames, self.action_repeat = max_episode_frames, action_repeat
         self.timeout, self.max_restarts, self.restarts, self.log = timeout, max_restarts, 0, log
+        self._failed_at, self._departures = [], np.zeros(num_games, int)    # in the last hour; of each game, in a row
         size = Games(num_games).num_bytes if num_workers else 0
         games = self.games = Games(num_games, mmap.mmap(-1, size) if num_workers else None)
         games.characters[:], games.stages[:], games.bot_kinds[:] = characters, stages, bot_kinds
@@ -2495,6 +2498,9 @@ class VecEnv:
                 self._replace(k, trouble)
             elif self._workers[k].left:
                 self._mark_broken(k)
+                self._count_departure(k)
+            elif self.games.terminated[k] or self.games.truncated[k]:
+                self._departures[k] = 0
         if self.dolphin:
             # Between two games there are only menus and a countdown: worth a moment's wait, unlike the start of a Dolphin.
             moment = time.monotonic() + 1
@@ -2526,6 +2532,13 @@ class VecEnv:
         self.broken[low:high] = True
         part.final_frames[:] = np.frombuffer(self._before, FRAME)[low:high]  # what the worker left may be half written
 
+    def _count_departure(self, k: int) -> None:
+        """A game on Dolphin ended without a winner. Somebody who leaves them all would keep us waiting for ever."""
+        self._departures[k] += 1
+        if self._departures[k] == MAX_DEPARTURES:
+            raise UserError(f"game {k} was left before its end {MAX_DEPARTURES} times in a row; nobody wants to play")
+        self.log(f"game {k} was left before its end: no contest, the next one begins")
+
     def _await_boots(self, timeout: float) -> None:
         """Waits up to `timeout` seconds for games that are on their way; those that are there show their first frame."""
         waiting = {worker.reply: k for k, worker in enumerate(self._workers) if not worker.ready}
@@ -2554,8 +2567,10 @@ class VecEnv:
         low, high = self._slices[k]
         self.restarts += 1
         self._workers[k].kill()
-        if self.restarts > self.max_restarts:
-            raise RuntimeError(f"workers failed more than {self.max_restarts} times; last: worker {k}: {trouble}")
+        self._failed_at = [at for at in self._failed_at if at > time.monotonic() - 3600] + [time.monotonic()]
+        if len(self._failed_at) > self.max_restarts:
+            raise UserError(f"workers failed more than {self.max_restarts} times within an hour (--max-restarts); the last one, "
+                            f"worker {k}, {trouble.strip().splitlines()[-1]}")
         self.log(f"worker {k} (games {low} to {high - 1}) {trouble.strip()}; replaced, its games are truncated")
         if self._before:
             self._mark_broken(k)
@@ -2743,6 +2758,7 @@ def _close_files_except(*keep: int) -> None:
 ISO_SIZE, ISO_HEAD = 1_459_978_240, b"GALE01"                               # Melee NTSC; its revision byte is 2 for 1.02
 CPU_LEVELS = {f"cpu{level}": level for level in range(1, 10)}               # Melee's own computer players
 HUMAN = -1                                                                  # a level: a person with a controller of their own
+MAX_DEPARTURES = 5                                                          # games in a row that somebody left, then no more
 SPECTATOR_PORTS = range(20_000, 30_000)                                     # below those that systems hand out themselves
 
 
@@ -2750,11 +2766,11 @@ SPECTATOR_PORTS = range(20_000, 30_000)                                     # be
 class DolphinArgs:
     """The flags of a live game. The scripts' Args inherit them."""
     dolphin: str = ""
-    """Slippi Dolphin's executable: an ExiAI or mainline build, or any other with --no-headless (off: empty)"""
+    """Slippi Dolphin's executable: an ExiAI or mainline build; with --no-headless mainline or netplay (off: empty)"""
     iso: str = ""
     """Melee's disc image: NTSC 1.02 as a plain .iso file (off: empty)"""
     headless: bool = True
-    """no window, no sound, as fast as it goes; --no-headless shows the game at 60 frames a second"""
+    """no window, no sound, as fast as it goes; --no-headless shows the game at 60 frames a second (no ExiAI build can)"""
     fast_forward: bool = True
     """ExiAI builds skip what only draws; ignored by other builds and with --no-headless"""
     instant_restart: bool = False
@@ -2767,6 +2783,7 @@ class DolphinArgs:
     """games after which a Dolphin is started anew, since it leaks memory (off: 0)"""
     spectator_port: int = 0
     """UDP port of the first Dolphin's spectator server; each further one takes the next (off: 0, whatever is free)"""
+    connect_code = user_json = ""                                           # a match online: flags of play.py alone
 
 
 DOLPHIN_LIMITS = {"boot_timeout": (1, 3600), "step_timeout": (.1, 3600), "games_per_process": (0, 10 ** 9),  # for check_numbers
@@ -2788,6 +2805,9 @@ def check_dolphin(args: DolphinArgs) -> None:
     if not os.access(path, os.X_OK):
         raise UserError(f"--dolphin {path}: not executable; allow it with chmod +x")
     version = _dolphin_version(path)
+    if not args.headless and version.build.name == "EXI_AI":
+        raise UserError(f"--dolphin {path}: an ExiAI build shows no picture, and a window or a person at the other port needs "
+                        "one; use a mainline or netplay build")
     if args.headless and not (version.mainline or version.build.name == "EXI_AI"):
         raise UserError(f"--dolphin {path}: {version.version} always opens a window; use an ExiAI or mainline build, or "
                         "--no-headless")
@@ -2804,6 +2824,26 @@ def check_dolphin(args: DolphinArgs) -> None:
     if iso.stat().st_size != ISO_SIZE:
         raise UserError(f"--iso {iso}: {iso.stat().st_size:,} bytes instead of {ISO_SIZE:,}; it is cut off or compressed, make "
                         "the .iso again")
+
+
+def check_netplay(args: DolphinArgs) -> None:
+    """Raises UserError unless --connect-code can be typed and --user-json says who we are. The code may be in small letters."""
+    args.connect_code = args.connect_code.upper()
+    if not re.fullmatch("[A-Z0-9]+#[0-9]+", args.connect_code) or len(args.connect_code) > 8:
+        raise UserError(f"--connect-code {args.connect_code}: no code of a Slippi player; one looks like ABCD#123, 8 signs at "
+                        "most")
+    if not args.user_json or not Path(args.user_json).is_file():
+        raise UserError(f"--user-json {args.user_json or '(empty)'}: no such file; give your own Slippi account's user.json, "
+                        "from the folder Slippi of your Dolphin's user folder")
+    if own_connect_code(args.user_json) == args.connect_code:
+        raise UserError(f"--connect-code {args.connect_code}: your own code; give the other person's")
+
+
+def own_connect_code(user_json: str) -> str:
+    try:
+        return str(json.loads(Path(user_json).read_text())["connectCode"])
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f"--user-json {user_json}: no user.json of Slippi, since it names no connectCode") from None
 
 
 @functools.lru_cache
@@ -2858,13 +2898,17 @@ class DolphinEnv:
         env.close()
 
     levels: per port 1 to 9 for Melee's computer player, HUMAN for a person, 0 for us. Raises DolphinError for whatever goes
-    wrong with Dolphin, and within the time-outs. Meant for a process of its own: libmelee forks, and waits."""
+    wrong with Dolphin, and within the time-outs. Meant for a process of its own: libmelee forks, and waits.
+
+    With args.connect_code it meets that person online, in Slippi's Direct mode, at levels (0, HUMAN). Slippi seats us anew in
+    every game, and draws or lets players choose the stage; we are player 0 of `frame` in any case."""
 
     def __init__(self, args: DolphinArgs, characters, stage: int, levels=(0, 0), spectator_port: int = 0):
         self.args, self.characters, self.stage = args, [int(c) for c in characters], int(stage)
         self.levels, self.wanted_port = [int(level) for level in levels], spectator_port
         self.console, self.games_played, self.deadline = None, 0, 0.
         self.frame, self.controllers = np.zeros((), FRAME), np.zeros(NUM_PLAYERS, CONTROLLER)
+        self.ports = (1, 2)                                                 # in the game, libmelee's count
 
     def next_matchup(self, characters, stage: int) -> None:
         """Whom and where the next game is to be between."""
@@ -2919,11 +2963,11 @@ class DolphinEnv:
             path=args.dolphin, tmp_home_directory=True, slippi_port=port, blocking_input=True, polling_mode=True,
             fullscreen=False, gfx_backend="Null" if args.headless else "", disable_audio=args.headless, save_replays=False,
             emulation_speed=0. if args.headless else 1., instant_match_restart=args.instant_restart,
-            use_exi_inputs=fast, enable_ffw=fast)
+            use_exi_inputs=fast, enable_ffw=fast, online_delay=2, user_json_path=args.user_json or None)  # 2 is Slippi's own
         keep_raw_events(self.console)
         kinds = melee.ControllerType
         self.pads = {seat + 1: melee.Controller(self.console, seat + 1, kinds.GCN_ADAPTER if level == HUMAN else kinds.STANDARD)
-                     for seat, level in enumerate(self.levels)}
+                     for seat, level in enumerate(self.levels) if seat == 0 or not args.connect_code}
         self.console.run(iso_path=args.iso, platform="headless" if args.headless and version.mainline else None)
         self._connect()
         for seat, pad in list(self.pads.items()):
@@ -2992,6 +3036,11 @@ class DolphinEnv:
                                        "Melee NTSC 1.02 and a Slippi build") from error
                 raise
             frames += 1
+            if time.monotonic() > self.deadline:
+                if self.args.connect_code:
+                    raise UserError(f"no game with {self.args.connect_code} within {self.args.boot_timeout:.0f} s; agree on a "
+                                    "time, let the other person enter your code, or wait longer with --boot-timeout")
+                raise DolphinError("Melee is still in its menus after --boot-timeout")
             if state is not None:
                 if state["frame_id"] == FIRST_FRAME:
                     return self._verify()
@@ -3007,7 +3056,7 @@ class DolphinEnv:
             for port, pad in self.pads.items():
                 self.menus[port].menu_helper_simple(
                     menu, pad, characters[port - 1], stage, cpu_level=self.levels[port - 1],
-                    autostart=port == starter and ready)
+                    autostart=port == starter and ready, connect_code=self.args.connect_code or None)
 
     def _verify(self) -> None:
         players, state = self.frame["players"], self.menu
@@ -3022,7 +3071,7 @@ class DolphinEnv:
         for seat, level in enumerate(levels):
             if level == HUMAN:                                              # a person chooses for themselves
                 wanted[seat], got_levels[seat] = got[seat], HUMAN
-        if self.args.instant_restart and self.games_played:
+        if self.args.connect_code or self.args.instant_restart and self.games_played:
             stage = int(self.frame["stage"]) if int(self.frame["stage"]) in stages else stage
         if (got, got_levels, int(self.frame["stage"])) != (wanted, levels, stage):
             raise DolphinError(f"asked for {tell(wanted, levels, stage)}, but the game is {tell(got, got_levels, self.frame['stage'])}")
@@ -3038,9 +3087,21 @@ class DolphinEnv:
             raise DolphinError("Dolphin hangs: its connection broke, and it did not end") from None
         if self.menu.menu_state not in (self.melee.Menu.IN_GAME, self.melee.Menu.SUDDEN_DEATH):
             return None
-        self.frame = frame_from_gamestate(self.menu, (1, 2))
-        self.controllers = controllers_from_gamestate(self.menu, (1, 2))
+        if self.args.connect_code and self.menu.frame == FIRST_FRAME:
+            self.ports = self._online_ports()
+        self.frame = frame_from_gamestate(self.menu, self.ports)
+        self.controllers = controllers_from_gamestate(self.menu, self.ports)
+        if self.args.connect_code:
+            self.frame["players"]["port"] = 0, 1                            # recordings list players by port
         return self.frame
+
+    def _online_ports(self) -> tuple[int, int]:
+        """Our port and the other person's: by our connect code, which every game names."""
+        own, players = own_connect_code(self.args.user_json), self.menu.players
+        ours = [port for port in players if players[port].connectCode == own]
+        if len(players) != 2 or len(ours) != 1:
+            raise DolphinError(f"a game of {len(players)} in which {len(ours)} have our connect code {own}")
+        return ours[0], next(port for port in players if port != ours[0])
 
     def _press(self, pad, controller) -> None:
         """Sends a CONTROLLER record. libmelee takes sticks from 0 to 1 and rounds to Melee's own 1/80, where ours already are.
@@ -3939,7 +4000,8 @@ class MatchArgs:
     opponent_swap: Literal["reset", "rollout"] = "reset"
     """when a game slot draws a new opponent: reset at every new game, rollout at the first new game of a rollout"""
     opponent: str = ""
-    """train against this frozen policy alone, to measure how far it can be exploited (off: empty)"""
+    """train against this frozen policy alone, to measure how far it can be exploited, or in Dolphin against Melee's own computer
+    player, cpu1 to cpu9 (off: empty)"""
     opponent_bots: str = ""
     """scripted opponents to mix in, separated by commas, e.g. level1,level5 (off: empty)"""
     bot_prob: float = .1
@@ -3968,7 +4030,7 @@ class Matchmaker:
     def draw(self, me: str, rng: np.random.Generator) -> str:
         """The opponent of learner `me` in its next game, as the strategy wants it."""
         if self.args.opponent:
-            return OPPONENT
+            return self.args.opponent if self.args.opponent in CPU_LEVELS else OPPONENT
         if self.bots and rng.random() < self.args.bot_prob:
             return self.bots[rng.integers(len(self.bots))]
         names, weights = self.league(me, rng) if self.args.league else self.candidates(me, rng)
@@ -4154,6 +4216,13 @@ def matchups(args, games: np.ndarray, mine: np.ndarray) -> tuple[np.ndarray, np.
     return np.where(mine[:, None] == 0, characters, characters[:, ::-1]), np.array([STAGES[s] for _, _, s in chosen])
 
 
+def computer_levels(args, num_games: int) -> np.ndarray:
+    """[N, 2] for VecEnv: the computer player of --opponent sits at port g % 2 of game g, and stays there."""
+    levels = np.zeros((num_games, 2), int)
+    levels[np.arange(num_games), np.arange(num_games) % 2] = CPU_LEVELS.get(args.opponent, 0)
+    return levels
+
+
 class Evaluator:
     """Measures strength in a process of its own, so that collection never waits for it. A policy to be measured lies in
     checkpoints/eval_<step>.pt until its row is written: what a kill interrupts is measured after --resume. A process that keeps
@@ -4334,13 +4403,14 @@ class Arena:
         arena.settle(ended, final_frames)     results go to the ids that started the games
 
     `owner` [N] is the learner (its index) that learns from a game, on both ports in a mirror match. The learner sits at port
-    (slot + episode) % 2, so that it plays as often from either side; character and stage go through their lists likewise."""
+    (slot + episode) % 2, so that it plays as often from either side; character and stage go through their lists likewise.
+    Against Melee's computer player, who keeps its port, it sits at (slot + 1) % 2."""
 
     def __init__(self, args, envs: VecEnv, learners: list[Learner], pool: Pool, ratings: Ratings):
         self.args, self.envs, self.learners, self.pool, self.ratings = args, envs, learners, pool, ratings
         self.names = [learner.name for learner in learners]
         self.matchmaker = Matchmaker(args, self.names, pool, ratings)
-        n = envs.num_games
+        n, self.changes_sides = envs.num_games, args.opponent not in CPU_LEVELS
         self.owner = np.arange(n) * len(learners) // n if args.train_order == "parallel" else np.zeros(n, np.int64)
         self.opponents = [MIRROR] * n
         self.due, self.credit, self.resets = np.ones((3, n), bool)          # draws an opponent, keeps its result, begins a game
@@ -4367,7 +4437,7 @@ class Arena:
     def seat(self) -> None:
         """Draws the opponents of games that begin with the next frame; they stay until their games end."""
         begun, episode = np.flatnonzero(self.resets), self.envs.games.episode
-        self.port[begun] = (begun + episode[begun]) % 2
+        self.port[begun] = (begun + (episode[begun] if self.changes_sides else 1)) % 2
         for g in begun[self.due[begun]]:
             self.opponents[g] = MIRROR                                      # the last one's game is over
         crowds = [crowd.union(open_) for crowd, open_ in zip(self._crowds(), self.open, strict=True)]
@@ -4378,14 +4448,15 @@ class Arena:
             self.credit[g] = True
             self.envs.set_bot(g, 1 - self.port[g], BOTS.get(self.opponents[g], 0))
         if len(begun):                                                      # a game is set up as the one before it ends
-            self.envs.set_matchup(begun, *matchups(self.args, begun + 2 * (episode[begun] + 1), 1 - self.port[begun]))
+            next_port = self.port[begun] ^ self.changes_sides
+            self.envs.set_matchup(begun, *matchups(self.args, begun + 2 * (episode[begun] + 1), next_port))
         before = self.networks
-        self.networks = [*self.names, *sorted(set(self.opponents) - {MIRROR, *self.names, *BOTS})]
+        self.networks = [*self.names, *sorted(set(self.opponents) - {MIRROR, *self.names, *BOTS, *CPU_LEVELS})]
         self.policies = [learner.acting for learner in self.learners]
         self.policies += [self._frozen(name) for name in self.networks[len(self.names):]]
         self.states = {name: self.states[name] if name in self.states else policy.initial_state(2 * len(self.port))
                        for name, policy in zip(self.networks, self.policies, strict=True)}
-        index = {name: k for k, name in enumerate(self.networks)} | dict.fromkeys(BOTS, BOT_SLOT)
+        index = {name: k for k, name in enumerate(self.networks)} | dict.fromkeys((*BOTS, *CPU_LEVELS), BOT_SLOT)
         self.assignment = self.owner[:, None].repeat(2, 1)
         self.assignment[np.arange(len(self.port)), 1 - self.port] = [
             self.owner[g] if name == MIRROR else index[name] for g, name in enumerate(self.opponents)]
@@ -4393,14 +4464,14 @@ class Arena:
 
     def _crowds(self) -> list[set[str]]:
         """The frozen networks that play against each learner."""
-        return [{self.opponents[g] for g in np.flatnonzero(self.owner == k)} - {MIRROR, *self.names, *BOTS}
+        return [{self.opponents[g] for g in np.flatnonzero(self.owner == k)} - {MIRROR, *self.names, *BOTS, *CPU_LEVELS}
                 for k in range(len(self.names))]
 
     def _draw(self, k: int, crowd: set[str]) -> str:
         """An opponent for learner k, beside the frozen ones that it meets now: as the strategy draws it while there is room,
         else one of those that it drew a short while ago."""
         name, open_ = self.matchmaker.draw(self.names[k], self.rng), self.open[k]
-        if name in {MIRROR, OPPONENT, *self.names, *BOTS, *open_}:
+        if name in {MIRROR, OPPONENT, *self.names, *BOTS, *CPU_LEVELS, *open_}:
             return name
         if len(crowd) >= self.args.opponents_per_iteration:
             open_ = open_ or Pool._sorted(crowd)[-1:]                       # all retired: an old one rather than a mirror
@@ -4527,16 +4598,22 @@ def check_matchmaking(args) -> None:
     parse_names(args.eval_opponents, BOTS, "bot")
     if args.opponent_bots and args.held_out in parse_names(args.opponent_bots, BOTS, "bot"):
         raise UserError(f"--opponent-bots {args.opponent_bots}: {args.held_out} is --held-out, which training must not meet")
+    if args.opponent in CPU_LEVELS:
+        if args.game_type != "dolphin":
+            raise UserError(f"--opponent {args.opponent}: needs Dolphin, with --game-type dolphin, --dolphin and --iso")
+        if "sheik" in parse_names(args.opponent_character or args.character, CHARACTERS, "character", CHARACTER_PRESETS):
+            raise UserError(f"--opponent {args.opponent}: a computer player cannot be made to choose sheik; give it another "
+                            "--opponent-character")
     for flag in ("opponent", "held_out"):
         file = getattr(args, flag)
-        if file and not (flag == "held_out" and file in BOTS):
+        if file and file not in (BOTS if flag == "held_out" else CPU_LEVELS):
             data = load_policy(file)[1]
             if data["action_repeat"] != args.action_repeat:
                 raise UserError(f"--{flag.replace('_', '-')} {file}: its --action-repeat is not {args.action_repeat}")
             if data["frame_delay"]:
                 raise UserError(f"--{flag.replace('_', '-')} {file}: trained for a delay of {data['frame_delay']} frames; this "
                                 "game has none")
-    files = [Path(file).read_bytes() for file in (args.opponent, args.held_out) if file and file not in BOTS]
+    files = [Path(file).read_bytes() for file in (args.opponent, args.held_out) if file and file not in {*BOTS, *CPU_LEVELS}]
     if len(files) == 2 and files[0] == files[1]:
         raise UserError(f"--held-out {args.held_out}: the same policy as --opponent, which training meets; choose another")
     if args.pbt and (args.league or args.train_order == "round-robin"):
@@ -4575,7 +4652,7 @@ def keep_opponents(args, run: Path) -> None:
     """Copies the files of --opponent and --held-out, since they may change or go, and points the flags at the copies."""
     for flag in ("opponent", "held_out"):
         copied = run / "checkpoints" / f"{flag}.pt"
-        if not copied.exists() and getattr(args, flag) and getattr(args, flag) not in BOTS:
+        if not copied.exists() and getattr(args, flag) and getattr(args, flag) not in {*BOTS, *CPU_LEVELS}:
             atomic_write(copied, Path(getattr(args, flag)).read_bytes())
         if copied.exists():
             setattr(args, flag, str(copied))

@@ -9,6 +9,8 @@
     python play.py --policy policy.pt --async-inference --num-games 1         # 60 frames a second, whatever inference takes
     python play.py --policy policy.pt --game-type dolphin --dolphin EXECUTABLE --iso ISO --opponent cpu9
     python play.py --policy policy.pt --game-type dolphin --dolphin EXECUTABLE --iso ISO --opponent human --port 2
+    python play.py --policy policy.pt --game-type dolphin --dolphin EXECUTABLE --iso ISO --opponent human \
+                   --connect-code ABCD#123 --user-json user.json              # a person online who agreed
 
 On the embedded game every slot plays one game to its end, all side by side, with one forward per policy and frame: no game
 counts for being short. The policy sits at port 1 in every other game. A draw is half a win, and the interval of the win rate
@@ -35,8 +37,8 @@ from rich.table import Table
 from melee_common import (
     BOT_SLOT, BOTS, CHARACTERS, CONTROLLER, CPU_LEVELS, DOLPHIN_LIMITS, HUMAN, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS,
     STAGES, DolphinArgs, Observation, Policy, Pool, Ratings, Recorder, UserError, VecEnv, act, append_jsonl, atomic_write,
-    check_dolphin, check_numbers, check_writable, decode_actions, fit_elo, load_policy, lookup, observe, onnx_session, outcomes,
-    parse_names, plot_payoff, run_script, schema_hash, wilson_interval,
+    check_dolphin, check_netplay, check_numbers, check_writable, decode_actions, fit_elo, load_policy, lookup, observe,
+    onnx_session, outcomes, parse_names, plot_payoff, run_script, schema_hash, wilson_interval,
 )
 
 FRAME_TIME = 1 / 60                                                         # seconds; Melee's 59.94 Hz, near enough
@@ -92,6 +94,12 @@ class Args(DolphinArgs):
     """seed of games and sampling"""
     num_workers: int = 0
     """processes that step the games (off: 0, in this process, which is fastest for the embedded game)"""
+    connect_code: str = ""
+    """whom to meet online, by Slippi's Direct code as ABCD#123, with --opponent human; only who agreed (off: empty)"""
+    user_json: str = ""
+    """user.json of the Slippi account that plays online; needed with --connect-code"""
+    max_restarts: int = 20
+    """workers, or Dolphins, that may fail within an hour; with one more the match ends, and the finished games count"""
 
 
 # ---------------------------------------------------------------------------------------------------------------- players
@@ -470,7 +478,8 @@ def main(args: Args) -> None:
     if not args.policy:
         raise UserError("--policy is missing: name the checkpoint or exported policy that plays, or a pool with --tournament")
     check_numbers(args, port=(0, 2), opponent_port=(0, 2), num_games=(0, 65536), num_workers=(0, 65536),
-                  max_episode_frames=(0, 10 ** 9), frame_delay=(-1, 3600), action_repeat=(0, 3600), **DOLPHIN_LIMITS)
+                  max_episode_frames=(0, 10 ** 9), max_restarts=(0, 10 ** 9), frame_delay=(-1, 3600), action_repeat=(0, 3600),
+                  **DOLPHIN_LIMITS)
     live = args.game_type == "dolphin"
     if args.opponent_port and args.opponent_port == args.port:
         raise UserError(f"--opponent-port {args.opponent_port}: the policy sits there; give it another --port")
@@ -496,6 +505,16 @@ def main(args: Args) -> None:
     if live and args.instant_restart:
         raise UserError("--instant-restart: it takes stages at random, and a match has one; leave it out")
     args.headless &= level != HUMAN                                         # a person wants to see something
+    if args.connect_code:
+        for wrong, rule in ((level != HUMAN, "the other side is a person: it needs --opponent human"),
+                            (args.port == 2 or args.opponent_port, "Slippi decides who sits where: leave the ports out"),
+                            (len(matchups) > 1, "one character and one stage at a time"),
+                            (args.character == "zelda", "libmelee cannot choose zelda online")):
+            if wrong:
+                raise UserError(f"--connect-code {args.connect_code}: {rule}")
+        check_netplay(args)
+    elif args.user_json:
+        raise UserError(f"--user-json {args.user_json}: needs --connect-code")
     if live:
         check_dolphin(args)
 
@@ -547,8 +566,9 @@ def main(args: Args) -> None:
                 bot_kinds[slots, 1 - side], levels[slots, 1 - side] = BOTS.get(args.opponent, 0), level
                 if recorder:
                     recorder.names = [(name, opponent_name)[::1 - 2 * mine] for mine in side]
+                    recorder.cpu_levels = np.maximum(levels, 0).tolist()    # a person is none
                 with VecEnv(N, characters, stages, seed=args.seed, num_workers=min(args.num_workers, N), bot_kinds=bot_kinds,
-                            cpu_levels=levels, max_episode_frames=args.max_episode_frames,
+                            cpu_levels=levels, max_episode_frames=args.max_episode_frames, max_restarts=args.max_restarts,
                             dolphin=args if live else None) as envs:
                     for game in play(envs, players, assignment, games, generator, pace, recorder, args.async_inference,
                                      own_clock=args.headless or not live):
@@ -572,6 +592,12 @@ def main(args: Args) -> None:
     rows = [{"policy": name, "opponent": opponent_name, "character": own, "opponent_character": other, "stage": stage,
              **statistics(*zip(*games, strict=True)), **facts, **pace.row()}
             for (own, other, stage), games in zip(matchups, played, strict=True) if games]
+    if level == HUMAN:                                                      # who chose a character, and online maybe the stage
+        for row, games in zip(rows, filter(None, played), strict=True):
+            finals, theirs = np.stack([game.final for game, _ in games]), [1 - side for _, side in games]
+            chosen = finals["players"]["character"][np.arange(len(games)), theirs]
+            row["opponent_character"] = ", ".join(name for name, k in CHARACTERS.items() if k in chosen) or "other"
+            row["stage"] = ", ".join(name for name, k in STAGES.items() if k in finals["stage"])
     print_table(f"{name} against {opponent_name}", rows)
     speed = pace.row()
     print(f"inference {speed['inference_ms_p50']:.2f} ms (99th percentile {speed['inference_ms_p99']:.2f}), "

@@ -28,9 +28,9 @@ from melee_common import (
     ACTION_SIZE, BOTS, DOLPHIN_LIMITS, FRAME, NUM_FLOATS, NUM_INTS, OPPONENT, Arena, DolphinArgs, Evaluator, Learner,
     MatchArgs, Observation, Policy, Pool, PopulationArgs, Ratings, RewardArgs, StrengthArgs, Turn, UserError, VecEnv,
     action_kl, action_logprobs, append_jsonl, check_dolphin, check_matchmaking, check_numbers, check_writable, compute_gae,
-    compute_rewards, decode_actions, iteration_progress, keep_opponents, load_policy, lock_run, make_learners, matchups,
-    observe, parse_hidden, pbt_round, plot_winrates, print_elo, restore, resume_run, run_script, save_checkpoint, start_run,
-    stop_on_interrupt, unroll_logprobs,
+    compute_rewards, computer_levels, decode_actions, iteration_progress, keep_opponents, load_policy, lock_run, make_learners,
+    matchups, observe, parse_hidden, pbt_round, plot_winrates, print_elo, restore, resume_run, run_script, save_checkpoint,
+    start_run, stop_on_interrupt, unroll_logprobs,
 )
 
 
@@ -51,7 +51,7 @@ class Args(MatchArgs, PopulationArgs, StrengthArgs, RewardArgs, DolphinArgs):
     worker_timeout: float = 1.0
     """seconds that a worker may take for a step of embedded games before it is replaced; for Dolphin see --step-timeout"""
     max_restarts: int = 100
-    """workers that may fail before the run gives up (off: 0, at the first)"""
+    """workers that may fail within an hour (off: 0, none); one more ends the run, to be continued with --resume"""
     max_episode_frames: int = 3600
     """game frames after which a game is truncated; 3600 is a minute (off: 0, games run to the last stock or 8:00)"""
     action_repeat: int = 3
@@ -351,7 +351,7 @@ def main(args: Args) -> None:
     M = args.num_games * (P if args.train_order == "parallel" else 1)
     envs = VecEnv(M, *matchups(args, np.arange(M) + 2, np.arange(1, M + 1) % 2), seed=args.seed, num_workers=args.num_workers,
                   use_threads=args.use_threads, max_episode_frames=args.max_episode_frames, action_repeat=args.action_repeat,
-                  timeout=args.worker_timeout, max_restarts=args.max_restarts,
+                  timeout=args.worker_timeout, max_restarts=args.max_restarts, cpu_levels=computer_levels(args, M),
                   dolphin=args if args.game_type == "dolphin" else None, log=console.print)
     learners = make_learners(initial, args)
     names = [learner.name for learner in learners]
@@ -487,7 +487,7 @@ def main(args: Args) -> None:
             wandb.finish()
 
     if args.track_elo:
-        print_elo(console, ratings, names, [*pool.ids(), OPPONENT, *BOTS])
+        print_elo(console, ratings, names, [*pool.ids(), OPPONENT, args.opponent, *BOTS])
     if stopping:
         console.print(f"stopped at step {global_step:,}; continue with: python ppo_selfplay.py --resume {run}")
         sys.exit(130)

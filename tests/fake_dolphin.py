@@ -18,6 +18,7 @@ Switches are lines NAME=VALUE in a file `fake_dolphin.txt` beside the ISO (FAKE_
   FAKE_CPU_RACE    1: the CPU slider does not move until 200 menu frames have passed
   FAKE_WRONG       character: another one than was picked; stage: another one; level: a human where a CPU was asked for
   FAKE_LEAVE_AT    frame id: the game ends there without a winner
+  FAKE_CODE        connect code of somebody who waits online, in Direct mode: Marth, a bot, without rollback
 """
 
 import os
@@ -73,6 +74,8 @@ GRID = (21, 0, 17, 5, 9, 14, 3, 2, 25, 22, 1, 8, 10, 4, 13, 19, 6, 20, 23, 12, 1
 # Where the stage screen's cursor must be -> Slippi's stage id.
 STAGE_SPOTS = {(1, -9): 31, (6.7, -9): 32, (12.5, -9): 28, (15, 3.5): 3, (3.5, 15.5): 8, (10, 15.5): 2}
 MAIN_MENU, CHARACTER_SCREEN, STAGE_SCREEN, SCORES = 0x0001, 0x0002, 0x0102, 0x0402
+ONLINE_SCREEN, ONLINE_STAGES = 0x0008, 0x0108
+KEYBOARD = "ABCDEFGHIJ", "KLMNOPQRST", "UVWXYZ   #", "0123456789"           # selection 45 is A; right is -5, down is +1
 HUMAN, CPU, NOBODY = 0, 1, 3
 
 
@@ -151,6 +154,8 @@ class Player:
             self.x, self.y = max(-40, min(40, self.x + .87 * x)), max(-25, min(30, self.y + .87 * y))
         column, row = int((self.x + 32.5) // 7), 2 - int((self.y - 1) // 7)
         cell = row * 9 + column - (row == 2) if 0 <= row <= 2 and 0 <= column < 9 and self.y >= 1 else -1
+        self.on_random = (row, column) == (2, 0)
+        cell = -1 if self.on_random else cell
         if not self.coin:
             self.cell = cell if 0 <= cell < len(GRID) else 0xFF
         if pad.pressed("B"):
@@ -167,7 +172,7 @@ class Player:
 
 class Dolphin:
     def __init__(self, home):
-        self.home, self.cursor, self.peer, self.games, self.restarts = home, 0, None, 0, False
+        self.home, self.cursor, self.peer, self.games, self.online = home, 0, None, 0, False
         config = configparser.ConfigParser()
         config.read(f"{home}/Config/Dolphin.ini")
         mainline = "mainline" in setting("FAKE_VERSION")
@@ -236,13 +241,14 @@ class Dolphin:
             pad.read(lambda: self.pump(0))                                  # a silent server would lose its clients
         self.pump(0)
 
-    def show_menu(self, scene, frame, players=(), cursor=(0., 0.), is_ready=False, submenu=0, selection=0) -> None:
+    def show_menu(self, scene, frame, players=(), cursor=(0., 0.), is_ready=False, submenu=0, selection=0, typing=False):
         """One frame of a menu, and the controllers' answer."""
         event = bytearray(0x4A)
         event[0], event[0x23], event[0x3D], event[0x3E] = 0x3E, 0 if is_ready else 1, submenu, selection
         struct.pack_into(">H", event, 1, scene)
         struct.pack_into(">ff", event, 0x31, *cursor)
         struct.pack_into(">i", event, 0x39, frame)
+        event[0x40] = 5 if typing else 0
         for k in range(4):
             event[0x25 + k], event[0x29 + k], event[0x2D + k] = NOBODY, 0xFF, 1
         for player in players:
@@ -262,7 +268,9 @@ class Dolphin:
             while True:
                 self.pump(1000)
         self.read_pads()                                                    # libmelee's first step
-        self.main_menu()
+        online = self.main_menu()
+        while online:
+            self.online_game()
         while True:
             characters, levels = self.character_screen()
             stage = self.stage_screen()
@@ -275,25 +283,33 @@ class Dolphin:
                 again = self.instant_match
                 legal = sorted(mock_melee.STAGES.values())
                 stage = legal[(legal.index(stage) + 1) % len(legal)]        # a random one, says libmelee
-            self.read_pads()
             for frame in range(30):
                 self.show_menu(SCORES, frame)
                 if any(pad.pressed("START") for pad in self.pads.values()):
                     break
 
-    def main_menu(self) -> None:
+    def main_menu(self) -> bool:
+        """-> True for Direct mode online, False for versus mode."""
         frame = submenu = selection = 0
         while True:
             self.show_menu(MAIN_MENU, frame, submenu=submenu, selection=selection)
             self.fail("menus")
             frame += 1
-            if any(pad.stick("MAIN")[1] < -.5 for pad in self.pads.values()) and submenu == 0:
+            if any(pad.stick("MAIN")[1] < -.5 for pad in self.pads.values()) and submenu != 2:
                 selection = min(selection + 1, 4)
             if any(pad.pressed("A") for pad in self.pads.values()):
                 if (submenu, selection) == (0, 1):
                     submenu, selection = 2, 0                               # versus mode
                 elif (submenu, selection) == (2, 0):
-                    return
+                    return False
+                elif submenu == 0:
+                    submenu, selection = 1, 0                               # one player, where online play is found
+                elif (submenu, selection) == (1, 2):
+                    submenu, selection = 8, 0
+                elif submenu == 8:
+                    if selection != 2:
+                        sys.exit("only Direct mode is allowed")
+                    return True
 
     def character_screen(self):
         """-> internal ids and CPU levels of ports 1 and 2."""
@@ -316,10 +332,43 @@ class Dolphin:
             characters[1] = mock_melee.CHARACTERS["marth"]
         return characters, [0, 0] if setting("FAKE_WRONG") == "level" else levels
 
-    def stage_screen(self) -> int:
+    def online_game(self) -> None:
+        """Characters and, once, the connect code; the first stage is drawn, later ones are ours. We sit at ports 2 and 1 by
+        turns."""
+        me, pad, frame, picks = Player(1), self.pads[1], 0, 0
+        own = json.loads(Path(f"{self.home}/Slippi/user.json").read_text())["connectCode"]
+        while not (self.online and me.coin and pad.pressed("START")):
+            if me.coin and pad.pressed("START"):
+                self.online = self.typed_code() == setting("FAKE_CODE")     # or nobody is found
+                me.coin = self.online
+            self.show_menu(ONLINE_SCREEN, frame, [me])
+            frame += 1
+            me.move(pad, frame, False)
+            if me.on_random and pad.pressed("A") and not me.coin:
+                me.cell, me.coin, picks = picks % len(GRID), True, picks + 1
+        seat = 1 - self.games % 2
+        mine = mock_melee.SHEIK if GRID[me.cell] == mock_melee.ZELDA else GRID[me.cell]  # the default of a switch there
+        both = [(mine, own), (mock_melee.CHARACTERS["marth"], setting("FAKE_CODE"))][::1 - 2 * seat]
+        stage = self.stage_screen(ONLINE_STAGES) if self.games else mock_melee.STAGES["yoshis_story"]
+        self.game([character for character, _ in both], [0, 0], stage, [code for _, code in both], seat)
+
+    def typed_code(self) -> str:
+        pad, selection, frame, typed, was_tilted = self.pads[1], 45, 0, "", False
+        while not (typed and pad.pressed("START")):
+            self.show_menu(ONLINE_SCREEN, frame, [Player(1)], selection=selection, typing=True)
+            frame += 1
+            x, y = pad.stick("MAIN")
+            if (x or y) and not was_tilted:
+                selection = max(0, min(49, selection - 5 * (x > .5) + 5 * (x < -.5) - (y > .5) + (y < -.5)))
+            was_tilted = bool(x or y)
+            if pad.pressed("A"):
+                typed += KEYBOARD[selection % 5][9 - selection // 5]
+        return typed
+
+    def stage_screen(self, scene=STAGE_SCREEN) -> int:
         x, y, frame, stage = 0., 0., 0, None
         while stage is None:
-            self.show_menu(STAGE_SCREEN, frame, cursor=(x, y))
+            self.show_menu(scene, frame, cursor=(x, y))
             frame += 1
             for pad in self.pads.values():
                 move_x, move_y = pad.stick("MAIN")
@@ -328,17 +377,18 @@ class Dolphin:
                 distance, nearest = min((abs(at[0] - x) + abs(at[1] - y), number) for at, number in STAGE_SPOTS.items())
                 stage = nearest if distance < 4 else None
         for _ in range(10):                                                 # while the screen fades
-            self.show_menu(STAGE_SCREEN, frame, cursor=(x, y))
+            self.show_menu(scene, frame, cursor=(x, y))
             frame += 1
         return 31 if setting("FAKE_WRONG") == "stage" else stage
 
-    def game(self, characters, levels, stage) -> None:
+    def game(self, characters, levels, stage, codes=("", ""), online_seat=None) -> None:
         seed = int(setting("FAKE_SEED", "0")) + self.games
         frames, hidden, controllers = np.zeros(1, FRAME), np.zeros(1, mock_melee.HIDDEN), np.zeros((1, 2), CONTROLLER)
         mock_melee.reset_games(frames, hidden, np.ones(1, bool), [characters], [stage], [seed])
         frames["players"]["stocks"] = int(setting("FAKE_STOCKS", "4"))
         frames["frame_id"] = FIRST_FRAME
-        start = SimpleNamespace(ports=(0, 1), names=("", ""), codes=("", ""), cpu_levels=levels, seed=seed, frozen_stadium=True)
+        start = SimpleNamespace(ports=(0, 1), names=("", ""), codes=codes, cpu_levels=levels, seed=seed,
+                                frozen_stadium=True)
         self.send_events(SlpWriter._game_start(start, frames[0]))
         self.read_pads()                                                    # libmelee answers the game's start, too
         leaves, least = setting("FAKE_LEAVE_AT"), float(setting("FAKE_FRAME_TIME", "0"))
@@ -346,6 +396,8 @@ class Dolphin:
         for seat, level in enumerate(levels):
             if level:
                 bots[0, seat]["kind"] = mock_melee.BOTS["attacker"]
+        if online_seat is not None:
+            bots[0, 1 - online_seat]["kind"] = mock_melee.BOTS["attacker"]
         while True:
             tick, number = time.monotonic(), int(frames["frame_id"][0])
             self.fail(number)
@@ -355,11 +407,12 @@ class Dolphin:
             self.send_events(_encode_frames(frames, controllers, before, (0, 1), number == FIRST_FRAME, seed))
             if mock_melee.game_over(frames)[0]:
                 self.send_events(struct.pack(">BBb4b", 0x39, 2, -1, 0, 1, -1, -1))
+                self.read_pads()                                            # the answer to the last frame
                 break
             before[:] = frames
             self.read_pads()
             for port, pad in self.pads.items():
-                controllers[0, port - 1] = pad.controller()
+                controllers[0, port - 1 if online_seat is None else online_seat] = pad.controller()
             if number + 1 < FIRST_CONTROL_FRAME:
                 frames["frame_id"] += 1
             else:

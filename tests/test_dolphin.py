@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 import mock_melee
+import ppo_selfplay
 from melee_common import (
-    BOTS, CHARACTERS, CONTROLLER, CPU_LEVELS, FIRST_CONTROL_FRAME, FRAME, HUMAN, ISO_SIZE, ITEM, SHOULDER_GRID, STAGES,
-    STICK_TABLE, ZELDA, DolphinArgs, DolphinEnv, DolphinError, UserError, VecEnv, check_dolphin, decode_actions, observe,
+    BOT_SLOT, BOTS, CHARACTERS, CONTROLLER, CPU_LEVELS, FIRST_CONTROL_FRAME, FRAME, HUMAN, ISO_SIZE, ITEM, SHOULDER_GRID,
+    STAGES, STICK_TABLE, ZELDA, DolphinArgs, DolphinEnv, DolphinError, UserError, VecEnv, check_dolphin, decode_actions,
+    load_checkpoint, observe,
 )
 from test_policy import random_actions
 
@@ -256,6 +258,30 @@ def test_training_goes_on_while_a_dolphin_crashes(dolphin, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+def test_training_against_melees_own_computer_player(dolphin, tmp_path, monkeypatch):
+    """It plays itself, from one port of each game, and nothing it does enters a batch."""
+    seen, play = [], ppo_selfplay.collect
+
+    def collect(arena, args, clock):
+        rollout = play(arena, args, clock)["main"]
+        envs = arena.envs
+        seen.append((rollout["learns"], envs.controllers["main_x"].copy(), envs.games.characters.copy(), arena.assignment))
+        return {"main": rollout}
+
+    monkeypatch.setattr(ppo_selfplay, "collect", collect)
+    args = dolphin(FAKE_STOCKS=1)
+    ppo_selfplay.main(ppo_selfplay.Args(
+        game_type="dolphin", dolphin=args.dolphin, iso=args.iso, opponent="cpu9", num_games=2, timesteps=512, rollout_length=32,
+        hidden="16", character="fox", opponent_character="marth", max_episode_frames=60, action_repeat=1, eval_interval=0,
+        run_name="cpu", runs_dir=str(tmp_path)))
+    learns, sticks, characters, assignment = (np.stack(part) for part in zip(*seen, strict=True))
+    assert len(seen) == 8 and (learns == [[False, True], [True, False]]).all()
+    assert sticks[:, [0, 1], [0, 1]].any() and (assignment[:, [0, 1], [0, 1]] == BOT_SLOT).all()
+    assert (characters == [[MARTH, FOX], [FOX, MARTH]]).all()
+    saved = load_checkpoint(tmp_path / "cpu" / "checkpoints" / "latest.pt")
+    assert set(saved["ratings"]["payoff"]["main"]) == {"cpu9"} and saved["learner_main"]["agent_frames"] == 512
+
+
 def test_a_killed_dolphin_a_killed_worker_and_a_resumed_run(dolphin):
     log = []
     with VecEnv(2, FOX, FD, dolphin=dolphin(), log=log.append, max_episode_frames=0) as envs:
@@ -288,12 +314,22 @@ def test_a_dolphin_is_recycled_after_its_games(dolphin):
 
 
 def test_an_opponent_who_leaves_ends_the_game_without_a_winner(dolphin):
-    with VecEnv(1, FOX, FD, dolphin=dolphin(FAKE_LEAVE_AT=0), max_episode_frames=0) as envs:
+    log = []
+    with VecEnv(1, FOX, FD, dolphin=dolphin(FAKE_LEAVE_AT=0), max_episode_frames=0, log=log.append) as envs:
         for _ in range(39):
             assert not any(flag[0] for flag in envs.step(NOBODY))
         terminated, truncated, broken = envs.step(NOBODY)
         assert (terminated[0], truncated[0], broken[0]) == (False, True, True)
         assert envs.final_frames["frame_id"][0] == -1 and envs.frames["frame_id"][0] == FIRST_CONTROL_FRAME - 1
+        assert log == ["game 0 was left before its end: no contest, the next one begins"] and not envs.restarts
+        with pytest.raises(UserError, match="game 0 was left before its end 5 times in a row"):
+            for _ in range(4 * 40):
+                envs.step(NOBODY)
+        assert len(log) == 4
+    with VecEnv(1, FOX, FD, dolphin=dolphin(FAKE_LEAVE_AT=0), max_episode_frames=30, log=log.append) as envs:
+        for _ in range(6 * 40):                                             # a game that counts lies before each departure
+            envs.step(NOBODY)
+        assert len(log) == 10
 
 
 def test_gecko_codes_that_do_not_run(one_game):
@@ -336,6 +372,7 @@ def spoil(args, what):
     ("no flag", {"dolphin": ""}, r"--dolphin \(empty\)"), ("no iso flag", {"iso": ""}, r"--iso \(empty\)"),
     ("not executable", {}, "--dolphin .*chmod"), ("other program", {}, "no Slippi Dolphin: .*some other program 1.0"),
     ("no program", {}, "no Slippi Dolphin: cannot run it"), ("window only", {}, "always opens a window; use an ExiAI"),
+    ("no picture", {"headless": False}, "an ExiAI build shows no picture"),
     ("no iso", {}, "--iso .*melee.iso: no such file"), ("cut iso", {}, "1,000,000,000 bytes instead of 1,459,978,240"),
     ("other game", {}, "not Melee NTSC .*GALP01"), ("version 1.00", {}, "Melee 1.00; Slippi needs version 1.02"),
     ("a number", {"boot_timeout": 0.}, "--boot-timeout 0.0: must lie between 1 and 3600")])

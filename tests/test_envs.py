@@ -219,11 +219,17 @@ def test_a_raising_worker_tells_why(monkeypatch):
         assert not envs.step(np.zeros((4, 2), CONTROLLER))[2].any()
 
 
-def test_too_many_failures_end_the_run():
-    with make(2, num_workers=1, max_restarts=0, log=lambda line: None) as envs:
-        os.kill(envs._workers[0].pid, signal.SIGKILL)
-        with pytest.raises(RuntimeError, match="more than 0 times"):
+def test_too_many_failures_within_an_hour_end_the_run(monkeypatch):
+    real, later = time.monotonic, 0.
+    monkeypatch.setattr(time, "monotonic", lambda: real() + later)
+    with make(2, num_workers=1, max_restarts=1, log=lambda line: None) as envs:
+        for later in (0., 3601., 3602.):
+            os.kill(envs._workers[0].pid, signal.SIGKILL)
+            if later < 3602:
+                assert envs.step(np.zeros((2, 2), CONTROLLER))[2].all()
+        with pytest.raises(UserError, match="more than 1 times within an hour .*the last one, worker 0, died") as error:
             envs.step(np.zeros((2, 2), CONTROLLER))
+        assert envs.restarts == 3 and "\n" not in str(error.value)
 
 
 def test_closing_leaves_no_process():

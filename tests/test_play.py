@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -468,7 +469,8 @@ def test_ctrl_c_shows_the_finished_games(folder, tmp_path, monkeypatch, capsys):
 def live(tmp_path):
     """The flags of a live game on the stand-in: one stock, and as fast as it goes. Files in tmp_path/troubles are its faults."""
     dolphin, iso = tmp_path / "dolphin", tmp_path / "melee.iso"
-    dolphin.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).parent / "fake_dolphin.py"} "$@"\n')
+    dolphin.write_text(f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+                       "import fake_dolphin\nfake_dolphin.main()\n")
     dolphin.chmod(0o755)
     with open(iso, "wb") as file:
         file.write(b"GALE01\0\2")
@@ -490,6 +492,7 @@ def test_games_on_dolphin(folder, tmp_path, live):
     assert (row["stocks_lost"] * 2, row["stocks_taken"] * 2) == (lost[1], lost[0]) and lost.sum() == 2
     for path, replay in zip(paths, replays, strict=True):
         assert replay.meta["end"] == "Game" and replay.meta["names"] == ("cpu9", "mlp.pt")
+        assert replay.meta["cpu_levels"] == (9, 0) and replay.meta["types"] == ("Cpu", "Human")  # bc.py can tell
         assert replay.meta["characters"] == (CHARACTERS["marth"], CHARACTERS["fox"]) and replay.meta["stage"] == 31
         for parser in PARSERS:
             with contextlib.suppress(pytest.skip.Exception):
@@ -504,6 +507,11 @@ def test_a_person_gets_a_window_and_the_other_port(folder, tmp_path, live, monke
         raise Seen(num_games, dolphin.headless, cpu_levels.tolist())
 
     monkeypatch.setattr(VecEnv, "__init__", start)
+    with pytest.raises(UserError, match="an ExiAI build shows no picture"):
+        run(folder, tmp_path, "mlp.pt", "human", **live)
+    (tmp_path / "netplay").mkdir()                                          # versions are asked once
+    live["dolphin"] = shutil.copy(live["dolphin"], tmp_path / "netplay")
+    (tmp_path / "netplay" / "fake_dolphin.txt").write_text("FAKE_VERSION=netplay\n")
     for options, levels in (({}, [[0, HUMAN]]), ({"port": 2}, [[HUMAN, 0]]), ({"opponent_port": 1}, [[HUMAN, 0]])):
         with pytest.raises(Seen) as seen:
             run(folder, tmp_path, "mlp.pt", "human", num_games=0, **options, **live)
@@ -511,6 +519,45 @@ def test_a_person_gets_a_window_and_the_other_port(folder, tmp_path, live, monke
     for options, said in (({"opponent_port": 1}, "the policy sits there"), ({"instant_restart": True}, "stages at random")):
         with pytest.raises(UserError, match=said):
             run(folder, tmp_path, "mlp.pt", "cpu1", **({"port": 1} | options), **live)
+
+
+@pytest.fixture
+def online(tmp_path, live):
+    """The flags of a match online, against somebody whose code is FOE#42."""
+    (tmp_path / "netplay").mkdir()                                          # versions are asked once
+    live["dolphin"] = shutil.copy(live["dolphin"], tmp_path / "netplay")
+    (tmp_path / "netplay" / "fake_dolphin.txt").write_text("FAKE_VERSION=netplay\n")
+    (tmp_path / "fake_dolphin.txt").write_text("FAKE_CODE=FOE#42\nFAKE_STOCKS=1\n")
+    (tmp_path / "user.json").write_text('{"uid": "x", "playKey": "secret", "connectCode": "MINE#7", "displayName": "me"}')
+    return live | {"connect_code": "foe#42", "user_json": str(tmp_path / "user.json"), "character": "sheik"}
+
+
+def test_a_match_online(folder, tmp_path, online):
+    """The code is typed, we are found at whichever port, and the person's character and the stages are told as they were."""
+    row = run(folder, tmp_path, "mlp.pt", "human", record=str(tmp_path / "slp"), max_episode_frames=0, **online)
+    assert (row["games"], row["character"], row["opponent_character"]) == (2, "sheik", "marth")
+    assert row["stage"] == "final_destination, yoshis_story"
+    replays = [read_replay(path) for path in sorted((tmp_path / "slp").glob("*"))]
+    assert [replay.meta["characters"] for replay in replays] == 2 * [(CHARACTERS["sheik"], CHARACTERS["marth"])]
+    assert [replay.meta["stage"] for replay in replays] == [STAGES["yoshis_story"], 32]
+    assert all(replay.controllers[name][:, 0].any() for replay in replays for name in ("main_x", "buttons"))
+    lost = np.sum([1 - replay.frames["players"]["stocks"][-1].astype(int) for replay in replays], 0)
+    assert (row["stocks_lost"] * 2, row["stocks_taken"] * 2) == tuple(lost) and lost.sum() == 2
+
+
+def test_nobody_there_and_other_mistakes_of_a_match_online(folder, tmp_path, online):
+    for options, said in (
+            ({"connect_code": "NOBODY#1", "boot_timeout": 10.}, "no game with NOBODY#1 within 10 s; agree on a time"),
+            ({"connect_code": "FOE"}, "no code of a Slippi player"), ({"connect_code": "TOOLONG#1234"}, "8 signs at most"),
+            ({"connect_code": "mine#7"}, "your own code"), ({"user_json": ""}, r"--user-json \(empty\): no such file"),
+            ({"user_json": str(tmp_path / "melee.iso")}, "names no connectCode"),
+            ({"connect_code": ""}, "needs --connect-code"), ({"port": 2}, "leave the ports out"),
+            ({"character": "zelda"}, "cannot choose zelda"), ({"stage": "battlefield,dream_land"}, "one stage at a time"),
+            ({"opponent": "cpu9"}, "needs --opponent human")):
+        options = {"opponent": "human", **online} | options
+        with pytest.raises(UserError, match=said) as error:
+            run(folder, tmp_path, "mlp.pt", **options)
+        assert "\n" not in str(error.value)
 
 
 def test_a_crash_of_dolphin_costs_no_result(folder, tmp_path, live):
@@ -522,6 +569,21 @@ def test_a_crash_of_dolphin_costs_no_result(folder, tmp_path, live):
     assert row["games"] == 1 and len(replays) == 2 and row["frames_per_second"] < 61
     assert replays[0].meta["end"] == "NoContest" and 15 < replays[0].frames["frame_id"][-1] < 20
     assert replays[1].frames["frame_id"][-1] == 80                          # 120 frames after -40
+
+
+def test_a_dolphin_that_fails_again_and_again_costs_no_finished_game(folder, tmp_path, live, monkeypatch, capsys):
+    """Every Dolphin crashes after 60 frames, within its second game of 50."""
+    (tmp_path / "fake_dolphin.txt").write_text("FAKE_CRASH_AT=20\n")
+    results = tmp_path / "results.jsonl"
+    monkeypatch.setattr(sys, "argv", ["play.py", *map(str, [
+        "--policy", folder / "mlp.pt", "--num-games", 9, "--max-episode-frames", 50, "--max-restarts", 1, "--results", results,
+        "--boot-timeout", 120, "--game-type", "dolphin", "--dolphin", live["dolphin"], "--iso", live["iso"]])])
+    with pytest.raises(SystemExit) as end:
+        run_script(play.main, Args)
+    captured = capsys.readouterr()
+    *warnings, error = captured.err.strip().splitlines()
+    assert end.value.code == 2 and len(warnings) == 1 and "failed more than 1 times within an hour" in error
+    assert json.loads(results.read_text())["games"] == 2 and "mlp.pt against attacker" in captured.out
 
 
 # ----------------------------------------------------------------------------------------------------------- command line
@@ -554,7 +616,8 @@ def test_mistakes_end_in_one_line(folder, tmp_path, monkeypatch, capfd):
             ("--opponent", "cpu10", "attacker"),
             ("--opponent", torn, "not a readable ONNX"), ("--character", "mew", "mewtwo"),
             ("--opponent-character", "mew", "mewtwo"), ("--stage", "moon", "battlefield"),
-            ("--num-games", -3, "--num-games -3"), ("--num-workers", -1, "--num-workers -1"), ("--port", 3, "--port 3"),
+            ("--num-games", -3, "--num-games -3"), ("--max-restarts", -1, "--max-restarts -1"),
+            ("--num-workers", -1, "--num-workers -1"), ("--port", 3, "--port 3"),
             ("--stage", "battlefield,moon", "'moon'"), ("--character", "fox,,marth", "unknown character ''"),
             ("--opponent", "human", "human: needs Dolphin"), ("--opponent", "cpu9", "cpu9: needs Dolphin"),
             ("--game-type", "dolphin", "--dolphin (empty)"), ("--opponent-port", 3, "--opponent-port 3"),

@@ -578,6 +578,8 @@ def test_training_does_not_wait_for_its_evaluation(tmp_path):
     ({"async_learning": True, "max_buffer_size": 10}, "at least one rollout"), ({"update_interval": "often"}, "batch_ready"),
     ({"opponent_bots": "pikachu"}, "level1"), ({"opponent_bots": "attacker"}, "held-out"),
     ({"held_out": "nowhere.pt"}, "nowhere"), ({"eval_opponents": ""}, "idle"), ({"opponent": "nowhere.pt"}, "nowhere"),
+    ({"opponent": "cpu9"}, "cpu9: needs Dolphin"),
+    ({"opponent": "cpu9", "game_type": "dolphin", "character": "fox,sheik"}, "choose sheik"),
     ({"character": "fox,pikachu"}, "pikachu"), ({"stage": "hyrule"}, "final_destination"),
     ({"history_prob": 1.5}, "history-prob"), ({"turn_winrate": 2.}, "turn-winrate"),
     ({"train_order": "round-robin", "parallel_training": True}, "train-order"),
