@@ -20,6 +20,7 @@ from melee_common import (
     save_checkpoint,
 )
 from ppo_selfplay import Args, main
+from test_envs import slow_gae
 from test_selfplay import FRAMES, as_flags, command, metrics, tiny
 
 
@@ -300,7 +301,48 @@ def test_resume_equals_never_having_stopped(tmp_path, options):
     assert a["ratings"] == b["ratings"] and all(torch.equal(a["policy"][k], b["policy"][k]) for k in a["policy"])
 
 
+@pytest.mark.parametrize("options", [{"teacher_kl": .3, "value_burn_in": 2, "target_kl": .01},
+                                     {"population_size": 2, "parallel_actions": True, "parallel_training": True}],
+                         ids=["teacher", "parallel"])
+def test_resume_with_memory(tmp_path, options):
+    """What a recurrent policy and its teacher remember of games that a checkpoint cuts in two goes on as well."""
+    torch.manual_seed(2)
+    save_checkpoint(tmp_path / "bc.pt", Policy("gru", (12, 12)), action_repeat=2)
+    frames = FRAMES * options.get("population_size", 1)
+    for name, iterations in (("whole", 7), ("parts", 4)):
+        main(tiny(tmp_path, name, timesteps=iterations * frames, pretrained=str(tmp_path / "bc.pt"), **options))
+    main(Args(resume=str(tmp_path / "parts"), timesteps=7 * frames))
+    assert len(metrics(tmp_path / "whole")) == 7 and metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
+
+
 # ------------------------------------------------------------------------------------------------- the parallel paths
+
+@pytest.mark.parametrize("backbone", ["mlp", "gru"])
+def test_one_update_on_fixed_rollouts(tmp_path, monkeypatch, backbone):
+    """The same rollouts, learnt from one learner after the other, side by side, and with stacked networks acting: the weights
+    after the update are equal to 1e-5."""
+    collect, update, kept, weights = ppo_selfplay.collect, ppo_selfplay.update, [], {}
+
+    def same_rollouts(arena, args, clock):
+        rollouts = collect(arena, args, clock)
+        kept.append(rollouts)
+        for name, rollout in rollouts.items():                              # every way of acting has sampled the same actions
+            assert (rollout["actions"] == kept[0][name]["actions"]).all()
+        return {name: kept[0][name] | {"actor": rollout["actor"]} for name, rollout in rollouts.items()}
+
+    def watched(learner, *rest):
+        row = update(learner, *rest)
+        weights[run, learner.name] = {k: v.clone() for k, v in learner.policy.state_dict().items()}
+        return row
+
+    monkeypatch.setattr(ppo_selfplay, "collect", same_rollouts)
+    monkeypatch.setattr(ppo_selfplay, "update", watched)
+    flags = {"sequential": {}, "actions": {"parallel_actions": True}, "training": {"parallel_training": True}}
+    for run, options in flags.items():
+        main(tiny(tmp_path, run, 1, timesteps=2 * FRAMES, population_size=2, backbone=backbone, learning_rate=1e-2, **options))
+    for name in ("agent1", "agent2"):
+        for run in ("actions", "training"):
+            assert all(torch.allclose(v, weights["sequential", name][k], atol=1e-5, rtol=0) for k, v in weights[run, name].items())
 
 @pytest.mark.parametrize("backbone", ["mlp", "gru"])
 def test_parallel_paths_learn_as_the_sequential_one(tmp_path, backbone):
@@ -396,6 +438,59 @@ def one_update(tmp_path, name, **options):
         patch.setattr(ppo_selfplay, "update", watched)
         main(args)
     return kept
+
+
+def plain_gradient(kept, args) -> dict[str, torch.Tensor]:
+    """PPO's first step over a whole rollout, spelt out: slow sums, the distributions of torch.distributions."""
+    rollout, policy = kept["rollouts"][0], Policy("mlp", (16, 16))
+    policy.load_state_dict(kept["before"])
+    T, N = rollout["starts"].shape
+    obs = melee_common.Observation(*(torch.from_numpy(np.ascontiguousarray(x)) for x in rollout["obs"]))
+    actions = torch.from_numpy(np.ascontiguousarray(rollout["actions"])).long()                 # [T, N, 2, 13]
+    features, _ = policy.unroll(obs, (), None)
+    values, logits = policy.value(features), policy.logits(features, actions)
+    v = values.detach().numpy()
+    next_values = np.concatenate([v[1:], rollout["last_value"][None]])
+    next_values[rollout["truncated"]] = rollout["bootstrap"][rollout["truncated"]]
+    advantages = torch.zeros(T, N, 2)
+    for n in range(N):
+        for port in (0, 1):
+            advantages[:, n, port] = torch.from_numpy(slow_gae(
+                rollout["rewards"][:, n, port], v[:, n, port], next_values[:, n, port], rollout["terminated"][:, n],
+                rollout["truncated"][:, n], args.gamma, args.gae_lambda))
+    heads = [torch.distributions.Independent(torch.distributions.Bernoulli(logits=logits[..., :NUM_BUTTONS]), 1)]
+    taken, offset = [actions[..., :NUM_BUTTONS].float(), *actions[..., NUM_BUTTONS:].unbind(-1)], NUM_BUTTONS
+    for size in list(HEADS.values())[1:]:
+        heads.append(torch.distributions.Categorical(logits=logits[..., offset:offset + size]))
+        offset += size
+    logprob = sum(head.log_prob(action) for head, action in zip(heads, taken, strict=True))
+    normalised = (advantages - advantages.mean()) / advantages.std(correction=0)
+    loss = (-(normalised * (logprob - logprob.detach()).exp()).mean()
+            + args.value_coef * .5 * ((values - (advantages + values.detach())) ** 2).mean()
+            - args.entropy_coef * sum(head.entropy() for head in heads).mean())
+    loss.backward()
+    norm = sum((p.grad ** 2).sum() for p in policy.parameters()).sqrt()
+    return {name: p.grad * min(1., args.max_grad_norm / norm) for name, p in policy.named_parameters()}
+
+
+@pytest.mark.parametrize("options", [{}, {"entropy_coef": .5}, {"entropy_coef": 0.}, {"value_coef": 4.}, {"value_coef": 0.},
+                                     {"gae_lambda": .3}, {"gamma": .8}, {"max_grad_norm": .01}, {"max_grad_norm": 1e9}])
+def test_a_step_is_the_one_that_the_coefficients_ask_for(tmp_path, options):
+    """Adam's first moment after one step is a tenth of the gradient. Every coefficient here changes it by more than the
+    tolerance: a wrong sign, or one that is ignored, shows."""
+    common = {"ppo_epochs": 1, "batch_size": 10 ** 6, "learning_rate": 1e-3, "reward_approach": 1.}
+    kept = one_update(tmp_path, "run", **common, **options)
+    args = Args(**{"entropy_coef": .003, **options})
+    expected, learner = plain_gradient(kept, args), kept["learner"]
+    others = [Args(**{key: value, **{k: v for k, v in options.items() if k != key}}) for key, value in (
+        ("entropy_coef", -args.entropy_coef - .1), ("value_coef", args.value_coef + 1), ("gae_lambda", .6), ("gamma", .9))]
+    far = lambda a, b: max((a[name] - b[name]).abs().max().item() for name in a)
+    got = {name: learner.optimizer.state[p]["exp_avg"] / .1 for name, p in learner.policy.named_parameters()}
+    scale = max(g.abs().max().item() for g in expected.values())
+    assert far(got, expected) < 1e-3 * scale < min(far(expected, plain_gradient(kept, other)) for other in others)
+    for name, p in learner.policy.named_parameters():                       # and Adam's step is made of it
+        step = 1e-3 * got[name] / (got[name].abs() + 1e-5)
+        assert torch.allclose(p, kept["before"][name] - step, atol=1e-6)
 
 
 @pytest.mark.parametrize("backbone", ["mlp", "gru"])
