@@ -7,6 +7,7 @@ the step in which it happened, at whose end the worker's games have begun anew; 
 nothing: `others lost` counts their frames that differ from the twin's.
 """
 
+import functools
 import json
 import os
 import signal
@@ -38,9 +39,8 @@ def worker_faults() -> None:
     print(f"{'fault':8s}{'worker':>7s}{'back after':>12s}{'its games lost':>16s}{'others lost':>13s}   log")
     for fault in ("killed", "hung", "raising"):
         log, rng = [], np.random.default_rng(0)
-        options = {"seed": 1, "max_episode_frames": 3600}
-        with (VecEnv(GAMES, CHARACTERS["fox"], STAGES["final_destination"], num_workers=WORKERS, log=log.append, **options) as envs,
-              VecEnv(GAMES, CHARACTERS["fox"], STAGES["final_destination"], **options) as twin):
+        games = functools.partial(VecEnv, GAMES, CHARACTERS["fox"], STAGES["final_destination"], seed=1)
+        with games(num_workers=WORKERS, log=log.append) as envs, games() as twin:
             healthy = np.ones(GAMES, bool)
             for k in range(WORKERS):
                 mine = slice(k * GAMES // WORKERS, (k + 1) * GAMES // WORKERS)
@@ -62,8 +62,10 @@ def worker_faults() -> None:
                         assert broken[mine].all() and broken.sum() == GAMES // WORKERS
                         back = seconds
                     assert t == 200 or not broken.any()
-                    lost += sum(a.tobytes() != b.tobytes() for a, b in zip(envs.frames[healthy], twin.frames[healthy], strict=True))
-                print(f"{fault:8s}{k:7d}{back:10.3f} s{played:9d} frames{lost:6d} frames   {log[-1].splitlines()[0]}", flush=True)
+                    pairs = zip(envs.frames[healthy], twin.frames[healthy], strict=True)
+                    lost += sum(a.tobytes() != b.tobytes() for a, b in pairs)
+                print(f"{fault:8s}{k:7d}{back:10.3f} s{played:9d} frames{lost:6d} frames   {log[-1].splitlines()[0]}",
+                      flush=True)
     Games.step = step
 
 
@@ -71,9 +73,9 @@ def run_killed(folder: str) -> None:
     """Kills a run and all that belongs to it at three moments, resumes it, and compares it with one that was left alone."""
     def start(name, *more):
         return subprocess.Popen([sys.executable, "ppo_selfplay.py", *(more or (
-            f"--run-name={name}", f"--runs-dir={folder}", "--num-games=8", "--num-workers=4", "--timesteps=300000", "--hidden=64",
-            "--rollout-length=64", "--save-interval=20", "--pool-interval=10", "--eval-interval=0"))], cwd=ROOT,
-            stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+            f"--run-name={name}", f"--runs-dir={folder}", "--num-games=8", "--num-workers=4", "--timesteps=300000",
+            "--hidden=64", "--rollout-length=64", "--save-interval=20", "--pool-interval=10",
+            "--eval-interval=0"))], cwd=ROOT, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
     def metrics(name):
         path = Path(folder) / name / "metrics.jsonl"

@@ -15,8 +15,8 @@ import melee_common
 import ppo_selfplay
 from bench_matchmaking import LEARNERS, draw, league
 from melee_common import (
-    BOTS, CHARACTERS, HEADS, MIRROR, NUM_BUTTONS, OPPONENT, STAGES, Arena, Evaluator, MatchArgs, Matchmaker, Policy, Pool, Ratings, Turn,
-    UserError, VecEnv, action_kl, action_logprobs, compute_gae, load_checkpoint, make_learners, matchups, pbt_round,
+    BOTS, CHARACTERS, HEADS, MIRROR, NUM_BUTTONS, OPPONENT, STAGES, Arena, Evaluator, MatchArgs, Matchmaker, Policy, Pool,
+    Ratings, Turn, UserError, VecEnv, action_kl, action_logprobs, compute_gae, load_checkpoint, make_learners, matchups, pbt_round,
     save_checkpoint,
 )
 from ppo_selfplay import Args, main
@@ -342,7 +342,8 @@ def test_one_update_on_fixed_rollouts(tmp_path, monkeypatch, backbone):
         main(tiny(tmp_path, run, 1, timesteps=2 * FRAMES, population_size=2, backbone=backbone, learning_rate=1e-2, **options))
     for name in ("agent1", "agent2"):
         for run in ("actions", "training"):
-            assert all(torch.allclose(v, weights["sequential", name][k], atol=1e-5, rtol=0) for k, v in weights[run, name].items())
+            expected = weights["sequential", name]
+            assert all(torch.allclose(v, expected[k], atol=1e-5, rtol=0) for k, v in weights[run, name].items())
 
 @pytest.mark.parametrize("backbone", ["mlp", "gru"])
 def test_parallel_paths_learn_as_the_sequential_one(tmp_path, backbone):
