@@ -1730,6 +1730,12 @@ def action_logprobs(logits: torch.Tensor, actions: torch.Tensor) -> tuple[torch.
     return torch.cat(logprobs, -1), torch.cat(entropies, -1)
 
 
+@torch.no_grad()
+def unroll_logprobs(policy: "Policy", obs: Observation, state: tuple, starts, actions) -> torch.Tensor:
+    """[T, B]: how likely `policy` finds the actions of a rollout, which begins with memory `state`."""
+    return action_logprobs(policy.logits(policy.unroll(obs, state, starts)[0], actions), actions)[0].sum(-1)
+
+
 def action_kl(logits: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """KL(logits || other) of two controllers that were shown the same actions: [..., 81] twice -> [...], summed over heads."""
     def parts(x):
@@ -2403,7 +2409,7 @@ class VecEnv:
     truncates, but the game on Dolphin goes on. `envs.controllers` are the inputs that Melee says it saw."""
 
     def __init__(self, num_games: int, characters, stages, *, seed: int = 0, num_workers: int = 0, bot_kinds=0,
-                 max_episode_frames: int = 3600, action_repeat: int = 1, timeout: float = 10., max_restarts: int = 100,
+                 max_episode_frames: int = 3600, action_repeat: int = 1, timeout: float = 1., max_restarts: int = 100,
                  cpu_levels=0, dolphin: "DolphinArgs | None" = None, use_threads: bool = False,
                  log=lambda line: print(line, file=sys.stderr)):
         if num_games < 1:
@@ -2620,7 +2626,7 @@ class _Worker:
     def wait(self, timeout: float) -> str | None:
         """None when the step is done, else what went wrong."""
         if not self.poll.poll(timeout * 1000):
-            return f"hung for {timeout:.0f} s"
+            return f"hung for {timeout:g} s"
         data = os.read(self.reply, 1)
         self.left = data == b"q"                                            # without a winner
         if data == b".":
@@ -3622,12 +3628,14 @@ class Pool:
 
     CACHE_BYTES = 2 ** 29                                                   # of policies held in memory; the last drawn stay
 
-    def __init__(self, directory: str | Path, history_size: int = 20, prune: str = "oldest", keep_files: bool = False):
-        """keep_files: `prune` deletes nothing, so that every id stays readable."""
+    def __init__(self, directory: str | Path, history_size: int = 20, prune: str = "oldest", keep_files: bool = False,
+                 action_repeat: int = 0):
+        """keep_files: `prune` deletes nothing, so that every id stays readable. action_repeat: of the games that its policies
+        shall play; a file with another one, or with a frame delay, counts as broken (0: any)."""
         if prune not in ("oldest", "worst"):
             raise UserError(f"--prune {prune!r}: choose oldest or worst")
         self.directory, self.history_size = Path(directory), history_size
-        self.by_elo, self.keep_files = prune == "worst", keep_files
+        self.by_elo, self.keep_files, self.action_repeat = prune == "worst", keep_files, action_repeat
         self._cache: collections.OrderedDict[str, tuple] = collections.OrderedDict()    # id -> (which file, policy, bytes)
         self._warned: set[str] = set()
         self._file, self._known = None, {}
@@ -3680,6 +3688,9 @@ class Pool:
         if name not in self._cache or version not in (None, self._cache[name][0]):
             self._cache.pop(name, None)
             policy = load_policy(self.path(name))[0].requires_grad_(False)
+            if self.action_repeat and (policy.action_repeat, policy.frame_delay) != (self.action_repeat, 0):
+                raise UserError(f"{self.path(name)}: made for --action-repeat {policy.action_repeat} and a delay of "
+                                f"{policy.frame_delay} frames, not for {self.action_repeat} and 0")
             self._cache[name] = version, policy, sum(t.nbytes for t in policy.state_dict().values())
             while len(self._cache) > 1 and sum(size for _, _, size in self._cache.values()) > self.CACHE_BYTES:
                 self._cache.popitem(last=False)
@@ -3886,6 +3897,16 @@ class Ratings:
             cell = recent.setdefault(y, [0., 0.])
             cell[:] = cell[0] * self.DECAY + s, cell[1] * self.DECAY + 1
 
+    def forget(self, name: str) -> None:
+        """Who goes by this name is somebody else from now on: Elo and recent results begin anew, what was counted stays."""
+        self.row(name)[0] = self.START
+        for row in (self.recent.pop(name, {}), *self.recent.values()):
+            row.pop(name, None)
+
+    def games(self, a: str, b: str) -> float:
+        """How many games `winrate` rests on."""
+        return self.recent.get(a, {}).get(b, (0., 0.))[1]
+
     def winrate(self, a: str, b: str) -> float:
         """Of late, a's score against b in [0, 1]: recent games and one imagined draw, so .5 if they never met."""
         score, games = self.recent.get(a, {}).get(b, (0., 0.))
@@ -3897,11 +3918,14 @@ class Ratings:
         return [(name, elo, int(w), int(l), int(d)) for name, elo, w, l, d in sorted(rows, key=lambda row: -row[1])]
 
 
-def print_elo(console, ratings: Ratings, names: list[str]) -> None:
-    """The running Elo of those of `names` that have played, strongest first."""
-    table = rich.table.Table("Rank", "Policy", "Elo", "W", "L", "D", title="Elo (start 1500)")
-    for rank, (name, elo, *counts) in enumerate(ratings.ranking(names), 1):
-        table.add_row(str(rank), name, f"{elo:.0f}", *map(str, counts))
+def print_elo(console, ratings: Ratings, learners: list[str], others: list[str]) -> None:
+    """The running Elo of those that have played, strongest first; beside it the payoff matrix: every game has a learner, so it
+    has their columns alone, with the learner's wins-draws-losses against the row."""
+    table = rich.table.Table("Rank", "Policy", "Elo", "W", "L", "D", *(f"{name} W-D-L" for name in learners),
+                             title="Elo (start 1500)")
+    for rank, (name, elo, *counts) in enumerate(ratings.ranking([*learners, *others]), 1):
+        cells = ("-".join(map(str, ratings.payoff.get(learner, {}).get(name, ()))) for learner in learners)
+        table.add_row(str(rank), name, f"{elo:.0f}", *map(str, counts), *cells)
     console.print(table)
 
 
@@ -3943,6 +3967,7 @@ def fit_elo(payoff: dict[str, dict[str, list]], prior: float = 1000.) -> dict[st
 # ---------------------------------------------------------------------------------------------------------------------
 
 MIRROR = ""                                                                 # the learner itself: both sides learn
+OPPONENT = "opponent"                                                       # the frozen policy of --opponent
 HISTORY_PROB = {"self": 0., "simple_mix": .25, "pfsp": .5, "league": .5, "historical": 1., "population": 1.}
 ROLES = ("main", "main_exploiter", "league_exploiter")
 
@@ -3994,7 +4019,7 @@ class MatchArgs:
 
 
 class Matchmaker:
-    """Draws opponents by name: MIRROR, another learner, a checkpoint of the pool, a scripted bot, or the file of --opponent."""
+    """Draws opponents by name: MIRROR, another learner, a checkpoint of the pool, a scripted bot, or OPPONENT."""
 
     def __init__(self, args: MatchArgs, learners: list[str], pool: Pool, ratings: Ratings):
         self.args, self.learners, self.pool, self.ratings = args, learners, pool, ratings
@@ -4005,7 +4030,7 @@ class Matchmaker:
     def draw(self, me: str, rng: np.random.Generator) -> str:
         """The opponent of learner `me` in its next game, as the strategy wants it."""
         if self.args.opponent:
-            return self.args.opponent
+            return self.args.opponent if self.args.opponent in CPU_LEVELS else OPPONENT
         if self.bots and rng.random() < self.args.bot_prob:
             return self.bots[rng.integers(len(self.bots))]
         names, weights = self.league(me, rng) if self.args.league else self.candidates(me, rng)
@@ -4064,13 +4089,14 @@ class Matchmaker:
         return active, self.pfsp(me, active, "hard")
 
     def starts_anew(self, me: str, frames: int, rng: np.random.Generator) -> bool:
-        """Has exploiter `me`, `frames` game frames after its last start, done what it can? It beats 70 % or its time is up; the
-        league's exploiter then starts anew once in four times."""
+        """Has exploiter `me`, `frames` game frames after its last start, done what it can? It beats 70 % in 10 or more recent
+        games each, or its time is up; the league's exploiter then starts anew once in four times."""
         if self.role[me] == "main" or not frames:
             return False
         mains = [name for name in self.learners if self.role[name] == "main"]
         targets = mains if self.role[me] == "main_exploiter" else self.pool.ids()
-        done = bool(targets) and min(self.ratings.winrate(me, name) for name in targets) > .7
+        done = bool(targets) and all(self.ratings.games(me, name) >= 10 and self.ratings.winrate(me, name) > .7
+                                     for name in targets)
         return (done or frames >= self.args.league_reset_frames) and (self.role[me] == "main_exploiter" or rng.random() < .25)
 
 
@@ -4309,9 +4335,11 @@ class PopulationArgs:
     train_order: Literal["parallel", "round-robin"] = "parallel"
     """all learners learn at once, or one at a time while the others wait"""
     turn_winrate: float = .7
-    """round-robin: win rate against others, since the last pool addition, that ends a learner's turn"""
+    """round-robin: win rate against others, over --turn-games games or more, that ends a learner's turn (off: 1)"""
+    turn_games: int = 20
+    """round-robin: finished games against others that a win rate needs; it is taken at the next pool addition"""
     turn_patience: int = 5
-    """round-robin: pool additions without a better win rate that end a turn; the learner keeps its best weights"""
+    """round-robin: win rates in a row without a better one that end a turn; the learner keeps its best weights"""
     turn_frames: int = 1_000_000
     """round-robin: game frames that end a turn"""
 
@@ -4442,7 +4470,7 @@ class Arena:
         """An opponent for learner k, beside the frozen ones that it meets now: as the strategy draws it while there is room,
         else one of those that it drew a short while ago."""
         name, open_ = self.matchmaker.draw(self.names[k], self.rng), self.open[k]
-        if name == self.args.opponent or name in {MIRROR, *self.names, *BOTS} or name in open_:
+        if name in {MIRROR, OPPONENT, *self.names, *BOTS, *CPU_LEVELS, *open_}:
             return name
         if len(crowd) >= self.args.opponents_per_iteration:
             open_ = open_ or Pool._sorted(crowd)[-1:]                       # all retired: an old one rather than a mirror
@@ -4452,7 +4480,7 @@ class Arena:
         return name
 
     def _frozen(self, name: str) -> Policy:
-        return _load_frozen(name) if name == self.args.opponent else self.pool.load(name)
+        return _load_frozen(self.args.opponent) if name == OPPONENT else self.pool.load(name)
 
     def act(self, obs: Observation) -> np.ndarray:
         """obs of all games -> actions [N, 2, 13]"""
@@ -4481,10 +4509,13 @@ class Arena:
         """Round-robin: all games go on with this learner; results of games that another one began do not count."""
         self.owner[:], self.credit[:], self.due[:] = learner, False, True
         self.states = {each.name: each.acting.initial_state(2 * len(self.owner)) for each in self.learners}
+        for each in self.learners:
+            each.teacher_state = ()                                         # it followed other games than it will see next
 
     def state_dict(self) -> dict:
         arrays = {name: getattr(self, name).tolist() for name in ("owner", "port", "resets", "credit", "due")}
-        return {**arrays, "opponents": self.opponents, "open": self.open, "states": {name: list(state) for name, state in self.states.items()},
+        states = {name: list(state) for name, state in self.states.items()}
+        return {**arrays, "opponents": self.opponents, "open": self.open, "states": states,
                 "rng": json.dumps(self.rng.bit_generator.state), "noise": self.noise.get_state()}
 
     def load_state_dict(self, state: dict) -> None:
@@ -4510,13 +4541,14 @@ def pbt_round(learners: list[Learner], ratings: Ratings) -> list[dict]:
         winner = ranked[-1 - loser.rng.integers(fifth)]
         loser.hyper = {key: value * float(loser.rng.choice([.8, 1.2])) for key, value in winner.hyper.items()}
         loser.become(winner.policy.state_dict(), winner.optimizer.state_dict())
+        ratings.forget(loser.name)                                          # its results were those of other weights
         ratings.row(loser.name)[0] = ratings.row(winner.name)[0]
         events.append({"learner": loser.name, "copied": winner.name, **loser.hyper})
     return events
 
 
 class Turn:
-    """Round-robin: whose turn it is to learn, and the best weights of that turn."""
+    """Round-robin: whose turn it is to learn, and the best weights of that turn with their optimiser."""
 
     def __init__(self, args: PopulationArgs):
         self.args, self.learner, self.start = args, 0, 0
@@ -4524,25 +4556,23 @@ class Turn:
 
     def _begin(self, learner: int, step: int) -> None:
         self.learner, self.start, self.best, self.without_better = learner, step, -1., 0
-        self.weights: dict | None = None
+        self.weights: tuple | None = None
         self.scores: list[float] = []
 
-    def over(self, policy: Policy, step: int) -> bool:
-        """Asked at every pool addition; `scores` has gathered the results against others since the last one."""
-        rate = float(np.mean(self.scores)) if self.scores else -1.
-        self.scores = []
-        if rate > self.best:
-            self.best, self.without_better, self.weights = rate, 0, copy.deepcopy(policy.state_dict())
-        else:
-            self.without_better += 1
-        return (rate >= self.args.turn_winrate or self.without_better >= self.args.turn_patience
-                or step - self.start >= self.args.turn_frames)
+    def over(self, learner: "Learner", step: int) -> bool:
+        """Asked at every pool addition; `scores` gathers results against others until they are enough for a win rate."""
+        late, rate = step - self.start >= self.args.turn_frames, -1.
+        if len(self.scores) >= self.args.turn_games:
+            rate, self.scores, self.without_better = float(np.mean(self.scores)), [], self.without_better + 1
+            if rate > self.best:
+                self.best, self.without_better = rate, 0
+                self.weights = copy.deepcopy((learner.policy.state_dict(), learner.optimizer.state_dict()))
+        return late or rate >= self.args.turn_winrate or self.without_better >= self.args.turn_patience
 
     def pass_on(self, learners: list[Learner], step: int) -> int:
         """The learner goes back to its best weights; -> the index of the next one."""
         if self.weights is not None:
-            learners[self.learner].policy.load_state_dict(self.weights)
-            learners[self.learner].publish()
+            learners[self.learner].become(*self.weights)
         self._begin((self.learner + 1) % len(learners), step)
         return self.learner
 
@@ -4559,8 +4589,8 @@ def check_matchmaking(args) -> None:
     check_numbers(args, history_prob=(0, 1), bot_prob=(0, 1), opponents_per_iteration=(2, 1024),
                   league_reset_frames=(1, math.inf), eval_interval=(0, many), eval_games=(2, 65536),
                   population_size=(1, 1024), pbt_interval=(1, many),
-                  turn_winrate=(0, 1), turn_patience=(1, many), turn_frames=(1, math.inf), history_size=(1, many),
-                  pool_interval=(1, many))
+                  turn_winrate=(0, 1), turn_games=(1, many), turn_patience=(1, many), turn_frames=(1, math.inf),
+                  history_size=(1, many), pool_interval=(1, many))
     if args.eval_games % 2:
         raise UserError(f"--eval-games {args.eval_games}: must be even, since half of the games are played from either port")
     matchups(args, np.zeros(1, int), np.zeros(1, int))                      # unknown characters and stages
@@ -4576,8 +4606,20 @@ def check_matchmaking(args) -> None:
     for flag in ("opponent", "held_out"):
         file = getattr(args, flag)
         if file and file not in (BOTS if flag == "held_out" else CPU_LEVELS):
-            if load_policy(file)[1]["action_repeat"] != args.action_repeat:
+            data = load_policy(file)[1]
+            if data["action_repeat"] != args.action_repeat:
                 raise UserError(f"--{flag.replace('_', '-')} {file}: its --action-repeat is not {args.action_repeat}")
+            if data["frame_delay"]:
+                raise UserError(f"--{flag.replace('_', '-')} {file}: trained for a delay of {data['frame_delay']} frames; this "
+                                "game has none")
+    files = [Path(file).read_bytes() for file in (args.opponent, args.held_out) if file and file not in {*BOTS, *CPU_LEVELS}]
+    if len(files) == 2 and files[0] == files[1]:
+        raise UserError(f"--held-out {args.held_out}: the same policy as --opponent, which training meets; choose another")
+    if args.pbt and (args.league or args.train_order == "round-robin"):
+        raise UserError("--pbt: not together with --league or --train-order round-robin, whose learners cannot be compared")
+    share = HISTORY_PROB[args.matchmaking] if args.history_prob is None else args.history_prob
+    if args.pbt and not (share or args.opponent or args.opponent_bots and args.bot_prob):
+        raise UserError("--pbt: needs results against others, so not --matchmaking self or --history-prob 0")
     if args.league and args.population_size < 3:
         raise UserError("--league: needs --population-size 3 or more")
     if args.population_size < 2 and (args.pbt or args.matchmaking == "population"):
@@ -4605,6 +4647,16 @@ def start_run(args, runs_dir: str, run_name: str) -> Path:
     return run
 
 
+def keep_opponents(args, run: Path) -> None:
+    """Copies the files of --opponent and --held-out, since they may change or go, and points the flags at the copies."""
+    for flag in ("opponent", "held_out"):
+        copied = run / "checkpoints" / f"{flag}.pt"
+        if not copied.exists() and getattr(args, flag) and getattr(args, flag) not in {*BOTS, *CPU_LEVELS}:
+            atomic_write(copied, Path(getattr(args, flag)).read_bytes())
+        if copied.exists():
+            setattr(args, flag, str(copied))
+
+
 def resume_run(args, args_type) -> tuple:
     """--resume: -> run folder, the arguments it was started with, its lock (hold on to it) and its checkpoint."""
     run = Path(args.resume)
@@ -4622,6 +4674,7 @@ def resume_run(args, args_type) -> tuple:
         raise UserError(f"{args_file}: damaged ({error}); restore it") from None
     args.timesteps = args.timesteps if timesteps is None else timesteps
     lock = lock_run(run)
+    keep_opponents(args, run)
     saved = load_checkpoint(args.checkpoint or run / "checkpoints" / "latest.pt")
     if saved.get("stage") != "ppo_selfplay" or saved["action_repeat"] != args.action_repeat:
         raise UserError(f"{run}: its checkpoint is not of this run; use --pretrained to start a run from a checkpoint")

@@ -25,12 +25,12 @@ import torch
 from rich.console import Console
 
 from melee_common import (
-    ACTION_SIZE, BOTS, DOLPHIN_LIMITS, FRAME, NUM_FLOATS, NUM_INTS, Arena, DolphinArgs, Evaluator, Learner, MatchArgs,
-    Observation, Policy, Pool, PopulationArgs, Ratings, RewardArgs, StrengthArgs, Turn, UserError, VecEnv, action_kl,
-    action_logprobs, append_jsonl, check_dolphin, check_matchmaking, check_numbers, check_writable, compute_gae,
-    compute_rewards, computer_levels, decode_actions, iteration_progress, load_policy, lock_run, make_learners, matchups,
-    observe, parse_hidden, pbt_round, plot_winrates, print_elo, restore, resume_run, run_script, save_checkpoint, start_run,
-    stop_on_interrupt,
+    ACTION_SIZE, BOTS, DOLPHIN_LIMITS, FRAME, NUM_FLOATS, NUM_INTS, OPPONENT, Arena, DolphinArgs, Evaluator, Learner,
+    MatchArgs, Observation, Policy, Pool, PopulationArgs, Ratings, RewardArgs, StrengthArgs, Turn, UserError, VecEnv,
+    action_kl, action_logprobs, append_jsonl, check_dolphin, check_matchmaking, check_numbers, check_writable, compute_gae,
+    compute_rewards, computer_levels, decode_actions, iteration_progress, keep_opponents, load_policy, lock_run,
+    make_learners, matchups, observe, parse_hidden, pbt_round, plot_winrates, print_elo, restore, resume_run, run_script,
+    save_checkpoint, start_run, stop_on_interrupt, unroll_logprobs,
 )
 
 
@@ -48,8 +48,11 @@ class Args(MatchArgs, PopulationArgs, StrengthArgs, RewardArgs, DolphinArgs):
     """processes that step the games (off: 0, in this process, which is fastest for the embedded game)"""
     use_threads: bool = False
     """--num-workers threads instead of processes: no fault isolation (off: False)"""
+    worker_timeout: float = 1.0
+    """seconds that a worker may take for a step of embedded games before it is replaced; for Dolphin see --step-timeout"""
     max_restarts: int = 100
-    """workers that may fail within an hour; with one more the run ends, and --resume goes on from its last checkpoint"""
+    """workers that may fail within an hour; with one more the run ends, and --resume goes on from its last checkpoint (off: 0,
+    ends at the first)"""
     max_episode_frames: int = 3600
     """game frames after which a game is truncated; 3600 is a minute (off: 0, games run to the last stock or 8:00)"""
     action_repeat: int = 3
@@ -86,7 +89,8 @@ class Args(MatchArgs, PopulationArgs, StrengthArgs, RewardArgs, DolphinArgs):
     max_grad_norm: float = 0.5
     """gradients are scaled down to this norm"""
     target_kl: float = 0.0
-    """once the approximate KL passes this, the last step is taken back and the update ends (off: 0)"""
+    """KL of the whole update, measured on all its rows after each epoch, past which that epoch is taken back, in Adam's state
+    too, and the update ends; if losses/reverted stays at 1, lower --learning-rate (off: 0)"""
     teacher_kl: float = 0.0
     """weight of KL(pretrained policy || policy), which keeps a cloned policy from forgetting (off: 0)"""
     teacher_kl_half_life: float = 2_000_000
@@ -124,16 +128,16 @@ class Args(MatchArgs, PopulationArgs, StrengthArgs, RewardArgs, DolphinArgs):
 
 def check(args: Args) -> None:
     """One line for each value that cannot work."""
-    ever, many = math.inf, 10 ** 9
+    ever, many, together = math.inf, 10 ** 9, args.population_size if args.train_order == "parallel" else 1
     check_matchmaking(args)
     if args.game_type == "dolphin":
         check_dolphin(args)
     check_numbers(
-        args, num_games=(1, 65536), num_workers=(0, args.num_games * args.population_size), max_episode_frames=(0, many),
-        max_restarts=(0, many), action_repeat=(1, 3600), timesteps=(1, ever), rollout_length=(1, 10 ** 6),
-        train_interval=(1, many), batch_size=(1, many), grad_accum=(1, many), ppo_epochs=(1, many), ppo_clip=(1e-6, ever),
-        learning_rate=(0, 1), gamma=(0, 1), gae_lambda=(0, 1), entropy_coef=(0, ever), value_coef=(0, ever),
-        value_burn_in=(0, many), max_grad_norm=(1e-9, ever), target_kl=(0, ever), teacher_kl=(0, ever),
+        args, num_games=(1, 65536), num_workers=(0, args.num_games * together), max_episode_frames=(0, many),
+        worker_timeout=(.05, 3600), max_restarts=(0, many), action_repeat=(1, 3600), timesteps=(1, ever),
+        rollout_length=(1, 10 ** 6), train_interval=(1, many), batch_size=(1, many), grad_accum=(1, many), ppo_epochs=(1, many),
+        ppo_clip=(1e-6, ever), learning_rate=(0, 1), gamma=(0, 1), gae_lambda=(0, 1), entropy_coef=(0, ever),
+        value_coef=(0, ever), value_burn_in=(0, many), max_grad_norm=(1e-9, ever), target_kl=(0, ever), teacher_kl=(0, ever),
         teacher_kl_half_life=(1, ever), max_buffer_size=(0, many), save_interval=(1, many), **DOLPHIN_LIMITS)
     for flag, needs, there in (
             ("vtrace", "--async-learning", args.async_learning), ("max_buffer_size", "--async-learning", args.async_learning),
@@ -145,8 +149,7 @@ def check(args: Args) -> None:
         if not (args.update_interval.isdecimal() and int(args.update_interval) > 0):
             raise UserError(f"--update-interval {args.update_interval}: give batch_ready or game frames, e.g. 10000")
         args.rollout_length = max(1, round(int(args.update_interval) / (args.num_games * args.action_repeat)))
-    rollout = 2 * args.num_games * args.rollout_length
-    if args.max_buffer_size and args.max_buffer_size < rollout:
+    if 0 < args.max_buffer_size < (rollout := 2 * args.num_games * args.rollout_length * args.train_interval):
         raise UserError(f"--max-buffer-size {args.max_buffer_size}: must hold at least one rollout, {rollout} agent frames")
 
 
@@ -180,7 +183,9 @@ def collect(arena: Arena, args: Args, clock: dict[str, float]) -> dict[str, dict
         ended = terminated[t] | truncated[t]
         after = np.where(ended, envs.final_frames, envs.frames) if ended.any() else envs.frames
         rewards[t] = compute_rewards(before, after, args, terminated[t], args.gamma)
-        learns[t] = (arena.assignment == arena.owner[:, None]) & ~broken[:, None]
+        learns[t] = arena.assignment == arena.owner[:, None]
+        for g in np.flatnonzero(broken):                                    # no row of that game, of those not yet learnt from
+            learns[max(np.flatnonzero(starts[:t + 1, g]), default=0):t + 1, g] = False
         arena.settle(terminated[t], truncated[t], broken, after)
         if truncated[t].any():                                              # the value of the frame that was cut off
             last = observe(after, controllers)
@@ -214,8 +219,7 @@ def prepare(learner: Learner, rollout: dict, args: Args, teacher: Policy | None)
     logprobs = action_logprobs(learner.policy.logits(features, actions), actions)[0].sum(-1)
     rho = None
     if rollout["actor"] is not learner.policy:                              # asynchronous: an older policy has acted
-        now, actor = logprobs, rollout["actor"]
-        logprobs = action_logprobs(actor.logits(actor.unroll(obs, rollout["state"], starts)[0], actions), actions)[0].sum(-1)
+        now, logprobs = logprobs, unroll_logprobs(rollout["actor"], obs, rollout["state"], starts, actions)
         if args.vtrace:
             rho = (now - logprobs).exp().clamp(max=1).view(T, N, 2).numpy()
     teacher_logits = torch.empty(T, 2 * N, 0)
@@ -239,7 +243,8 @@ def update(learner: Learner, rollouts: list[dict], args: Args, teacher: Policy |
     b = {key: torch.cat([batch[key] for batch in batches], 1) if len(batches) > 1 else x for key, x in batches[0].items()}
     policy, optimizer, hyper = learner.policy, learner.optimizer, learner.hyper
     optimizer.param_groups[0]["lr"] = hyper["learning_rate"]
-    burning_in, recurrent = learner.updates < args.value_burn_in, "state_0" in b
+    memory = tuple(b[key][0] for key in b if key.startswith("state_"))     # [B, H] each, at the start
+    burning_in, recurrent = learner.updates < args.value_burn_in, bool(memory)
     teacher_coef = args.teacher_kl * .5 ** (step / args.teacher_kl_half_life)
     units = np.flatnonzero((b["learns"].any(0) if recurrent else b["learns"]).numpy())      # columns, or rows of T x B
     per_minibatch = max(1, args.batch_size // (len(b["actions"]) if recurrent else 1))
@@ -247,8 +252,11 @@ def update(learner: Learner, rollouts: list[dict], args: Args, teacher: Policy |
     def pick(key, mb):                                                      # [T, B, ..] -> the rows that the learner acted in
         return b[key][:, mb].flatten(0, 1)[b["learns"][:, mb].flatten()] if recurrent else b[key].flatten(0, 1)[mb]
 
-    stats, undo, stop_epochs = [], None, False
+    everything = Observation(b["floats"], b["ints"]), memory, b["starts"], b["actions"]
+    all_logprobs = lambda: unroll_logprobs(policy, *everything)[b["learns"]]
+    stats, kls, before = [], [], all_logprobs() if args.target_kl else None
     for epoch in range(args.ppo_epochs if len(units) else 0):               # no units: every worker was broken
+        undo = copy.deepcopy((policy.state_dict(), optimizer.state_dict())) if args.target_kl else None
         order = learner.rng.permutation(units)                              # recurrent: games are permuted, never time
         for part in np.array_split(order, -(-len(order) // per_minibatch)):  # equal parts: no tail of one row
             b_advantages = pick("advantages", torch.from_numpy(part))
@@ -257,8 +265,8 @@ def update(learner: Learner, rollouts: list[dict], args: Args, teacher: Policy |
             minibatch_stats = []
             for mb in map(torch.from_numpy, np.array_split(part, min(args.grad_accum, len(part)))):
                 if recurrent:
-                    state = tuple(b[key][0, mb] for key in b if key.startswith("state_"))
-                    features, _ = policy.unroll(Observation(b["floats"][:, mb], b["ints"][:, mb]), state, b["starts"][:, mb])
+                    state, starts = tuple(s[mb] for s in memory), b["starts"][:, mb]
+                    features, _ = policy.unroll(Observation(b["floats"][:, mb], b["ints"][:, mb]), state, starts)
                     features = features.flatten(0, 1)[b["learns"][:, mb].flatten()]         # [B, H]
                 else:
                     features, _ = policy.unroll(Observation(pick("floats", mb), pick("ints", mb)), (), None)
@@ -285,15 +293,13 @@ def update(learner: Learner, rollouts: list[dict], args: Args, teacher: Policy |
                         [policy_loss, value_loss, entropy_loss, teacher_loss, approx_kl, clipfrac, (ratio - 1).abs().max()]))
             grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm)
             stats.append(torch.cat([torch.stack(minibatch_stats).sum(0), grad_norm[None]]))
-            if args.target_kl:
-                if stats[-1][4] > args.target_kl and undo:                  # the last step went too far: take it back
-                    policy.load_state_dict(undo[0]), optimizer.load_state_dict(undo[1])
-                    stop_epochs = True
-                    break
-                undo = copy.deepcopy((policy.state_dict(), optimizer.state_dict()))
             optimizer.step()
-        if stop_epochs:
-            break
+        if args.target_kl:
+            moved = all_logprobs() - before
+            kls.append((moved.exp() - 1 - moved).mean().item())
+            if not kls[-1] <= args.target_kl:                               # too far, or NaN: this epoch is taken back
+                policy.load_state_dict(undo[0]), optimizer.load_state_dict(undo[1])
+                break
     learner.updates += 1
     learner.agent_frames += int(b["learns"].sum())
     s = torch.stack(stats) if stats else torch.zeros(1, 8)
@@ -306,6 +312,7 @@ def update(learner: Learner, rollouts: list[dict], args: Args, teacher: Policy |
         "charts/agent_frames": learner.agent_frames, **{f"charts/{name}": value for name, value in hyper.items()},
         "losses/policy_loss": mean[0], "losses/value_loss": mean[1], "losses/entropy": mean[2], "losses/teacher_kl": mean[3],
         "losses/approx_kl": s[-1, 4].item(), "losses/clipfrac": mean[5], "losses/grad_norm": mean[7],
+        **({"losses/update_kl": kls[-1], "losses/reverted": float(not kls[-1] <= args.target_kl)} if kls else {}),
         "losses/explained_variance": explained, "losses/first_ratio_error": s[0, 6].item(), "losses/minibatches": len(stats),
         "time/update": time.perf_counter() - began}
 
@@ -336,6 +343,7 @@ def main(args: Args) -> None:
         args.run_name = args.run_name or f"ppo_{args.character}_seed{args.seed}_{time.strftime('%Y%m%d_%H%M%S')}"
         run = start_run(args, args.runs_dir, args.run_name)
         lock = lock_run(run)                                                # held until the end
+        keep_opponents(args, run)
         save_checkpoint(run / "checkpoints" / "initial.pt", initial, action_repeat=args.action_repeat)
     checkpoint_path = Path(args.checkpoint) if args.checkpoint else run / "checkpoints" / "latest.pt"
 
@@ -344,12 +352,12 @@ def main(args: Args) -> None:
     M = args.num_games * (P if args.train_order == "parallel" else 1)
     envs = VecEnv(M, *matchups(args, np.arange(M) + 2, np.arange(1, M + 1) % 2), seed=args.seed, num_workers=args.num_workers,
                   use_threads=args.use_threads, max_episode_frames=args.max_episode_frames, action_repeat=args.action_repeat,
-                  max_restarts=args.max_restarts, cpu_levels=computer_levels(args, M),
+                  timeout=args.worker_timeout, max_restarts=args.max_restarts, cpu_levels=computer_levels(args, M),
                   dolphin=args if args.game_type == "dolphin" else None, log=console.print)
     learners = make_learners(initial, args)
     names = [learner.name for learner in learners]
     teacher = initial if args.teacher_kl else None
-    pool, ratings = Pool(run / "pool", args.history_size, args.prune, args.keep_retired), Ratings()
+    pool, ratings = Pool(run / "pool", args.history_size, args.prune, args.keep_retired, args.action_repeat), Ratings()
     arena, turn = Arena(args, envs, learners, pool, ratings), Turn(args)
     parts = {"envs": envs, "ratings": ratings, "arena": arena, "turn": turn, **{f"learner_{x.name}": x for x in learners}}
     iteration, global_step = restore(run, args, saved, parts, pool) if saved else (0, 0)
@@ -457,7 +465,8 @@ def main(args: Args) -> None:
                     if args.league and arena.matchmaker.starts_anew(learner.name, global_step - learner.born, arena.rng):
                         learner.become(initial.state_dict(), None)
                         learner.born = global_step
-                if args.train_order == "round-robin" and turn.over(active[0].policy, global_step):
+                        ratings.forget(learner.name)
+                if args.train_order == "round-robin" and turn.over(active[0], global_step):
                     arena.hand_over(turn.pass_on(learners, global_step))
             if every(args.eval_interval):
                 evaluator.submit(strongest(), global_step)
@@ -479,12 +488,11 @@ def main(args: Args) -> None:
             wandb.finish()
 
     if args.track_elo:
-        print_elo(console, ratings, [*names, *pool.ids(), *BOTS])
+        print_elo(console, ratings, names, [*pool.ids(), OPPONENT, *BOTS])
     if stopping:
         console.print(f"stopped at step {global_step:,}; continue with: python ppo_selfplay.py --resume {run}")
         sys.exit(130)
-    picture = plot_winrates(run)
-    console.print(f"done: {checkpoint_path}" + (f", {picture}" if picture else ""))
+    console.print(*filter(None, ("done:", checkpoint_path, plot_winrates(run))))
 
 
 if __name__ == "__main__":

@@ -193,9 +193,11 @@ def test_a_killed_worker_is_replaced_and_the_others_never_notice():
 
 def test_a_hung_worker_is_replaced():
     log = []
-    with make(4, num_workers=2, timeout=.5, log=log.append) as envs:
+    with make(4, num_workers=2, log=log.append) as envs:
         os.kill(envs._workers[0].pid, signal.SIGSTOP)
+        started = time.monotonic()
         _, truncated, broken = envs.step(np.zeros((4, 2), CONTROLLER))
+        assert .9 < time.monotonic() - started < 2                          # a second or so
         assert broken.tolist() == [True, True, False, False] and "hung" in log[0]
         assert not envs.step(np.zeros((4, 2), CONTROLLER))[2].any()
 

@@ -15,7 +15,7 @@ import melee_common
 import ppo_selfplay
 from bench_matchmaking import LEARNERS, draw, league
 from melee_common import (
-    BOTS, CHARACTERS, HEADS, MIRROR, NUM_BUTTONS, STAGES, Arena, Evaluator, MatchArgs, Matchmaker, Policy, Pool, Ratings, Turn,
+    BOTS, CHARACTERS, HEADS, MIRROR, NUM_BUTTONS, OPPONENT, STAGES, Arena, Evaluator, MatchArgs, Matchmaker, Policy, Pool, Ratings, Turn,
     UserError, VecEnv, action_kl, action_logprobs, compute_gae, load_checkpoint, make_learners, matchups, pbt_round,
     save_checkpoint,
 )
@@ -107,7 +107,7 @@ def test_history_begins_with_the_initial_policy(tmp_path):
 def test_bots_and_a_fixed_opponent(history):
     mixed = drawn(history, matchmaking="self", opponent_bots="random,level5", bot_prob=.3)
     assert .25 < share(mixed, lambda name: name in BOTS) < .35 and {"random", "level5", MIRROR} == set(mixed)
-    assert set(drawn(history, opponent="frozen.pt")) == {"frozen.pt"}
+    assert set(drawn(history, opponent="frozen.pt")) == {OPPONENT}
 
 
 def test_roles_of_the_league(history):
@@ -128,9 +128,18 @@ def test_roles_of_the_league(history):
     assert not any(matchmaker.starts_anew("agent1", 10 ** 9, rng) for _ in range(20))
     again = [matchmaker.starts_anew("agent3", 100, rng) for _ in range(400)]
     assert 60 < sum(again) < 140
-    for _ in range(60):
-        hopeless.record("agent2", "agent1", 1.)
+    lucky = Ratings()
+    for _ in range(9):
+        lucky.record("agent2", "agent1", 1.)
+    matchmaker.ratings = lucky
+    assert not matchmaker.starts_anew("agent2", 1, rng)                     # a few games prove nothing
+    for _ in range(5):
+        lucky.record("agent2", "agent1", 1.)
     assert matchmaker.starts_anew("agent2", 1, rng)                         # it has done what it was for
+    lucky.forget("agent2")
+    assert not matchmaker.starts_anew("agent2", 1, rng) and lucky.elo("agent2") == 1500
+    assert lucky.winrate("agent2", "agent1") == lucky.winrate("agent1", "agent2") == .5
+    assert lucky.payoff["agent2"]["agent1"] == [14, 0, 0]                   # what was counted stays
 
 
 def test_the_number_of_networks_at_a_time_is_bounded(tmp_path, monkeypatch):
@@ -233,27 +242,36 @@ def test_a_round_of_pbt():
     assert len(set(rates)) == 5 and all(args.learning_rate / 3.01 < rate < 3.01 * args.learning_rate for rate in rates)
     for k, learner in enumerate(learners):
         ratings.row(learner.name)[0] = 1500 + 10. * k
+    ratings.recent = {"agent1": {"agent2": [0., 9.]}, "agent2": {"agent1": [9., 9.]}}
     before = [learner.policy.value_head.weight.clone() for learner in learners]
     assert [(event["learner"], event["copied"]) for event in pbt_round(learners, ratings)] == [("agent1", "agent5")]
     assert torch.equal(learners[0].policy.value_head.weight, before[4])
     assert all(torch.equal(x.policy.value_head.weight, old) for x, old in zip(learners[1:], before[1:], strict=True))
     assert {round(learners[0].hyper[key] / learners[4].hyper[key], 6) for key in learners[0].hyper} <= {.8, 1.2}
     assert ratings.elo("agent1") == ratings.elo("agent5")
+    assert ratings.winrate("agent1", "agent2") == ratings.winrate("agent2", "agent1") == .5     # those were other weights
 
 
 def test_a_turn_ends_by_win_rate_patience_or_frames_and_keeps_its_best():
-    args = Args(population_size=2, train_order="round-robin", turn_winrate=.8, turn_patience=2, turn_frames=1000, hidden="8")
+    args = Args(population_size=2, train_order="round-robin", turn_winrate=.8, turn_patience=2, turn_frames=1000, turn_games=4,
+                hidden="8")
     learners = make_learners(Policy("mlp", (8,)), args)
     turn, weight = Turn(args), learners[0].policy.value_head.weight
 
-    def played(score, mark, step):
-        turn.scores = [score]
+    def played(score, mark, step, games=4):
+        turn.scores += [score] * games
         weight.data.fill_(mark)
-        return turn.over(learners[0].policy, step)
+        weight.grad = torch.ones_like(weight)
+        learners[0].optimizer.step()
+        weight.data.fill_(mark)
+        return turn.over(learners[0], step)
 
     assert not played(.5, 1., 10) and not played(.6, 2., 20) and not played(.4, 3., 30)
-    assert played(.3, 4., 40)                                               # twice without a better one
+    assert not played(1., 9., 35, games=2)                                  # too few games to say so
+    assert played(0., 4., 40, games=2)                                      # twice without a better one
     assert turn.pass_on(learners, 40) == 1 and (weight == 2).all() and turn.best == -1
+    index = next(k for k, p in enumerate(learners[0].policy.parameters()) if p is weight)
+    assert learners[0].optimizer.state_dict()["state"][index]["step"] == 2  # the optimiser is the one of then, too
     assert played(.9, 5., 50)                                               # good enough
     assert turn.pass_on(learners, 50) == 0
     assert not played(.1, 6., 1049) and played(.2, 7., 1050)                # out of time
@@ -262,7 +280,8 @@ def test_a_turn_ends_by_win_rate_patience_or_frames_and_keeps_its_best():
 OPTIONS = {
     "population": {"population_size": 3, "matchmaking": "population"},
     "pbt": {"population_size": 3, "pbt": True, "pbt_interval": 2},
-    "round-robin": {"population_size": 2, "train_order": "round-robin", "matchmaking": "population", "turn_patience": 1},
+    "round-robin": {"population_size": 2, "train_order": "round-robin", "matchmaking": "population", "turn_patience": 1,
+                    "turn_games": 1},
     "league": {"population_size": 3, "league": True, "league_reset_frames": 400}, "pfsp": {"matchmaking": "pfsp", "prune": "worst"},
     "bots": {"opponent_bots": "random,level3", "bot_prob": .5, "opponent_swap": "rollout"},
     "characters": {"character": "fox,marth", "stage": "all", "train_interval": 2}, "near": {"matchmaking": "league"},
@@ -388,20 +407,44 @@ def test_accumulated_gradients_are_those_of_the_minibatch(tmp_path, backbone):
     assert whole["row"]["losses/grad_norm"] == pytest.approx(parts["row"]["losses/grad_norm"], rel=1e-3)
 
 
-def test_a_step_that_goes_too_far_is_taken_back(tmp_path):
-    free = one_update(tmp_path, "free", learning_rate=.03, ppo_epochs=6)
-    stopped = one_update(tmp_path, "stopped", learning_rate=.03, ppo_epochs=6, target_kl=.02)
-    kls = stopped["row"]["losses/approx_kl"]
-    assert free["row"]["losses/approx_kl"] > .02 and kls > .02              # of the step that was taken back
-    assert stopped["row"]["losses/minibatches"] < free["row"]["losses/minibatches"]
-    rollout, learner, old = stopped["rollouts"][0], stopped["learner"], Policy("mlp", (16, 16))
-    old.load_state_dict(stopped["before"])
-    rows = melee_common.Observation(*(torch.from_numpy(x).flatten(0, 2) for x in rollout["obs"]))
-    actions = torch.from_numpy(rollout["actions"]).flatten(0, 2)
+def kl_of_update(kept):
+    rollout, learner = kept["rollouts"][0], kept["learner"]
+    old = Policy(learner.policy.config["backbone"], tuple(learner.policy.config["hidden"]))
+    old.load_state_dict(kept["before"])
+    T, N = rollout["starts"].shape
+    obs = melee_common.Observation(*(torch.from_numpy(np.ascontiguousarray(x)).flatten(1, 2) for x in rollout["obs"]))
+    actions = torch.from_numpy(np.ascontiguousarray(rollout["actions"])).flatten(1, 2)
+    starts = torch.from_numpy(np.repeat(rollout["starts"], 2, 1))
     with torch.no_grad():
-        a, b = (action_logprobs(p.logits(p.unroll(rows, (), None)[0], actions), actions)[0].sum(-1)
+        a, b = (action_logprobs(p.logits(p.unroll(obs, rollout["state"], starts)[0], actions), actions)[0].sum(-1)
                 for p in (learner.policy, old))
-    assert ((a - b).exp() - 1 - (a - b)).mean() < .02
+    return ((a - b).exp() - 1 - (a - b)).mean().item()
+
+
+@pytest.mark.parametrize("backbone", ["mlp", "gru"])
+def test_an_epoch_that_goes_too_far_is_taken_back(tmp_path, backbone):
+    """Whatever the step size, an update moves the policy by --target-kl at most, its last step included."""
+    for k, (rate, epochs, batch) in enumerate([(.003, 6, 64), (.3, 1, 10 ** 6), (.3, 3, 64), (1., 2, 16)]):
+        options = {"learning_rate": rate, "ppo_epochs": epochs, "batch_size": batch, "backbone": backbone}
+        free = one_update(tmp_path, f"free{k}", **options)
+        held = one_update(tmp_path, f"held{k}", target_kl=.02, **options)
+        assert kl_of_update(free) > .02 >= kl_of_update(held) and held["row"]["losses/reverted"] == 1
+        assert not held["row"]["losses/update_kl"] <= .02                   # of the epoch that was taken back
+        assert held["row"]["losses/minibatches"] <= free["row"]["losses/minibatches"]
+    steps = lambda kept: max((x["step"].item() for x in kept["learner"].optimizer.state_dict()["state"].values()), default=0)
+    assert steps(held) == 0 < steps(free)                                   # Adam's state as well
+    calm = one_update(tmp_path, "calm", learning_rate=1e-5, target_kl=.02)
+    assert calm["row"]["losses/reverted"] == 0 and 0 < calm["row"]["losses/update_kl"] < .02
+
+
+def test_the_teacher_forgets_games_that_are_handed_over():
+    args = Args(population_size=2, train_order="round-robin", hidden="8")
+    learners = make_learners(Policy("mlp", (8,)), args)
+    with VecEnv(4, CHARACTERS["fox"], 32) as envs:
+        arena = Arena(args, envs, learners, argparse.Namespace(ids=list), Ratings())
+        learners[1].teacher_state = (torch.ones(8, 8),)
+        arena.hand_over(1)
+    assert learners[1].teacher_state == ()
 
 
 def test_burning_in_the_value_head_leaves_the_policy_alone(tmp_path):
@@ -540,6 +583,13 @@ def test_training_does_not_wait_for_its_evaluation(tmp_path):
     ({"character": "fox,pikachu"}, "pikachu"), ({"stage": "hyrule"}, "final_destination"),
     ({"history_prob": 1.5}, "history-prob"), ({"turn_winrate": 2.}, "turn-winrate"),
     ({"train_order": "round-robin", "parallel_training": True}, "train-order"),
+    ({"population_size": 2, "pbt": True, "matchmaking": "self", "history_prob": None}, "needs results"),
+    ({"population_size": 2, "pbt": True, "history_prob": 0.}, "needs results"),
+    ({"population_size": 3, "pbt": True, "league": True}, "league"),
+    ({"population_size": 2, "pbt": True, "train_order": "round-robin"}, "round-robin"),
+    ({"async_learning": True, "train_interval": 2, "max_buffer_size": 200}, "at least one rollout, 256"),
+    ({"population_size": 2, "train_order": "round-robin", "num_workers": 5}, "num-workers"),
+    ({"opponents_per_iteration": 1}, "opponents-per-iteration"), ({"worker_timeout": 0.}, "worker-timeout"),
 ])
 def test_what_cannot_work_is_told_in_one_line(tmp_path, options, words):
     with pytest.raises(UserError, match=words):
@@ -553,13 +603,57 @@ def test_an_opponent_with_another_action_repeat_is_refused(tmp_path):
         main(tiny(tmp_path, "run", 1, opponent=str(tmp_path / "other.pt")))
 
 
-def test_a_best_response_meets_nobody_else(tmp_path):
+def test_a_best_response_meets_nobody_else(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     save_checkpoint(tmp_path / "frozen.pt", Policy("gru", (8, 8)), action_repeat=2)
     main(tiny(tmp_path, "run", 6, opponent=str(tmp_path / "frozen.pt"), max_episode_frames=10, track_elo=True))
     rows = metrics(tmp_path / "run")
     assert rows[-1]["charts/agent_frames"] == sum(row["charts/agent_frames"] > 0 for row in rows) * 4 * 16      # one side learns
     payoff = load_checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt")["ratings"]["payoff"]
-    assert set(payoff["main"]) == {str(tmp_path / "frozen.pt")}
+    assert set(payoff["main"]) == {OPPONENT}
+    table = capsys.readouterr().out.partition("Elo (start 1500)")[2]
+    cell = "-".join(map(str, payoff["main"][OPPONENT]))
+    assert OPPONENT in table and cell in table and "main W-D-L" in table
+
+
+def test_opponents_are_kept_with_the_run(tmp_path, monkeypatch):
+    """The files of --opponent and --held-out may change or go, and the run may be resumed from another folder."""
+    torch.manual_seed(1)
+    for name in ("frozen", "held"):
+        save_checkpoint(tmp_path / f"{name}.pt", Policy("mlp", (8,)), action_repeat=2)
+    options = {"opponent": "frozen.pt", "held_out": "held.pt", "eval_interval": 3, "runs_dir": "."}
+    monkeypatch.chdir(tmp_path)
+    main(tiny(tmp_path, "whole", 6, **options))
+    main(tiny(tmp_path, "parts", 3, **options))
+    (tmp_path / "frozen.pt").unlink(), (tmp_path / "held.pt").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    main(Args(resume="../parts", timesteps=6 * FRAMES))
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
+    rows = [json.loads(line) for line in (tmp_path / "parts" / "eval.jsonl").read_text().splitlines()]
+    assert [row["global_step"] for row in rows] == [0, 3 * FRAMES, 6 * FRAMES] and "eval/winrate_heldout" in rows[-1]
+
+
+def test_opponents_that_must_not_be(tmp_path):
+    a, b, slow = (str(tmp_path / f"{name}.pt") for name in ("a", "b", "slow"))
+    policy = Policy("mlp", (8,))
+    save_checkpoint(a, policy, action_repeat=2), save_checkpoint(slow, policy, action_repeat=2, frame_delay=3)
+    Path(b).write_bytes(Path(a).read_bytes())
+    for options, words in (({"opponent": a, "held_out": b}, "held-out"), ({"opponent": slow}, "opponent.*3 frames"),
+                           ({"held_out": slow}, "held-out.*3 frames")):
+        with pytest.raises(UserError, match=words):
+            main(tiny(tmp_path, "run", 1, **options))
+    assert not (tmp_path / "run").exists()
+
+
+def test_pool_files_for_other_games_are_passed_over(tmp_path, capsys):
+    main(tiny(tmp_path, "run", 1))
+    for name, about in {"fast": {"action_repeat": 1}, "slow": {"action_repeat": 2, "frame_delay": 3}}.items():
+        save_checkpoint(tmp_path / "run" / "pool" / f"{name}_000000000000.pt", Policy("mlp", (8,)), **about)
+    main(Args(resume=str(tmp_path / "run"), timesteps=8 * FRAMES))
+    payoff = load_checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt")["ratings"]["payoff"]
+    assert payoff["main"] and not {name for name in payoff if "fast" in name or "slow" in name}
+    assert capsys.readouterr().err.count("not for 2 and 0") == 2
 
 
 def test_an_evaluator_that_cannot_live_does_not_end_the_training(tmp_path, monkeypatch):

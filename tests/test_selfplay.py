@@ -84,6 +84,16 @@ def test_kill_9_and_resume(tmp_path):
     assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
 
 
+def test_a_kill_before_the_first_save_can_be_resumed(tmp_path, monkeypatch):
+    main(tiny(tmp_path, "whole", 3))
+    with monkeypatch.context() as patch:
+        patch.setattr(ppo_selfplay, "update", lambda *_: (_ for _ in ()).throw(SystemExit))
+        with pytest.raises(SystemExit):
+            main(tiny(tmp_path, "killed", 3))
+    main(Args(resume=str(tmp_path / "killed")))
+    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
+
+
 def test_ctrl_c_leaves_a_resumable_checkpoint_and_no_process(tmp_path):
     flags = as_flags(tiny(tmp_path, "stopped", 10_000, num_workers=2))
     process = subprocess.Popen([sys.executable, "ppo_selfplay.py", *flags], cwd=ROOT, stdout=subprocess.PIPE, text=True,
@@ -349,9 +359,29 @@ def test_a_dying_worker_leaves_no_row_in_the_batch(tmp_path, monkeypatch):
     monkeypatch.setattr(ppo_selfplay.VecEnv, "step", deadly)
     main(tiny(tmp_path, "run", 2, num_workers=2, history_prob=0., max_episode_frames=0))
     rows = metrics(tmp_path / "run")
-    assert rows[0]["charts/agent_frames"] == 2 * 4 * 16 - 2 * 2             # two games, both ports, one step
+    assert rows[0]["charts/agent_frames"] == 2 * 4 * 16 - 2 * 2 * 10        # two games, both ports, all that led to it
     assert rows[1]["charts/agent_frames"] - rows[0]["charts/agent_frames"] == 2 * 4 * 16
     assert rows[0]["charts/games_finished"] == 0
+
+
+def test_a_broken_game_costs_its_own_rows_alone(tmp_path, monkeypatch):
+    """Games end every 5 steps; one breaks in the 13th: the rows of its third game go, those of the two before it stay."""
+    learns, n = [], [0]
+    step, collect = ppo_selfplay.VecEnv.step, ppo_selfplay.collect
+
+    def breaking(self, controllers):
+        terminated, truncated, broken = step(self, controllers)
+        n[0] += 1
+        broken = np.arange(4) == 1 if n[0] == 13 else broken
+        return terminated, truncated | broken, broken
+
+    monkeypatch.setattr(ppo_selfplay.VecEnv, "step", breaking)
+    monkeypatch.setattr(ppo_selfplay, "collect", lambda arena, args, clock: (
+        lambda rollouts: (learns.append(rollouts["main"]["learns"]), rollouts)[1])(collect(arena, args, clock)))
+    main(tiny(tmp_path, "run", 1, history_prob=0., max_episode_frames=10))
+    expected = np.ones((16, 4, 2), bool)
+    expected[10:13, 1] = False
+    assert (learns[0] == expected).all()
 
 
 # ------------------------------------------------------------------------------------------------------------- front door
