@@ -2626,7 +2626,7 @@ class _Worker:
     def wait(self, timeout: float) -> str | None:
         """None when the step is done, else what went wrong."""
         if not self.poll.poll(timeout * 1000):
-            return f"hung for {timeout:g} s"
+            return f"hung for {timeout:.1f} s"
         data = os.read(self.reply, 1)
         self.left = data == b"q"                                            # without a winner
         if data == b".":
@@ -3986,17 +3986,17 @@ class MatchArgs:
     the pool; population the other learners as they are now; league checkpoints near its own Elo; pfsp those it loses to"""
     history_prob: float | None = None
     """share of games against an opponent that --matchmaking draws, the others are against itself (default: .25 for simple_mix,
-    .5 for pfsp and league, 1 for historical and population)"""
+    .5 for pfsp and league, 1 for historical and population; off: 0)"""
     pfsp_weighting: Literal["hard", "even"] = "hard"
     """pfsp prefers opponents that win (hard: (1 - p)^2 at win rate p) or that are as strong (even: p (1 - p))"""
     league: bool = False
     """AlphaStar's roles in place of --matchmaking: learner 1 is the main agent, 2 its exploiter, 3 the league's exploiter, and
     so on (off: False; needs --population-size 3 or more)"""
     league_reset_frames: int = 4_000_000
-    """game frames after which an exploiter that does not win starts anew from the initial weights"""
+    """game frames after which an exploiter that does not win starts anew from the initial weights (off: 1000000000000)"""
     opponents_per_iteration: int = 4
     """different frozen networks that may play against a learner at the same time, 2 or more: each costs a forward a step. When
-    there are so many, the longest seated half gets no new games, and others are drawn as they leave"""
+    there are so many, the longest seated half gets no new games, and others are drawn as they leave (off: 1024)"""
     opponent_swap: Literal["reset", "rollout"] = "reset"
     """when a game slot draws a new opponent: reset at every new game, rollout at the first new game of a rollout"""
     opponent: str = ""
@@ -4005,17 +4005,17 @@ class MatchArgs:
     opponent_bots: str = ""
     """scripted opponents to mix in, separated by commas, e.g. level1,level5 (off: empty)"""
     bot_prob: float = .1
-    """share of games against one of --opponent-bots"""
+    """share of games against one of --opponent-bots (off: 0)"""
     history_size: int = 20
-    """active checkpoints of each learner in the pool"""
+    """active checkpoints of each learner in the pool (off: 1000000000, none is ever retired)"""
     prune: Literal["oldest", "worst"] = "oldest"
-    """which checkpoint of an agent is retired when it has more"""
+    """which checkpoint of an agent is retired when it has more than --history-size"""
     keep_retired: bool = True
-    """keep the files of retired checkpoints, for tournaments; off, only those that may be drawn or play stay on disk"""
+    """keep the files of retired checkpoints, for tournaments (off: --no-keep-retired, only those that may be drawn stay)"""
     pool_interval: int = 25
-    """iterations between two additions to the pool, which begins with the initial policy"""
+    """iterations between two additions to the pool, which begins with the initial policy (off: more than the run has)"""
     track_elo: bool = False
-    """print the Elo table at the end"""
+    """print the Elo table and the payoff matrix with counts at the end (off: False)"""
 
 
 class Matchmaker:
@@ -4127,9 +4127,9 @@ class StrengthArgs:
     """scripted opponents of an evaluation, separated by commas, level1 to level9 among them; besides these the initial policy
     and, as a control, itself"""
     held_out: str = "attacker"
-    """an opponent that training never meets, a bot or the file of a policy; part of every evaluation"""
+    """an opponent that training never meets, a bot or the file of a policy; part of every evaluation (off: empty)"""
     eval_in_background: bool = True
-    """evaluate in a process of its own, at low priority, while training goes on"""
+    """evaluate in a process of its own, at low priority (off: --no-eval-in-background, training waits for it)"""
 
 
 def measure_strength(policy: Policy, initial: Policy, step: int, args) -> dict:
@@ -4327,21 +4327,22 @@ def serve_evaluations() -> None:
 class PopulationArgs:
     """The flags of a population of learners."""
     population_size: int = 1
-    """independent learners, each with its own network, optimiser, games and hyperparameters"""
+    """independent learners, e.g. 4, each with its own network, optimiser, games and hyperparameters (off: 1)"""
     pbt: bool = False
-    """population-based training: the weakest fifth copies the strongest and varies its hyperparameters"""
+    """population-based training: the weakest fifth copies the strongest and varies its hyperparameters (off: False)"""
     pbt_interval: int = 100
     """iterations between two rounds of --pbt"""
     train_order: Literal["parallel", "round-robin"] = "parallel"
-    """all learners learn at once, or one at a time while the others wait"""
+    """all learners learn at once, or one at a time while the others wait (off: parallel)"""
     turn_winrate: float = .7
     """round-robin: win rate against others, over --turn-games games or more, that ends a learner's turn (off: 1)"""
     turn_games: int = 20
     """round-robin: finished games against others that a win rate needs; it is taken at the next pool addition"""
     turn_patience: int = 5
-    """round-robin: win rates in a row without a better one that end a turn; the learner keeps its best weights"""
+    """round-robin: win rates in a row without a better one that end a turn; the learner keeps its best weights
+    (off: 1000000000)"""
     turn_frames: int = 1_000_000
-    """round-robin: game frames that end a turn"""
+    """round-robin: game frames that end a turn (off: 1000000000000)"""
 
 
 class Learner:

@@ -28,9 +28,9 @@ from melee_common import (
     ACTION_SIZE, BOTS, DOLPHIN_LIMITS, FRAME, NUM_FLOATS, NUM_INTS, OPPONENT, Arena, DolphinArgs, Evaluator, Learner,
     MatchArgs, Observation, Policy, Pool, PopulationArgs, Ratings, RewardArgs, StrengthArgs, Turn, UserError, VecEnv,
     action_kl, action_logprobs, append_jsonl, check_dolphin, check_matchmaking, check_numbers, check_writable, compute_gae,
-    compute_rewards, computer_levels, decode_actions, iteration_progress, keep_opponents, load_policy, lock_run,
-    make_learners, matchups, observe, parse_hidden, pbt_round, plot_winrates, print_elo, restore, resume_run, run_script,
-    save_checkpoint, start_run, stop_on_interrupt, unroll_logprobs,
+    compute_rewards, computer_levels, decode_actions, iteration_progress, keep_opponents, load_policy, lock_run, make_learners,
+    matchups, observe, parse_hidden, pbt_round, plot_winrates, print_elo, restore, resume_run, run_script, save_checkpoint,
+    start_run, stop_on_interrupt, unroll_logprobs,
 )
 
 
@@ -51,50 +51,49 @@ class Args(MatchArgs, PopulationArgs, StrengthArgs, RewardArgs, DolphinArgs):
     worker_timeout: float = 1.0
     """seconds that a worker may take for a step of embedded games before it is replaced; for Dolphin see --step-timeout"""
     max_restarts: int = 100
-    """workers that may fail within an hour; with one more the run ends, and --resume goes on from its last checkpoint (off: 0,
-    ends at the first)"""
+    """workers that may fail within an hour (off: 0, none); one more ends the run, to be continued with --resume"""
     max_episode_frames: int = 3600
     """game frames after which a game is truncated; 3600 is a minute (off: 0, games run to the last stock or 8:00)"""
     action_repeat: int = 3
-    """game frames for which a chosen controller is held; 1 chooses anew on every frame"""
+    """game frames for which a chosen controller is held (off: 1, chosen anew on every frame)"""
 
     timesteps: int | None = None
     """game frames to play in total, frames x games (default: 100000; for a resumed run what it was started with)"""
     rollout_length: int = 128
     """steps of every game in an iteration"""
     update_interval: str = "batch_ready"
-    """batch_ready: learn when --rollout-length steps are there; or after so many game frames of a learner, e.g. 10000"""
+    """batch_ready: learn when --rollout-length steps are there (off); or after so many game frames of a learner, e.g. 10000"""
     train_interval: int = 1
-    """iterations between two updates; each learns from all of them"""
+    """iterations between two updates; each learns from all of them (off: 1)"""
     batch_size: int = 2048
-    """agent frames in a minibatch; a smaller rollout is one minibatch"""
+    """agent frames in a minibatch; a smaller rollout is one minibatch (off: as large as the rollout)"""
     grad_accum: int = 1
     """parts of a minibatch whose gradients are summed before a step: less memory, the same result (off: 1)"""
     ppo_epochs: int = 4
     """passes over each rollout"""
     ppo_clip: float = 0.2
-    """clip range of the probability ratio"""
+    """clip range of the probability ratio (off: 1e9)"""
     learning_rate: float = 3e-4
     """Adam's step size, constant"""
     gamma: float = 0.99
-    """discount a step; with --action-repeat 3 its half-life is 3.4 seconds of game time"""
+    """discount a step; with --action-repeat 3 its half-life is 3.4 seconds of game time (off: 1)"""
     gae_lambda: float = 0.95
-    """lambda of generalised advantage estimation"""
+    """lambda of generalised advantage estimation (off: 1, whole returns)"""
     entropy_coef: float = 0.003
     """weight of the entropy bonus (off: 0)"""
     value_coef: float = 0.5
-    """weight of the value loss"""
+    """weight of the value loss (off: 0)"""
     value_burn_in: int = 0
     """first updates that train the value head alone, after --pretrained (off: 0)"""
     max_grad_norm: float = 0.5
-    """gradients are scaled down to this norm"""
+    """gradients are scaled down to this norm (off: 1e9)"""
     target_kl: float = 0.0
     """KL of the whole update, measured on all its rows after each epoch, past which that epoch is taken back, in Adam's state
     too, and the update ends; if losses/reverted stays at 1, lower --learning-rate (off: 0)"""
     teacher_kl: float = 0.0
     """weight of KL(pretrained policy || policy), which keeps a cloned policy from forgetting (off: 0)"""
     teacher_kl_half_life: float = 2_000_000
-    """game frames after which --teacher-kl has halved"""
+    """game frames after which --teacher-kl has halved (off: 1e18, it stays)"""
 
     backbone: Literal["mlp", "gru"] = "mlp"
     """network between embedding and heads; the gru remembers"""
@@ -123,7 +122,7 @@ class Args(MatchArgs, PopulationArgs, StrengthArgs, RewardArgs, DolphinArgs):
     runs_dir: str = "runs"
     """where runs are kept"""
     track: bool = False
-    """log to Weights & Biases too; WANDB_MODE=offline works without an account"""
+    """log to Weights & Biases too; WANDB_MODE=offline works without an account (off: False)"""
 
 
 def check(args: Args) -> None:
@@ -488,7 +487,7 @@ def main(args: Args) -> None:
             wandb.finish()
 
     if args.track_elo:
-        print_elo(console, ratings, names, [*pool.ids(), OPPONENT, *BOTS])
+        print_elo(console, ratings, names, [*pool.ids(), OPPONENT, args.opponent, *BOTS])
     if stopping:
         console.print(f"stopped at step {global_step:,}; continue with: python ppo_selfplay.py --resume {run}")
         sys.exit(130)
