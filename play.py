@@ -256,7 +256,7 @@ def play(envs: VecEnv, players: list[Player], assignment: np.ndarray, num_games:
     begins, began_at = np.ones(N, bool), np.zeros(N, int)
     inference = Inference(players, assignment, generator, pace, asynchronous)
     tick, start = 0, time.perf_counter() - pace.seconds
-    deadline = time.perf_counter()
+    deadline = patience = time.perf_counter()
     try:
         while (live := left > 0).any():
             if begins.any():
@@ -272,10 +272,10 @@ def play(envs: VecEnv, players: list[Player], assignment: np.ndarray, num_games:
             queue[latest, slots, sides], due[latest, slots, sides] = newest, turn
             if turn.any():
                 inference.ask(tick, observe(envs.frames, envs.controllers), turn, begins)
-            if asynchronous:                                                # Dolphin needs the other half of the frame
+            if asynchronous:                                                # half a frame for us: Dolphin needs the other
                 now = time.perf_counter()
-                deadline = max(deadline + FRAME_TIME, now) if own_clock else now + FRAME_TIME / 2
-            for asked_at, who, controllers in inference.answers(deadline):
+                deadline, patience = max(deadline + FRAME_TIME, now) if own_clock else now, now + FRAME_TIME / 2
+            for asked_at, who, controllers in inference.answers(max(deadline, patience)):
                 age = tick - asked_at
                 who = who & (asked_at >= began_at)[:, None]                 # nothing from a game that is over
                 newest[who] = controllers[who]

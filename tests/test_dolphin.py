@@ -227,6 +227,25 @@ def test_dolphins_that_fail_to_start_are_replaced(dolphin, tmp_path):
     assert text.count("hangs: no frame came") + text.count("hangs: its connection broke") == 1, text    # enet gives up, too
 
 
+def test_a_dolphin_that_hangs_at_boot_ends_in_one_line(dolphin):
+    with pytest.raises(DolphinError, match="hangs: it opened no spectator server"):
+        DolphinEnv(replace(dolphin(FAKE_HANG_AT="boot"), boot_timeout=2), (FOX, MARTH), FD).begin()
+
+
+def test_a_windowed_build_plays_and_characters_change_between_games(one_game):
+    """Ishiiruka opens a window, after a while; the next game goes back through the menus on the same Dolphin."""
+    env = one_game({"FAKE_VERSION": "netplay", "FAKE_STOCKS": 1, "FAKE_SLOW_BOOT": 1}, {"headless": False})
+    process = env.console._process
+    off_stage = np.zeros(2, CONTROLLER)
+    off_stage["main_x"] = -1, 1
+    while env.step(off_stage) == "on":
+        pass
+    env.next_matchup((SHEIK, FALCO), STAGES["battlefield"])
+    env.begin()
+    assert env.console._process is process and env.frame["stage"] == STAGES["battlefield"]
+    assert env.frame["players"]["character"].tolist() == [SHEIK, FALCO]
+
+
 def test_a_crash_and_a_hang_in_mid_game_are_replaced_while_the_others_play_on(dolphin, tmp_path):
     (tmp_path / "troubles").mkdir()
     (tmp_path / "troubles" / "0").write_text("FAKE_CRASH_AT=0\n")
@@ -243,15 +262,17 @@ def test_a_crash_and_a_hang_in_mid_game_are_replaced_while_the_others_play_on(do
         assert sorted(envs.frames["frame_id"])[0] < 0                       # new games
 
 
-def test_training_goes_on_while_a_dolphin_crashes(dolphin, tmp_path):
+def test_training_goes_on_while_one_dolphin_crashes_and_one_hangs(dolphin, tmp_path):
     (tmp_path / "troubles").mkdir()
     (tmp_path / "troubles" / "0").write_text("FAKE_CRASH_AT=-20\n")
+    (tmp_path / "troubles" / "1").write_text("FAKE_HANG_AT=0\n")
     args = dolphin(FAKE_TROUBLES=tmp_path / "troubles")
     command = [sys.executable, "ppo_selfplay.py", "--game-type", "dolphin", "--dolphin", args.dolphin, "--iso", args.iso,
-               "--num-games", "2", "--timesteps", "384", "--rollout-length", "32", "--hidden", "16", "--character", "fox",
-               "--eval-interval", "0", "--run-name", "live", "--runs-dir", str(tmp_path)]
+               "--num-games", "4", "--timesteps", "768", "--rollout-length", "32", "--hidden", "16", "--character", "fox",
+               "--step-timeout", "2", "--eval-interval", "0", "--run-name", "live", "--runs-dir", str(tmp_path)]
     done = subprocess.run(command, cwd=STAND_IN.parents[1], capture_output=True, text=True)
     assert done.returncode == 0 and "exit code 11" in done.stdout and "done:" in done.stdout, done.stdout + done.stderr
+    assert "Dolphin hangs" in done.stdout and done.stdout.count("replaced, its games are truncated") == 2, done.stdout
     Path(args.iso).unlink()
     refused = subprocess.run([*command, "--run-name", "other"], cwd=STAND_IN.parents[1], capture_output=True, text=True)
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "melee.iso: no such file" in refused.stderr
