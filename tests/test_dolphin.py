@@ -131,9 +131,9 @@ def test_the_same_inputs_give_the_same_games_as_the_embedded_game(dolphin):
     assert items > 100                                                      # lasers flew
 
 
-@pytest.mark.parametrize("version", ["exiai", "exiai-mainline", "mainline"])
+@pytest.mark.parametrize("version", ["exiai", "exiai-mainline", "mainline", "netplay"])
 def test_every_stick_position_and_press_arrives_as_sent(one_game, version):
-    env = one_game({"FAKE_VERSION": version}, {"fast_forward": version != "exiai"})
+    env = one_game({"FAKE_VERSION": version}, {"fast_forward": version != "exiai", "headless": version != "netplay"})
     command = Path(f"/proc/{env.console._process.pid}/cmdline").read_bytes()
     assert (b"headless" in command) == ("mainline" in version)
     codes = (Path(env.console.dolphin_home_path) / "GameSettings" / "GALE01r2.ini").read_text().partition("[Gecko]")[0]
@@ -198,6 +198,20 @@ def test_an_instant_restart_goes_to_another_stage(one_game):
     assert env.frame["stage"] != FD and env.frame["stage"] in STAGES.values()
 
 
+def test_other_characters_and_another_stage_on_the_same_dolphin(one_game):
+    env = one_game({"FAKE_STOCKS": 1}, characters=(FOX, MARTH))
+    walk = NOBODY[0].copy()
+    walk["main_x"][0] = -1
+    for characters, stage in (((MARTH, FALCO), "battlefield"), ((SHEIK, FALCO), "dream_land")):
+        process = env.console._process
+        while (status := env.step(walk)) == "on":
+            pass
+        env.next_matchup(characters, STAGES[stage])
+        env.begin()
+        assert status == "over" and env.console._process is process and env.frame["stage"] == STAGES[stage]
+        assert env.frame["players"]["character"].tolist() == list(characters)
+
+
 # ------------------------------------------------------------------------------------------------------------------ faults
 
 def play_until_healthy(envs, seconds=60.):
@@ -214,17 +228,17 @@ def play_until_healthy(envs, seconds=60.):
 
 def test_dolphins_that_fail_to_start_are_replaced(dolphin, tmp_path):
     (tmp_path / "troubles").mkdir()
-    troubles = ["CRASH_AT=boot", "CRASH_AT=menus", "HANG_AT=pipes", "HANG_AT=menus"]
+    troubles = ["CRASH_AT=boot", "CRASH_AT=menus", "HANG_AT=boot", "HANG_AT=pipes", "HANG_AT=menus"]
     for k, trouble in enumerate(troubles):
         (tmp_path / "troubles" / str(k)).write_text(f"FAKE_{trouble}\n")
     log = []
     args = replace(dolphin(FAKE_TROUBLES=tmp_path / "troubles"), boot_timeout=15)
-    with VecEnv(4, FOX, FD, dolphin=args, log=log.append) as envs:
+    with VecEnv(5, FOX, FD, dolphin=args, log=log.append) as envs:
         assert (envs.frames["frame_id"] == FIRST_CONTROL_FRAME - 1).all()
         text = "\n".join(log)
-        assert not envs.step(np.zeros((4, 2), CONTROLLER))[2].any(), text
-    assert len(log) == envs.restarts == 4 and text.count("exit code 11; its last words: the stand-in crashes") == 2, text
-    assert "hangs: it does not read our controllers" in text, text
+        assert not envs.step(np.zeros((5, 2), CONTROLLER))[2].any(), text
+    assert len(log) == envs.restarts == 5 and text.count("exit code 11; its last words: the stand-in crashes") == 2, text
+    assert "hangs: it opened no spectator server" in text and "hangs: it does not read our controllers" in text, text
     assert text.count("hangs: no frame came") + text.count("hangs: its connection broke") == 1, text    # enet gives up, too
 
 
