@@ -322,7 +322,7 @@ def test_a_slow_policy_slows_the_game_or_misses_frames(folder, tmp_path, monkeyp
     assert "of 60 frames missed" in capsys.readouterr().out
     stick = read_replay(next(tmp_path.glob("*.slp"))).controllers["main_x"][-60:, 0]
     moves = stick[np.flatnonzero(np.diff(stick, prepend=0))]
-    chosen = [decision["main_x"].item() for decision in decisions]          # each acted in its turn, and was held until the next
+    chosen = [decision["main_x"].item() for decision in decisions]          # each acted in its turn, and was held till the next
     later = iter(chosen)                                                    # (or a busy machine had the next one by then)
     assert len(moves) >= len(chosen) - 5 and all(move in later for move in moves.tolist())
     del decisions[:]
