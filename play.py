@@ -256,7 +256,7 @@ def play(envs: VecEnv, players: list[Player], assignment: np.ndarray, num_games:
     begins, began_at = np.ones(N, bool), np.zeros(N, int)
     inference = Inference(players, assignment, generator, pace, asynchronous)
     tick, start = 0, time.perf_counter() - pace.seconds
-    deadline = patience = time.perf_counter()
+    deadline = time.perf_counter()
     try:
         while (live := left > 0).any():
             if begins.any():
@@ -272,10 +272,11 @@ def play(envs: VecEnv, players: list[Player], assignment: np.ndarray, num_games:
             queue[latest, slots, sides], due[latest, slots, sides] = newest, turn
             if turn.any():
                 inference.ask(tick, observe(envs.frames, envs.controllers), turn, begins)
-            if asynchronous:                                                # half a frame for us: Dolphin needs the other
-                now = time.perf_counter()
-                deadline, patience = max(deadline + FRAME_TIME, now) if own_clock else now, now + FRAME_TIME / 2
-            for asked_at, who, controllers in inference.answers(max(deadline, patience)):
+            now = until = time.perf_counter()
+            if asynchronous:                                                # a game that keeps time itself, or is late already,
+                deadline = max(deadline + FRAME_TIME, now)                  # waits for half of a frame, Dolphin needs the other
+                until = deadline if own_clock and deadline > now else now + FRAME_TIME / 2
+            for asked_at, who, controllers in inference.answers(until):
                 age = tick - asked_at
                 who = who & (asked_at >= began_at)[:, None]                 # nothing from a game that is over
                 newest[who] = controllers[who]
@@ -323,6 +324,16 @@ def poisson_interval(events: int, minutes: float) -> tuple[float, float]:
     return low / minutes, high / minutes
 
 
+def ratio_interval(values: np.ndarray, sizes: np.ndarray) -> tuple[float, float] | tuple[None, None]:
+    """95 % interval of sum(values) / sum(sizes), at least 0, from how games differ; one game says nothing of that."""
+    n = len(values)
+    if n < 2:
+        return None, None
+    ratio = values.sum() / sizes.sum()
+    error = 1.96 * float(np.sqrt(((values - ratio * sizes) ** 2).sum() * n / (n - 1)) / sizes.sum())
+    return max(0., float(ratio) - error), float(ratio) + error
+
+
 def statistics(games: list[Game], sides: list[int]) -> dict:
     """What the games of one matchup say. sides: the policy's player index in each."""
     side, all_games = np.array(sides), np.arange(len(games))
@@ -337,6 +348,10 @@ def statistics(games: list[Game], sides: list[int]) -> dict:
     row |= {"stocks_taken": float(lost[theirs].mean()), "stocks_lost": float(lost[mine].mean()),
             "damage_dealt_per_minute": float(damage[theirs].sum() / minutes),
             "damage_taken_per_minute": float(damage[mine].sum() / minutes)}
+    for name, values, sizes in (("stocks_taken", lost[theirs], lengths ** 0), ("stocks_lost", lost[mine], lengths ** 0),
+                                ("damage_dealt_per_minute", damage[theirs], lengths / FRAMES_PER_MINUTE),
+                                ("damage_taken_per_minute", damage[mine], lengths / FRAMES_PER_MINUTE)):
+        row[f"{name}_low"], row[f"{name}_high"] = ratio_interval(values, sizes)
     for name, who in (("kos", theirs), ("deaths", mine)):
         row[f"{name}_per_minute"] = float(lost[who].sum() / minutes)
         row[f"{name}_per_minute_low"], row[f"{name}_per_minute_high"] = poisson_interval(int(lost[who].sum()), minutes)
@@ -546,7 +561,8 @@ def main(args: Args) -> None:
     warm_up(players, 2 * len(sessions[0][0]))
 
     generator = None if args.deterministic else torch.Generator().manual_seed(args.seed)
-    pace, played = Pace(), [[] for _ in matchups]                           # of each matchup: (Game, the policy's side)
+    played = [[] for _ in matchups]                                         # of each matchup: (Game, the policy's side)
+    paces = [Pace() for _ in matchups] if len(sessions) > 1 else [Pace()] * len(matchups)  # side by side they share one
     interrupted, failure = False, None
     progress = Progress(TextColumn("games"), MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(),
                         console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
@@ -570,8 +586,8 @@ def main(args: Args) -> None:
                 with VecEnv(N, characters, stages, seed=args.seed, num_workers=min(args.num_workers, N), bot_kinds=bot_kinds,
                             cpu_levels=levels, max_episode_frames=args.max_episode_frames, max_restarts=args.max_restarts,
                             dolphin=args if live else None) as envs:
-                    for game in play(envs, players, assignment, games, generator, pace, recorder, args.async_inference,
-                                     own_clock=args.headless or not live):
+                    for game in play(envs, players, assignment, games, generator, paces[fixtures[0][0]], recorder,
+                                     args.async_inference, own_clock=args.headless or not live):
                         played[fixtures[game.slot][0]].append((game, fixtures[game.slot][1]))
                         progress.advance(task)
     except KeyboardInterrupt:
@@ -590,8 +606,9 @@ def main(args: Args) -> None:
              "action_repeat": players[0].action_repeat, "frame_delay": players[0].frame_delay,
              "async_inference": args.async_inference, "max_episode_frames": args.max_episode_frames}
     rows = [{"policy": name, "opponent": opponent_name, "character": own, "opponent_character": other, "stage": stage,
-             **statistics(*zip(*games, strict=True)), **facts, **pace.row()}
-            for (own, other, stage), games in zip(matchups, played, strict=True) if games]
+             **statistics(*zip(*games, strict=True)), **facts,
+             **(pace.row() if len(sessions) > 1 or len(matchups) == 1 else {})}  # a pace that is the matchup's own
+            for (own, other, stage), games, pace in zip(matchups, played, paces, strict=True) if games]
     if level == HUMAN:                                                      # who chose a character, and online maybe the stage
         for row, games in zip(rows, filter(None, played), strict=True):
             finals, theirs = np.stack([game.final for game, _ in games]), [1 - side for _, side in games]
@@ -599,7 +616,12 @@ def main(args: Args) -> None:
             row["opponent_character"] = ", ".join(name for name, k in CHARACTERS.items() if k in chosen) or "other"
             row["stage"] = ", ".join(name for name, k in STAGES.items() if k in finals["stage"])
     print_table(f"{name} against {opponent_name}", rows)
-    speed = pace.row()
+    whole = Pace()
+    for pace in {id(pace): pace for pace in paces}.values():
+        whole.inference.extend(pace.inference)
+        whole.frames, whole.missed, whole.seconds = (
+            whole.frames + pace.frames, whole.missed + pace.missed, whole.seconds + pace.seconds)
+    speed = whole.row()
     print(f"inference {speed['inference_ms_p50']:.2f} ms (99th percentile {speed['inference_ms_p99']:.2f}), "
           f"{speed['frames_missed']:,} of {speed['frames']:,} frames missed, {speed['frames_per_second']:,.1f} frames/s")
     if args.results:

@@ -14,6 +14,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import fake_dolphin
+import ppo_selfplay
 from melee_common import CHARACTERS, CONTROLLER, ISO_SIZE, STAGES, DolphinArgs, VecEnv
 from test_dolphin import dolphin_of
 
@@ -39,6 +40,39 @@ class Alone(fake_dolphin.Dolphin):
             self.game([CHARACTERS["fox"], CHARACTERS["marth"]], [0, 0], STAGES["final_destination"])
         except StopIteration:
             return NUM_FRAMES / (time.perf_counter() - self.started)
+
+
+class Disturbed(VecEnv):
+    """The games of a training run: its first 100 steps are timed, then a Dolphin is killed, and when that is over one hangs."""
+    faults, steps, tick, hurt_at = [("killed", signal.SIGKILL), ("hung", signal.SIGSTOP)], 0, 0., 0
+
+    def step(self, controllers):
+        if self.steps == 0:
+            self.tick = time.perf_counter()
+        ends = super().step(controllers)
+        self.steps += 1
+        if self.steps == 100:
+            Disturbed.each = 100 * self.action_repeat / (time.perf_counter() - self.tick)
+        if self.hurt_at and not ends[2][0]:
+            print(f"training, {self.faults.pop(0)[0]}: its game was back after {time.perf_counter() - self.tick:.1f} s, in which "
+                  f"the others played {self.steps - self.hurt_at} steps")
+            self.hurt_at = 0
+        elif self.steps >= 100 and self.faults and not ends[2].any():
+            os.kill(dolphin_of(self._workers[0]), self.faults[0][1])
+            self.tick, self.hurt_at = time.perf_counter(), self.steps
+        return ends
+
+
+def train(n: int, args: DolphinArgs, alone: float, folder: str) -> None:
+    """ppo_selfplay.py itself."""
+    ppo_selfplay.VecEnv = Disturbed
+    ppo_selfplay.main(ppo_selfplay.Args(
+        game_type="dolphin", dolphin=args.dolphin, iso=args.iso, step_timeout=args.step_timeout, num_games=n, character="fox",
+        timesteps=n * 3 * 128 * 12, hidden="128", eval_interval=0, runs_dir=folder, run_name="bench"))
+    print(f"training: {Disturbed.each:.0f} frames/s each, {n * Disturbed.each:.0f} in all, policy included; the stand-in alone "
+          f"{alone:.0f} ({Disturbed.each / alone:.0%})")
+    if Disturbed.faults:
+        print("the run was over before the last game was back")
 
 
 def main(n: int) -> None:
@@ -67,6 +101,7 @@ def main(n: int) -> None:
                     steps += 1
                 print(f"{name}: its game was back after {time.perf_counter() - tick:.1f} s (step time-out "
                       f"{args.step_timeout:.0f} s), in which the others played {steps} frames")
+        train(n, args, alone, folder)
 
 
 if __name__ == "__main__":

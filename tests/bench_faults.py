@@ -1,6 +1,6 @@
 """What faults cost: each worker in turn is killed, hung and made to raise, then a whole run is killed and resumed.
 
-    python tests/bench_faults.py                # a minute
+    python tests/bench_faults.py                # one and a half minutes
 
 Eight games on four workers, played at random beside a twin without workers that nothing befalls. `back after` is the time of
 the step in which it happened, at whose end the worker's games have begun anew; the other games wait for that step, but lose

@@ -13,7 +13,6 @@ Switches are lines NAME=VALUE in a file `fake_dolphin.txt` beside the ISO (FAKE_
   FAKE_CRASH_AT, FAKE_HANG_AT   boot, pipes (nobody reads the controllers; hang only), menus, or a frame id of the first game
   FAKE_TROUBLES    a folder of such files: each stand-in that starts takes one away and obeys it, too, until none is left
   FAKE_FRAME_TIME  seconds that every frame of a game takes at least (0)
-  FAKE_SLOW_BOOT   seconds before anything (0)
   FAKE_NO_GECKO    1: no menus and no games are shown
   FAKE_CPU_RACE    1: the CPU slider does not move until 200 menu frames have passed
   FAKE_WRONG       character: another one than was picked; stage: another one; level: a human where a CPU was asked for
@@ -188,7 +187,6 @@ class Dolphin:
         self.pads = {}
         if setting("FAKE_TROUBLES"):
             self._take_trouble(setting("FAKE_TROUBLES"))
-        time.sleep(float(setting("FAKE_SLOW_BOOT", "0")))
         self.fail("boot")
         self.host = enet.Host(enet.Address(b"127.0.0.1", port), 4, 2, 0, 0)
         if setting("FAKE_HANG_AT") != "pipes":

@@ -152,22 +152,32 @@ play.main(play.Args(sys.argv[1], "attacker", num_games=1, async_inference=True, 
 """
 
 
-def test_a_killed_game_is_readable_up_to_its_last_frame(folder, tmp_path, capsys):
-    """By every parser and at once; the next recording to the same folder gives the file its name."""
-    root = Path(play.__file__).parent
-    process = subprocess.run([sys.executable, "-c", KILLED, str(folder / "mlp.pt"), str(tmp_path)], cwd=root, timeout=60)
+@pytest.fixture(scope="module")
+def killed(folder, tmp_path_factory):
+    """A folder in which play.py was killed in mid-game."""
+    path = tmp_path_factory.mktemp("killed")
+    process = subprocess.run([sys.executable, "-c", KILLED, str(folder / "mlp.pt"), str(path)], timeout=60,
+                             cwd=Path(play.__file__).parent)
     assert process.returncode == -signal.SIGKILL
-    part = tmp_path / "game_001_mewtwo_vs_mewtwo.slp.part"
+    return path
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+def test_a_killed_game_is_readable_up_to_its_last_frame(killed, parser):
+    part = killed / "game_001_mewtwo_vs_mewtwo.slp.part"
     frames = read_replay(part).frames
     assert frames["frame_id"][-1] == -40 + 100                              # frame -40, and a hundred more
-    assert_read_alike(part, frames, PARSERS[:-1])
-    shutil.copy(part, tmp_path / "copy.slp")
+    assert_read_alike(part, frames, [parser])
+
+
+def test_the_next_recording_gives_a_killed_one_its_name(folder, killed, tmp_path, capsys):
+    part = Path(shutil.copy(killed / "game_001_mewtwo_vs_mewtwo.slp.part", tmp_path))
+    frames = read_replay(part).frames
     run(folder, tmp_path, record=str(tmp_path), num_games=1)
     assert "kept up to frame 60" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.glob("game*")) == [
         "game_001_mewtwo_vs_mewtwo.slp", "game_002_mewtwo_vs_mewtwo.slp"]
     assert np.array_equal(read_replay(tmp_path / "game_001_mewtwo_vs_mewtwo.slp").frames, frames)
-    assert_read_alike(tmp_path / "copy.slp", frames, PARSERS[-1:])          # the last: it skips where slippi-js is missing
 
 
 def test_a_full_disk_costs_the_recordings_and_no_game(folder, tmp_path, capsys):
@@ -312,8 +322,9 @@ def test_a_slow_policy_slows_the_game_or_misses_frames(folder, tmp_path, monkeyp
     assert "of 60 frames missed" in capsys.readouterr().out
     stick = read_replay(next(tmp_path.glob("*.slp"))).controllers["main_x"][-60:, 0]
     moves = stick[np.flatnonzero(np.diff(stick, prepend=0))]
-    chosen = [decision["main_x"].item() for decision in decisions]          # each acted, once, and was held until the next
-    assert len(moves) >= len(chosen) - 2 and moves.tolist() == chosen[:len(moves)]
+    chosen = [decision["main_x"].item() for decision in decisions]          # each acted in its turn, and was held till the next
+    later = iter(chosen)                                                    # (or a busy machine had the next one by then)
+    assert len(moves) >= len(chosen) - 5 and all(move in later for move in moves.tolist())
     del decisions[:]
     late = run(folder, tmp_path, "late.pt", "idle", async_inference=True, **options)
     assert 60 - len(decisions) - 4 <= late["frames_missed"] < 58
@@ -417,12 +428,34 @@ def test_the_result_counts_the_recorded_games(folder, tmp_path, capsys):
     minutes = 4 * 1200 / 3600
     assert row["damage_dealt_per_minute"] == pytest.approx(dealt / minutes, rel=1e-4)
     assert row["damage_taken_per_minute"] == pytest.approx(taken / minutes, rel=1e-4) and taken > 0
+    assert row["damage_taken_per_minute_low"] < row["damage_taken_per_minute"] < row["damage_taken_per_minute_high"]
     assert row["stocks_lost"] == np.mean(lost) and row["seconds_per_game"] == 20
     assert row["deaths_per_minute"] == pytest.approx(sum(lost) / minutes)
     assert row["kos_per_minute"] == pytest.approx(row["stocks_taken"] * 4 / minutes)
     assert row["deaths_per_minute_low"] <= row["deaths_per_minute"] < row["deaths_per_minute_high"]
     out = capsys.readouterr().out
     assert f"{row['wins']}/{row['losses']}/{row['draws']}" in out and "recorded 4 games" in out
+
+
+def test_intervals_of_ratios():
+    """They hold the truth in 95 % of cases, and games that are all alike leave no doubt."""
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(1000):
+        minutes = rng.uniform(1, 3, 40)
+        low, high = play.ratio_interval(rng.poisson(50 * minutes) + rng.normal(0, 20, 40), minutes)
+        held += low < 50 < high
+    assert .92 < held / 1000 < .97
+    assert play.ratio_interval(np.array([2., 4.]), np.array([1., 2.])) == (2, 2)
+    assert play.ratio_interval(np.ones(1), np.ones(1)) == (None, None)
+
+
+def test_the_pace_of_a_row_is_its_own(folder, tmp_path):
+    """One after the other, matchups have a pace each; side by side none of them has one."""
+    options = {"num_games": 1, "port": 1, "max_episode_frames": 10, "stage": "battlefield,dream_land"}
+    run(folder, tmp_path, "mlp.pt", "idle", async_inference=True, **options)
+    run(folder, tmp_path, "mlp.pt", "idle", **options)
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [row.get("frames") for row in rows] == [10, 10, None, None] and "inference_ms_p99" not in rows[2]
 
 
 def test_full_games_end_by_stocks(folder, tmp_path):
@@ -464,8 +497,7 @@ def test_ctrl_c_shows_the_finished_games(folder, tmp_path, monkeypatch, capsys):
 
 # --------------------------------------------------------------------------------------------------------------- Dolphin
 
-@pytest.fixture
-def live(tmp_path):
+def stand_in(tmp_path):
     """The flags of a live game on the stand-in: one stock, and as fast as it goes. Files in tmp_path/troubles are its faults."""
     dolphin, iso = tmp_path / "dolphin", tmp_path / "melee.iso"
     dolphin.write_text(f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
@@ -479,23 +511,37 @@ def live(tmp_path):
     return {"game_type": "dolphin", "dolphin": str(dolphin), "iso": str(iso)}
 
 
-def test_games_on_dolphin(folder, tmp_path, live):
-    """Two games against a computer player, the policy at port 2: results, recordings, seats."""
-    row = run(folder, tmp_path, "mlp.pt", "cpu9", port=2, character="fox", opponent_character="marth", stage="battlefield",
-              record=str(tmp_path / "slp"), max_episode_frames=0, boot_timeout=120., **live)
+@pytest.fixture
+def live(tmp_path):
+    return stand_in(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def two_games(folder, tmp_path_factory):
+    """Two games on Dolphin against a computer player, the policy at port 2 -> the row of results, paths of the recordings."""
+    path = tmp_path_factory.mktemp("live")
+    row = run(folder, path, "mlp.pt", "cpu9", port=2, character="fox", opponent_character="marth", stage="battlefield",
+              record=str(path / "slp"), max_episode_frames=0, boot_timeout=120., **stand_in(path))
+    return row, sorted((path / "slp").glob("*"))
+
+
+def test_games_on_dolphin(two_games):
+    row, paths = two_games
     assert (row["game_type"], row["opponent"], row["games"], row["stage"]) == ("dolphin", "cpu9", 2, "battlefield")
-    paths = sorted((tmp_path / "slp").glob("*"))
     assert [path.name for path in paths] == ["game_001_marth_vs_fox.slp", "game_002_marth_vs_fox.slp"]
     replays = [read_replay(path) for path in paths]
     lost = np.sum([1 - replay.frames["players"]["stocks"][-1].astype(int) for replay in replays], 0)
     assert (row["stocks_lost"] * 2, row["stocks_taken"] * 2) == (lost[1], lost[0]) and lost.sum() == 2
-    for path, replay in zip(paths, replays, strict=True):
+    for replay in replays:
         assert replay.meta["end"] == "Game" and replay.meta["names"] == ("cpu9", "mlp.pt")
         assert replay.meta["cpu_levels"] == (9, 0) and replay.meta["types"] == ("Cpu", "Human")  # bc.py can tell
         assert replay.meta["characters"] == (CHARACTERS["marth"], CHARACTERS["fox"]) and replay.meta["stage"] == 31
-    for parser in PARSERS:                                                  # slippi-js last: it skips where it is missing
-        for path, replay in zip(paths, replays, strict=True):
-            assert_read_alike(path, replay.frames, [parser])
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+def test_every_parser_reads_a_recording_of_dolphin_alike(two_games, parser):
+    for path in two_games[1]:
+        assert_read_alike(path, read_replay(path).frames, [parser])
 
 
 def test_a_person_gets_a_window_and_the_other_port(folder, tmp_path, live, monkeypatch):
@@ -570,13 +616,12 @@ def test_a_crash_of_dolphin_costs_no_result(folder, tmp_path, live):
     assert replays[1].frames["frame_id"][-1] == 80                          # 120 frames after -40
 
 
-def test_a_slow_dolphin_sets_the_pace(folder, tmp_path, live):
-    """20 frames a second: inference beside the game waits for it and is never late."""
-    with open(tmp_path / "fake_dolphin.txt", "a") as switches:
-        switches.write("FAKE_FRAME_TIME=.05\n")
-    row = run(folder, tmp_path, "mlp.pt", "attacker", max_episode_frames=40, num_games=1, async_inference=True, boot_timeout=120.,
+def test_a_slow_dolphin_misses_no_decision(folder, tmp_path, live):
+    """50 ms a frame: inference beside the game is long done, and the game is as fast as Dolphin is."""
+    (tmp_path / "fake_dolphin.txt").write_text("FAKE_FRAME_TIME=0.05\n")
+    row = run(folder, tmp_path, "mlp.pt", "idle", num_games=1, max_episode_frames=60, async_inference=True, boot_timeout=120.,
               **live)
-    assert 10 < row["frames_per_second"] < 21 and row["frames_missed"] <= 2
+    assert row["games"] == 1 and row["frames_missed"] <= 5 and 5 < row["frames_per_second"] < 20.5
 
 
 def test_a_dolphin_that_fails_again_and_again_costs_no_finished_game(folder, tmp_path, live, monkeypatch, capsys):
