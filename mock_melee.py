@@ -85,6 +85,7 @@ HIDDEN_PLAYER = np.dtype([
     ("buttons", "i4"), ("last_buttons", "i4"),
     ("tilt_x_age", "i4"), ("tilt_y_age", "i4"),        # frames since the stick passed +-.25 on this side, 254 at rest
     ("trigger_age", "i4"),                             # frames since L, R or Z went down
+    ("tilt_side", "i4"), ("tilt_side_age", "i4"),      # to which side the stick last went, -1 or 1, and how long ago
     ("tech_lockout", "i4"), ("tech_void", "i4"),       # frames in which a further press cannot tech; it cannot
     ("air_frames", "i4"), ("ledge_cooldown", "i4"), ("action_frames", "i4"),  # action_frames stand still in hitlag
     ("flag", "i4"),                                    # of the action: short hop chosen, turn done, first jump frame
@@ -102,6 +103,7 @@ HIDDEN_PLAYER = np.dtype([
     ("last_judge", "i4"), ("judge_before", "i4"),      # his last hammers, 0 to 8
     ("holding", "i4"),                                 # Link: a bomb is in his hand
     ("shot", "i4"),                                    # lets go of a projectile this frame: 1 ground, 2 air
+    ("ledge_taken", "i4"),                             # side of the ledge that the other holds, 0 neither
     ("stale", "i4", 9),                                # attack ids of the last hits that landed, newest first
 ])
 
@@ -182,10 +184,15 @@ DIVE_BOUNCE, JUDGE_FIRST, DIVE_HIT = 2.0, 355, 356     # the speed off a caught 
 FILLED_BUCKET = 3                                      # shots that Oil Panic takes before it can be poured
 GRAB_REACH = {  # how far in front the caught victim stands while pulled in, and while held
     1: (5.74, 8.28), 2: (8.19, 7.87), 7: (7.4, 7.35), 16: (11.0, 11.98), 18: (16.41, 9.1), 22: (6.57, 9.49)}
+WALL_JUMPERS = (FOX, CAPTAIN_FALCON, SHEIK, FALCO)
 LANDS_HALFWAY = (7, 18)                                # an air dodge out of the jumpsquat moves them half a frame
 PUSH_WIDTH = {2: 3.5}                                  # half of how close two may stand; 3.3 for the others
 WALL_WIDTH = {24: {29: 1.67, 27: 2.42, 28: 2.42, 66: 2.68, 69: 4.11, 263: 4.08, 347: 2.65, 373: 4.03, 374: 4.03}}  # 2
 LEDGE_BOX_WIDTH, LEDGE_BOX_HEIGHT = 14.5, 11.5
+LEDGE_SPECIALS = {  # that can catch a ledge; seen in replays for Falco, Sheik and Game & Watch, public for the others
+    FOX: (352, 354, 356, 358, 359), FALCO: (352, 354, 356, 358, 359), CAPTAIN_FALCON: (353, 354), GANONDORF: (353, 354),
+    LINK: (357, 360), SHEIK: (358, 360), ZELDA: (352, 354), MEWTWO: (356, 358), MARTH: (367, 368),
+    GAMEANDWATCH: (373, 374)}
 
 # Items, by Slippi's type ids.
 FOX_LASER, FALCO_LASER, FOX_BLASTER, FALCO_BLASTER, NEEDLE, NEEDLES_HELD, SHADOW_BALL, SAUSAGE = (
@@ -257,8 +264,9 @@ CHARACTER = np.dtype([(name, "f4") for name in ATTRIBUTES] + [
     ("rises", "i2", NUM_ACTIONS),                      # an up special that its animation lifts
     ("num_extra_shots", "i2"), ("extra_shots", EXTRA_SHOT, MAX_EXTRA_SHOTS), ("has_items", "i2"),
     ("held_type", "i2", NUM_ACTIONS), ("held_x", "f4", NUM_ACTIONS), ("held_y", "f4", NUM_ACTIONS),
+    ("catches", "i2", NUM_ACTIONS),                    # a special that can catch a ledge
     ("ledge_top", "f4"), ("ledge_jump", "f4"), ("pull_reach", "f4"), ("hold_reach", "f4"), ("push_width", "f4"),
-    ("wall_width", "f4", NUM_ACTIONS),
+    ("wall_width", "f4", NUM_ACTIONS), ("wall_jumps", "i2"),
     ("lands_halfway", "i2"),
     ("frames", "i2", NUM_ACTIONS),                     # length of an action, 0 unknown
     ("next_action", "i2", NUM_ACTIONS),                # what follows when it runs out, -1 the standing or falling state
@@ -298,7 +306,7 @@ FOUNTAIN, YOSHIS_STORY, DREAM_LAND, NUM_STAGES, MAX_FLOORS, NO_SLOPE = 2, 8, 28,
 
 STAGE = np.dtype([
     ("floor_y", "f4", MAX_FLOORS), ("floor_left", "f4", MAX_FLOORS), ("floor_right", "f4", MAX_FLOORS),
-    ("num_floors", "i4"), ("wall_bottom", "f4"),
+    ("num_floors", "i4"), ("wall_bottom", "f4"), ("hull", "f4"),  # hull: how steeply the underside slants
     ("slope_start", "f4"), ("slope", "f4"),            # the main floor falls off beyond |x| = slope_start
     ("blast_left", "f4"), ("blast_right", "f4"), ("blast_top", "f4"), ("blast_bottom", "f4"),
     ("spawn_x", "f4", 2), ("spawn_y", "f4", 2), ("revive_x", "f4", 2), ("revive_y", "f4")])
@@ -318,6 +326,7 @@ STAGE_ROWS = {  # floors (y, left, right); blast zones (left, right, top, bottom
 }
 REVIVE = {32: ((16, -50), 112.85)}  # where the platform of light appears, per port; measured on Final Destination only
 WALL_BOTTOM = {32: -16}                                # a body lower than this passes below the stage; -30 elsewhere
+HULL = {32: .51, 28: 2, 8: 20}  # how steeply the underside slants: measured; 2 elsewhere, a guess
 SLOPES = {8: (39.2, .2088)}  # Yoshi's Story falls off beyond x = 39.2
 
 # Fountain of Dreams' side platforms: the heights that Slippi logs (and FRAME holds) are in the stage's own units.
@@ -366,7 +375,8 @@ def build_tables():
             row[name] = value
         row["ledge_top"], row["ledge_jump"] = LEDGE_BOX.get(character, (-9.0, row["full_hop"]))
         row["lands_halfway"] = character in LANDS_HALFWAY
-        row["wall_width"] = 2
+        row["catches"][list(LEDGE_SPECIALS.get(character, ()))] = 1
+        row["wall_width"], row["wall_jumps"] = 2, character in WALL_JUMPERS
         for action, width in WALL_WIDTH.get(character, {}).items():
             row["wall_width"][action] = width
         row["push_width"] = PUSH_WIDTH.get(character, 3.3)
@@ -541,7 +551,7 @@ def build_tables():
             row["floor_y"][index], row["floor_left"][index], row["floor_right"][index] = y, left, right
         row["blast_left"], row["blast_right"], row["blast_top"], row["blast_bottom"] = blast
         row["spawn_x"], row["spawn_y"] = np.transpose(spawns)
-        row["wall_bottom"] = WALL_BOTTOM.get(stage, -30)
+        row["wall_bottom"], row["hull"] = WALL_BOTTOM.get(stage, -30), HULL.get(stage, 2)
         row["slope_start"], row["slope"] = SLOPES.get(stage, (NO_SLOPE, 0))
         row["revive_x"], row["revive_y"] = REVIVE.get(stage, ((16, -16), 112.85))
     projectiles = np.zeros(NUM_ITEM_TYPES, PROJECTILE)
@@ -627,6 +637,7 @@ DAMAGE_FIRST, DAMAGE_AIR, DAMAGE_FLY_HIGH, DAMAGE_FLY, DAMAGE_FLY_LOW, DAMAGE_FL
 SHIELD_START, SHIELD, SHIELD_RELEASE, SHIELD_STUN, SHIELD_REFLECT = 178, 179, 180, 181, 182
 DOWN_BOUND_UP, DOWN_WAIT_UP, DOWN_BOUND_DOWN, DOWN_WAIT_DOWN, TECH, TECH_FORWARD, TECH_BACKWARD = (
     183, 184, 191, 192, 199, 200, 201)
+WALL_TECH, WALL_TECH_JUMP, CEILING_TECH, BOUNCE_WALL, BOUNCE_CEILING = 202, 203, 204, 247, 248
 SHIELD_BREAK_FLY, SHIELD_BREAK_FALL, FURAFURA = 205, 206, 211
 ROLL_FORWARD, ROLL_BACKWARD, SPOT_DODGE, AIR_DODGE, PLATFORM_DROP, TEETER, TEETER_WAIT = (
     233, 234, 235, 236, 244, 245, 246)
@@ -641,7 +652,11 @@ TILT, JUMP_Y, SMASH, DASH_X, WALK_X, CROUCH_Y, RUN_X, DROP_Y, ROLL_X, SIDE_SPECI
     .28, .66, .66, .8, .275, -.6125, .62, -.66, .695, .6, .55)
 MAX_TIMER, TECH_WINDOW, TECH_LOCKOUT, AIR_DODGE_DRIFT = 254, 20, 40, 29
 OIL_PANIC_FRAMES, SHIELD_BREAKER_GAIN, DIZZY_FRAMES = 49, 21, 490  # a bucket's shortest time; damage of full charge
+TURNAROUND_FRAMES = 20                                 # for so long a tilt back turns a neutral special in the air
 HANG_FRESH, HANG_TIRED = 640, 480                      # frames one can hang on the ledge, below and above 100 %
+WALL_HOLD, WALL_TECH_FRAMES, WALL_JUMP_FRAMES, TECH_INTANGIBLE = 5, 26, 40, 15  # the first is measured; guesses
+WALL_JUMP, BOUNCE_KEEPS = (1.3, 3.6), .8               # measured with Falco; public
+WALL_TOUCH, WALL_JUMP_WINDOW = 2.0, 3                  # how near and how fresh a flick off the wall must be; guesses
 FIRST_JUMP_FRAME = 7  # value of `flag`: this frame the ground jump has neither gravity nor drift
 
 
@@ -711,6 +726,9 @@ def read_controller(h, pad):
     h.tilt_y_age = tilt_age(h.tilt_y_age, h.stick_y, h.last_stick_y)
     fresh = pressed(h, BUTTON_LRZ) or (h.trigger > 0 and h.last_trigger == 0)
     h.trigger_age = 0 if fresh else min(h.trigger_age + 1, MAX_TIMER)
+    h.tilt_side_age = min(h.tilt_side_age + 1, MAX_TIMER)
+    if h.tilt_x_age == 0:
+        h.tilt_side, h.tilt_side_age = 1 if h.stick_x > 0 else -1, 0
     h.tech_lockout = max(h.tech_lockout - 1, 0)
     if fresh:                                          # pressing again and again does not help
         h.tech_void = h.tech_lockout > 0
@@ -865,8 +883,14 @@ def draw_judge(h):
 
 @jit
 def start_special(p, h, c, direction):
+    """Side specials go where the stick points, and neutral ones in the air where it pointed last."""
     if p.character == LINK and direction == 4 and h.holding:
         return                                         # one bomb at a time
+    back = h.stick_x * p.facing < 0
+    if direction == 1:                                 # in the air a stick that was back a moment ago is enough
+        back = p.airborne and h.tilt_side * p.facing < 0 and h.tilt_side_age < TURNAROUND_FRAMES
+    if back and direction <= 2:
+        p.facing = -p.facing
     set_action(p, h, c.special_start[p.airborne, direction])
     if p.character == GAMEANDWATCH and direction == 4 and h.bucket >= FILLED_BUCKET:
         pour_bucket(p, h)
@@ -967,7 +991,13 @@ def start_from_air(p, h, c, may_jump):
 
 @jit
 def in_damage(action):
-    return DAMAGE_FIRST <= action <= DAMAGE_LAST
+    return DAMAGE_FIRST <= action <= DAMAGE_LAST or action == BOUNCE_WALL or action == BOUNCE_CEILING
+
+
+@jit
+def is_flying(action):
+    """Flung by a strong blow, also after a bounce."""
+    return DAMAGE_FLY_HIGH <= action <= DAMAGE_LAST or action == BOUNCE_WALL or action == BOUNCE_CEILING
 
 
 UNKNOWN_LENGTH = 40  # of an action that neither libmelee's table nor any replay shows
@@ -993,6 +1023,8 @@ def action_length(p, h, c):
         return h.throw_frames
     if action == DOWN_WAIT_UP or action == DOWN_WAIT_DOWN:
         return 220
+    if WALL_TECH <= action <= CEILING_TECH:
+        return WALL_JUMP_FRAMES if action == WALL_TECH_JUMP else WALL_TECH_FRAMES
     if action == LANDING:
         return 30                                      # control returns after c.landing frames
     if action == LANDING_SPECIAL:                      # plays its 30 frames at the speed it started with
@@ -1161,6 +1193,8 @@ def air_inputs(p, h, c):
     free = free or (action == TUMBLE or DAMAGE_AIR <= action < DAMAGE_FLY_HIGH) and not p.in_hitstun
     if c.aerial[action] >= 0:
         free = 0 < c.interruptible[action] <= h.action_frames + 1
+    elif action == WALL_TECH_JUMP:
+        free = h.action_frames > WALL_HOLD
     if not free:
         return
     if action == TUMBLE and h.action_frames == 0 and jump_held(h) and p.jumps > 0:  # pressed during hitstun
@@ -1243,6 +1277,11 @@ def turn_inputs(p, h, c):
     frames = h.action_frames
     if h.flag == 0 and frames >= c.turn_frames:
         p.facing, h.flag = -p.facing, 1
+    direction = special_direction(h)
+    if direction and c.special_start[0, direction]:    # what begins now begins turned
+        p.facing = -p.facing if h.flag == 0 else p.facing
+        start_special(p, h, c, direction)
+        return
     if jump_pressed(h):
         set_action(p, h, JUMPSQUAT)
         return
@@ -1266,19 +1305,28 @@ def turn_inputs(p, h, c):
 
 
 @jit
+def side_special(p, h, c):
+    """The only special that a dash or a run lets out; True if it did."""
+    if special_direction(h) != 2 or c.special_start[0, 2] == 0:
+        return False
+    start_special(p, h, c, 2)
+    return True
+
+
+@jit
 def dash_inputs(p, h, c):
     frames = h.action_frames
-    if throw_item(p, h):
+    if throw_item(p, h) or side_special(p, h, c):
         return
     if jump_pressed(h):
         set_action(p, h, JUMPSQUAT)
-    elif pressed(h, BUTTON_Z):
+    elif pressed(h, BUTTON_Z) or (pressed(h, BUTTON_A) and shield_held(h)):
         set_action(p, h, GRAB_DASH)
     elif shield_held(h):
         start_shield(p, h)
     elif abs(h.c_x) >= DASH_X and abs(h.last_c_x) < DASH_X:
         set_action(p, h, c.own_action[FSMASH])
-    elif pressed(h, BUTTON_A) and h.stick_x * p.facing >= TILT:
+    elif pressed(h, BUTTON_A):
         smash = frames < 4 and h.stick_x * p.facing >= DASH_X
         set_action(p, h, c.own_action[FSMASH] if smash else DASH_ATTACK)
     elif dash_flick(h) and h.stick_x * p.facing < 0:   # dash back
@@ -1294,10 +1342,12 @@ def dash_inputs(p, h, c):
 def run_inputs(p, h, c):
     if p.action == TURN_RUN and h.flag == 0 and p.self_vx_ground * p.facing <= 0:
         p.facing, h.flag = -p.facing, 1                # turns round once it has stopped
+    if p.action == RUN and side_special(p, h, c):
+        return
     if jump_pressed(h):
         set_action(p, h, JUMPSQUAT)
     elif p.action == RUN:
-        if pressed(h, BUTTON_Z):
+        if pressed(h, BUTTON_Z) or (pressed(h, BUTTON_A) and shield_held(h)):
             set_action(p, h, GRAB_DASH)
         elif shield_held(h):
             start_shield(p, h)
@@ -1574,6 +1624,11 @@ def air_velocity(p, h, c, t):
             p.self_vx_air *= .9
             p.self_vy *= .9
             return
+    if WALL_TECH <= action <= CEILING_TECH:            # holds on, then falls or jumps off
+        if frame < WALL_HOLD:
+            return
+        if frame == WALL_HOLD and action == WALL_TECH_JUMP:
+            p.self_vx_air, p.self_vy = WALL_JUMP[0] * p.facing, WALL_JUMP[1]
     if c.double_jump == 0 and frame == 0 and (action == DOUBLE_FORWARD or action == DOUBLE_BACKWARD):
         return                                         # Mewtwo's double jump follows a curve from its second frame
     if p.self_vy < 0 and h.stick_y <= DROP_Y and h.tilt_y_age < 4 and not in_damage(action) and action != TUMBLE:
@@ -1668,7 +1723,7 @@ def place_floor(s, floor, left, right, y):
 
 @jit
 def place_platforms(frame, frame_id, s, t):
-    """Put this game's moving floors into the stage's row, which all games share."""
+    """Put this game's moving floors into its own copy of the stage's row: threads share the tables."""
     if frame.stage == FOUNTAIN:
         s.floor_y[1] = frame.platform_left * PLATFORM_UNIT + PLATFORM_ZERO
         s.floor_y[2] = frame.platform_right * PLATFORM_UNIT + PLATFORM_ZERO
@@ -1754,9 +1809,9 @@ def land(p, h, c, y):
     elif aerial >= 0 and not auto_cancels(h, c, aerial):
         h.landed_cancel = p.l_cancel = 1 if h.trigger_age < 7 else 2
         set_action(p, h, c.own_action[70 + aerial])
-    elif DAMAGE_FLY_HIGH <= action <= DAMAGE_LAST or action == TUMBLE:
+    elif is_flying(action) or action == TUMBLE:
         p.in_hitstun, p.hitstun = 0, 0
-        if h.trigger_age < TECH_WINDOW and not h.tech_void:
+        if tech_ready(h):
             toward = h.stick_x * p.facing
             set_action(p, h, TECH_FORWARD if toward > .2 else TECH_BACKWARD if toward < -.2 else TECH)
         else:
@@ -1775,20 +1830,85 @@ def passes_platform(p, h):
 
 
 @jit
-def stop_at_wall(p, c, s, feet, old_x):
+def stop_at_wall(p, h, c, s, feet, old_x):
     """The body is a diamond on its feet: wider where it meets the wall the deeper it hangs."""
     width, depth = c.wall_width[p.action], min(max((-p.y - feet) / 4, 0.0), 1.0)
     for side in (-1, 1):
         wall = s.floor_right[0] * side
         if (old_x - wall) * side >= 0 and (p.x - wall) * side < width * depth:
             p.x = wall + width * depth * side
+            if is_flying(p.action) and p.in_hitstun and p.kb_vx * side < 0:
+                meet_wall(p, h, side)
+                return
+        touching = -.01 <= (p.x - wall) * side - width * depth < WALL_TOUCH
+        if touching and c.wall_jumps and JUMP_FORWARD <= p.action <= FALL_AERIAL + 2 and h.stick_x * side >= DASH_X and \
+                h.tilt_x_age < WALL_JUMP_WINDOW:
+            p.self_vx_air, p.self_vy, p.fastfall, p.facing = 0, 0, 0, side
+            set_action(p, h, WALL_TECH_JUMP)           # Melee has no id of its own for it
+
+
+@jit
+def underside(s, x):
+    """Height of the stage's underside: from the end of the wall it slants down toward the middle."""
+    return s.wall_bottom - s.hull * (s.floor_right[0] - abs(x))
+
+
+@jit
+def stop_below_stage(p, h, s, old_x, old_y):
+    """A body that rises into the underside slides along it: down where it is flat, outward where it is steep."""
+    limit = underside(s, p.x)
+    if p.y >= 0 or p.y <= limit or abs(p.x) >= s.floor_right[0] or old_y > underside(s, old_x) + .01:
+        return
+    if s.hull < 1:
+        p.y = limit
+    else:
+        p.x = (s.floor_right[0] - max(s.wall_bottom - p.y, 0.0) / s.hull) * (1 if p.x > 0 else -1)
+    if not is_flying(p.action) or not p.in_hitstun or p.kb_vy <= 0:
+        return
+    if tech_ready(h):
+        stop_flying(p, h, CEILING_TECH)
+    else:
+        bounce(p, h, BOUNCE_CEILING)
+        p.kb_vy = -BOUNCE_KEEPS * p.kb_vy
+
+
+@jit
+def meet_wall(p, h, side):
+    """Flung into a wall: a press in the tech window holds on to it, or jumps off with the stick up; else he bounces."""
+    if not tech_ready(h):
+        bounce(p, h, BOUNCE_WALL)
+        p.facing, p.kb_vx = side, -BOUNCE_KEEPS * p.kb_vx
+        return
+    stop_flying(p, h, WALL_TECH_JUMP if jump_held(h) else WALL_TECH)
+    p.facing = side
+
+
+@jit
+def tech_ready(h):
+    return h.trigger_age < TECH_WINDOW and not h.tech_void
+
+
+@jit
+def bounce(p, h, action):
+    """Off a wall or the underside of the stage; the stun goes on."""
+    set_action(p, h, action)
+    p.self_vx_air, p.self_vy = 0, 0
+
+
+@jit
+def stop_flying(p, h, action):
+    set_action(p, h, action)
+    p.self_vx_air, p.self_vy, p.kb_vx, p.kb_vy, p.in_hitstun, p.hitstun = 0, 0, 0, 0, 0, 0
+    h.hurt_kind, h.hurt_timer = 2, TECH_INTANGIBLE
 
 
 @jit
 def collide_in_air(p, h, c, s, old_x, old_y):
     feet = 0.0 if h.air_frames < 10 else c.ecb_bottom[p.action]
     if s.wall_bottom < p.y < 0 and old_y <= .001:
-        stop_at_wall(p, c, s, feet, old_x)
+        stop_at_wall(p, h, c, s, feet, old_x)
+    if p.y < 0 and abs(p.x) < s.floor_right[0]:
+        stop_below_stage(p, h, s, old_x, old_y)
     if p.y > old_y:
         return
     for floor in range(s.num_floors):
@@ -1806,9 +1926,9 @@ def collide_in_air(p, h, c, s, old_x, old_y):
 
 @jit
 def catch_ledge(p, h, c, s):
-    """The corner lies inside the box in front of a falling character who does not hold down."""
+    """The corner lies inside the box in front of a falling character who does not hold down, and nobody hangs there."""
     action = p.action
-    able = JUMP_FORWARD <= action <= 37 or action == TUMBLE or action == PLATFORM_DROP or action >= 350
+    able = JUMP_FORWARD <= action <= 37 or action == TUMBLE or action == PLATFORM_DROP or c.catches[action]
     height = floor_height(s, 0, s.floor_right[0])
     below = p.y - height
     if not able or h.ledge_cooldown > 0 or h.stick_y <= -.6 or below >= -2 or h.air_frames <= 1:
@@ -1817,7 +1937,7 @@ def catch_ledge(p, h, c, s):
     for side in (-1, 1):
         corner = s.floor_right[0] * side
         outside = (p.x - corner) * side
-        if 0 < outside < LEDGE_BOX_WIDTH + reach and p.facing == -side and \
+        if 0 < outside < LEDGE_BOX_WIDTH + reach and p.facing == -side and h.ledge_taken != side and \
                 c.ledge_top - LEDGE_BOX_HEIGHT - reach < below < c.ledge_top:
             set_action(p, h, LEDGE_CATCH)
             p.x, p.y = corner + side * c.ledge_pose[0, 0], height + c.ledge_pose[0, 1]
@@ -1825,6 +1945,29 @@ def catch_ledge(p, h, c, s):
             p.kb_vx, p.kb_vy = 0, 0
             h.hurt_kind, h.hurt_timer = 2, 38          # 37 frames from this one on
             return
+
+
+@jit
+def held_ledge(p):
+    """Side of the ledge that this player keeps from the other, 0 none: until his feet are on the stage."""
+    return int(-p.facing) if p.airborne and on_ledge(p.action) else 0
+
+
+@jit
+def settle_ledge_tie(p, h, q, hq, luck):
+    """Both have caught the same ledge on the same frame: one of them, drawn at random, keeps it."""
+    caught = p.action == LEDGE_CATCH and q.action == LEDGE_CATCH and h.action_frames == 0 and hq.action_frames == 0
+    if caught and p.facing == q.facing:
+        if luck < .5:
+            miss_ledge(p, h)
+        else:
+            miss_ledge(q, hq)
+
+
+@jit
+def miss_ledge(p, h):
+    set_action(p, h, FALL)
+    p.x, p.y, h.hurt_timer = h.old_x, h.old_y, 0
 
 
 @jit
@@ -2967,6 +3110,7 @@ def move(p, h, c, s, t, floor):
 
 @jit
 def step_all(frames, hidden, controllers, t):
+    moving = np.empty(1, t.stages.dtype)
     for game in range(len(frames)):
         frame, secret = frames[game], hidden[game]
         s = t.stages[frame.stage if 0 <= frame.stage < NUM_STAGES else 32]
@@ -2975,6 +3119,8 @@ def step_all(frames, hidden, controllers, t):
         d = t.characters[q.character if 0 <= q.character < NUM_CHARACTERS else 1]
         frame.frame_id += 1
         if frame.stage == FOUNTAIN or frame.stage == YOSHIS_STORY:
+            moving[0] = s
+            s = moving[0]
             move_platforms(frame, secret, s, t)
         frame.wind = wind_direction(secret.seed, frame.frame_id) if frame.stage == DREAM_LAND else 0
         push = push_apart(p, q, c.push_width + d.push_width)
@@ -2983,8 +3129,11 @@ def step_all(frames, hidden, controllers, t):
         if p.character == GAMEANDWATCH or q.character == GAMEANDWATCH:
             hp.luck = random_uniform(secret.seed, frame.frame_id, 60)
             hq.luck = random_uniform(secret.seed, frame.frame_id, 61)
+        hp.ledge_taken, hq.ledge_taken = held_ledge(q), held_ledge(p)
         step_player(p, hp, c, s, t, 0)
         step_player(q, hq, d, s, t, 1)
+        if p.action == LEDGE_CATCH and q.action == LEDGE_CATCH:
+            settle_ledge_tie(p, hp, q, hq, random_uniform(secret.seed, frame.frame_id, 62))
         if not p.airborne and not q.airborne:          # who rolls or dodges pushes, but is not pushed
             p.x += push if not ROLL_FORWARD <= p.action <= SPOT_DODGE else 0
             q.x -= push if not ROLL_FORWARD <= q.action <= SPOT_DODGE else 0
@@ -3035,11 +3184,13 @@ EMPTY_FRAME, EMPTY_HIDDEN = np.zeros(1, FRAME), np.zeros(1, HIDDEN)
 
 @jit
 def reset_all(frames, hidden, mask, characters, stages, seeds, empty_frame, empty_hidden, t):
+    moving = np.empty(1, t.stages.dtype)
     for game in range(len(frames)):
         if not mask[game]:
             continue
         frames[game], hidden[game] = empty_frame[0], empty_hidden[0]
-        frame, s = frames[game], t.stages[stages[game]]
+        moving[0] = t.stages[stages[game]]
+        frame, s = frames[game], moving[0]
         frame.frame_id, frame.stage, hidden[game].seed = FIRST_CONTROL_FRAME - 1, stages[game], seeds[game]
         if frame.stage == FOUNTAIN:
             frame.platform_left, frame.platform_right = PLATFORM_LEFT, PLATFORM_RIGHT
@@ -3895,9 +4046,12 @@ def level_bot(bot, frame, index, k, t, s):
 
 @jit
 def run_bots(frames, bots, controllers, t, k):
+    moving = np.empty(1, t.stages.dtype)
     for game in range(len(frames)):
         frame = frames[game]
-        stage = frame.stage if 0 <= frame.stage < NUM_STAGES else 32
+        moving[0] = t.stages[frame.stage if 0 <= frame.stage < NUM_STAGES else 32]
+        s = moving[0]
+        place_platforms(frame, frame.frame_id, s, t)
         for index in range(2):
             bot = bots[game, index]
             if bot.kind <= 0:
@@ -3906,9 +4060,9 @@ def run_bots(frames, bots, controllers, t, k):
                 random_bot(bot, frame.frame_id)
             elif bot.kind == 3:
                 attacker_bot(bot, frame.players[index], frame.players[1 - index], frame.frame_id,
-                             t.stages[stage].floor_right[0])
+                             s.floor_right[0])
             elif bot.kind >= FIRST_LEVEL:
-                level_bot(bot, frame, index, k, t, t.stages[stage])
+                level_bot(bot, frame, index, k, t, s)
             else:
                 clear_controller(bot.held)
             copy_controller(bot.held, controllers[game, index])

@@ -106,6 +106,12 @@ def test_moonwalk_dashes_backward():
     assert match.players["self_vx_ground"][0] < -.2
 
 
+def test_a_in_a_dash_with_a_resting_stick_is_the_dash_attack():
+    match = settled()
+    match.step(dict(main_x=1.0), frames=4)
+    assert match.step(dict(buttons=game.BUTTON_A))["action"][0] == game.DASH_ATTACK
+
+
 def test_tilt_turn_takes_its_frames():
     match = settled(MARTH)
     turned_at = None
@@ -334,6 +340,35 @@ def test_ledge_lets_go_in_the_end(percent, longest):
         match.step()
         frames += 1
     assert abs(frames - longest) <= 2 and match.players["action"][0] == game.FALL
+
+
+def both_at_the_ledge(hanging, seed=1):
+    """The second player falls past the left ledge; the first hangs there, or falls beside him."""
+    match = on_the_ledge() if hanging else Game(seed=seed)
+    for index in (1,) if hanging else (0, 1):
+        match.place(index, -88, -6, airborne=True, facing=1)
+        match.players["self_vy"][index] = -1.0
+    match.step(frames=3)
+    return [int(action) in (game.LEDGE_CATCH, game.LEDGE_HANG) for action in match.players["action"]]
+
+
+def test_a_ledge_that_one_holds_cannot_be_caught_by_the_other():
+    assert both_at_the_ledge(hanging=True) == [True, False]
+
+
+def test_of_two_at_the_ledge_on_the_same_frame_one_gets_it_whatever_his_port():
+    caught = [both_at_the_ledge(hanging=False, seed=seed) for seed in range(20)]
+    assert all(sum(pair) == 1 for pair in caught) and 4 < sum(pair[0] for pair in caught) < 16
+
+
+@pytest.mark.parametrize("character, action, caught", [
+    (FOX, 366, False), (FOX, 356, True), (game.GAMEANDWATCH, 378, False), (game.FALCO, 358, True),
+    (MEWTWO, 360, False), (game.SHEIK, 360, True)])
+def test_only_some_specials_catch_the_ledge(character, action, caught):
+    match = flying(character, x=-88, y=-6, facing=1, self_vy=-1.0)
+    match.players["action"][0], match.hidden["players"]["action_frames"][0, 0] = action, 5
+    seen = {int(match.step(dict(buttons=game.BUTTON_B))["action"][0]) for _ in range(6)}
+    assert (game.LEDGE_CATCH in seen) == caught
 
 
 def test_ledge_gives_the_double_jump_back():
@@ -586,6 +621,9 @@ def test_every_floor_of_every_stage_holds(stage):
     match, s = Game(stage=stage), game.TABLES.stages[stage]
     for floor in range(s["num_floors"]):
         left, right, y = (float(s[name][floor]) for name in ("floor_left", "floor_right", "floor_y"))
+        if stage == YOSHIS_STORY and floor == game.RANDALL_FLOOR:
+            match.frames["frame_id"], (left, y) = 300, game.TABLES.randall[310]
+            right = left + game.RANDALL_WIDTH
         match.place(0, .5 * (left + right), y + 12, airborne=True)
         match.players["self_vx_air"][0] = match.players["self_vy"][0] = 0
         for _ in range(40):
@@ -672,6 +710,91 @@ def test_the_stage_has_walls():
         match.players["y"][0], match.players["self_vy"][0] = -8, 0
         match.step(dict(main_x=-1.0))
         assert match.players["x"][0] >= 85.5657
+
+
+@pytest.mark.parametrize("stage", game.STAGES.values())
+def test_the_stage_has_an_underside(stage):
+    match, s = Game(stage=stage), game.TABLES.stages[stage]
+    start = float(game.underside(s, s["floor_right"][0] - 3)) - 10
+    match.place(0, s["floor_right"][0] - 3, start, airborne=True)
+    match.players["self_vy"][0] = 4.0
+    for _ in range(20):
+        match.step()
+        x, y = float(match.players["x"][0]), float(match.players["y"][0])
+        assert x >= s["floor_right"][0] - .01 or y <= game.underside(s, x) + .01 or y > 20, (x, y)
+
+
+def test_a_blow_from_below_bounces_off_the_underside():
+    match = launched((0.0, 3.0), y=-40)
+    match.place(0, 60, -40)
+    for _ in range(8):
+        match.step()
+    assert match.players["action"][0] == game.BOUNCE_CEILING and match.players["kb_vy"][0] < -2
+
+
+def flung_at_the_wall(pressed_before=None, **pad):
+    match = launched((2.0, 0.0), y=-8)
+    match.place(0, -90, -8)
+    match.hidden["players"]["air_frames"][0, 0] = 20
+    if pressed_before is not None:
+        match.hidden["players"]["trigger_age"][0, 0] = pressed_before
+    for _ in range(4):
+        match.step(pad)
+        if match.players["action"][0] != game.DAMAGE_FLY:
+            return match
+    pytest.fail("no wall")
+
+
+def test_a_wall_throws_back_who_is_flung_at_it():
+    players = flung_at_the_wall().players
+    assert players["action"][0] == game.BOUNCE_WALL and players["in_hitstun"][0] and players["x"][0] < -85
+    assert players["kb_vx"][0] == pytest.approx(-.8 * (2 - .051 * 2), abs=.06)
+
+
+@pytest.mark.parametrize("pad, action", [({}, game.WALL_TECH), (dict(main_y=1.0), game.WALL_TECH_JUMP)])
+def test_a_wall_can_be_teched_and_jumped_off(pad, action):
+    match = flung_at_the_wall(3, **pad)
+    assert match.players["action"][0] == action and match.players["hurtbox"][0] == 2
+    assert not match.players["in_hitstun"][0] and match.players["kb_vx"][0] == 0
+    match.step(frames=game.WALL_HOLD)
+    assert (match.players["self_vy"][0] > 3) == (action == game.WALL_TECH_JUMP)
+    match.step(frames=60)
+    assert match.players["action"][0] != action
+
+
+@pytest.mark.parametrize("character, jumps", [(FOX, True), (MARTH, False)])
+def test_some_jump_off_walls(character, jumps):
+    match = flying(character, x=-87, y=-8, facing=1, jumps=0)
+    match.hidden["players"]["ledge_cooldown"][0, 0] = 60
+    for stick in (1.0, 1.0, 1.0, -1.0):
+        match.players["y"][0], match.players["self_vy"][0] = -8, -.5
+        match.step(dict(main_x=stick))
+    assert (match.players["action"][0] == game.WALL_TECH_JUMP) == jumps
+    match.step(frames=game.WALL_HOLD)
+    assert (match.players["self_vy"][0] > 3) == jumps and (match.players["self_vx_air"][0] < -1) == jumps
+
+
+@pytest.mark.parametrize("stage", [FOUNTAIN, YOSHIS_STORY])
+def test_threads_leave_each_others_platforms_alone(stage):
+    """Two batches step at once; each is what it is alone."""
+    import concurrent.futures
+
+    def run(seed):
+        frames, hidden = np.zeros(64, game.FRAME), np.zeros(64, game.HIDDEN)
+        game.reset_games(frames, hidden, np.ones(64, bool), np.full((64, 2), FOX), np.full(64, stage),
+                         np.arange(64, dtype=np.uint64) + np.uint64(seed))
+        frames["frame_id"] = 690 + np.arange(64) * 17 + seed
+        frames["players"]["x"][:, 0] = -35
+        frames["players"]["y"][:, 0] = 16.1251 if stage == FOUNTAIN else 23.4501
+        for _ in range(300):
+            game.step_games(frames, hidden, np.zeros((64, 2), game.CONTROLLER))
+        return frames.tobytes()
+
+    stages = game.TABLES.stages.tobytes()
+    alone = [run(seed) for seed in (0, 500)]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(run, (0, 500))) == alone
+    assert game.TABLES.stages.tobytes() == stages
 
 
 def test_respawn_stands_invulnerable_and_then_120_frames_more():

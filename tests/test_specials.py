@@ -128,6 +128,41 @@ def test_raptor_boost_and_gerudo_dragon_strike_when_they_touch(character, damage
     assert wait(match, 100, lambda m: m.players["action"][0] == 350) == -1
 
 
+@pytest.mark.parametrize("character", ALL)
+@pytest.mark.parametrize("airborne", [False, True])
+def test_side_specials_turn_to_where_the_stick_points(character, airborne):
+    for side in (1., -1.):
+        match = duel(character)
+        if airborne:
+            match.place(0, 0, y=60, airborne=True, facing=1)
+        special(match, main_x=side)
+        assert match.players["facing"][0] == side
+
+
+@pytest.mark.parametrize("since, facing", [(10, -1), (30, 1)])
+def test_a_tilt_back_shortly_before_turns_a_neutral_special_in_the_air(since, facing):
+    match = duel(FALCO)
+    match.place(0, 0, y=150, airborne=True, facing=1)
+    match.step(p1=dict(main_x=-1.))
+    match.step(frames=since)
+    assert special(match) == 344 and match.players["facing"][0] == facing
+
+
+@pytest.mark.parametrize("stick, dash, run, turn", [
+    (dict(main_x=1.), True, True, True), ({}, False, False, True), (dict(main_y=-1.), False, False, True)])
+def test_a_dash_and_a_run_let_only_side_specials_out_and_a_turn_all(stick, dash, run, turn):
+    for frames, comes_out in ((5, dash), (30, run)):
+        match = duel(FOX)
+        match.place(0, -70, facing=1)
+        match.step(p1=dict(main_x=1.), frames=frames)
+        assert match.players["action"][0] == (game.DASH if frames == 5 else game.RUN)
+        assert (special(match, **stick) >= 341) == comes_out
+    match = duel(FOX)
+    match.step(p1=dict(main_x=-.5))
+    assert match.players["action"][0] == game.TURN
+    assert (special(match, **stick) >= 341) == turn and match.players["facing"][0] == (1 if "main_x" in stick else -1)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Ganondorf
 # ---------------------------------------------------------------------------------------------------------------------
@@ -425,7 +460,8 @@ def test_the_up_special_returns_from_off_stage(character, side):
     back = lambda m: m.players["action"][0] >= 14 and (not m.players["airborne"][0] or m.players["action"][0] == game.LEDGE_CATCH)
     for _ in range(150):
         below = match.players["y"][0] < 0
-        match.step(p1=dict(main_x=-.6 * side, main_y=.8 if below else 0.))
+        stick = -.6 if not below else -.3 if abs(match.players["x"][0]) > 95 else 0.  # not into the underside
+        match.step(p1=dict(main_x=stick * side, main_y=.8 if below else 0.))
         if back(match):
             break
     assert back(match) and match.players["stocks"][0] == 4
