@@ -1731,9 +1731,17 @@ def action_logprobs(logits: torch.Tensor, actions: torch.Tensor) -> tuple[torch.
 
 
 @torch.no_grad()
-def unroll_logprobs(policy: "Policy", obs: Observation, state: tuple, starts, actions) -> torch.Tensor:
-    """[T, B]: how likely `policy` finds the actions of a rollout, which begins with memory `state`."""
-    return action_logprobs(policy.logits(policy.unroll(obs, state, starts)[0], actions), actions)[0].sum(-1)
+def evaluate_actions(policy: "Policy", obs: Observation, state: tuple, starts, actions) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values and log-probabilities [T, B] that `policy` gives to a rollout, which begins with memory `state`. Some columns at a
+    time: a forward over all of a long rollout needs megabytes for each game."""
+    parts, columns = [], max(1, 4096 // len(actions))
+    for s in (slice(k, k + columns) for k in range(0, actions.shape[1], columns)):
+        seen = Observation(obs.floats[:, s], obs.ints[:, s])
+        features, _ = policy.unroll(seen, tuple(x[s] for x in state), starts[:, s])
+        logprobs, _ = action_logprobs(policy.logits(features, actions[:, s]), actions[:, s])
+        parts.append((policy.value(features), logprobs.sum(-1)))
+    values, logprobs = (torch.cat(column, 1) for column in zip(*parts, strict=True))
+    return values, logprobs
 
 
 def action_kl(logits: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

@@ -28,9 +28,9 @@ from melee_common import (
     ACTION_SIZE, BOTS, DOLPHIN_LIMITS, FRAME, NUM_FLOATS, NUM_INTS, OPPONENT, Arena, DolphinArgs, Evaluator, Learner,
     MatchArgs, Observation, Policy, Pool, PopulationArgs, Ratings, RewardArgs, StrengthArgs, Turn, UserError, VecEnv,
     action_kl, action_logprobs, append_jsonl, check_dolphin, check_matchmaking, check_numbers, check_writable, compute_gae,
-    compute_rewards, computer_levels, decode_actions, iteration_progress, keep_opponents, load_policy, lock_run, make_learners,
-    matchups, observe, parse_hidden, pbt_round, plot_winrates, print_elo, restore, resume_run, run_script, save_checkpoint,
-    start_run, stop_on_interrupt, unroll_logprobs,
+    compute_rewards, computer_levels, decode_actions, evaluate_actions, iteration_progress, keep_opponents, load_policy,
+    lock_run, make_learners, matchups, observe, parse_hidden, pbt_round, plot_winrates, print_elo, restore, resume_run, run_script,
+    save_checkpoint, start_run, stop_on_interrupt,
 )
 
 
@@ -207,18 +207,16 @@ def collect(arena: Arena, args: Args, clock: dict[str, float]) -> dict[str, dict
 
 @torch.no_grad()
 def prepare(learner: Learner, rollout: dict, args: Args, teacher: Policy | None) -> dict[str, torch.Tensor]:
-    """Values, log-probabilities and advantages: tensors [T, B, ..], B = games x ports. The first two come out of one forward
+    """Values, log-probabilities and advantages: tensors [T, B, ..], B = games x ports. The first two come out of forwards
     over the whole rollout, with the numbers that learning starts from: the first minibatch's ratio is 1 but for rounding."""
     T, N = rollout["starts"].shape
     rows = lambda x: torch.from_numpy(np.ascontiguousarray(x).reshape(T, 2 * N, *x.shape[3:]))          # [T, 2N, ..]
     obs, actions = Observation(*map(rows, rollout["obs"])), rows(rollout["actions"])
     starts = torch.from_numpy(np.repeat(rollout["starts"], 2, 1))
-    features, _ = learner.policy.unroll(obs, rollout["state"], starts)
-    values = learner.policy.value(features)                                 # [T, 2N]
-    logprobs = action_logprobs(learner.policy.logits(features, actions), actions)[0].sum(-1)
+    values, logprobs = evaluate_actions(learner.policy, obs, rollout["state"], starts, actions)         # [T, 2N]
     rho = None
     if rollout["actor"] is not learner.policy:                              # asynchronous: an older policy has acted
-        now, logprobs = logprobs, unroll_logprobs(rollout["actor"], obs, rollout["state"], starts, actions)
+        now, logprobs = logprobs, evaluate_actions(rollout["actor"], obs, rollout["state"], starts, actions)[1]
         if args.vtrace:
             rho = (now - logprobs).exp().clamp(max=1).view(T, N, 2).numpy()
     teacher_logits = torch.empty(T, 2 * N, 0)
@@ -252,7 +250,7 @@ def update(learner: Learner, rollouts: list[dict], args: Args, teacher: Policy |
         return b[key][:, mb].flatten(0, 1)[b["learns"][:, mb].flatten()] if recurrent else b[key].flatten(0, 1)[mb]
 
     everything = Observation(b["floats"], b["ints"]), memory, b["starts"], b["actions"]
-    all_logprobs = lambda: unroll_logprobs(policy, *everything)[b["learns"]]
+    all_logprobs = lambda: evaluate_actions(policy, *everything)[1][b["learns"]]
     stats, kls, before = [], [], all_logprobs() if args.target_kl else None
     for epoch in range(args.ppo_epochs if len(units) else 0):               # no units: every worker was broken
         undo = copy.deepcopy((policy.state_dict(), optimizer.state_dict())) if args.target_kl else None

@@ -200,7 +200,7 @@ def test_an_opponent_stays_for_its_game_and_gets_its_result(tmp_path, monkeypatc
 def test_the_learner_scores_actions_as_the_actor_did(tmp_path, monkeypatch, backbone):
     """Observations, actions, memory and its resets are stored where they belong: the rollout's log-probabilities are those of
     the moment of acting."""
-    act, action_logprobs = melee_common.act, ppo_selfplay.action_logprobs
+    act, action_logprobs, evaluate_actions = melee_common.act, ppo_selfplay.action_logprobs, ppo_selfplay.evaluate_actions
     scored, acted, compared = {}, [], []
 
     def step(self, obs, state, noise):
@@ -216,19 +216,18 @@ def test_the_learner_scores_actions_as_the_actor_did(tmp_path, monkeypatch, back
         acted.append(row)
         return actions
 
-    def watched_logprobs(logits, actions):
-        result = action_logprobs(logits, actions)
-        if not torch.is_grad_enabled():                                     # over the whole rollout [T, 2N]
-            then = torch.stack(acted)
-            acted.clear()
-            error = (result[0].sum(-1) - then)[~then.isnan()].abs()
-            compared.append(len(error))
-            assert error.max() < 1e-4
-        return result
+    def watched_evaluation(*rollout):
+        values, logprobs = evaluate_actions(*rollout)                       # [T, 2N]
+        then = torch.stack(acted)
+        acted.clear()
+        error = (logprobs - then)[~then.isnan()].abs()
+        compared.append(len(error))
+        assert error.max() < 1e-4
+        return values, logprobs
 
     monkeypatch.setattr(Policy, "step", step)
     monkeypatch.setattr(melee_common, "act", watched_act)
-    monkeypatch.setattr(ppo_selfplay, "action_logprobs", watched_logprobs)
+    monkeypatch.setattr(ppo_selfplay, "evaluate_actions", watched_evaluation)
     main(tiny(tmp_path, "run", 6, backbone=backbone, history_prob=.6, learning_rate=1e-2))
     assert len(compared) == 6
 
