@@ -98,6 +98,7 @@ HIDDEN_PLAYER = np.dtype([
     ("combo_timer", "i4"), ("throw_frames", "i4"),     # length of the throw in progress
     ("luck", "f4"),                                    # this frame's random number
     ("charge", "i4"),                                  # frames that Shadow Ball, needles, an arrow have been charged
+    ("smash_charge", "i4"),                            # frames that this smash has been held
     ("boost", "f4"),                                   # damage that charging has added to this action's hits
     ("bucket", "i4"), ("bucket_damage", "f4"),         # Game & Watch: shots caught and their damage
     ("last_judge", "i4"), ("judge_before", "i4"),      # his last hammers, 0 to 8
@@ -141,14 +142,14 @@ ATTRIBUTE_ROWS = {
          (.082, 1.5, 2.3, .03, .02, 1.2, .016, 85, 4, 17)),
     18: ((0, .15, 1.6, .06), (1.5, .06, 0, 1.8, 15, 27, 5, 4), (1.0, .8, 1.2, 2.4, 1.5, .88, 1.0),
          (.085, 2.2, 2.5, .03, .02, .9, .005, 87, 4, 15)),
-    19: ((.1, .1, .7, .1), (1.1, .06, .02, 1.1, 11, 21, 5, 6), (.8, .8, 1.4, 2.1, 1.4, .86, .95),
+    19: ((.1, .1, .7, .1), (1.1, .06, .02, 1.1, 11, 21, 5, 6), (.8, .8, 1.4, 2.1, 1.6, .86, .95),
          (.073, 1.4, 1.85, .03, .018, .95, .005, 90, 4, 15)),
     22: ((.1, .2, 1.4, .08), (1.9, .1, .02, 1.5, 11, 21, 5, 5), (.7, 1.0, 1.7, 4.1, 1.9, .94, .94),
          (.17, 3.1, 3.5, .05, .02, .83, .02, 80, 4, 14)),
     24: ((.1, .1, 1.1, .06), (1.5, .06, .02, 1.5, 8, 25, 5, 4), (1.0, .8, 1.5, 2.3, 1.4, 1.0, .95),
          (.095, 1.7, 2.3, .03, .02, 1.0, .016, 60, 4, 12)),
-    25: ((0, .08, .73, .07), (1.3, .08, .03, 1.35, 14, 27, 8, 6), (.9, .6, 1.5, 2.6, 1.75, .95, .9),
-         (.13, 2.0, 2.6, .04, .02, .78, .02, 109, 4, 17)),
+    25: ((0, .08, .73, .07), (1.3, .08, .03, 1.35, 14, 27, 8, 6), (.9, .6, 1.5, 2.6, 2.0, .95, .9),
+         (.13, 2.0, 2.6, .04, .02, .78, .02, 109, 5, 17)),
 }
 
 LEDGE_BOX = {  # top of the box that reaches for the ledge, and the upward speed of a jump from the ledge
@@ -178,8 +179,15 @@ GUARD_ROWS = {  # (first action, last action, what it does, first frame, last fr
     SHEIK: [(355, 355, GUARD_DODGE, 17, 35), (358, 358, GUARD_DODGE, 17, 35), (359, 359, GUARD_DODGE, 0, 20)],
     MARTH: [(369, 369, GUARD_COUNTER, 4, 28), (371, 371, GUARD_COUNTER, 4, 28)],
     GAMEANDWATCH: [(375, 375, GUARD_ABSORB, 4, 600), (378, 378, GUARD_ABSORB, 4, 600)]}
+JAB_ROWS = {  # A again: (action, what follows, from which frame); measured but for Marth's, Link's and Game & Watch's
+    FOX: ((44, 45, 5), (45, 47, 7)), FALCO: ((44, 45, 5), (45, 47, 7)), SHEIK: ((44, 45, 9), (45, 47, 9)),
+    CAPTAIN_FALCON: ((44, 45, 8), (45, 46, 8), (46, 47, 11)), MEWTWO: ((44, 47, 11),), MARTH: ((44, 45, 15),),
+    LINK: ((44, 45, 9), (45, 46, 9)), GAMEANDWATCH: ((341, 342, 8),)}
+RAPID_JABS = {GAMEANDWATCH: (343, 344)}                # the blows that go on while A is pressed, and their end
+SMASH_HOLD = {MEWTWO: (14, 2, 2)}                      # frame on which A holds forward, up and down smash; measured
 HIT_ROWS = {  # what the attacker goes over to when he touches: Raptor Boost, Falcon Dive and their dark twins
     CAPTAIN_FALCON: {349: 350, 351: 352, 353: 356, 354: 356}, GANONDORF: {349: 350, 351: 352, 353: 356, 354: 356}}
+JUDGE_AIR, JUDGE_ONE_COST = 9, 12                      # ids further in the air; percent that hammer 1 costs its user
 DIVE_BOUNCE, JUDGE_FIRST, DIVE_HIT = 2.0, 355, 356     # the speed off a caught victim is a guess
 FILLED_BUCKET = 3                                      # shots that Oil Panic takes before it can be poured
 GRAB_REACH = {  # how far in front the caught victim stands while pulled in, and while held
@@ -259,6 +267,9 @@ CHARACTER = np.dtype([(name, "f4") for name in ATTRIBUTES] + [
     ("charge_frames", "i2"), ("charge_steps", "i2"), ("charge_loop", "i2"),
     ("hold_action", "i2", 2), ("hold_end", "i2", 2), ("hold_frames", "i2"), ("hold_full", "i2"),
     ("guard_kind", "i2", NUM_ACTIONS), ("guard_first", "i2", NUM_ACTIONS), ("guard_last", "i2", NUM_ACTIONS),
+    ("jab_next", "i2", NUM_ACTIONS), ("jab_from", "i2", NUM_ACTIONS), ("rapid_jab", "i2", 2),
+    ("smash_hold", "i2", NUM_ACTIONS),                 # frame on which A held charges this smash, 0 never
+    ("tilt_high", "i2"), ("tilt_low", "i2"),           # forward tilts aimed up and down
     ("hit_action", "i2", NUM_ACTIONS),                 # what touching somebody leads to, 0 nothing
     ("follow_from", "i2", NUM_ACTIONS),                # B from this frame on goes on with the sword dance, 0 never
     ("rises", "i2", NUM_ACTIONS),                      # an up special that its animation lifts
@@ -293,8 +304,9 @@ HITBOXES = np.dtype([  # four boxes of one frame of one action; size 0 is off
     ("x", "f4", 4), ("y", "f4", 4), ("size", "f4", 4), ("damage", "f4", 4), ("angle", "f4", 4), ("growth", "f4", 4),
     ("set_knockback", "f4", 4), ("base", "f4", 4), ("effect", "i2", 4)])
 MIRRORED = {(GANONDORF, 350)}                          # libmelee shows these boxes behind him
-EFFECT_NORMAL, EFFECT_ELECTRIC, EFFECT_GRAB, EFFECT_INERT, EFFECT_STUN = 0, 1, 2, 3, 4
-EFFECTS = {"electric": EFFECT_ELECTRIC, "grab": EFFECT_GRAB, "inert": EFFECT_INERT, "stun": EFFECT_STUN}
+EFFECT_NORMAL, EFFECT_ELECTRIC, EFFECT_GRAB, EFFECT_INERT, EFFECT_STUN, EFFECT_FREEZE = 0, 1, 2, 3, 4, 5
+EFFECTS = {"electric": EFFECT_ELECTRIC, "grab": EFFECT_GRAB, "inert": EFFECT_INERT, "stun": EFFECT_STUN,
+           "freezing": EFFECT_FREEZE}
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Stages. Row 0 of the floors is the main one; the others are platforms to drop through.
@@ -346,8 +358,8 @@ RANDALL_PATH = np.array([
 
 GRAB, GRAB_PULL, GRAB_DASH, GRAB_DASH_PULL, HOLD, PUMMEL, GRAB_BREAK = 212, 213, 214, 215, 216, 217, 218
 THROW_FORWARD, THROW_BACK, THROW_UP, THROW_DOWN = 219, 220, 221, 222
-CAUGHT_AIR, HELD_AIR, PUMMELED_AIR, CAUGHT, HELD, PUMMELED, BREAK_FREE, THROWN_FORWARD = (
-    223, 224, 225, 226, 227, 228, 229, 239)
+CAUGHT_AIR, HELD_AIR, PUMMELED_AIR, CAUGHT, HELD, PUMMELED, BREAK_FREE, THROWN_FORWARD, THROWN_DOWN = (
+    223, 224, 225, 226, 227, 228, 229, 239, 242)
 ANYONE = -1                                            # in the tables of data/: a row for whoever has none of his own
 Tables = collections.namedtuple("Tables", "characters stages hitboxes root_motion velocities projectiles randall")
 DATA = pathlib.Path(__file__).resolve().parent / "data"
@@ -399,6 +411,9 @@ def build_tables():
         for first, last, kind, first_frame, last_frame in GUARD_ROWS.get(character, []):
             row["guard_kind"][first:last + 1], row["guard_first"][first:last + 1] = kind, first_frame
             row["guard_last"][first:last + 1] = last_frame
+        for action, following, first in JAB_ROWS.get(character, ()):
+            row["jab_next"][action], row["jab_from"][action] = following, first
+        row["rapid_jab"] = RAPID_JABS.get(character, (48, 49))
         for action, following in HIT_ROWS.get(character, {}).items():
             row["hit_action"][action] = following
         extra_shots = EXTRA_SHOT_ROWS.get(character, [])
@@ -467,6 +482,17 @@ def build_tables():
             characters[character]["root_row"][action] = len(root_motion)
             root_motion.append(rows)
 
+    for character in ATTRIBUTE_ROWS:
+        row = characters[character]
+        for index, smash in enumerate((60, 63, 64)):   # unmeasured: forward smashes four frames before they strike
+            action = row["own_action"][smash]
+            strike = (row["hit_row"][action] > 0).argmax()
+            row["smash_hold"][action] = SMASH_HOLD.get(character, (max(strike - 4, 2), 2, 2))[index]
+        for name, action in (("tilt_high", 51), ("tilt_low", 55)):
+            row[name] = action if row["hit_row"][action].any() else 53
+        if not row["frames"][256]:                     # no slow ledge attack: the quick one stands for it
+            for name in ("frames", "hit_row", "root_row", "interruptible", "attack_id"):
+                row[name][256] = row[name][257]
     velocities = [np.full((MAX_FRAMES, 3), np.nan, "f4")]
     for line in read_rows("velocities.csv"):
         row, action = characters[int(line["character"])], int(line["action"])
@@ -638,10 +664,15 @@ SHIELD_START, SHIELD, SHIELD_RELEASE, SHIELD_STUN, SHIELD_REFLECT = 178, 179, 18
 DOWN_BOUND_UP, DOWN_WAIT_UP, DOWN_BOUND_DOWN, DOWN_WAIT_DOWN, TECH, TECH_FORWARD, TECH_BACKWARD = (
     183, 184, 191, 192, 199, 200, 201)
 WALL_TECH, WALL_TECH_JUMP, CEILING_TECH, BOUNCE_WALL, BOUNCE_CEILING = 202, 203, 204, 247, 248
-SHIELD_BREAK_FLY, SHIELD_BREAK_FALL, FURAFURA = 205, 206, 211
+SHIELD_BREAK_FLY, SHIELD_BREAK_FALL, FURAFURA, FROZEN = 205, 206, 211, 325
 ROLL_FORWARD, ROLL_BACKWARD, SPOT_DODGE, AIR_DODGE, PLATFORM_DROP, TEETER, TEETER_WAIT = (
     233, 234, 235, 236, 244, 245, 246)
+DOWN_DAMAGE_UP, DOWN_DAMAGE_DOWN = 185, 193
+DOWN_STAND, DOWN_ATTACK, DOWN_ROLL_FORWARD, DOWN_ROLL_BACKWARD = 186, 187, 188, 189  # face up; face down eight further
 REBOUND, LEDGE_CATCH, LEDGE_HANG = 238, 252, 253
+LEDGE_CLIMB_SLOW, LEDGE_CLIMB, LEDGE_ATTACK_SLOW, LEDGE_ATTACK, LEDGE_ROLL_SLOW, LEDGE_ROLL, LEDGE_JUMP_SLOW, LEDGE_JUMP = (
+    254, 255, 256, 257, 258, 259, 260, 262)            # a jump's second half is the next id
+SHINE_FIRST, SHINE, SHINE_END, SHINE_AIR, SHINE_LAST, SHINE_IN_AIR, SHINE_FRAMES = 360, 361, 363, 366, 369, 5, 18
 SECOND_FSMASH = 341                                    # Link's
 HOOKSHOT, TETHER_REACH = 360, 18                       # Link's, in the air: its reach beyond the arms is a guess
 ITEM_THROW, ITEM_DROP, ITEM_THROW_AIR = 94, 99, 6      # forward, back, up, down from 94 on; in the air six ids further
@@ -652,6 +683,7 @@ TILT, JUMP_Y, SMASH, DASH_X, WALK_X, CROUCH_Y, RUN_X, DROP_Y, ROLL_X, SIDE_SPECI
     .28, .66, .66, .8, .275, -.6125, .62, -.66, .695, .6, .55)
 MAX_TIMER, TECH_WINDOW, TECH_LOCKOUT, AIR_DODGE_DRIFT = 254, 20, 40, 29
 OIL_PANIC_FRAMES, SHIELD_BREAKER_GAIN, DIZZY_FRAMES = 49, 21, 490  # a bucket's shortest time; damage of full charge
+TILT_STEEP, TILT_ANGLED = 1.19, .31                    # tangents of 50 and 17 degrees
 TURNAROUND_FRAMES = 20                                 # for so long a tilt back turns a neutral special in the air
 HANG_FRESH, HANG_TIRED = 640, 480                      # frames one can hang on the ledge, below and above 100 %
 WALL_HOLD, WALL_TECH_FRAMES, WALL_JUMP_FRAMES, TECH_INTANGIBLE = 5, 26, 40, 15  # the first is measured; guesses
@@ -665,7 +697,7 @@ def set_action(p, h, action):
     p.action, p.state_age = action, 0
     if action == DASH or action == TURN or ROLL_FORWARD <= action <= SPOT_DODGE:
         p.state_age = 1
-    h.action_frames, h.flag, h.has_hit, h.queued, h.boost = 0, 0, 0, 0, 0
+    h.action_frames, h.flag, h.has_hit, h.queued, h.boost, h.smash_charge = 0, 0, 0, 0, 0, 0
 
 
 @jit
@@ -848,11 +880,20 @@ def ground_attack(p, h, facing):
         return USMASH
     if h.stick_y <= -SMASH and h.tilt_y_age < 3:
         return DSMASH
-    if h.stick_x * facing >= TILT and abs(h.stick_x) > abs(h.stick_y):
+    if h.stick_x * facing >= TILT and abs(h.stick_y) < TILT_STEEP * abs(h.stick_x):
         return FTILT
     if h.stick_y <= -TILT:
         return DTILT
     return UTILT if h.stick_y >= TILT else JAB_1
+
+
+@jit
+def start_ground_attack(p, h, c, attack):
+    """Forward tilts come straight, or up or down with the stick."""
+    action = c.own_action[attack]
+    if attack == FTILT and abs(h.stick_y) > TILT_ANGLED * abs(h.stick_x):
+        action = c.tilt_high if h.stick_y > 0 else c.tilt_low
+    set_action(p, h, action)
 
 
 @jit
@@ -946,7 +987,7 @@ def start_from_stand(p, h, c, may_turn, may_move):
         return True
     attack = ground_attack(p, h, p.facing)
     if attack:
-        set_action(p, h, c.own_action[attack])
+        start_ground_attack(p, h, c, attack)
     elif shield_held(h):
         start_shield(p, h)
     elif jump_pressed(h):
@@ -1006,7 +1047,7 @@ UNKNOWN_LENGTH = 40  # of an action that neither libmelee's table nor any replay
 @jit
 def is_held(action):
     """Caught, held or being thrown: the other decides what happens."""
-    return CAUGHT_AIR <= action <= PUMMELED or THROWN_FORWARD <= action <= 242
+    return CAUGHT_AIR <= action <= PUMMELED or THROWN_FORWARD <= action <= THROWN_DOWN
 
 
 @jit
@@ -1032,7 +1073,7 @@ def action_length(p, h, c):
     if c.aerial_landing[action] >= 0:
         lag = int(c.landing_lag[c.aerial_landing[action]])
         return lag // 2 if h.landed_cancel == 1 else lag
-    if action == 261 or action == 263:                 # jump from the ledge, second half
+    if leaves_ledge(action):
         return 45
     if action == DASH:
         return int(c.dash_frames)
@@ -1094,18 +1135,21 @@ def end_of_action(p, h, c):
         if h.guard_frames == 0:
             set_action(p, h, SHIELD)
         return
-    if in_shine(p) and (action == 361 or action == 366):
+    if in_shine(p) and (action == SHINE or action == SHINE_AIR):
         return                                         # until B is let go
     if action == c.hold_action[p.airborne]:
         return                                         # until B is let go, see hold_special
-    if action == FURAFURA:
+    if action == FURAFURA or action == FROZEN:
         h.grab_timer -= 3 if pressed(h, 0xFFF) else 1  # mashing wakes up
         if h.grab_timer <= 0:
-            set_action(p, h, WAIT)
+            set_action(p, h, FALL if p.airborne else WAIT)
         return
     if action == c.charge_action[p.airborne]:
         if frames >= c.charge_loop:
             set_action(p, h, action)
+        return
+    if action == c.rapid_jab[0]:
+        rapid_jab(p, h, c)
         return
     if action == c.shot_action[p.airborne] and h.flag == 1 and 0 < c.frames[action] <= frames:
         set_action(p, h, action)                       # another shot
@@ -1149,6 +1193,22 @@ def end_of_action(p, h, c):
 
 
 @jit
+def rapid_jab(p, h, c):
+    """Blow upon blow, as long as A is pressed between two of them."""
+    frame, row = min(h.action_frames, MAX_FRAMES - 1), c.hit_row[p.action]
+    if pressed(h, BUTTON_A):
+        h.flag = 1
+    if row[frame] == 0 and row[frame - 1] > 0:         # a blow has just ended
+        if h.flag == 0:
+            set_action(p, h, c.rapid_jab[1])
+        h.flag = 0
+    elif frame >= c.frames[p.action]:
+        asked = h.flag
+        set_action(p, h, p.action)
+        h.flag = asked
+
+
+@jit
 def start_launch(p, h, c):
     """Fire Fox, Teleport and the like: off along the stick, straight up without one."""
     length = np.sqrt(h.stick_x ** 2 + h.stick_y ** 2)
@@ -1168,13 +1228,13 @@ def start_launch(p, h, c):
 
 @jit
 def in_shine(p):
-    return (p.character == FOX or p.character == FALCO) and 360 <= p.action <= 369
+    return (p.character == FOX or p.character == FALCO) and SHINE_FIRST <= p.action <= SHINE_LAST
 
 
 @jit
 def is_down_damage(action):
     """Hit while lying on the floor, too weakly to fly."""
-    return action == 185 or action == 193
+    return action == DOWN_DAMAGE_UP or action == DOWN_DAMAGE_DOWN
 
 
 @jit
@@ -1183,10 +1243,10 @@ def air_inputs(p, h, c):
     if p.character == MARTH and sword_dance(p, h, c):
         return
     if in_shine(p):
-        if action <= 366 and p.jumps > 0 and jump_pressed(h):
+        if action <= SHINE_AIR and p.jumps > 0 and jump_pressed(h):
             start_double_jump(p, h, c)
-        elif action == 366 and h.action_frames >= 18 and (h.buttons & BUTTON_B) == 0:
-            set_action(p, h, 368)
+        elif action == SHINE_AIR and h.action_frames >= SHINE_FRAMES and (h.buttons & BUTTON_B) == 0:
+            set_action(p, h, SHINE_END + SHINE_IN_AIR)
         return
     jumping = JUMP_FORWARD <= action <= DOUBLE_BACKWARD
     free = jumping or FALL <= action <= 34 or action == PLATFORM_DROP
@@ -1238,25 +1298,36 @@ def ground_inputs(p, h, c, on_platform):
     elif SHIELD_START <= action <= SHIELD_RELEASE or action == SHIELD_REFLECT:
         shield_inputs(p, h, on_platform)
     elif in_shine(p):
-        if action > 364:                               # it began in the air
-            p.action = action - 5
-        elif action <= 361 and jump_pressed(h):
+        if action >= SHINE_FIRST + SHINE_IN_AIR:       # it began in the air
+            p.action = action - SHINE_IN_AIR
+        elif action <= SHINE and jump_pressed(h):
             set_action(p, h, JUMPSQUAT)
-        elif action == 361 and frames >= 18 and (h.buttons & BUTTON_B) == 0:
-            set_action(p, h, 363)
+        elif action == SHINE and frames >= SHINE_FRAMES and (h.buttons & BUTTON_B) == 0:
+            set_action(p, h, SHINE_END)
     elif action == HOLD or ((action == GRAB_PULL or action == GRAB_DASH_PULL) and frames >= 2):
         hold_inputs(p, h)
     elif JAB_1 <= action <= DSMASH or c.aerial_landing[action] >= 0 or c.attack_id[action] > 0:
+        if c.jab_next[action] and jab_again(p, h, c):
+            return
         if 0 < c.interruptible[action] <= frames + 1:
             start_from_stand(p, h, c, True, True)
-        elif action == JAB_1 and frames > 3 and pressed(h, BUTTON_A):
-            set_action(p, h, JAB_2)
         elif action == FSMASH and p.character == LINK and frames > 15 and pressed(h, BUTTON_A):
             set_action(p, h, SECOND_FSMASH)
     elif action == DOWN_WAIT_UP or action == DOWN_WAIT_DOWN:
         floor_inputs(p, h)
     elif in_damage(action) and not p.in_hitstun:
         start_from_stand(p, h, c, True, True)
+
+
+@jit
+def jab_again(p, h, c):
+    """A during a jab leads to the next one as soon as it may come; True if it does."""
+    if pressed(h, BUTTON_A):
+        h.flag = 1
+    if h.flag == 0 or h.action_frames < c.jab_from[p.action]:
+        return False
+    set_action(p, h, c.jab_next[p.action])
+    return True
 
 
 @jit
@@ -1299,7 +1370,7 @@ def turn_inputs(p, h, c):
     attack = ground_attack(p, h, facing_after)
     if attack:
         p.facing = facing_after
-        set_action(p, h, c.own_action[attack])
+        start_ground_attack(p, h, c, attack)
     elif h.flag == 1 and frames == c.turn_frames and dash_flick(h) and h.stick_x * p.facing > 0:
         start_dash(p, h)
 
@@ -1530,11 +1601,11 @@ def floor_inputs(p, h):
     """Lying on the floor: get-up attack, stand, roll. The ids come in two sets, face up and face down."""
     base = p.action - DOWN_WAIT_UP
     if pressed(h, BUTTON_A | BUTTON_B):
-        set_action(p, h, base + 187)
+        set_action(p, h, base + DOWN_ATTACK)
     elif h.stick_y >= .6 or pressed(h, BUTTON_LR):
-        set_action(p, h, base + 186)
+        set_action(p, h, base + DOWN_STAND)
     elif abs(h.stick_x) >= .6:
-        set_action(p, h, base + (188 if h.stick_x * p.facing > 0 else 189))
+        set_action(p, h, base + (DOWN_ROLL_FORWARD if h.stick_x * p.facing > 0 else DOWN_ROLL_BACKWARD))
 
 
 @jit
@@ -1545,18 +1616,18 @@ def ledge_inputs(p, h):
     toward = h.stick_x * p.facing
     slow = p.percent >= 100
     if pressed(h, BUTTON_LR):
-        set_action(p, h, 258 if slow else 259)
+        set_action(p, h, LEDGE_ROLL_SLOW if slow else LEDGE_ROLL)
     elif pressed(h, BUTTON_XY):
-        set_action(p, h, 260 if slow else 262)
+        set_action(p, h, LEDGE_JUMP_SLOW if slow else LEDGE_JUMP)
     elif pressed(h, BUTTON_A | BUTTON_B):
-        set_action(p, h, 256 if slow else 257)
+        set_action(p, h, LEDGE_ATTACK_SLOW if slow else LEDGE_ATTACK)
     elif (h.stick_y <= -TILT and h.tilt_y_age == 0) or (toward <= -TILT and h.tilt_x_age == 0) or (
             h.action_frames >= (HANG_TIRED if slow else HANG_FRESH)):
         set_action(p, h, FALL)
         leave_ground(p, h)
         p.self_vx_air, h.ledge_cooldown, h.air_frames = 0, 30, 12
     elif (h.stick_y >= TILT and h.tilt_y_age == 0) or (toward >= TILT and h.tilt_x_age == 0):
-        set_action(p, h, 254 if slow else 255)
+        set_action(p, h, LEDGE_CLIMB_SLOW if slow else LEDGE_CLIMB)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1634,7 +1705,7 @@ def air_velocity(p, h, c, t):
     if p.self_vy < 0 and h.stick_y <= DROP_Y and h.tilt_y_age < 4 and not in_damage(action) and action != TUMBLE:
         p.fastfall = 1
     fall(p, h, c)
-    if not (in_damage(action) and p.in_hitstun):
+    if not (in_damage(action) and p.in_hitstun) and action != FROZEN:
         drift(p, h, c)
 
 
@@ -1665,6 +1736,8 @@ def ground_velocity(p, h, c, t):
             speed = approach(speed, run_acceleration, run_target, c.friction)
         else:
             speed = slowed(speed, c.friction)
+    elif h.smash_charge > 0 and frame == c.smash_hold[action]:  # winding up
+        speed = slowed(speed, c.friction)
     elif (action == DOWN_BOUND_UP or action == DOWN_BOUND_DOWN) and frame == 4:
         speed = 0.0                                    # the bounce is over
     elif root and frame + 1 < MAX_FRAMES:              # the animation moves the character
@@ -1673,7 +1746,7 @@ def ground_velocity(p, h, c, t):
         if turned and t.root_motion[root, frame - 1, 2] == 0:
             p.facing = -p.facing
             h.flag = 1
-        backward = action in (ROLL_BACKWARD, 189, 197, TECH_BACKWARD)
+        backward = action in (ROLL_BACKWARD, DOWN_ROLL_BACKWARD, DOWN_ROLL_BACKWARD + 8, TECH_BACKWARD)
         speed = t.root_motion[root, frame, 0] * (-p.facing if backward != turned else p.facing)
     elif learned and frame < MAX_FRAMES and not np.isnan(t.velocities[learned, frame, 0]):
         speed = t.velocities[learned, frame, 0] * p.facing
@@ -1801,7 +1874,7 @@ def land(p, h, c, y):
     p.jumps, p.fastfall, h.air_frames = 2, 0, 0
     aerial = c.aerial[action]
     if in_shine(p):                                    # goes on, on the ground
-        p.action = action - 5
+        p.action = action - SHINE_IN_AIR
     elif action == AIR_DODGE or FALL_SPECIAL <= action <= 37:
         set_action(p, h, LANDING_SPECIAL)
     elif action == SHIELD_BREAK_FLY or action == SHIELD_BREAK_FALL:
@@ -1816,7 +1889,7 @@ def land(p, h, c, y):
             set_action(p, h, TECH_FORWARD if toward > .2 else TECH_BACKWARD if toward < -.2 else TECH)
         else:
             set_action(p, h, DOWN_BOUND_DOWN if lands_face_down(action, h) else DOWN_BOUND_UP)
-    elif not is_down_damage(action):
+    elif not is_down_damage(action) and action != FROZEN:
         p.in_hitstun, p.hitstun = 0, 0
         set_action(p, h, LANDING)
 
@@ -2002,17 +2075,23 @@ def ledge_motion(p, h, c, s, t):
     if p.action == LEDGE_CATCH or p.action == LEDGE_HANG:
         pose = 7 if p.action == LEDGE_HANG else min(h.action_frames, 6)
         p.x, p.y = corner + side * c.ledge_pose[pose, 0], height + c.ledge_pose[pose, 1]
-    elif 254 <= p.action <= 262 and h.action_frames + 1 < MAX_FRAMES:
+    elif LEDGE_CLIMB_SLOW <= p.action <= LEDGE_JUMP and h.action_frames + 1 < MAX_FRAMES:
         row = c.root_row[p.action]
         p.x += t.root_motion[row, h.action_frames + 1, 0] * p.facing
         p.y += t.root_motion[row, h.action_frames + 1, 1]
-        if p.y > height and p.airborne and p.x * side < s.floor_right[0] and p.action < 260:
+        if p.y > height and p.airborne and p.x * side < s.floor_right[0] and p.action < LEDGE_JUMP_SLOW:
             p.y, p.airborne, p.jumps = floor_height(s, 0, p.x) + .0001, 0, 2
 
 
 @jit
 def on_ledge(action):
-    return LEDGE_CATCH <= action <= 260 or action == 262
+    return LEDGE_CATCH <= action <= LEDGE_JUMP_SLOW or action == LEDGE_JUMP
+
+
+@jit
+def leaves_ledge(action):
+    """The second half of a jump from the ledge."""
+    return action == LEDGE_JUMP_SLOW + 1 or action == LEDGE_JUMP + 1
 
 
 WIND_PERIOD, WIND_FRAMES, WIND_SPEED, WIND_EDGE, WIND_LOW, WIND_HIGH = 1100, 270, .2, 76.2, -7, 40
@@ -2057,6 +2136,8 @@ CLANK_LEAD, REBOUND_FRAMES = 9, 20                     # the frames are a guess
 REPLACING_FRAMES = 10                                  # so soon after a hit the next one's knockback replaces the last
 STALE_STEPS = np.array([.09, .08, .07, .06, .05, .04, .03, .02, .01])
 SHIELD_SIZE, SHIELD_LIGHT, SHIELD_LEAN = .55, .25, 3.0  # guesses: radius by height, more when held lightly, by the stick
+SMASH_FRAMES, SMASH_GAIN = 60, .3671                   # a smash held so long does so much more
+FREEZE_FRAMES = 90                                     # a guess
 SHIELD_HEALTH, SHIELD_REGEN, TUMBLE_KNOCKBACK, MAX_KNOCKBACK = 60.0, .07, 80.0, 2500.0
 
 
@@ -2252,7 +2333,7 @@ def connect(a, ah, ac, v, vh, vc, attack, box, attack_id):
 
 @jit
 def land_hit(a, ah, ac, v, vh, vc, attack, box, attack_id):
-    damage = attack.damage[box] + ah.boost
+    damage = attack.damage[box] * (1 + SMASH_GAIN * ah.smash_charge / SMASH_FRAMES) + ah.boost
     staled = damage * stale_factor(ah, attack_id)
     electric = attack.effect[box] == EFFECT_ELECTRIC
     ah.has_hit = 1
@@ -2266,8 +2347,7 @@ def land_hit(a, ah, ac, v, vh, vc, attack, box, attack_id):
     crouching = CROUCH_START <= v.action <= CROUCH_END
     force = knockback(v.percent, damage, staled, vc.weight, attack.growth[box], attack.set_knockback[box],
                       attack.base[box])
-    if crouching:
-        force *= 2 / 3
+    force *= toughness(v, vh, vc)
     a.hitlag = max(a.hitlag, hitlag_frames(staled, electric, False))
     v.hitlag = max(v.hitlag, hitlag_frames(staled, electric, crouching))
     v.percent = min(v.percent + staled, 999)
@@ -2283,8 +2363,22 @@ def land_hit(a, ah, ac, v, vh, vc, attack, box, attack_id):
     elif force > 0:
         contact = (a.y + attack.y[box] - v.y) / vc.height
         launch(v, vh, launch_angle(attack.angle[box], force, v.airborne), force, side, contact)
+        if attack.effect[box] == EFFECT_FREEZE:
+            freeze(v, vh)
+    if a.character == GAMEANDWATCH and (a.action == JUDGE_FIRST or a.action == JUDGE_FIRST + JUDGE_AIR):
+        a.percent = min(a.percent + JUDGE_ONE_COST, 999)
     if 0 <= a.action < NUM_ACTIONS and ac.hit_action[a.action] == DIVE_HIT:
         bounce_off(a, ah, DIVE_HIT)
+
+
+@jit
+def toughness(v, vh, vc):
+    """What the victim's own doing makes of the knockback: crouching, frozen, winding up a smash."""
+    if CROUCH_START <= v.action <= CROUCH_END:
+        return 2 / 3
+    if v.action == FROZEN:
+        return .25
+    return 1.2 if vh.smash_charge > 0 and vh.action_frames == vc.smash_hold[v.action] else 1.0
 
 
 @jit
@@ -2323,6 +2417,14 @@ def stun(a, v, vh):
 
 
 @jit
+def freeze(v, vh):
+    """In a block of ice: flies and falls as launched, and cannot act before it thaws; mashing helps."""
+    set_action(v, vh, FROZEN)
+    v.in_hitstun, v.hitstun = 0, 0
+    vh.grab_timer = FREEZE_FRAMES
+
+
+@jit
 def combined(old, new):
     """Knockback upon knockback, per axis: the stronger of two the same way, the sum of two against each other."""
     if old * new < 0:
@@ -2358,7 +2460,7 @@ def launch(v, vh, angle, force, side, contact):
     if not v.airborne and (flying or v.kb_vy > 0):
         leave_ground(v, vh)
     if not flying and DOWN_BOUND_UP <= v.action < TECH:
-        action = 185 if v.action < DOWN_BOUND_DOWN else 193
+        action = DOWN_DAMAGE_UP if v.action < DOWN_BOUND_DOWN else DOWN_DAMAGE_DOWN
     elif flying:
         action = DAMAGE_FLY_TOP if 75 < angle < 105 else DAMAGE_FLY_HIGH + part
     else:
@@ -2415,6 +2517,11 @@ def break_shield(v, vh):
 # ---------------------------------------------------------------------------------------------------------------------
 # 8. Grabs and throws
 # ---------------------------------------------------------------------------------------------------------------------
+
+@jit
+def is_grab(action):
+    return action == GRAB or action == GRAB_DASH
+
 
 @jit
 def is_holding(action):
@@ -2490,7 +2597,7 @@ def throw(a, ah, ac, v, vh, vc, frame):
     way = a.action - THROW_FORWARD
     slow = vc.weight / 100 if ac.throw_by_weight[way] else 1.0
     ah.throw_frames = int(ac.throw_length[way] * slow)
-    if not THROWN_FORWARD <= v.action <= 242:
+    if not THROWN_FORWARD <= v.action <= THROWN_DOWN:
         set_action(v, vh, THROWN_FORWARD + way)
     attack_id = 53 + way
     factor = stale_factor(ah, attack_id)
@@ -2674,7 +2781,7 @@ def step_bomb(item, s, t, a, ah, v, vh, ac, vc):
             item_hit(item, kind, a, ah, v, vh, vc)
             explode(item, a, ah, v, vh, ac, vc)
             return True
-        if hits_ground(item, s) or item.timer <= 0:
+        if ground_met(item, s, old_y) >= 0 or item.timer <= 0:
             explode(item, a, ah, v, vh, ac, vc)
             return True
         return True
@@ -2767,9 +2874,33 @@ def can_be_hit(v):
 
 
 @jit
-def hits_ground(item, s):
-    floor = s.floor_y[0]
-    return abs(item.x) < s.floor_right[0] and floor - 20 < item.y < floor
+def ground_met(item, s, old_y):
+    """The floor that an item has run into, -1 none: the stage from anywhere, platforms from above."""
+    height = floor_height(s, 0, item.x)
+    if abs(item.x) < s.floor_right[0] and height - 20 < item.y < height:
+        return 0
+    for floor in range(1, s.num_floors):
+        if s.floor_left[floor] < item.x < s.floor_right[floor] and item.y < s.floor_y[floor] <= old_y:
+            return floor
+    return -1
+
+
+@jit
+def is_struck(item, kind, v, vh, vc, t):
+    """A swing meets the projectile: it goes out, unless it is stronger by nine percent or more."""
+    row = attack_row(v, vh, vc)
+    if row == 0:
+        return False
+    attack = t.hitboxes[row]
+    for box in range(4):
+        if attack.size[box] == 0 or attack.effect[box] == EFFECT_GRAB or attack.effect[box] == EFFECT_INERT:
+            continue
+        dx, dy = v.x + attack.x[box] * v.facing - item.x, v.y + attack.y[box] - item.y
+        reach = attack.size[box] + kind.radius
+        if dx * dx + dy * dy < reach * reach and item_damage(item, kind) - attack.damage[box] < CLANK_LEAD:
+            v.hitlag = hitlag_frames(attack.damage[box], False, False)
+            return True
+    return False
 
 
 @jit
@@ -2795,22 +2926,30 @@ def fly(item, s, t, a, ah, v, vh, vc, victim):
     item.vy -= kind.gravity
     item.x += item.vx
     item.y += item.vy
-    if item.type != DINS_EXPLOSION and hits_ground(item, s):
+    floor = -1 if item.type == DINS_EXPLOSION else ground_met(item, s, old_y)
+    if floor > 0 and (item.type == DINS_FIRE or item.type == BOOMERANG):
+        floor = -1                                     # pass through platforms
+    if floor >= 0:
+        height = floor_height(s, floor, item.x)
         if item.type == DINS_FIRE:
-            item.y, item.timer = s.floor_y[0], min(item.timer, 1)
+            item.y, item.timer = height, min(item.timer, 1)
             return True
         if item.type == BOOMERANG and item.state < 2:
             item.state = 2
             return True
         if item.type != NEEDLE:
             return False
-        item.y, item.vx, item.vy, item.state, item.timer = s.floor_y[0], 0, 0, STUCK, 120
+        item.y, item.vx, item.vy, item.state, item.timer = height, 0, 0, STUCK, 120
         return True
     if not in_bounds(item, s):
         return False
     if item.type == DINS_FIRE or (item.type == BOOMERANG and item.state & 1) or (
             item.type == DINS_EXPLOSION and item.state == 1):
         return True                                    # does not hit (again)
+    if item.type != DINS_EXPLOSION and can_be_hit(v) and guard(v, vh, vc) == 0 and is_struck(item, kind, v, vh, vc, t):
+        if item.type == BOOMERANG:
+            item.state = 2
+        return item.type == BOOMERANG
     if not can_be_hit(v) or not reaches(item, old_x, old_y, kind.radius, v, vc):
         return True
     stays = item.type == BOOMERANG or item.type == DINS_EXPLOSION
@@ -2956,9 +3095,12 @@ def push_apart(a, b, reach):
     return .3 if distance > 0 else -.3
 
 
+DEATH_FRAMES, STAR_FRAMES = 60, 176
+
+
 @jit
 def step_dead(p, h, s, index):
-    """Dying for 60 frames, then down on the platform of light, waiting there, and falling from it."""
+    """Dying, longer as a star, then down on the platform of light, waiting there, and falling from it."""
     h.action_frames += 1
     p.state_age += 1
     if p.action == SLEEP:
@@ -2966,7 +3108,7 @@ def step_dead(p, h, s, index):
     if p.action < REBIRTH:
         if p.action == DEAD_UP and h.action_frames > 1:
             p.y += p.self_vy
-        if h.action_frames >= 60:
+        if h.action_frames >= (STAR_FRAMES if p.action == DEAD_UP else DEATH_FRAMES):
             if p.stocks <= 0:
                 set_action(p, h, SLEEP)
                 return
@@ -3046,6 +3188,13 @@ def step_player(p, h, c, s, t, index):
 
 
 @jit
+def holds_smash(p, h, c):
+    """A held on the right frame of a smash winds it up, for a second at most."""
+    hold = c.smash_hold[p.action]
+    return hold > 0 and h.action_frames == hold + 1 and h.smash_charge < SMASH_FRAMES and (h.buttons & BUTTON_A) != 0
+
+
+@jit
 def act(p, h, c, s, t):
     before = p.action
     if before == LANDING_SPECIAL and h.action_frames > 0:
@@ -3053,6 +3202,10 @@ def act(p, h, c, s, t):
     else:
         p.state_age += 3 if before == LANDING_SPECIAL else 1
     h.action_frames += 1
+    if holds_smash(p, h, c):                           # the animation stands still
+        p.state_age -= 1
+        h.action_frames -= 1
+        h.smash_charge += 1
     if p.airborne:
         h.air_frames += 1
     end_of_action(p, h, c)
@@ -3074,7 +3227,7 @@ def act(p, h, c, s, t):
     if on_ledge(p.action):
         ledge_motion(p, h, c, s, t)
         return
-    if (p.action == 261 or p.action == 263) and h.action_frames == 0:  # off the ledge
+    if leaves_ledge(p.action) and h.action_frames == 0:
         p.airborne, p.self_vx_air, p.self_vy = 1, p.facing, c.ledge_jump
     move(p, h, c, s, t, floor)
 
@@ -3145,6 +3298,11 @@ def step_all(frames, hidden, controllers, t):
         clank(p, hp, c, q, hq, d, t)
         row, box = hit_test(p, hp, c, q, hq, d, t)         # both are looked up before either lands: ports are equal
         row_back, box_back = hit_test(q, hq, d, p, hp, c, t)
+        if box >= 0 and box_back >= 0 and is_grab(p.action) and is_grab(q.action):  # only one gets hold of the other
+            if random_uniform(secret.seed, frame.frame_id, 63) < .5:
+                box = -1
+            else:
+                box_back = -1
         attack_id, attack_id_back = c.attack_id[p.action], d.attack_id[q.action]
         connect(p, hp, c, q, hq, d, t.hitboxes[row], box, attack_id)
         connect(q, hq, d, p, hp, c, t.hitboxes[row_back], box_back, attack_id_back)

@@ -797,6 +797,41 @@ def test_threads_leave_each_others_platforms_alone(stage):
     assert game.TABLES.stages.tobytes() == stages
 
 
+@pytest.mark.parametrize("kb, frames", [(1.0, 176), (0.0, 60)])
+def test_a_star_takes_176_frames_and_another_death_60(kb, frames):
+    match = Game()
+    match.place(0, 0, 195 if kb else -150, airborne=True)
+    match.players["kb_vy"][0] = kb
+    match.step()
+    assert match.players["stocks"][0] == 3
+    match.step(frames=frames - 1)
+    assert match.players["action"][0] < game.REBIRTH
+    match.step()
+    assert match.players["action"][0] == game.REBIRTH
+
+
+def test_of_two_grabs_on_the_same_frame_one_holds_whatever_his_port():
+    winners = set()
+    for seed in range(12):
+        match = Game(MARTH, MARTH, seed=seed)
+        match.place(0, -4, facing=1), match.place(1, 4, facing=-1)
+        match.step(dict(buttons=game.BUTTON_Z), dict(buttons=game.BUTTON_Z))
+        match.step(frames=12)
+        holding = match.players["action"] == game.HOLD
+        assert holding.sum() == 1
+        winners.add(int(holding[1]))
+    assert winners == {0, 1}
+
+
+def test_marths_slow_ledge_attack_climbs_up():
+    match = flying(MARTH, x=-90, y=-10, facing=1, self_vy=-1.0, percent=120)
+    match.step(frames=14)
+    assert match.players["action"][0] == game.LEDGE_HANG
+    assert match.step(dict(buttons=game.BUTTON_A))["action"][0] == game.LEDGE_ATTACK_SLOW
+    match.step(frames=75)
+    assert match.players["action"][0] == game.WAIT and not match.players["airborne"][0]
+
+
 def test_respawn_stands_invulnerable_and_then_120_frames_more():
     match = Game()
     match.place(0, -200, -150, airborne=True)

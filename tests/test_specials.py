@@ -164,6 +164,153 @@ def test_a_dash_and_a_run_let_only_side_specials_out_and_a_turn_all(stick, dash,
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Jabs, smashes, tilts
+# ---------------------------------------------------------------------------------------------------------------------
+
+def mashed(character, button=A, frames=50, every=3):
+    """The actions one goes through who presses a button again and again."""
+    match, seen = duel(character), []
+    for frame in range(frames):
+        action = int(match.step(p1=dict(buttons=button * (frame % every == 0)))["action"][0])
+        if not seen or action != seen[-1]:
+            seen.append(action)
+    return match, seen
+
+
+@pytest.mark.parametrize("character, chain", [
+    (FOX, [44, 45, 47, 48]), (FALCO, [44, 45, 47, 48]), (SHEIK, [44, 45, 47, 48]), (FALCON, [44, 45, 46, 47, 48]),
+    (MEWTWO, [44, 47, 48]), (LINK, [44, 45, 46]), (MARTH, [44, 45]), (GAMEANDWATCH, [341, 342, 343])])
+def test_jabs_follow_each_other_and_rapid_ones_go_on_while_a_is_pressed(character, chain):
+    match, seen = mashed(character)
+    assert seen[:len(chain)] == chain
+    if chain[-1] in (48, 343):
+        assert seen[-1] == chain[-1]
+        assert wait(match, 30, lambda m: m.players["action"][0] == chain[-1] + 1) > 0
+        assert wait(match, 30, lambda m: m.players["action"][0] == game.WAIT) > 0
+
+
+def test_rapid_jabs_hit_again_and_again():
+    match = duel(MEWTWO, GANONDORF, distance=12)
+    for frame in range(60):
+        match.place(1, 6)
+        match.step(p1=dict(buttons=A * (frame % 3 == 0)))
+    assert match.players["percent"][1] > 6 + 2 * 2
+
+
+@pytest.mark.parametrize("pad", [dict(main_x=1.), dict(main_y=1.), dict(main_y=-1.)], ids=["forward", "up", "down"])
+def test_a_smash_held_for_a_second_does_a_third_more(pad):
+    done = []
+    for held in (1, 90):
+        match = duel(FALCON, GANONDORF, distance=14)
+        match.step(p1=dict(pad, buttons=A))
+        for frame in range(130):
+            match.step(p1=dict(buttons=A * (frame < held - 1)))
+            if match.players["percent"][1] > 0:
+                break
+        done.append((float(match.players["percent"][1]), frame))
+    assert done[1][0] == pytest.approx(done[0][0] * 1.3671, rel=1e-3)
+    assert done[1][1] - done[0][1] == game.SMASH_FRAMES
+
+
+def test_who_winds_up_a_smash_flies_farther():
+    speeds = []
+    for hold in (False, True):
+        match = duel(FOX, FALCON, distance=12)
+        if hold:
+            match.step(p2=dict(main_y=1., buttons=A))
+            match.step(p2=dict(buttons=A), frames=6)
+        match.step(p1=dict(main_y=-.5, buttons=A), p2=dict(buttons=A * hold))
+        wait(match, 15, hurt(1), p2=dict(buttons=A * hold))
+        speeds.append(np.hypot(match.players["kb_vx"][1], match.players["kb_vy"][1]))
+    assert speeds[1] == pytest.approx(1.2 * speeds[0], rel=.01)
+
+
+@pytest.mark.parametrize("character, stick, action", [
+    (FOX, (.6, .4), 51), (FOX, (.6, 0.), 53), (FOX, (.6, -.4), 55), (MARTH, (.6, .4), 53)])
+def test_forward_tilts_are_aimed_by_who_can(character, stick, action):
+    match = duel(character)
+    match.step(p1=dict(main_x=stick[0], main_y=stick[1], buttons=A))
+    assert match.players["action"][0] == action
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Projectiles against floors and blows
+# ---------------------------------------------------------------------------------------------------------------------
+
+def test_needles_stick_in_platforms_and_slopes():
+    for stage, x, low in ((BATTLEFIELD, -40, 27), (8, 46, -4)):
+        match = Game(first=SHEIK, stage=stage)
+        match.place(0, x, y=low + 18, airborne=True, facing=1)
+        special(match)
+        stuck = lambda m: (present_items(m, game.NEEDLE)["state"] == game.STUCK).any()
+        assert wait(match, 60, stuck) > 0
+        needle = present_items(match, game.NEEDLE)[0]
+        s = game.TABLES.stages[stage]
+        assert needle["y"] == pytest.approx(27.2 if stage == BATTLEFIELD else game.floor_height(s, 0, needle["x"]), abs=.1)
+
+
+def test_a_blow_puts_out_a_projectile_and_a_weak_one_does_not_stop_a_strong_one():
+    for charge, goes_on in ((0, False), (game.TABLES.characters[MEWTWO]["charge_frames"] * 7, True)):
+        match = duel(MEWTWO, MARTH, distance=80)
+        special(match)
+        match.step(frames=20)
+        match.hidden["players"]["charge"][0, 0] = charge
+        match.step(p1=dict(buttons=B))
+        ball = lambda m: present_items(m, game.SHADOW_BALL)
+        near = lambda m: len(ball(m)) and m.players["x"][1] - ball(m)["x"][0] < 26
+        assert wait(match, 60, near) > 0
+        match.step(p2=dict(main_y=-.5, buttons=A))
+        wait(match, 25, lambda m: m.players["percent"][1] > 0 or not len(ball(m)))
+        assert (match.players["percent"][1] > 0) == goes_on
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Captain Falcon, Zelda's kicks, Marth's flight
+# ---------------------------------------------------------------------------------------------------------------------
+
+def test_falcon_punch_takes_its_time():
+    match = duel(FALCON, GANONDORF, distance=16)
+    special(match)
+    frames = wait(match, 100, hurt(1))
+    assert 50 <= frames <= 56 and match.players["percent"][1] in (23, 25, 27)
+
+
+def test_falcon_kick_runs_along_the_floor_and_hits():
+    match = duel(FALCON, GANONDORF, distance=40)
+    assert special(match, main_y=-1.) == 357
+    assert wait(match, 40, hurt(1)) > 10 and match.players["percent"][1] >= 11 and not match.players["airborne"][0]
+
+
+@pytest.mark.parametrize("place, damage", [("tip", 20), ("near", 10)])
+def test_lightning_kicks_are_strong_at_the_tip(place, damage):
+    t = game.TABLES
+    row = t.characters[ZELDA]["hit_row"][game.FAIR]
+    boxes = t.hitboxes[row[row > 0][0]]
+    reach = float((boxes["x"] + boxes["size"]).max())
+    match = duel(ZELDA, GANONDORF)
+    match.place(0, 0, y=8, airborne=True, facing=1)
+    match.place(1, reach + 2.5 if place == "tip" else 3)
+    match.step(p1=dict(c_x=1.))
+    wait(match, 14, hurt(1))
+    assert match.players["percent"][1] == pytest.approx(damage)
+
+
+def test_vanish_bursts_before_it_leaves():
+    match = duel(SHEIK, FOX, distance=6)
+    assert special(match, main_y=1.) == 355
+    assert wait(match, 45, hurt(1)) > 0 and match.players["action"][0] in (355, 356)
+
+
+def test_dolphin_slash_rises_strikes_and_leaves_helpless():
+    match = duel(MARTH, FOX, distance=8)
+    assert special(match, main_y=1.) == 367
+    assert wait(match, 10, hurt(1)) > 0
+    top = max(float(match.step()["y"][0]) for _ in range(30))
+    assert top > 30
+    assert wait(match, 40, lambda m: m.players["action"][0] in (game.FALL_SPECIAL, game.LANDING_SPECIAL)) > 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Ganondorf
 # ---------------------------------------------------------------------------------------------------------------------
 
@@ -383,6 +530,55 @@ def test_judge_draws_all_nine_hammers_but_never_the_last_two():
             match.step(frames=60)
             match.place(0, -60)
     assert set(drawn) == set(range(9)) and firsts.isdisjoint({0, 1})
+
+
+def swing_hammer(number, distance=15):
+    """The blow of one of the hammers 1 to 9 -> the match after it."""
+    match = duel(GAMEANDWATCH, GANONDORF, distance=distance)
+    special(match, main_x=1.)
+    match.players["action"][0] = game.JUDGE_FIRST + number - 1
+    wait(match, 30, hurt(1))
+    return match
+
+
+@pytest.mark.parametrize("number, damage", enumerate((2, 4, 6, 8, 3, 12, 14, 4, 32), 1))
+def test_judges_hammers_do_their_damage(number, damage):
+    match = swing_hammer(number)
+    assert match.players["percent"][1] == pytest.approx(damage)
+    assert match.players["percent"][0] == (12 if number == 1 else 0)  # the first hurts its user
+    assert (match.players["action"][1] == game.FROZEN) == (number == 8)
+
+
+def test_who_is_frozen_thaws_sooner_when_he_mashes():
+    times = []
+    for mash in (False, True):
+        match = swing_hammer(8)
+        frames = 0
+        while match.players["action"][1] == game.FROZEN:
+            match.step(p2=dict(buttons=A * (mash and frames % 2)))
+            frames += 1
+        times.append(frames)
+    assert times[1] < .8 * times[0] and times[0] >= game.FREEZE_FRAMES
+
+
+def test_chef_throws_sausages_in_an_arc():
+    match = duel(GAMEANDWATCH, FOX, distance=150)
+    assert special(match) == 353
+    assert wait(match, 30, lambda m: len(present_items(m, game.SAUSAGE))) > 0
+    heights = []
+    while len(present_items(match, game.SAUSAGE)):
+        heights.append(float(present_items(match, game.SAUSAGE)["y"][0]))
+        match.step()
+    assert max(heights) > heights[0] + 5 and heights[-1] < heights[0]
+
+
+def test_fire_lifts_game_and_watch_and_what_he_meets():
+    match = duel(GAMEANDWATCH, FOX, distance=4)
+    assert special(match, main_y=1.) == 373
+    top = 0.
+    for _ in range(40):
+        top = max(top, float(match.step()["y"][0]))
+    assert top > 40 and match.players["percent"][1] == pytest.approx(6)
 
 
 def test_oil_panic_catches_three_shots_and_pours_them_out():
