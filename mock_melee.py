@@ -185,6 +185,17 @@ JAB_ROWS = {  # A again: (action, what follows, from which frame); measured but 
     LINK: ((44, 45, 9), (45, 46, 9)), GAMEANDWATCH: ((341, 342, 8),)}
 RAPID_JABS = {GAMEANDWATCH: (343, 344)}                # the blows that go on while A is pressed, and their end
 SMASH_HOLD = {MEWTWO: (14, 2, 2)}                      # frame on which A holds forward, up and down smash; measured
+HOVER_ROWS = {  # specials that hang in the air: (first action, last action, share of the speed kept when it begins, or
+    # beyond 1 the speed itself, or -1 if it goes on; loss of speed, frames without gravity, gravity); all measured
+    FOX: [(350, 350, 2 / 3, .05, 15, .0167), (352, 352, 2, .07, 5, .08), (354, 354, .8, .02, 15, .015),
+          (365, 365, .5, .02, 999, 0), (366, 369, -1, .02, 1, .0267)],
+    FALCO: [(350, 350, 2 / 3, .05, 15, .0167), (352, 352, 2, .07, 5, .08), (354, 354, .8, .02, 15, .016),
+            (365, 365, .5, .02, 999, 0), (366, 369, -1, .02, 1, .0267)],
+    SHEIK: [(352, 352, 1, .04, 21, .12)]}
+STEERED_ROWS = {  # the specials in whose fall the stick counts; the others only lose speed
+    FOX: [(344, 346), (358, 359)], FALCO: [(344, 346), (358, 359)], SHEIK: [(357, 360)],
+    GAMEANDWATCH: [(341, 353), (374, 374)], LINK: [(360, 360)]}
+HELPLESS_FALL = {MARTH: (.4, 2.5)}                     # after the up special: share of the drift, speed; 1, fall_max for others
 HIT_ROWS = {  # what the attacker goes over to when he touches: Raptor Boost, Falcon Dive and their dark twins
     CAPTAIN_FALCON: {349: 350, 351: 352, 353: 356, 354: 356}, GANONDORF: {349: 350, 351: 352, 353: 356, 354: 356}}
 JUDGE_AIR, JUDGE_ONE_COST = 9, 12                      # ids further in the air; percent that hammer 1 costs its user
@@ -270,6 +281,8 @@ CHARACTER = np.dtype([(name, "f4") for name in ATTRIBUTES] + [
     ("jab_next", "i2", NUM_ACTIONS), ("jab_from", "i2", NUM_ACTIONS), ("rapid_jab", "i2", 2),
     ("smash_hold", "i2", NUM_ACTIONS),                 # frame on which A held charges this smash, 0 never
     ("tilt_high", "i2"), ("tilt_low", "i2"),           # forward tilts aimed up and down
+    ("hover_keep", "f4", NUM_ACTIONS), ("hover_loss", "f4", NUM_ACTIONS), ("hover_frames", "i2", NUM_ACTIONS),
+    ("hover_gravity", "f4", NUM_ACTIONS), ("steered", "i2", NUM_ACTIONS), ("helpless_drift", "f4"), ("helpless_fall", "f4"),
     ("hit_action", "i2", NUM_ACTIONS),                 # what touching somebody leads to, 0 nothing
     ("follow_from", "i2", NUM_ACTIONS),                # B from this frame on goes on with the sword dance, 0 never
     ("rises", "i2", NUM_ACTIONS),                      # an up special that its animation lifts
@@ -294,7 +307,8 @@ CHARACTER = np.dtype([(name, "f4") for name in ATTRIBUTES] + [
     ("throw_strike_frame", "i2", 4), ("throw_strike", "f4", 4),  # forward, back, up, down: a blow before the release
     ("throw_frame", "f4", 4), ("throw_length", "f4", 4), ("throw_by_weight", "f4", 4),
     ("throw_damage", "f4", 4), ("throw_angle", "f4", 4), ("throw_growth", "f4", 4),
-    ("throw_base", "f4", 4), ("thrown_path", "f4", (4, MAX_FRAMES, 2)), ("pummel_frame", "i2"), ("pummel_damage", "f4"),
+    ("throw_base", "f4", 4), ("thrown_path", "f4", (4, MAX_FRAMES, 2)), ("pummel_path", "f4", (MAX_FRAMES, 2)),
+    ("pummel_frame", "i2"), ("pummel_damage", "f4"),
     ("own_action", "i2", 80),                          # common id to own id
     ("aerial", "i2", NUM_ACTIONS), ("aerial_landing", "i2", NUM_ACTIONS),  # 0 neutral .. 4 down, -1 neither
     ("landing_lag", "f4", 5), ("autocancel_before", "f4", 5), ("autocancel_after", "f4", 5),
@@ -414,6 +428,13 @@ def build_tables():
         for action, following, first in JAB_ROWS.get(character, ()):
             row["jab_next"][action], row["jab_from"][action] = following, first
         row["rapid_jab"] = RAPID_JABS.get(character, (48, 49))
+        for first, last, *values in HOVER_ROWS.get(character, []):
+            for name, value in zip(("keep", "loss", "frames", "gravity"), values, strict=True):
+                row["hover_" + name][first:last + 1] = value
+        row["helpless_drift"], row["helpless_fall"] = HELPLESS_FALL.get(character, (1, row["fall_max"]))
+        row["steered"][:341] = 1
+        for first, last in STEERED_ROWS.get(character, []):
+            row["steered"][first:last + 1] = 1
         for action, following in HIT_ROWS.get(character, {}).items():
             row["hit_action"][action] = following
         extra_shots = EXTRA_SHOT_ROWS.get(character, [])
@@ -476,9 +497,14 @@ def build_tables():
                 characters[character]["zero_indexed"][action] = line["zeroindex"] == "True"
     characters["frames"] += characters["zero_indexed"] & (characters["frames"] > 0)  # their last frame is not listed
     for (character, action), rows in motion.items():
+        if (character, action) == (MEWTWO, 345):       # the recoil of a charged ball, see shoot
+            continue
         if action == 200:                              # TECH_FORWARD: the landing's step is none of the roll's
             rows[1] = 0
-        if np.abs(rows[:, :2]).sum() > .5 and not slides(rows[1:, 0], characters[character]["friction"]):
+        if (character, action) == (FALCO, 200):        # somebody pushed him while it was recorded
+            rows[24:37, 0] += .3
+        friction, least = characters[character]["friction"], 2 if 44 <= action <= 64 else 4  # ground attacks
+        if np.abs(rows[:, :2]).sum() > .5 and not slides(rows[1:, 0], friction, least):
             characters[character]["root_row"][action] = len(root_motion)
             root_motion.append(rows)
 
@@ -546,9 +572,11 @@ def build_tables():
         for index, release in enumerate(((10, 3), (-9, 6), (3, 20), (3, 2))):
             share = np.minimum(np.arange(MAX_FRAMES) / max(row["throw_frame"][index], 1), 1)[:, None]
             row["thrown_path"][index] = (row["hold_reach"], 0) * (1 - share) + np.array(release) * share
+        row["pummel_path"] = row["hold_reach"], 0
     for line in read_rows("thrown.csv"):
-        path = characters[int(line["character"])]["thrown_path"][int(line["action"]) - THROW_FORWARD]
-        path[int(line["frame"])] = float(line["dx"]), float(line["dy"])
+        row, way = characters[int(line["character"])], int(line["action"]) - THROW_FORWARD
+        path = row["thrown_path"][way] if way >= 0 else row["pummel_path"]
+        path[int(line["frame"]):] = float(line["dx"]), float(line["dy"])
     for line in read_rows("ledge_poses.csv"):
         characters[int(line["character"])]["ledge_pose"][int(line["frame"])] = float(line["dx"]), float(line["dy"])
     for line in read_rows("dodges.csv"):
@@ -590,11 +618,12 @@ def build_tables():
                   randall)
 
 
-def slides(motion, friction):
+def slides(motion, friction, least):
     """Does a recorded motion along the floor only lose its friction each frame? Then it is not the animation's."""
     moving = np.flatnonzero(motion[1:] > 0) + 1
     losses = motion[moving - 1] - motion[moving]
-    return len(moving) > 4 and motion[0] > 0 and np.minimum(abs(losses - friction), abs(losses - 2 * friction)).max() < .011
+    slowing = np.minimum(abs(losses - friction), abs(losses - 2 * friction)) < .011
+    return len(moving) > least and motion[0] > 0 and slowing.all()
 
 
 def fill_hitbox(record, box, move, size, x, y):
@@ -681,6 +710,7 @@ BUTTON_XY, BUTTON_LR, BUTTON_LRZ = BUTTON_X | BUTTON_Y, BUTTON_L | BUTTON_R, BUT
 # Stick thresholds in processed units. The stick moves in steps of 1/80; between two steps there is room for rounding.
 TILT, JUMP_Y, SMASH, DASH_X, WALK_X, CROUCH_Y, RUN_X, DROP_Y, ROLL_X, SIDE_SPECIAL, UP_SPECIAL = (
     .28, .66, .66, .8, .275, -.6125, .62, -.66, .695, .6, .55)
+TURN_DASH_X = .93                                      # a slow turn's stick must travel this far in two frames to dash: UCF
 MAX_TIMER, TECH_WINDOW, TECH_LOCKOUT, AIR_DODGE_DRIFT = 254, 20, 40, 29
 OIL_PANIC_FRAMES, SHIELD_BREAKER_GAIN, DIZZY_FRAMES = 49, 21, 490  # a bucket's shortest time; damage of full charge
 TILT_STEEP, TILT_ANGLED = 1.19, .31                    # tangents of 50 and 17 degrees
@@ -689,6 +719,7 @@ HANG_FRESH, HANG_TIRED = 640, 480                      # frames one can hang on 
 WALL_HOLD, WALL_TECH_FRAMES, WALL_JUMP_FRAMES, TECH_INTANGIBLE = 5, 26, 40, 15  # the first is measured; guesses
 WALL_JUMP, BOUNCE_KEEPS = (1.3, 3.6), .8               # measured with Falco; public
 WALL_TOUCH, WALL_JUMP_WINDOW = 2.0, 3                  # how near and how fresh a flick off the wall must be; guesses
+TURN_DASH = 2  # value of `flag`: this turn ends in a dash
 FIRST_JUMP_FRAME = 7  # value of `flag`: this frame the ground jump has neither gravity nor drift
 
 
@@ -1041,6 +1072,7 @@ def is_flying(action):
     return DAMAGE_FLY_HIGH <= action <= DAMAGE_LAST or action == BOUNCE_WALL or action == BOUNCE_CEILING
 
 
+GUARD_ANIMATION = 20  # frames of the animation that fills a shield's stun, measured
 UNKNOWN_LENGTH = 40  # of an action that neither libmelee's table nor any replay shows
 
 
@@ -1129,10 +1161,8 @@ def end_of_action(p, h, c):
             set_action(p, h, TUMBLE if action >= DAMAGE_FLY_HIGH else FALL if p.airborne else WAIT)
             h.flag = 1 if p.action == TUMBLE and action != DAMAGE_FLY and action != DAMAGE_FLY_LOW else 0
         return
-    if action == SHIELD_STUN:
-        if h.guard_frames > 0:
-            h.guard_frames -= 1
-        if h.guard_frames == 0:
+    if action == SHIELD_STUN:                          # plays its frames at the speed that the blow gave it
+        if p.state_age >= GUARD_ANIMATION - .01:
             set_action(p, h, SHIELD)
         return
     if in_shine(p) and (action == SHINE or action == SHINE_AIR):
@@ -1190,6 +1220,7 @@ def end_of_action(p, h, c):
     if following < 0 or (following == WAIT and p.airborne) or (following == FALL_SPECIAL and not p.airborne):
         following = FALL if p.airborne else WAIT
     set_action(p, h, following)
+    h.flag = 1 if action == AIR_DODGE else 0           # its fall can be steered
 
 
 @jit
@@ -1346,7 +1377,8 @@ def walk_inputs(p, h, c):
 def turn_inputs(p, h, c):
     """The first frames of a turn can still become a dash back."""
     frames = h.action_frames
-    if h.flag == 0 and frames >= c.turn_frames:
+    waited = h.flag == TURN_DASH and abs(h.stick_x) >= DASH_X
+    if h.flag != 1 and frames >= c.turn_frames:
         p.facing, h.flag = -p.facing, 1
     direction = special_direction(h)
     if direction and c.special_start[0, direction]:    # what begins now begins turned
@@ -1356,22 +1388,25 @@ def turn_inputs(p, h, c):
     if jump_pressed(h):
         set_action(p, h, JUMPSQUAT)
         return
-    if frames <= 1 and h.flag == 0 and abs(h.stick_x) >= DASH_X and h.stick_x * p.facing < 0 and h.tilt_x_age < 3:
+    far = abs(h.stick_x) >= TURN_DASH_X or abs(h.last_stick_x) >= DASH_X
+    if frames <= 1 and h.flag == 0 and far and abs(h.stick_x) >= DASH_X and h.stick_x * p.facing < 0 and h.tilt_x_age < 3:
         p.facing = -p.facing
         start_dash(p, h)
         return
+    if frames == 1 and h.flag == 0 and abs(h.stick_x) >= DASH_X and h.stick_x * p.facing < 0 and h.tilt_x_age == 1:
+        h.flag = TURN_DASH                             # too slow for that: a dash once the turn is done
     if pressed(h, BUTTON_Z) or (pressed(h, BUTTON_A) and shield_held(h)):
         set_action(p, h, GRAB)
         return
     if shield_held(h):
         start_shield(p, h)
         return
-    facing_after = -p.facing if h.flag == 0 else p.facing
+    facing_after = -p.facing if h.flag != 1 else p.facing
     attack = ground_attack(p, h, facing_after)
     if attack:
         p.facing = facing_after
         start_ground_attack(p, h, c, attack)
-    elif h.flag == 1 and frames == c.turn_frames and dash_flick(h) and h.stick_x * p.facing > 0:
+    elif h.flag == 1 and frames == c.turn_frames and (waited or dash_flick(h)) and h.stick_x * p.facing > 0:
         start_dash(p, h)
 
 
@@ -1487,11 +1522,14 @@ def shield_inputs(p, h, on_platform):
 
 @jit
 def hold_inputs(p, h):
-    """Holding somebody: A pummels, the stick throws."""
-    x, y = (h.c_x, h.c_y) if h.c_x != 0 or h.c_y != 0 else (h.stick_x, h.stick_y)
+    """Holding somebody: A pummels, a new tilt of the stick throws."""
+    x, y = h.stick_x, h.stick_y
+    fresh = h.tilt_x_age < 1 if abs(x) > abs(y) else h.tilt_y_age < 1
+    if max(abs(h.c_x), abs(h.c_y)) >= TILT:
+        x, y, fresh = h.c_x, h.c_y, max(abs(h.last_c_x), abs(h.last_c_y)) < TILT
     if pressed(h, BUTTON_A | BUTTON_Z):
         set_action(p, h, PUMMEL)
-    elif max(abs(x), abs(y)) >= TILT:
+    elif fresh and max(abs(x), abs(y)) >= .25:
         if abs(x) > abs(y):
             set_action(p, h, THROW_FORWARD if x * p.facing > 0 else THROW_BACK)
         else:
@@ -1617,7 +1655,7 @@ def ledge_inputs(p, h):
     slow = p.percent >= 100
     if pressed(h, BUTTON_LR):
         set_action(p, h, LEDGE_ROLL_SLOW if slow else LEDGE_ROLL)
-    elif pressed(h, BUTTON_XY):
+    elif jump_pressed(h):
         set_action(p, h, LEDGE_JUMP_SLOW if slow else LEDGE_JUMP)
     elif pressed(h, BUTTON_A | BUTTON_B):
         set_action(p, h, LEDGE_ATTACK_SLOW if slow else LEDGE_ATTACK)
@@ -1659,8 +1697,43 @@ def drift(p, h, c):
 
 
 @jit
+def drift_or_slow(p, h, c):
+    """Most specials cannot be steered in the air; after Marth's up special the fall hardly can."""
+    if not c.steered[p.action]:
+        p.self_vx_air = slowed(p.self_vx_air, c.air_friction)
+    elif is_helpless(p, h, c):
+        drift(p, h, c)
+        limit = c.helpless_drift * c.air_max
+        p.self_vx_air = min(max(p.self_vx_air, -limit), limit)
+    else:
+        drift(p, h, c)
+
+
+@jit
+def is_helpless(p, h, c):
+    """Falls after an up special, not after an air dodge; one who is faster than it allows must have dodged."""
+    return p.action == FALL_SPECIAL and h.flag == 0 and abs(p.self_vx_air) <= c.helpless_drift * c.air_max + .001
+
+
+@jit
 def fall(p, h, c):
-    p.self_vy = -c.fast_fall if p.fastfall else max(p.self_vy - c.gravity, -c.fall_max)
+    if p.fastfall:
+        p.self_vy = -c.fast_fall
+    else:
+        p.self_vy = max(p.self_vy - c.gravity, -c.helpless_fall if is_helpless(p, h, c) else -c.fall_max)
+
+
+@jit
+def hover(p, h, c):
+    """Illusion's and Fire Fox's start, the shine, Sheik's chain: they stop the fall for a while."""
+    action, frame = p.action, h.action_frames
+    keep = c.hover_keep[action]
+    if frame == 0 and keep >= 0:
+        p.self_vx_air = keep * p.facing if keep > 1 else keep * p.self_vx_air
+        p.self_vy = 0
+    p.self_vx_air = slowed(p.self_vx_air, c.hover_loss[action])
+    if frame >= c.hover_frames[action] or p.self_vy < 0:
+        p.self_vy = max(p.self_vy - c.hover_gravity[action], -c.fall_max)
 
 
 @jit
@@ -1675,6 +1748,9 @@ def air_velocity(p, h, c, t):
             keep = max(0.0, speed - c.launch_slower) / max(speed, .001)
             p.self_vx_air, p.self_vy = p.self_vx_air * keep, p.self_vy * keep
         return
+    if c.hover_loss[action] > 0:
+        hover(p, h, c)
+        return
     row = c.velocity_row[action]
     if row and frame < MAX_FRAMES and not np.isnan(t.velocities[row, frame, 2]):  # specials, Mewtwo's double jump
         p.self_vy = t.velocities[row, frame, 2]
@@ -1682,7 +1758,7 @@ def air_velocity(p, h, c, t):
         if action == c.launch_actions[1]:
             p.self_vx_air = slowed(p.self_vx_air, c.air_friction)
         elif np.isnan(vx):
-            drift(p, h, c)
+            drift_or_slow(p, h, c)
         else:
             p.self_vx_air = vx * p.facing
         return
@@ -1706,7 +1782,7 @@ def air_velocity(p, h, c, t):
         p.fastfall = 1
     fall(p, h, c)
     if not (in_damage(action) and p.in_hitstun) and action != FROZEN:
-        drift(p, h, c)
+        drift_or_slow(p, h, c)
 
 
 @jit
@@ -2076,9 +2152,12 @@ def ledge_motion(p, h, c, s, t):
         pose = 7 if p.action == LEDGE_HANG else min(h.action_frames, 6)
         p.x, p.y = corner + side * c.ledge_pose[pose, 0], height + c.ledge_pose[pose, 1]
     elif LEDGE_CLIMB_SLOW <= p.action <= LEDGE_JUMP and h.action_frames + 1 < MAX_FRAMES:
-        row = c.root_row[p.action]
-        p.x += t.root_motion[row, h.action_frames + 1, 0] * p.facing
-        p.y += t.root_motion[row, h.action_frames + 1, 1]
+        row, learned = c.root_row[p.action], c.velocity_row[p.action]
+        dx, dy = t.root_motion[row, h.action_frames + 1, 0], t.root_motion[row, h.action_frames + 1, 1]
+        if learned and not np.isnan(t.velocities[learned, h.action_frames, 1]):
+            dx, dy = t.velocities[learned, h.action_frames, 1], t.velocities[learned, h.action_frames, 2]
+        p.x += dx * p.facing
+        p.y += dy
         if p.y > height and p.airborne and p.x * side < s.floor_right[0] and p.action < LEDGE_JUMP_SLOW:
             p.y, p.airborne, p.jumps = floor_height(s, 0, p.x) + .0001, 0, 2
 
@@ -2138,6 +2217,7 @@ STALE_STEPS = np.array([.09, .08, .07, .06, .05, .04, .03, .02, .01])
 SHIELD_SIZE, SHIELD_LIGHT, SHIELD_LEAN = .55, .25, 3.0  # guesses: radius by height, more when held lightly, by the stick
 SMASH_FRAMES, SMASH_GAIN = 60, .3671                   # a smash held so long does so much more
 FREEZE_FRAMES = 90                                     # a guess
+GUARD_PUSH = .1207                                     # a blow's push by the frames of the stun, measured
 SHIELD_HEALTH, SHIELD_REGEN, TUMBLE_KNOCKBACK, MAX_KNOCKBACK = 60.0, .07, 80.0, 2500.0
 
 
@@ -2496,10 +2576,10 @@ def block(v, vh, staled, side):
     if not is_power_shield(v, vh, 4):
         v.shield = v.shield - staled * (.9 - .2 * press(vh))
     v.hitlag = hitlag_frames(staled, False, False)
-    stun = np.floor(1.5 * staled * (.95 - .65 * press(vh)) + 2)
-    vh.guard_frames = int(stun)
+    stun = (np.floor(staled) * (.95 - .65 * press(vh)) / .3 + 4.45) / 2.235
+    vh.guard_frames = int(np.ceil(stun))
     set_action(v, vh, SHIELD_STUN)
-    v.self_vx_ground = side * min(2.0, stun * .12)
+    v.self_vx_ground = side * min(2.0, stun * GUARD_PUSH)
     if v.shield <= 0:
         break_shield(v, vh)
 
@@ -2553,7 +2633,11 @@ def step_grab(a, ah, ac, v, vh, vc):
             v.x = a.x + ac.pull_reach * a.facing
     elif a.action <= PUMMEL:
         hold = HELD_AIR if v.action <= PUMMELED_AIR else HELD
-        if v.action < hold:
+        if a.action == PUMMEL and a.hitlag == 0 and frame < MAX_FRAMES:  # shaken by the pummel
+            v.x = a.x + ac.pummel_path[frame - 1, 0] * a.facing
+            if v.airborne and frame > 1:
+                v.y += ac.pummel_path[frame - 1, 1] - ac.pummel_path[frame - 2, 1]
+        elif a.action == HOLD:
             v.x = a.x + ac.hold_reach * a.facing
         if v.action < hold or (v.action > hold and vh.action_frames >= 20):
             set_action(v, vh, hold)
@@ -2604,9 +2688,12 @@ def throw(a, ah, ac, v, vh, vc, frame):
     if frame == ac.throw_strike_frame[way]:
         v.percent = min(v.percent + ac.throw_strike[way] * factor, 999)
     start_facing = -a.facing if ah.flag == 1 else a.facing
-    if frame < MAX_FRAMES:                             # the animation carries him along
-        v.x = a.x + ac.thrown_path[way, frame, 0] * start_facing
-        v.y = a.y + ac.thrown_path[way, frame, 1]
+    v.state_age = frame / slow                         # the animation carries him along, the faster the lighter he is
+    before = int(min(v.state_age, MAX_FRAMES - 2))
+    part = min(v.state_age - before, 1.0)
+    path = ac.thrown_path[way]
+    v.x = a.x + (path[before, 0] * (1 - part) + path[before + 1, 0] * part) * start_facing
+    v.y = a.y + path[before, 1] * (1 - part) + path[before + 1, 1] * part
     if frame < np.round(ac.throw_frame[way] * slow):
         return
     damage = ac.throw_damage[way]
@@ -2660,6 +2747,7 @@ def smash_influence(p, h):
 # ---------------------------------------------------------------------------------------------------------------------
 
 HELD_TIMER, STUCK, BOMB_RELEASE = 1400, 2, 8           # timer of an item in hand; state of a needle; frame of a throw
+SHADOW_BALL_RECOIL = 1.32                              # of a full one, measured, the others by their charge
 SHADOW_BALL_SPEED = 1.6                                # measured uncharged; it leaves the hand at half of it
 
 
@@ -2709,6 +2797,8 @@ def shoot(items, index, p, h, c, t, seed, frame_id):
         elif c.shot_type == SAUSAGE:                   # thrown near and far
             item.vx *= .4 + random_uniform(seed, frame_id, 50 + index)
     if c.shot_type == SHADOW_BALL:
+        if h.shot == 1:
+            p.self_vx_ground = -SHADOW_BALL_RECOIL * h.charge / (c.charge_frames * c.charge_steps) * p.facing
         h.charge = 0
 
 
@@ -3199,6 +3289,8 @@ def act(p, h, c, s, t):
     before = p.action
     if before == LANDING_SPECIAL and h.action_frames > 0:
         p.state_age += p.state_age / h.action_frames   # keeps the speed it has
+    elif before == SHIELD_STUN:
+        p.state_age += p.state_age / h.action_frames if h.action_frames > 0 else GUARD_ANIMATION / max(h.guard_frames, 1)
     else:
         p.state_age += 3 if before == LANDING_SPECIAL else 1
     h.action_frames += 1

@@ -129,6 +129,12 @@ def measure_velocities(player, curves):
     wanted = free & ((player["action"] >= 183) | mewtwo_jump) & (player["action"] < NUM_ACTIONS)
     for t in np.flatnonzero(wanted):
         air, facing = player["airborne"][t], player["facing"][t]
+        if player["character"][t] == game.MEWTWO and player["action"][t] == 345:
+            continue                                   # Shadow Ball pushes him back the more the more it is charged
+        if player["action"][t] in (260, 262):          # jumping off the ledge: the game logs no velocity, but he moves
+            curves[player["character"][t], player["action"][t], player["frame"][t]].append((
+                np.nan, (player["x"][t] - player["x"][t - 1]) * facing, player["y"][t] - player["y"][t - 1]))
+            continue
         curves[player["character"][t], player["action"][t], player["frame"][t]].append((
             np.nan if air else player["ground_vx"][t] * facing,
             player["air_vx"][t] * facing if air and not mewtwo_jump[t] else np.nan,
@@ -159,15 +165,33 @@ def measure_dodges(player, dodges):
 
 
 def measure_throws(players, paths):
-    """Where the thrown player is, seen from the thrower and along the facing he began with."""
+    """Where the thrown player is by the frame of his animation, which runs the faster the lighter he is, seen from the
+    thrower and along the facing he began with; and where the held one is, by the frame of a pummel."""
     for thrower, thrown in (players, players[::-1]):
+        dx, dy = thrown["x"] - thrower["x"], thrown["y"] - thrower["y"]
         held = (thrown["action"] >= 239) & (thrown["action"] <= 242) & np.isin(thrower["action"], range(219, 223))
-        for t in np.flatnonzero(held):
-            frame = thrower["frame"][t]
-            if frame + 1 < MAX_FRAMES and t - frame > 0:
-                facing = thrower["facing"][t - frame]
-                paths[thrower["character"][t], thrower["action"][t], frame + 1].append((
-                    (thrown["x"][t] - thrower["x"][t]) * facing, thrown["y"][t] - thrower["y"][t]))
+        for start in np.flatnonzero(held[1:] & ~held[:-1]) + 1:
+            end = start + np.argmin(held[start:])      # the frame he is let go on: where he is before he flies off
+            if end - start < 4 or thrower["frame"][start] > 0:
+                continue
+            during, facing = np.arange(start, end + 1), thrower["facing"][start]
+            x, y = dx[during], dy[during]
+            if thrown["action"][end] not in range(75, 92):
+                during, x, y = during[:-1], x[:-1], y[:-1]
+            else:
+                x[-1] -= thrown["kb_vx"][end] + thrown["air_vx"][end]
+                y[-1] -= thrown["kb_vy"][end] + thrown["vy"][end]
+            by_weight = game.TABLES.characters[thrower["character"][start]]["throw_by_weight"][thrower["action"][start] - 219]
+            ages = thrown["age"][start:end] if by_weight else thrower["frame"][start:end] + 1.0
+            ages = np.append(ages, 2 * ages[-1] - ages[-2])[:len(during)]
+            paths[thrower["character"][start], thrower["action"][start]].extend(zip(ages, x * facing, y))
+        pummelled = (thrower["action"] == 217) & (thrown["action"] >= 224) & (thrown["action"] <= 228)
+        for t in np.flatnonzero(pummelled & (thrower["frame"] < 30) & (thrower["hitlag"] == 0)):
+            begin = t
+            while pummelled[begin]:                    # heights are relative to that before the pummel
+                begin -= 1
+            height = dy[t] - dy[begin] if thrown["airborne"][t] else np.nan
+            paths[thrower["character"][t], 217].append((thrower["frame"][t], dx[t] * thrower["facing"][t], height))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -197,7 +221,9 @@ def action_rows(endings, feet):
     rows, known, by_action = {}, set(game.CHARACTERS.values()), collections.defaultdict(list)
     for (character, action), counts in endings.items():
         (frames, following), times = max(counts.items(), key=lambda item: (item[1], item[0][0]))  # longest of equals
-        enough = times >= 2 or 25 <= action <= 28      # jumps seldom last to their end
+        listed = game.TABLES.characters[character]["frames"][action] if action < NUM_ACTIONS and character in known else 0
+        longer = 44 <= action <= 64 and frames > listed  # than libmelee has it
+        enough = times >= 2 or 25 <= action <= 28 or longer  # jumps seldom last to their end
         if enough and character in known and action < NUM_ACTIONS:
             rows[character, action] = [frames, following, ""]
             if action < 341:
@@ -262,6 +288,31 @@ def dodge_rows(dodges):
     return sorted(rows)
 
 
+def thrown_rows(paths):
+    """Medians for pummels. The paths of throws are straight between whole frames of the animation, and every weight
+    shows other places on them: the smoothest path through all those."""
+    rows = []
+    for (character, action), places in sorted(paths.items()):
+        places = np.array(places)
+        if character not in game.CHARACTERS.values():
+            continue
+        if action == 217:
+            for frame in np.unique(places[:, 0]):
+                middle = np.nan_to_num(np.nanmedian(places[places[:, 0] == frame, 1:], 0))
+                rows.append([character, action, int(frame), *map(exactly, middle)])
+            continue
+        places = places[places[:, 0] < MAX_FRAMES - 2]
+        before = places[:, 0].astype(int)
+        last = before.max() + 1
+        weights = np.zeros((len(places), last + 1))
+        weights[np.arange(len(places)), before] = 1 - (places[:, 0] - before)
+        weights[np.arange(len(places)), before + 1] = places[:, 0] - before
+        bends = np.diff(np.eye(last + 1), 2, axis=0) * .02
+        path = np.linalg.lstsq(np.vstack([weights, bends]), np.vstack([places[:, 1:], np.zeros((last - 1, 2))]), rcond=None)[0]
+        rows += [[character, action, frame, *map(exactly, path[frame])] for frame in range(1, last + 1)]
+    return rows
+
+
 def special_rows(starts):
     """Adds what replays show to the rows of before; those stay, as a special on landing or leaving a floor misleads."""
     with open(DATA / "specials.csv", newline="") as file:
@@ -298,9 +349,7 @@ def build_learned(paths):
     write("velocities.csv", ["character", "action", "frame", "ground_vx", "air_vx", "vy"], velocity_rows(curves))
     write("ledge_poses.csv", ["character", "frame", "dx", "dy"], ledge_rows(poses))
     write("dodges.csv", ["character", "action", "first_frame", "last_frame"], dodge_rows(dodges))
-    write("thrown.csv", ["character", "action", "frame", "dx", "dy"],
-          [[*key, *map(exactly, np.median(values, 0))] for key, values in sorted(thrown.items())
-           if key[0] in game.CHARACTERS.values()])
+    write("thrown.csv", ["character", "action", "frame", "dx", "dy"], thrown_rows(thrown))
     write("specials.csv", ["character", "airborne", "direction", "action"],
           special_rows(starts))
 
