@@ -194,7 +194,7 @@ HOVER_ROWS = {  # specials that hang in the air: (first action, last action, sha
     SHEIK: [(352, 352, 1, .04, 21, .12)]}
 STEERED_ROWS = {  # the specials in whose fall the stick counts; the others only lose speed
     FOX: [(344, 346), (358, 359)], FALCO: [(344, 346), (358, 359)], SHEIK: [(357, 360)],
-    GAMEANDWATCH: [(341, 353), (374, 374)], LINK: [(360, 360)]}
+    GAMEANDWATCH: [(341, 353), (374, 374)], LINK: [(360, 360)], ZELDA: [(351, 354)]}
 HELPLESS_FALL = {MARTH: (.4, 2.5)}                     # after the up special: share of the drift, speed; 1, fall_max for others
 HIT_ROWS = {  # what the attacker goes over to when he touches: Raptor Boost, Falcon Dive and their dark twins
     CAPTAIN_FALCON: {349: 350, 351: 352, 353: 356, 354: 356}, GANONDORF: {349: 350, 351: 352, 353: 356, 354: 356}}

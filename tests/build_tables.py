@@ -123,7 +123,8 @@ def measure_feet(player, feet):
 
 
 def measure_velocities(player, curves):
-    """Velocities by frame of the action, along the facing; only what repeats exactly is kept afterwards."""
+    """Velocities by frame of the action, along the facing; only what repeats exactly is kept afterwards. What gravity and
+    friction make of the frame before says nothing of the action, however often it was seen: marked as natural."""
     free = (player["hitlag"] == 0) & (player["kb_vx"] == 0) & (player["frame"] < MAX_FRAMES)
     mewtwo_jump = (player["character"] == game.MEWTWO) & np.isin(player["action"], (27, 28))
     wanted = free & ((player["action"] >= 183) | mewtwo_jump) & (player["action"] < NUM_ACTIONS)
@@ -133,12 +134,16 @@ def measure_velocities(player, curves):
             continue                                   # Shadow Ball pushes him back the more the more it is charged
         if player["action"][t] in (260, 262):          # jumping off the ledge: the game logs no velocity, but he moves
             curves[player["character"][t], player["action"][t], player["frame"][t]].append((
-                np.nan, (player["x"][t] - player["x"][t - 1]) * facing, player["y"][t] - player["y"][t - 1]))
+                np.nan, (player["x"][t] - player["x"][t - 1]) * facing, player["y"][t] - player["y"][t - 1], False, False, False))
             continue
+        c, vx, vy = game.TABLES.characters[player["character"][t]], player["air_vx"], player["vy"]
+        falls = air and player["airborne"][t - 1] and not mewtwo_jump[t]
+        slower = np.sign(vx[t - 1]) * max(abs(vx[t - 1]) - c["air_friction"], 0)
         curves[player["character"][t], player["action"][t], player["frame"][t]].append((
             np.nan if air else player["ground_vx"][t] * facing,
-            player["air_vx"][t] * facing if air and not mewtwo_jump[t] else np.nan,
-            player["vy"][t] if air else np.nan))
+            vx[t] * facing if air and not mewtwo_jump[t] else np.nan,
+            vy[t] if air else np.nan, False, falls and abs(vx[t] - slower) < .003,
+            falls and abs(vy[t] - max(vy[t - 1] - c["gravity"], -c["fall_max"])) < .003))
 
 
 def measure_specials(player, starts):
@@ -217,12 +222,21 @@ def most_agreed(intervals):
     return grid[votes == votes.max()].mean()
 
 
+def listed_frames():
+    """Lengths of actions as libmelee lists them, without what was measured before."""
+    listed = collections.Counter()
+    with open(game.melee_folder() / "framedata.csv", newline="") as file:
+        for line in csv.DictReader(file):
+            key = int(line["character"]), int(line["action"])
+            listed[key] = max(listed[key], int(line["frame"]))
+    return listed
+
+
 def action_rows(endings, feet):
-    rows, known, by_action = {}, set(game.CHARACTERS.values()), collections.defaultdict(list)
+    rows, known, by_action, listed = {}, set(game.CHARACTERS.values()), collections.defaultdict(list), listed_frames()
     for (character, action), counts in endings.items():
         (frames, following), times = max(counts.items(), key=lambda item: (item[1], item[0][0]))  # longest of equals
-        listed = game.TABLES.characters[character]["frames"][action] if action < NUM_ACTIONS and character in known else 0
-        longer = 44 <= action <= 64 and frames > listed  # than libmelee has it
+        longer = 44 <= action <= 64 and frames > listed[character, action]  # than libmelee has it
         enough = times >= 2 or 25 <= action <= 28 or longer  # jumps seldom last to their end
         if enough and character in known and action < NUM_ACTIONS:
             rows[character, action] = [frames, following, ""]
@@ -253,10 +267,11 @@ def repeats(samples, action):
 def velocity_rows(curves):
     rows = []
     for (character, action, frame), values in sorted(curves.items()):
-        medians = []
-        for samples in np.array(values).T:
-            samples = samples[~np.isnan(samples)]
-            medians.append(np.median(samples) if repeats(samples, action) else np.nan)
+        medians, values = [], np.array(values).T
+        for samples, natural in zip(values[:3], values[3:], strict=True):
+            natural, samples = natural[~np.isnan(samples)], samples[~np.isnan(samples)]
+            known = len(samples) and natural.mean() < .8 and repeats(samples, action)
+            medians.append(np.median(samples) if known else np.nan)
         if character in game.CHARACTERS.values() and not np.isnan(medians).all():
             rows.append([character, action, frame, *map(exactly, medians)])
     return rows

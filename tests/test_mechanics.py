@@ -321,8 +321,9 @@ def test_ledge_is_caught_facing_it_and_not_with_the_stick_down():
         assert (match.players["action"][0] in (game.LEDGE_CATCH, game.LEDGE_HANG)) == caught
 
 
-@pytest.mark.parametrize("stick, quick, slow", [(dict(main_y=1.0), 255, 254), (dict(buttons=game.BUTTON_A), 257, 256),
-                                                (SHIELD, 259, 258), (dict(buttons=game.BUTTON_X), 262, 260)])
+@pytest.mark.parametrize("stick, quick, slow", [
+    (dict(main_y=.5), 255, 254), (dict(buttons=game.BUTTON_A), 257, 256), (SHIELD, 259, 258),
+    (dict(buttons=game.BUTTON_X), 262, 260), (dict(main_y=1.0), 262, 260)])  # a flick up jumps, as everywhere
 def test_ledge_options_slow_down_at_a_hundred_percent(stick, quick, slow):
     for percent, action in ((99, quick), (100, slow)):
         match = on_the_ledge()
@@ -465,9 +466,12 @@ def test_shield_damage_and_stun_follow_the_pressure(damage, press):
     match.hidden["players"]["trigger"][0, 1] = press
     game.block(match.players_record(1), match.secret_record(1), damage, 1.0)
     assert 60 - match.players["shield"][1] == pytest.approx(damage * (1 - (.1 + .2 * press)), abs=1e-3)
-    stun = int(1.5 * damage * (1 - (.05 + .65 * press)) + 2)
-    assert match.hidden["players"]["guard_frames"][0, 1] == stun
-    assert match.players["action"][1] == game.SHIELD_STUN
+    stun = (damage * (1 - (.05 + .65 * press)) / .3 + 4.45) / 2.235
+    lag, frames = int(match.players["hitlag"][1]), 0
+    while match.players["action"][1] == game.SHIELD_STUN:
+        match.step(p2=dict(r=press))
+        frames += 1
+    assert frames - (lag - 1) == np.ceil(stun) and match.players["action"][1] == game.SHIELD  # hitlag's last frame moves
 
 
 def low_attack_on_a_shield(health):

@@ -238,7 +238,7 @@ def test_forward_tilts_are_aimed_by_who_can(character, stick, action):
 # ---------------------------------------------------------------------------------------------------------------------
 
 def test_needles_stick_in_platforms_and_slopes():
-    for stage, x, low in ((BATTLEFIELD, -40, 27), (8, 46, -4)):
+    for stage, x, low in ((BATTLEFIELD, -50, 27), (8, 30, -4)):
         match = Game(first=SHEIK, stage=stage)
         match.place(0, x, y=low + 18, airborne=True, facing=1)
         special(match)
