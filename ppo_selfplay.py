@@ -29,8 +29,8 @@ from melee_common import (
     MatchArgs, Observation, Policy, Pool, PopulationArgs, Ratings, RewardArgs, StrengthArgs, Turn, UserError, VecEnv,
     action_kl, action_logprobs, append_jsonl, check_dolphin, check_matchmaking, check_numbers, check_writable, compute_gae,
     compute_rewards, computer_levels, decode_actions, evaluate_actions, iteration_progress, keep_opponents, load_policy,
-    lock_run, make_learners, matchups, observe, parse_hidden, pbt_round, plot_winrates, print_elo, restore, resume_run, run_script,
-    save_checkpoint, start_run, stop_on_interrupt,
+    lock_run, make_learners, matchups, observe, parse_hidden, pbt_round, plot_winrates, print_elo, restore, resume_run,
+    run_script, save_checkpoint, start_run, stop_on_interrupt,
 )
 
 

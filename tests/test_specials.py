@@ -541,7 +541,7 @@ def swing_hammer(number, distance=15):
     return match
 
 
-@pytest.mark.parametrize("number, damage", enumerate((2, 4, 6, 8, 3, 12, 14, 4, 32), 1))
+@pytest.mark.parametrize("number, damage", list(enumerate((2, 4, 6, 8, 3, 12, 14, 4, 32), 1)))
 def test_judges_hammers_do_their_damage(number, damage):
     match = swing_hammer(number)
     assert match.players["percent"][1] == pytest.approx(damage)
