@@ -195,6 +195,8 @@ HOVER_ROWS = {  # specials that hang in the air: (first action, last action, sha
 STEERED_ROWS = {  # the specials in whose fall the stick counts; the others only lose speed
     FOX: [(344, 346), (358, 359)], FALCO: [(344, 346), (358, 359)], SHEIK: [(357, 360)],
     GAMEANDWATCH: [(341, 353), (374, 374)], LINK: [(360, 360)], ZELDA: [(351, 354)]}
+TURNED_RISE = (374, 2, 27)                             # Game & Watch's up special: action, first and last frame of the rise
+RISE_TURN, RISE_DEAD_ZONE = 30.0, .14                  # degrees that a full stick turns it by, less what is not felt; measured
 HELPLESS_FALL = {MARTH: (.4, 2.5)}                     # after the up special: share of the drift, speed; 1, fall_max for others
 HIT_ROWS = {  # what the attacker goes over to when he touches: Raptor Boost, Falcon Dive and their dark twins
     CAPTAIN_FALCON: {349: 350, 351: 352, 353: 356, 354: 356}, GANONDORF: {349: 350, 351: 352, 353: 356, 354: 356}}
@@ -1737,6 +1739,23 @@ def hover(p, h, c):
 
 
 @jit
+def turned_rise(p, h, curve):
+    """Game & Watch's up special: the stick as it was a frame before the rise turns all of it; its velocities tell by how much.
+    The curve is that of an upright rise, its x to the side that he turns to."""
+    frame = h.action_frames
+    if frame == TURNED_RISE[1]:
+        turn = max(RISE_TURN * (abs(h.last_stick_x) - RISE_DEAD_ZONE), 0.0) * np.pi / 180
+        side = np.sign(h.last_stick_x)
+    else:
+        turn = np.arctan2(abs(p.self_vx_air), p.self_vy) - np.arctan2(curve[frame - 1, 1], curve[frame - 1, 2])
+        side = np.sign(p.self_vx_air)
+    x, y = (curve[frame, 1], curve[frame, 2]) if side != 0 else (0.0, curve[frame, 2])
+    turn = turn if side != 0 else 0.0
+    p.self_vx_air = side * (x * np.cos(turn) + y * np.sin(turn))
+    p.self_vy = y * np.cos(turn) - x * np.sin(turn)
+
+
+@jit
 def air_velocity(p, h, c, t):
     action, frame = p.action, h.action_frames
     if h.flag == FIRST_JUMP_FRAME and (action == JUMP_FORWARD or action == JUMP_BACKWARD):
@@ -1752,6 +1771,9 @@ def air_velocity(p, h, c, t):
         hover(p, h, c)
         return
     row = c.velocity_row[action]
+    if p.character == GAMEANDWATCH and action == TURNED_RISE[0] and TURNED_RISE[1] <= frame <= TURNED_RISE[2]:
+        turned_rise(p, h, t.velocities[row])
+        return
     if row and frame < MAX_FRAMES and not np.isnan(t.velocities[row, frame, 2]):  # specials, Mewtwo's double jump
         p.self_vy = t.velocities[row, frame, 2]
         vx = t.velocities[row, frame, 1]

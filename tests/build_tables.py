@@ -136,6 +136,14 @@ def measure_velocities(player, curves):
             curves[player["character"][t], player["action"][t], player["frame"][t]].append((
                 np.nan, (player["x"][t] - player["x"][t - 1]) * facing, player["y"][t] - player["y"][t - 1], False, False, False))
             continue
+        action, first, last = game.TURNED_RISE
+        if player["character"][t] == game.GAMEANDWATCH and player["action"][t] == action and first <= player["frame"][t] <= last:
+            stick = player["stick_x"][t - player["frame"][t] + first - 1]
+            turn = np.radians(max(game.RISE_TURN * (abs(stick) - game.RISE_DEAD_ZONE), 0))
+            x, y = player["air_vx"][t] * np.sign(stick), player["vy"][t]
+            curves[game.GAMEANDWATCH, action, player["frame"][t]].append((
+                np.nan, x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn), False, False, False))
+            continue
         c, vx, vy = game.TABLES.characters[player["character"][t]], player["air_vx"], player["vy"]
         falls = air and player["airborne"][t - 1] and not mewtwo_jump[t]
         slower = np.sign(vx[t - 1]) * max(abs(vx[t - 1]) - c["air_friction"], 0)

@@ -581,6 +581,20 @@ def test_fire_lifts_game_and_watch_and_what_he_meets():
     assert top > 40 and match.players["percent"][1] == pytest.approx(6)
 
 
+@pytest.mark.parametrize("stick, degrees", [(0, 0), (.5, 10.8), (1, 25.8), (-1, -25.8)])
+def test_the_stick_turns_game_and_watchs_rise(stick, degrees):
+    match = duel(GAMEANDWATCH)
+    match.place(0, 0, y=20, airborne=True, facing=1)
+    special(match, main_y=1.)
+    match.step(p1=dict(main_x=float(stick)), frames=2)
+    assert np.degrees(np.arctan2(match.players["self_vx_air"][0], match.players["self_vy"][0])) == pytest.approx(degrees, abs=.1)
+    heights = [match.players["y"][0]]
+    for _ in range(25):
+        match.step(p1=dict(main_x=-float(stick)))      # too late to matter
+        heights.append(match.players["y"][0])
+    assert (np.diff(heights) > 0).all() and np.sign(match.players["x"][0]) == np.sign(stick)
+
+
 def test_oil_panic_catches_three_shots_and_pours_them_out():
     match = duel(FALCO, GAMEANDWATCH, distance=60)
     while match.hidden["players"]["bucket"][0, 1] < game.FILLED_BUCKET:
