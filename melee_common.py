@@ -4142,8 +4142,9 @@ class StrengthArgs:
 
 def measure_strength(policy: Policy, initial: Policy, step: int, args) -> dict:
     """A row for eval.jsonl. Win rates with 95 % intervals against scripted opponents, the held-out opponent, the initial policy
-    and itself (the control, which must come out even: port 1 against port 2, since the matchup itself may not be even); drift:
-    how far its actions against itself are from those of the initial policy against itself; and what looks like a collapse.
+    and itself (the control, which must come out even: whose score is counted changes so that neither the matchup nor the side of
+    the stage tells); drift: how far its actions against itself are from those of the initial policy against itself; and what
+    looks like a collapse, among it a policy that wins from one side of the stage only.
     All randomness is its own, keyed by seed and step. `args`: flags of ppo_selfplay.py."""
     n, policies = args.eval_games, [policy, initial]
     blocks = {name: (BOT_SLOT, BOTS[name]) for name in parse_names(args.eval_opponents, BOTS, "bot")}  # name: policy, bot
@@ -4178,7 +4179,7 @@ def measure_strength(policy: Policy, initial: Policy, step: int, args) -> dict:
                 action_repeat=args.action_repeat) as envs:
         final = play_games(policies, envs, assignment, torch.Generator().manual_seed(seed), watch)
     side = mine.copy()
-    side[block["control"]] = 0                                              # where each character sits as often as opposite
+    side[block["control"]] = games[:n] // 2 % 2                             # each character sits there as often as opposite
     scores = (outcomes(final) * np.where(side == 0, 1, -1) + 1) / 2         # 1 won, .5 draw, 0 lost
     row = {"global_step": step, "games": n}
     for name in [name for name in blocks if name != "reference"]:
@@ -4189,11 +4190,15 @@ def measure_strength(policy: Policy, initial: Policy, step: int, args) -> dict:
     press, tilt = pressed / counted[:, None], tilted / counted[:, None, None]
     distance = np.concatenate([np.abs(press[0] - press[1]), np.abs(tilt[0] - tilt[1]).sum(-1) / 2])
     entropy = [-sum(float((p * np.log(np.maximum(p, 1e-12))).sum()) for p in (press[k], 1 - press[k], tilt[k])) for k in (0, 1)]
-    fair = wilson_interval(row["eval/winrate_control"] * n, n, z=3.3)        # one false alarm in a thousand
-    collapse = {"control": not fair[0] <= .5 <= fair[1],
+    def uneven(score):                                                      # one false alarm in a thousand
+        low, high = wilson_interval(score * n, n, z=3.3)
+        return not low <= .5 <= high
+
+    port_1 = float((outcomes(final[block["control"]]) + 1).mean() / 2)
+    collapse = {"control": uneven(row["eval/winrate_control"]), "one-sided": uneven(port_1),
                 "entropy": entropy[0] < .25 * entropy[1], "mashing": bool((press[0] > .5).any()),
                 "frozen": bool(press[0].sum() < .01 and (tilt[0, :, STICK_NEUTRAL][:-1] > .99).all())}
-    return row | {"eval/drift": float(distance.mean()), "eval/action_entropy": entropy[0],
+    return row | {"eval/drift": float(distance.mean()), "eval/action_entropy": entropy[0], "eval/port_1_score": port_1,
                   "eval/collapse": [name for name, flag in collapse.items() if flag]}
 
 

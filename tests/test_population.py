@@ -787,6 +787,13 @@ def test_a_kill_between_a_row_and_its_file_loses_and_repeats_nothing(tmp_path, m
     assert rows.read_text().count("\n") == 1 and not list(tmp_path.glob("checkpoints/eval_*"))
 
 
+def test_a_policy_that_wins_from_one_side_only_is_flagged_and_the_control_stays_even(monkeypatch):
+    monkeypatch.setattr(melee_common, "outcomes", lambda frames: np.ones(len(frames)))                  # port 1 always wins
+    policy = Policy("mlp", (8,))
+    row = melee_common.measure_strength(policy, policy, 0, strength_args(eval_games=32, eval_opponents="idle"))
+    assert (row["eval/winrate_control"], row["eval/port_1_score"], row["eval/collapse"]) == (.5, 1, ["one-sided"])
+
+
 def test_the_control_and_the_drift_are_fair_where_the_matchup_is_not(tmp_path, monkeypatch):
     """The game is decided by the character: Fox always wins. The control is even all the same, and without learning there is no
     drift, though both characters are played differently by whoever plays them."""
