@@ -3,7 +3,7 @@
     one game frame                 FRAME record    (mock_melee.py; the same from a .slp file, the embedded game or Dolphin)
     observe(frames, controllers)   Observation     (floats, ints), one row for each player, seen from that player's side
     Policy.step / Policy.unroll    action indices  [.., 13]: eight buttons, main x/y, c x/y, shoulder
-    decode_actions(actions)        CONTROLLER record, which makes the next frame
+    decode_actions(actions, ..)    CONTROLLER record, which makes the next frame
 
 Time: post[t-1] + pre[t] -> post[t]. A policy that has seen frames[t] chooses controllers[t + 1]. Every stage keeps to that.
 
@@ -1443,6 +1443,7 @@ HEADS = {"buttons": NUM_BUTTONS, "main_x": NUM_STICK, "main_y": NUM_STICK, "c_x"
          "shoulder": NUM_SHOULDER}                      # logits of each head, in the order of sampling
 NUM_LOGITS = sum(HEADS.values())                        # 81
 ACTION_SIZE = NUM_BUTTONS + len(HEADS) - 1              # 13 integers: eight bits, then one index a categorical head
+_STICKS_X = [NUM_BUTTONS, NUM_BUTTONS + 2]              # both sticks' x among them
 NEUTRAL_ACTION = np.array([0] * NUM_BUTTONS + [STICK_NEUTRAL] * 4 + [0], np.int8)
 
 
@@ -1461,29 +1462,46 @@ _STICK_INDEX = (STICK_NEUTRAL + np.sign(_STEPS) * np.searchsorted(_FROM, np.abs(
 _NEAREST_SHOULDER = np.abs(np.arange(0, 141)[:, None] / 140 - SHOULDER_GRID).argmin(1).astype(np.int8)
 
 
-def encode_controllers(controllers: np.ndarray) -> np.ndarray:
+def mirrored(frames: np.ndarray) -> np.ndarray:
+    """FRAME [...] -> bool [..., 2]: does this player see the frame with left and right exchanged? It does while the opponent is
+    to its left. So a policy always has the opponent on its right, and what it learns on one side it can do on the other.
+    Melee's moves and stages are symmetric, but for what no observation shows: Yoshi's cloud, Dream Land's wind."""
+    x = frames["players"]["x"]
+    return x[..., ::-1] < x
+
+
+def encode_controllers(controllers: np.ndarray, mirror: np.ndarray | None = None) -> np.ndarray:
     """CONTROLLER [...] -> int8 [..., 13], the grid point of its stretch per axis. Exact for what `decode_actions` makes of grid
-    points inside the unit circle. START and the other d-pad directions have no head."""
+    points inside the unit circle. START and the other d-pad directions have no head. mirror [...]: as a `mirrored` player sees it."""
     actions = np.empty(controllers.shape + (ACTION_SIZE,), np.int8)
     actions[..., :NUM_BUTTONS] = (controllers["buttons"][..., None] & BUTTON_BITS) != 0
     for k, axis in enumerate(("main_x", "main_y", "c_x", "c_y")):
         step = np.clip(np.rint(controllers[axis] * 80), -80, 80).astype(np.int64)
         actions[..., NUM_BUTTONS + k] = _STICK_INDEX[step + 80]
+    if mirror is not None:
+        actions[..., _STICKS_X] = _exchanged(actions, mirror)
     trigger = np.maximum(controllers["l"], controllers["r"])
     actions[..., -1] = _NEAREST_SHOULDER[np.clip(np.rint(trigger * 140), 0, 140).astype(np.int64)]
     return actions
 
 
-def decode_actions(actions: np.ndarray) -> np.ndarray:
-    """Integers [..., 13] -> CONTROLLER [...]. Always a legal controller: sticks lie in the unit circle."""
+def decode_actions(actions: np.ndarray, mirror: np.ndarray | None = None) -> np.ndarray:
+    """Integers [..., 13] -> CONTROLLER [...]. Always a legal controller: sticks lie in the unit circle. mirror [...]: who chose
+    these actions on a `mirrored` frame; whatever a policy chose goes back through it."""
     controllers = np.empty(actions.shape[:-1], CONTROLLER)
-    main = STICK_TABLE[actions[..., 8], actions[..., 9]]
-    c = STICK_TABLE[actions[..., 10], actions[..., 11]]
+    main_x, c_x = np.moveaxis(actions[..., _STICKS_X] if mirror is None else _exchanged(actions, mirror), -1, 0)
+    main, c = STICK_TABLE[main_x, actions[..., 9]], STICK_TABLE[c_x, actions[..., 11]]
     controllers["main_x"], controllers["main_y"] = main[..., 0], main[..., 1]
     controllers["c_x"], controllers["c_y"] = c[..., 0], c[..., 1]
     controllers["l"], controllers["r"] = SHOULDER_GRID[actions[..., 12]], 0
     controllers["buttons"] = actions[..., :NUM_BUTTONS].astype(np.int32) @ BUTTON_BITS
     return controllers
+
+
+def _exchanged(actions, mirror):
+    """[..., 2] the indices of both sticks' x, left for right where `mirror` [...] says so."""
+    x = actions[..., _STICKS_X]
+    return np.where(np.asarray(mirror)[..., None], NUM_STICK - 1 - x, x)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1550,7 +1568,8 @@ def _gather_plan():
 _FLOAT_COLUMNS, _FLOAT_SCALES, _SMALL_COLUMNS, _SMALL_SCALES, _INT_COLUMNS = _gather_plan()
 _NUM_FRAME_FLOATS, _NUM_SMALL = _FLOAT_COLUMNS.shape[1], _SMALL_COLUMNS.shape[1]
 _RELATIVE = _NUM_FRAME_FLOATS + _NUM_SMALL                  # opponent minus own position, then each item's owner
-_OWNER_COLUMNS = np.array([_field("items", slot, "owner")[0] // 2 for slot in range(NUM_ITEMS)])
+_OWNER_COLUMNS, _PRESENT_COLUMNS = (
+    np.array([_field("items", slot, name)[0] // 2 for slot in range(NUM_ITEMS)]) for name in ("owner", "present"))
 _OWNED = _RELATIVE + 2
 _CONTROLLER = _OWNED + NUM_ITEMS
 NUM_FLOATS = _CONTROLLER + _CONTROLLER_FLOATS
@@ -1558,26 +1577,33 @@ OWN_CONTROLLER = slice(_CONTROLLER, NUM_FLOATS)            # columns of the own 
 NUM_INTS = _INT_COLUMNS.shape[1]
 _INT_LIMITS = np.array([NUM_ACTIONS, NUM_CHARACTERS] * 2 + [NUM_STAGES] + [NUM_ITEM_TYPES] * NUM_ITEMS, np.int16) - 1
 _OPPONENT_X = len(_PLAYER_FLOATS)
+_PLATFORMS = slice(2 * len(_PLAYER_FLOATS), 2 * len(_PLAYER_FLOATS) + 2)
+_SIDEWAYS = {"x", "vx", "self_vx_air", "self_vx_ground", "kb_vx", "facing"}
+_FLOAT_NAMES = [name for name, _ in [*_PLAYER_FLOATS * 2, ("left", 1), ("right", 1), *_ITEM_FLOATS * NUM_ITEMS]]
+_FLIP = np.where(np.isin(_FLOAT_NAMES, list(_SIDEWAYS)), np.float32(-1), np.float32(1))
+_FLOAT_SCALES = np.stack([_FLOAT_SCALES, _FLIP * _FLOAT_SCALES])            # [2, F]: as it is, mirrored
 
 
 def observe(frames: np.ndarray, controllers: np.ndarray) -> Observation:
     """FRAME [N] and the CONTROLLER [N, 2] that made them -> Observation with floats [N, 2, F] and ints [N, 2, I].
 
-    Row [n, p] is frame n as player p sees it: itself first, then the opponent. The own last controller is part of it,
-    because a button acts when it goes down: a policy must know what it holds. The opponent's controller is not."""
+    Row [n, p] is frame n as player p sees it: itself first, then the opponent, who is to its right (`mirrored`). The own last
+    controller is part of it, because a button acts when it goes down: a policy must know what it holds. The opponent's is not."""
     n = len(frames)
     frames = np.ascontiguousarray(frames)
     as_floats = frames.view(np.float32).reshape(n, -1)
     as_ints = frames.view(np.int16).reshape(n, -1)
-    floats = np.empty((n, 2, NUM_FLOATS), np.float32)
-    np.multiply(as_floats[:, _FLOAT_COLUMNS], _FLOAT_SCALES, out=floats[..., :_NUM_FRAME_FLOATS])
+    floats, mirror = np.empty((n, 2, NUM_FLOATS), np.float32), mirrored(frames)
+    side = np.where(mirror, np.float32(-1), np.float32(1))                  # 1: as it is, -1: left for right
+    np.multiply(as_floats[:, _FLOAT_COLUMNS], _FLOAT_SCALES[mirror.view(np.int8)], out=floats[..., :_NUM_FRAME_FLOATS])
+    floats[mirror, _PLATFORMS] = floats[mirror, _PLATFORMS][:, ::-1]
     np.multiply(as_ints[:, _SMALL_COLUMNS], _SMALL_SCALES, out=floats[..., _NUM_FRAME_FLOATS:_RELATIVE])
     floats[..., _RELATIVE:_OWNED] = floats[..., _OPPONENT_X:_OPPONENT_X + 2] - floats[..., 0:2]
-    owner = as_ints[:, _OWNER_COLUMNS]                                                               # [N, items]
-    floats[:, 0, _OWNED:_CONTROLLER] = owner == 0
-    floats[:, 1, _OWNED:_CONTROLLER] = owner == 1
+    owner, present = as_ints[:, _OWNER_COLUMNS], as_ints[:, _PRESENT_COLUMNS] != 0                   # [N, items]
+    floats[:, 0, _OWNED:_CONTROLLER] = present & (owner == 0)
+    floats[:, 1, _OWNED:_CONTROLLER] = present & (owner == 1)
     for k, axis in enumerate(("main_x", "main_y", "c_x", "c_y")):
-        floats[..., _CONTROLLER + k] = controllers[axis]
+        floats[..., _CONTROLLER + k] = controllers[axis] * side if axis.endswith("x") else controllers[axis]
     floats[..., _CONTROLLER + 4] = np.maximum(controllers["l"], controllers["r"])
     floats[..., _CONTROLLER + 5:] = (controllers["buttons"][..., None] & BUTTON_BITS) != 0
     ints = np.clip(as_ints[:, _INT_COLUMNS], 0, _INT_LIMITS)
@@ -1587,7 +1613,8 @@ def observe(frames: np.ndarray, controllers: np.ndarray) -> Observation:
 def schema_hash() -> str:
     """Changes whenever a checkpoint's inputs or outputs would mean something else."""
     parts = [FRAME.descr, CONTROLLER.descr, _PLAYER_FLOATS, _PLAYER_SMALL_INTS, _ITEM_FLOATS, _ITEM_SMALL_INTS,
-             list(BUTTONS), STICK_GRID.tolist(), SHOULDER_GRID.tolist(), list(HEADS), NUM_FLOATS, NUM_INTS]
+             sorted(_SIDEWAYS), "owners of items that are there", list(BUTTONS), STICK_GRID.tolist(), SHOULDER_GRID.tolist(),
+             list(HEADS), NUM_FLOATS, NUM_INTS]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
@@ -2241,15 +2268,16 @@ def pack(replays: list[Replay], players: list[tuple[int, int]], gamma: float = .
         frames, controllers = replays[index].frames, replays[index].controllers
         if k == 0 or index != players[k - 1][0]:                            # once for both players of a game
             obs = observe(frames[:-1], controllers[:-1])                    # [T - 1, 2, ..]
-            actions = encode_controllers(controllers)                       # [T, 2, 13]
+            mirror = mirrored(frames[:-1])                                  # of what was seen, whenever the reply acts
+            held, actions = (encode_controllers(x, mirror) for x in (controllers[:-1], controllers[1:]))     # [T - 1, 2, 13]
             returns = discount(compute_rewards(frames[:-1], frames[1:], RewardArgs()), gamma)
             has_control = (frames["frame_id"][1:] >= FIRST_CONTROL_FRAME).astype(np.float32)
         rows = slice(starts[k], starts[k + 1])
         data.obs.floats[rows] = torch.from_numpy(obs.floats[:, player])
         data.obs.ints[rows] = torch.from_numpy(obs.ints[:, player])
-        data.actions[rows] = torch.from_numpy(actions[1:, player])          # saw frames[t], chose controllers[t + 1]
+        data.actions[rows] = torch.from_numpy(actions[:, player])           # saw frames[t], chose controllers[t + 1]
         data.weights[rows] = torch.from_numpy(has_control)
-        data.changed[rows] = torch.from_numpy((actions[1:, player] != actions[:-1, player]).any(-1))
+        data.changed[rows] = torch.from_numpy((actions[:, player] != held[:, player]).any(-1))
         data.returns[rows] = torch.from_numpy(returns[:, player])
     return data
 
@@ -3304,7 +3332,7 @@ def play_games(policies: list[Policy], envs: VecEnv, assignment: np.ndarray, gen
         while running.any():
             actions = act(policies, assignment, observe(envs.frames, envs.controllers), states, resets, generator)
             watch(actions, running)
-            terminated, truncated, broken = envs.step(decode_actions(actions))
+            terminated, truncated, broken = envs.step(decode_actions(actions, mirrored(envs.frames)))
             resets = terminated | truncated
             ended = resets & running & ~broken
             final[ended] = envs.final_frames[ended]
@@ -3362,8 +3390,8 @@ class MeleeEnv(gymnasium.Env if gymnasium else object):
         obs, reward, terminated, truncated, info = env.step(env.action_space.sample())
 
     obs is a dict of `floats` [NUM_FLOATS] and `ints` [NUM_INTS]; `Observation(**obs)` is what a Policy reads. An action is 13
-    integers (`decode_actions`), held for `action_repeat` frames. The reward is that of `compute_rewards`. info names the
-    `opponent` and the own `port` (1 or 2), and at a game's end its `outcome`: 1 won, 0 draw, -1 lost. With gymnasium installed
+    integers (`decode_actions`), held for `action_repeat` frames; right is towards the opponent, in both (`mirrored`; the stick
+    is turned as it lay when obs was made). The reward is that of `compute_rewards`. info names the `opponent` and the own `port` (1 or 2), and at a game's end its `outcome`: 1 won, 0 draw, -1 lost. With gymnasium installed
     it is a gymnasium.Env, which its wrappers and other libraries accept; without, it has the same methods and spaces."""
 
     metadata = {"render_modes": ["ansi"], "render_fps": 60}
@@ -3450,7 +3478,7 @@ class MeleeEnv(gymnasium.Env if gymnasium else object):
             raise UserError(f"not an action: {action!r}; give {ACTION_SIZE} integers, below {self.action_space.nvec.tolist()}")
         envs, before = self._envs, np.frombuffer(self._envs.frames.tobytes(), FRAME)
         controllers = np.zeros((1, 2), CONTROLLER)
-        controllers[0, self._me] = decode_actions(action)
+        controllers[0, self._me] = decode_actions(action, mirrored(envs.frames)[0, self._me])
         for _ in range(self._action_repeat):
             if self._policy is not None:
                 controllers[0, 1 - self._me] = self._opponent_controller()
@@ -3468,7 +3496,7 @@ class MeleeEnv(gymnasium.Env if gymnasium else object):
             seen = to_torch(observe(self._envs.frames, self._envs.controllers))
             rows = Observation(seen.floats[:, 1 - self._me], seen.ints[:, 1 - self._me])            # [1, ...]
             actions, self._state = self._policy.step(rows, self._state, torch.rand(1, NUM_LOGITS, generator=self._noise))
-            self._choice = decode_actions(actions.numpy())[0]
+            self._choice = decode_actions(actions.numpy(), mirrored(self._envs.frames)[:, 1 - self._me])[0]
         self._late.append(self._choice)
         return self._late.popleft()
 

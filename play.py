@@ -37,8 +37,8 @@ from rich.table import Table
 from melee_common import (
     BOT_SLOT, BOTS, CHARACTERS, CONTROLLER, CPU_LEVELS, DOLPHIN_LIMITS, HUMAN, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS,
     STAGES, DolphinArgs, Observation, Policy, Pool, Ratings, Recorder, UserError, VecEnv, act, append_jsonl, atomic_write,
-    check_dolphin, check_netplay, check_numbers, check_writable, decode_actions, fit_elo, load_policy, lookup, observe,
-    onnx_session, outcomes, parse_names, plot_payoff, run_script, schema_hash, wilson_interval,
+    check_dolphin, check_netplay, check_numbers, check_writable, decode_actions, fit_elo, load_policy, lookup, mirrored,
+    observe, onnx_session, outcomes, parse_names, plot_payoff, run_script, schema_hash, wilson_interval,
 )
 
 FRAME_TIME = 1 / 60                                                         # seconds; Melee's 59.94 Hz, near enough
@@ -198,14 +198,14 @@ class Inference:
         self.thread = concurrent.futures.ThreadPoolExecutor(1) if asynchronous else None
         self.asked, self.futures = -1, collections.deque()
 
-    def ask(self, tick: int, obs: Observation, turn: np.ndarray, begins: np.ndarray) -> None:
-        """tick: the question's number. turn [N, 2]: who decides. begins [N]: games that begin with this frame."""
+    def ask(self, tick: int, obs: Observation, mirror: np.ndarray, turn: np.ndarray, begins: np.ndarray) -> None:
+        """tick: the question's number. mirror [N, 2]: `mirrored` of the frame. turn [N, 2]: who decides. begins [N]: games that begin with this frame."""
         self.asked = tick
         if self.thread:
-            self.futures.append(self.thread.submit(self._decide, tick, obs, turn, begins))
+            self.futures.append(self.thread.submit(self._decide, tick, obs, mirror, turn, begins))
         else:
             self.futures.append(concurrent.futures.Future())
-            self.futures[-1].set_result(self._decide(tick, obs, turn, begins))
+            self.futures[-1].set_result(self._decide(tick, obs, mirror, turn, begins))
 
     def answers(self, until: float) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """(tick, turn [N, 2], controllers [N, 2]) of the decisions made since the last call. Waits for the last question's,
@@ -220,7 +220,7 @@ class Inference:
         if self.thread:
             self.thread.shutdown(cancel_futures=True)
 
-    def _decide(self, tick, obs, turn, begins):
+    def _decide(self, tick, obs, mirror, turn, begins):
         self.begins |= begins
         if tick < self.asked:                                               # a newer frame is waiting
             return None
@@ -230,7 +230,7 @@ class Inference:
             actions = act(self.policies, deciding, obs, self.states, self.begins, self.generator)
         self.begins[:] = False
         self.pace.inference.append(time.perf_counter() - start)
-        return tick, turn, decode_actions(actions)
+        return tick, turn, decode_actions(actions, mirror)
 
 
 def play(envs: VecEnv, players: list[Player], assignment: np.ndarray, num_games: int, generator: torch.Generator | None,
@@ -271,7 +271,7 @@ def play(envs: VecEnv, players: list[Player], assignment: np.ndarray, num_games:
             latest = (clock[:, None] + delay) % size
             queue[latest, slots, sides], due[latest, slots, sides] = newest, turn
             if turn.any():
-                inference.ask(tick, observe(envs.frames, envs.controllers), turn, begins)
+                inference.ask(tick, observe(envs.frames, envs.controllers), mirrored(envs.frames), turn, begins)
             now = until = time.perf_counter()
             if asynchronous:                                                # a game that keeps time itself, or is late already,
                 deadline = max(deadline + FRAME_TIME, now)                  # waits for half of a frame, Dolphin needs the other

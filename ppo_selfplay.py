@@ -29,7 +29,7 @@ from melee_common import (
     MatchArgs, Observation, Policy, Pool, PopulationArgs, Ratings, RewardArgs, StrengthArgs, Turn, UserError, VecEnv,
     action_kl, action_logprobs, append_jsonl, check_dolphin, check_matchmaking, check_numbers, check_writable, compute_gae,
     compute_rewards, computer_levels, decode_actions, evaluate_actions, iteration_progress, keep_opponents, load_policy,
-    lock_run, make_learners, matchups, observe, parse_hidden, pbt_round, plot_winrates, print_elo, restore, resume_run,
+    lock_run, make_learners, matchups, mirrored, observe, parse_hidden, pbt_round, plot_winrates, print_elo, restore, resume_run,
     run_script, save_checkpoint, start_run, stop_on_interrupt,
 )
 
@@ -177,7 +177,7 @@ def collect(arena: Arena, args: Args, clock: dict[str, float]) -> dict[str, dict
         tick = time.perf_counter()
 
         before = np.frombuffer(envs.frames.tobytes(), FRAME)                # .copy() goes field by field: 100 times slower
-        controllers = decode_actions(actions[t])
+        controllers = decode_actions(actions[t], mirrored(envs.frames))
         terminated[t], truncated[t], broken = envs.step(controllers)
         ended = terminated[t] | truncated[t]
         after = np.where(ended, envs.final_frames, envs.frames) if ended.any() else envs.frames

@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 import ppo_selfplay as ppo  # noqa: E402 (after the path is set)
 from melee_common import (  # noqa: E402
     CHARACTERS, CONTROLLER, STAGES, Arena, Pool, Ratings, VecEnv, act, decode_actions, load_checkpoint, load_policy,
-    make_learners, observe)
+    make_learners, mirrored, observe)
 
 SIZES = {"mlp": "512,512", "gru": "256"}
 FLOORS = {"mlp-8": 3_500, "mlp-8-mirror": 5_000}                            # agent frames a second
@@ -80,7 +80,8 @@ def alone(run: Path, repeats: int, threads: int = 0) -> tuple[float, float, int]
         with torch.inference_mode():
             for _ in range(args.rollout_length):
                 obs = observe(envs.frames, envs.controllers)
-                envs.step(decode_actions(act(arena.policies, arena.assignment, obs, states, no_resets, noise)))
+                actions = act(arena.policies, arena.assignment, obs, states, no_resets, noise)
+                envs.step(decode_actions(actions, mirrored(envs.frames)))
         acted = time.perf_counter()
         ppo.update(learner, [rollout], args, None, 0)
         seconds.append((acted - start, time.perf_counter() - acted))

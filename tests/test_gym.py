@@ -92,11 +92,13 @@ def test_a_policy_inside_plays_as_it_would_outside():
     noise.set_state(env._noise.get_state())
     for frame in range(40):
         if frame % 2 == 0:
+            mirror = melee_common.mirrored(env._envs.frames)[:, 1]
             obs = to_torch(melee_common.observe(env._envs.frames, env._envs.controllers))
             seen = Observation(obs.floats[:, 1], obs.ints[:, 1])
             with torch.no_grad():
                 actions, state = policy.step(seen, state, torch.rand(1, NUM_LOGITS, generator=noise))
-        chosen.append(decode_actions(actions.numpy())[0])
+            choice = decode_actions(actions.numpy(), mirror)[0]
+        chosen.append(choice)
         env.step(NEUTRAL_ACTION)
         pressed = (env._envs.final_controllers if frame == 39 else env._envs.controllers)[0, 1]
         assert pressed == (chosen[frame - 3] if frame >= 3 else np.zeros((), CONTROLLER))
