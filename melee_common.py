@@ -3391,8 +3391,9 @@ class MeleeEnv(gymnasium.Env if gymnasium else object):
 
     obs is a dict of `floats` [NUM_FLOATS] and `ints` [NUM_INTS]; `Observation(**obs)` is what a Policy reads. An action is 13
     integers (`decode_actions`), held for `action_repeat` frames; right is towards the opponent, in both (`mirrored`; the stick
-    is turned as it lay when obs was made). The reward is that of `compute_rewards`. info names the `opponent` and the own `port` (1 or 2), and at a game's end its `outcome`: 1 won, 0 draw, -1 lost. With gymnasium installed
-    it is a gymnasium.Env, which its wrappers and other libraries accept; without, it has the same methods and spaces."""
+    is turned as it lay when obs was made). The reward is that of `compute_rewards`. info names the `opponent` and the own
+    `port` (1 or 2), and at a game's end its `outcome`: 1 won, 0 draw, -1 lost. With gymnasium installed it is a gymnasium.Env,
+    which its wrappers and other libraries accept; without, it has the same methods and spaces."""
 
     metadata = {"render_modes": ["ansi"], "render_fps": 60}
 

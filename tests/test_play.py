@@ -277,6 +277,7 @@ def numbered(monkeypatch, seconds=0.):
         return actions
 
     monkeypatch.setattr(play, "act", act)
+    monkeypatch.setattr(play, "mirrored", lambda frames: np.zeros((len(frames), 2), bool))
     return decisions
 
 
@@ -351,7 +352,7 @@ def test_a_recurrent_policy_begins_each_game_without_memory(folder):
     for begins in ((yes, no), (no, yes, no)):                               # as asked while the thread is busy, one by one
         inference.thread.submit(time.sleep, .1)
         for tick, begin in enumerate(begins):
-            inference.ask(10 * len(states) + tick, obs, turn, begin)
+            inference.ask(10 * len(states) + tick, obs, np.zeros((1, 2), bool), turn, begin)
         answers = list(inference.answers(time.perf_counter() + 10))
         assert [tick for tick, _, _ in answers] == [10 * len(states) + len(begins) - 1]
         states.append(inference.states[0][0].clone())
@@ -412,7 +413,7 @@ def test_intervals_of_rates():
 
 
 def test_the_result_counts_the_recorded_games(folder, tmp_path, capsys):
-    row = run(folder, tmp_path, "mlp.pt", "attacker", num_games=4, record=str(tmp_path), max_episode_frames=1200,
+    row = run(folder, tmp_path, "mlp.pt", "attacker", num_games=4, record=str(tmp_path), max_episode_frames=900,
               character="fox", opponent_character="marth", stage="battlefield")
     replays = [read_replay(path) for path in sorted(tmp_path.glob("*.slp"))]
     assert len(replays) == 4 and all(r.meta["stage"] == STAGES["battlefield"] for r in replays)
@@ -425,11 +426,11 @@ def test_the_result_counts_the_recorded_games(folder, tmp_path, capsys):
         dealt, taken = dealt + gained[1 - me], taken + gained[me]
         lost.append(4 - r.frames["players"]["stocks"][-1, me])
     assert [row["wins"], row["losses"], row["draws"]] == [score.count(s) for s in (1, -1, 0)]
-    minutes = 4 * 1200 / 3600
+    minutes = 4 * 900 / 3600
     assert row["damage_dealt_per_minute"] == pytest.approx(dealt / minutes, rel=1e-4)
     assert row["damage_taken_per_minute"] == pytest.approx(taken / minutes, rel=1e-4) and taken > 0
     assert row["damage_taken_per_minute_low"] < row["damage_taken_per_minute"] < row["damage_taken_per_minute_high"]
-    assert row["stocks_lost"] == np.mean(lost) and row["seconds_per_game"] == 20
+    assert row["stocks_lost"] == np.mean(lost) and row["seconds_per_game"] == 15
     assert row["deaths_per_minute"] == pytest.approx(sum(lost) / minutes)
     assert row["kos_per_minute"] == pytest.approx(row["stocks_taken"] * 4 / minutes)
     assert row["deaths_per_minute_low"] <= row["deaths_per_minute"] < row["deaths_per_minute_high"]

@@ -14,7 +14,8 @@ import torch
 
 import melee_common
 import ppo_selfplay
-from melee_common import BOT_SLOT, Policy, Pool, Ratings, UserError, load_checkpoint, load_policy, lock_run, save_checkpoint
+from melee_common import (
+    BOT_SLOT, Policy, Pool, Ratings, UserError, load_checkpoint, load_policy, lock_run, observe, save_checkpoint)
 from ppo_selfplay import Args, main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -277,7 +278,7 @@ def test_next_values_are_those_of_the_frame_that_followed(tmp_path, monkeypatch,
         ends = step(self, controllers)
         done = ends[0] | ends[1]
         frames = np.where(done, self.final_frames, self.frames)
-        x_after.append(frames["players"]["x"] * np.float32(.03))
+        x_after.append(observe(frames, self.controllers).floats[..., 0])
         return ends
 
     def watched_gae(rewards, values, next_values, *rest):
