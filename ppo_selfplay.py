@@ -79,7 +79,7 @@ class Args(MatchArgs, PopulationArgs, StrengthArgs, RewardArgs, DolphinArgs):
     """discount a step; with --action-repeat 3 its half-life is 3.4 seconds of game time (off: 1)"""
     gae_lambda: float = 0.95
     """lambda of generalised advantage estimation (off: 1, whole returns)"""
-    entropy_coef: float = 0.003
+    entropy_coef: float = 0.0007
     """weight of the entropy bonus (off: 0)"""
     value_coef: float = 0.5
     """weight of the value loss (off: 0)"""

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from melee_common import (
-    ACTION_SIZE, BACKBONES, CHARACTERS, CONTROLLER, FRAME, HEADS, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, OWN_CONTROLLER,
-    STAGES, STICK_GRID, STICK_NEUTRAL, STICK_TABLE, Observation, Policy, UserError, VecEnv, action_logprobs, decode_actions,
+    ACTION_SIZE, BACKBONES, CONTROLLER, FRAME, HEADS, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, OWN_CONTROLLER,
+    STICK_GRID, STICK_NEUTRAL, STICK_TABLE, Observation, Policy, UserError, action_logprobs, decode_actions,
     encode_controllers, load_checkpoint, load_policy, mirrored, observe, parse_hidden, reset_state, save_checkpoint, to_torch,
 )
 
@@ -115,55 +115,6 @@ def test_observation_shows_each_player_itself_first():
         opponent = frames["players"]["x"][:, 1 - player] - frames["players"]["x"][:, player]
         assert np.allclose(obs.floats[:, player, own - 2], np.abs(opponent) * .03, atol=1e-4)
         assert np.array_equal(obs.floats[:, player, OWN_CONTROLLER][:, 0], side[:, player] * controllers["main_x"][:, player])
-
-
-def reflected(frames, controllers):
-    """The same game on the other side of a mirror."""
-    frames, controllers = frames.copy(), controllers.copy()
-    for part, names in (("players", ("x", "self_vx_air", "self_vx_ground", "kb_vx", "facing")), ("items", ("x", "vx", "facing"))):
-        for name in names:
-            frames[part][name] *= -1
-    frames["platform_left"], frames["platform_right"] = frames["platform_right"].copy(), frames["platform_left"].copy()
-    for name in ("main_x", "c_x"):
-        controllers[name] *= -1
-    return frames, controllers
-
-
-def test_a_policy_cannot_tell_a_game_from_its_mirror_image():
-    rng = np.random.default_rng(0)
-    frames, controllers = random_frames(rng, 50), decode_actions(random_actions(rng, 50, 2))
-    obs, image = observe(frames, controllers), observe(*reflected(frames, controllers))
-    assert np.array_equal(obs.floats, image.floats) and np.array_equal(obs.ints, image.ints)
-    frames["players"]["x"] = 3                                              # nobody is on the right: as it is
-    assert not mirrored(frames).any() and np.allclose(observe(frames, controllers).floats[..., 0], .09)
-
-
-def test_what_a_mirrored_player_chose_is_mirrored_back():
-    rng = np.random.default_rng(1)
-    actions, mirror = random_actions(rng, 300, 2), rng.random((300, 2)) < .5
-    plain, controllers = decode_actions(actions), decode_actions(actions, mirror)
-    for name in CONTROLLER.names:
-        sign = np.where(mirror, -1, 1) if name in ("main_x", "c_x") else 1
-        assert np.array_equal(controllers[name], sign * plain[name])
-    assert np.array_equal(encode_controllers(controllers, mirror), encode_controllers(plain))
-    assert np.array_equal(decode_actions(actions[0, 0], np.True_), decode_actions(actions[:1, :1], np.array([[True]]))[0, 0])
-
-
-def test_both_sides_of_the_embedded_game_are_alike():
-    """Who makes the same choices from the other port plays the same game, and sees the same of it, until somebody dies: where
-    they come back is up to the port."""
-    rng, n = np.random.default_rng(2), 32
-    fighters, chosen = np.array([CHARACTERS["mewtwo"], CHARACTERS["fox"]]), random_actions(rng, 150, n, 2)
-    seen, alive = [], []
-    for order in (slice(None), slice(None, None, -1)):
-        with VecEnv(n, fighters[order], STAGES["final_destination"], seed=3, max_episode_frames=0, action_repeat=3) as envs:
-            for actions in chosen:
-                envs.step(decode_actions(actions[:, order], mirrored(envs.frames)))
-                seen.append(observe(envs.frames, envs.controllers).floats[:, order])
-                alive.append((envs.frames["players"]["action"] > 13).all(1) & (envs.frames["players"]["stocks"] == 4).all(1))
-    alive = np.array(alive[:150])
-    assert alive.sum() > 2000
-    assert np.allclose(np.array(seen[:150])[alive], np.array(seen[150:])[alive], atol=2e-3)
 
 
 def test_observation_hides_the_opponents_controller():
