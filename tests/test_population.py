@@ -482,7 +482,7 @@ def test_a_step_is_the_one_that_the_coefficients_ask_for(tmp_path, options):
     tolerance: a wrong sign, or one that is ignored, shows."""
     common = {"ppo_epochs": 1, "batch_size": 10 ** 6, "learning_rate": 1e-3, "reward_approach": 1.}
     kept = one_update(tmp_path, "run", **common, **options)
-    args = Args(**{"entropy_coef": .003, **options})
+    args = Args(**options)
     expected, learner = plain_gradient(kept, args), kept["learner"]
     others = [Args(**{key: value, **{k: v for k, v in options.items() if k != key}}) for key, value in (
         ("entropy_coef", -args.entropy_coef - .1), ("value_coef", args.value_coef + 1), ("gae_lambda", .6), ("gamma", .9))]
