@@ -74,7 +74,9 @@ class Args(MatchArgs, PopulationArgs, StrengthArgs, RewardArgs, DolphinArgs):
     ppo_clip: float = 0.2
     """clip range of the probability ratio (off: 1e9)"""
     learning_rate: float = 3e-4
-    """Adam's step size, constant"""
+    """Adam's step size"""
+    anneal_lr: bool = False
+    """let it fall to 0 in a straight line, until --timesteps (off: False, constant)"""
     gamma: float = 0.99
     """discount a step; with --action-repeat 3 its half-life is 3.4 seconds of game time (off: 1)"""
     gae_lambda: float = 0.95
@@ -239,7 +241,8 @@ def update(learner: Learner, rollouts: list[dict], args: Args, teacher: Policy |
     batches = [prepare(learner, rollout, args, teacher) for rollout in rollouts]
     b = {key: torch.cat([batch[key] for batch in batches], 1) if len(batches) > 1 else x for key, x in batches[0].items()}
     policy, optimizer, hyper = learner.policy, learner.optimizer, learner.hyper
-    optimizer.param_groups[0]["lr"] = hyper["learning_rate"]
+    lr = hyper["learning_rate"] * (max(0., 1 - step / args.timesteps) if args.anneal_lr else 1)
+    optimizer.param_groups[0]["lr"] = lr
     memory = tuple(b[key][0] for key in b if key.startswith("state_"))     # [B, H] each, at the start
     burning_in, recurrent = learner.updates < args.value_burn_in, bool(memory)
     teacher_coef = args.teacher_kl * .5 ** (step / args.teacher_kl_half_life)
@@ -306,7 +309,7 @@ def update(learner: Learner, rollouts: list[dict], args: Args, teacher: Policy |
     variance = learnt.var().item() if len(learnt) > 1 else 0.
     explained = 1 - (learnt - b["values"][b["learns"]]).var().item() / variance if variance else 0.
     return {
-        "charts/agent_frames": learner.agent_frames, **{f"charts/{name}": value for name, value in hyper.items()},
+        "charts/agent_frames": learner.agent_frames, **{f"charts/{k}": v for k, v in hyper.items()}, "charts/learning_rate": lr,
         "losses/policy_loss": mean[0], "losses/value_loss": mean[1], "losses/entropy": mean[2], "losses/teacher_kl": mean[3],
         "losses/approx_kl": s[-1, 4].item(), "losses/clipfrac": mean[5], "losses/grad_norm": mean[7],
         **({"losses/update_kl": kls[-1], "losses/reverted": float(not kls[-1] <= args.target_kl)} if kls else {}),

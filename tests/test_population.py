@@ -495,6 +495,15 @@ def test_a_step_is_the_one_that_the_coefficients_ask_for(tmp_path, options):
         assert torch.allclose(p, kept["before"][name] - step, atol=1e-6)
 
 
+def test_the_learning_rate_falls_to_zero(tmp_path):
+    used, step = [], torch.optim.Adam.step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", lambda self: used.append(self.param_groups[0]["lr"]) or step(self))
+        main(tiny(tmp_path, "run", 4, anneal_lr=True, ppo_epochs=1, batch_size=10 ** 6))
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert used == [row["charts/learning_rate"] for row in rows] == pytest.approx([3e-4 * f for f in (.75, .5, .25, 0)])
+
+
 @pytest.mark.parametrize("backbone", ["mlp", "gru"])
 def test_accumulated_gradients_are_those_of_the_minibatch(tmp_path, backbone):
     whole = one_update(tmp_path, "whole", backbone=backbone, batch_size=10 ** 6)
