@@ -1717,27 +1717,25 @@ class ControllerHead(nn.Module):
         return torch.cat(logits, -1)
 
     def sample(self, features: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
-        """features [B, H], uniform noise [B, 81] in (0, 1) or None for the most likely -> actions [B, 13] int64."""
-        seen = self.project(features)
-        offset = NUM_BUTTONS
-        logits = self.logits["buttons"](F.relu(seen))
+        """features [B, H], uniform noise [B, 81] in (0, 1) or None for the most likely -> actions [B, 13] int64.
+
+        A frame of play is forty small operations, most of them here: calling a layer's function instead of the layer, and few
+        slices, make this a fifth faster."""
+        layers, tables, seen = self.logits, self.seen, self.project(features)
+        logits = F.linear(torch.relu(seen), layers["buttons"].weight, layers["buttons"].bias)
         if noise is not None:
             noise = noise.clamp(1e-6, 1 - 1e-6)                             # float32 cannot tell 1 - 1e-8 from 1
-            logits = logits + torch.logit(noise[:, :offset])                # logistic noise: a Bernoulli sample
-            gumbel = -torch.log(-torch.log(noise[:, offset:]))              # Gumbel noise: a categorical sample
-        pressed = logits > 0
-        seen = seen + self.seen_buttons(pressed.to(features.dtype))
-        actions = [pressed.long()]
-        for name, size in list(HEADS.items())[1:]:
-            logits = self.logits[name](F.relu(seen))
-            if noise is not None:
-                logits = logits + gumbel[:, offset - NUM_BUTTONS:offset - NUM_BUTTONS + size]
-            offset += size
-            choice = logits.argmax(-1)
-            if name in self.seen:
-                seen = seen + self.seen[name](choice)
-            actions.append(choice[:, None])
-        return torch.cat(actions, -1)
+            logits = logits + torch.logit(noise[:, :NUM_BUTTONS])           # logistic noise: a Bernoulli sample
+            gumbel = -torch.log(-torch.log(noise[:, NUM_BUTTONS:]))         # Gumbel noise: a categorical sample
+            gumbel = dict(zip(list(HEADS)[1:], gumbel.split(list(HEADS.values())[1:], -1), strict=True))
+        pressed, choices = logits > 0, []
+        seen = seen + F.linear(pressed.to(features.dtype), self.seen_buttons.weight)
+        for name in list(HEADS)[1:]:
+            logits = F.linear(torch.relu(seen), layers[name].weight, layers[name].bias)
+            choices.append((logits if noise is None else logits + gumbel[name]).argmax(-1))
+            if name in tables:
+                seen = seen + F.embedding(choices[-1], tables[name].weight)
+        return torch.cat([pressed.long(), torch.stack(choices, -1)], -1)
 
 
 def action_logprobs(logits: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
