@@ -77,8 +77,8 @@ class Args(MatchArgs, PopulationArgs, StrengthArgs, RewardArgs, DolphinArgs):
     """Adam's step size"""
     anneal_lr: bool = False
     """let it fall to 0 in a straight line, until --timesteps (off: False, constant)"""
-    gamma: float = 0.99
-    """discount a step; with --action-repeat 3 its half-life is 3.4 seconds of game time (off: 1)"""
+    gamma: float | None = None
+    """discount a step (default: .99 at --action-repeat 3, .9967 at 1, a half-life of 3.4 seconds of game time; off: 1)"""
     gae_lambda: float = 0.95
     """lambda of generalised advantage estimation (off: 1, whole returns)"""
     entropy_coef: float = 0.0007
@@ -241,8 +241,7 @@ def update(learner: Learner, rollouts: list[dict], args: Args, teacher: Policy |
     batches = [prepare(learner, rollout, args, teacher) for rollout in rollouts]
     b = {key: torch.cat([batch[key] for batch in batches], 1) if len(batches) > 1 else x for key, x in batches[0].items()}
     policy, optimizer, hyper = learner.policy, learner.optimizer, learner.hyper
-    lr = hyper["learning_rate"] * (max(0., 1 - step / args.timesteps) if args.anneal_lr else 1)
-    optimizer.param_groups[0]["lr"] = lr
+    optimizer.param_groups[0]["lr"] = lr = hyper["learning_rate"] * max(0., 1 - step / args.timesteps if args.anneal_lr else 1.)
     memory = tuple(b[key][0] for key in b if key.startswith("state_"))     # [B, H] each, at the start
     burning_in, recurrent = learner.updates < args.value_burn_in, bool(memory)
     teacher_coef = args.teacher_kl * .5 ** (step / args.teacher_kl_half_life)
@@ -334,6 +333,7 @@ def main(args: Args) -> None:
     if source["frame_delay"]:
         raise UserError(f"{args.pretrained}: trained for a delay of {source['frame_delay']} frames; this game has none")
     args.action_repeat = source["action_repeat"]
+    args.gamma = .99 ** (args.action_repeat / 3) if args.gamma is None else args.gamma
     args.backbone, args.hidden = initial.config["backbone"], ",".join(map(str, initial.config["hidden"]))
     check(args)
     if args.checkpoint:
