@@ -4204,7 +4204,9 @@ def measure_strength(policy: Policy, initial: Policy, step: int, args) -> dict:
     seed = args.seed + 1_000_003 * (step + 1)
     with VecEnv(len(assignment), characters, stages, seed=seed, bot_kinds=bot_kinds, max_episode_frames=args.max_episode_frames,
                 action_repeat=args.action_repeat) as envs:
+        stocks = envs.frames["players"]["stocks"].copy()
         final = play_games(policies, envs, assignment, torch.Generator().manual_seed(seed), watch)
+    unhurt = ((final["players"]["percent"] == 0) & (final["players"]["stocks"] == stocks)).all(1)
     side = mine.copy()
     side[block["control"]] = games[:n] // 2 % 2                             # each character sits there as often as opposite
     scores = (outcomes(final) * np.where(side == 0, 1, -1) + 1) / 2         # 1 won, .5 draw, 0 lost
@@ -4224,6 +4226,7 @@ def measure_strength(policy: Policy, initial: Policy, step: int, args) -> dict:
     port_1 = float((outcomes(final[block["control"]]) + 1).mean() / 2)
     collapse = {"control": uneven(row["eval/winrate_control"]), "one-sided": uneven(port_1),
                 "entropy": entropy[0] < .25 * entropy[1], "mashing": bool((press[0] > .5).any()),
+                "passive": bool(unhurt[block["control"]].mean() > .5 + .5 * unhurt[block["reference"]].mean()),
                 "frozen": bool(press[0].sum() < .01 and (tilt[0, :, STICK_NEUTRAL][:-1] > .99).all())}
     return row | {"eval/drift": float(distance.mean()), "eval/action_entropy": entropy[0], "eval/port_1_score": port_1,
                   "eval/collapse": [name for name, flag in collapse.items() if flag]}
