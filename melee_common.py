@@ -1472,7 +1472,7 @@ def mirrored(frames: np.ndarray) -> np.ndarray:
 
 def encode_controllers(controllers: np.ndarray, mirror: np.ndarray | None = None) -> np.ndarray:
     """CONTROLLER [...] -> int8 [..., 13], the grid point of its stretch per axis. Exact for what `decode_actions` makes of grid
-    points inside the unit circle. START and the other d-pad directions have no head. mirror [...]: as a `mirrored` player sees it."""
+    points inside the unit circle. START and the other d-pad directions have no head. mirror [...]: seen by a `mirrored` player."""
     actions = np.empty(controllers.shape + (ACTION_SIZE,), np.int8)
     actions[..., :NUM_BUTTONS] = (controllers["buttons"][..., None] & BUTTON_BITS) != 0
     for k, axis in enumerate(("main_x", "main_y", "c_x", "c_y")):

@@ -199,7 +199,8 @@ class Inference:
         self.asked, self.futures = -1, collections.deque()
 
     def ask(self, tick: int, obs: Observation, mirror: np.ndarray, turn: np.ndarray, begins: np.ndarray) -> None:
-        """tick: the question's number. mirror [N, 2]: `mirrored` of the frame. turn [N, 2]: who decides. begins [N]: games that begin with this frame."""
+        """tick: the question's number. mirror [N, 2]: who sees this frame `mirrored`. turn [N, 2]: who decides. begins [N]: games
+        that begin with this frame."""
         self.asked = tick
         if self.thread:
             self.futures.append(self.thread.submit(self._decide, tick, obs, mirror, turn, begins))
