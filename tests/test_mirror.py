@@ -104,8 +104,9 @@ def test_evaluations(history):
 def test_matches(walker, tmp_path, asynchronous):
     play.main(play.Args(walker, walker, num_games=2, max_episode_frames=100, record=str(tmp_path), results=str(tmp_path / "r.jsonl"),
                         async_inference=asynchronous, action_repeat=1))
-    for path in tmp_path.glob("*.slp"):
-        replay = read_replay(path)
+    replays = [read_replay(path) for path in tmp_path.glob("*.slp")]
+    assert len(replays) == 2
+    for replay in replays:
         frames, controllers = replay.frames[-100:], replay.controllers[-100:]
         if asynchronous:                                                    # a busy machine decides late: most, not all
             assert (controllers["main_x"][1:] == np.where(mirrored(frames[:-1]), -1, 1)).mean() > .7
@@ -139,10 +140,8 @@ def test_cloning(history, tmp_path):
     replays, _ = load_replays(tmp_path, num_workers=0)
     data = pack(replays, subjects(replays))
     sides, crossed = mirrored(frames[:-1, 0]), (np.diff(mirrored(frames[:, 0]), axis=0) != 0)[:-1]
-    n = len(sides)
     for player in (0, 1):
-        rows = slice(len(data.actions) - (2 - player) * len(data.actions) // 2, None)
-        actions = data.actions[rows][:len(data.actions) // 2][-n:]
-        changed = data.changed[rows][:len(data.actions) // 2][-n:].numpy()
+        end = data.starts[player + 1]                                       # a recording begins with frames of the countdown
+        actions, changed = data.actions[end - len(sides):end], data.changed[end - len(sides):end].numpy()
         assert (actions[:, NUM_BUTTONS] == TOWARDS).all() and crossed[:, player].any()
         assert (changed[1:] == crossed[:, player]).all()

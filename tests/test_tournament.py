@@ -20,7 +20,8 @@ LENGTH = 900  # frames of a test game
 
 
 def stubborn(stick: int) -> Policy:
-    """Holds the main stick at this horizontal index and does nothing else: 0 runs from its opponent and off the stage, the middle stands."""
+    """Holds the main stick at this horizontal index and does nothing else: 0 runs from its opponent and off the stage, the
+    middle stands."""
     policy = Policy("mlp", (8,))
     head = policy.controller_head
     with torch.no_grad():
