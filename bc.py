@@ -24,10 +24,14 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from cleanmelee.cli import check_numbers, run_script
+from cleanmelee.dataset import Sequences, load_sequences, walk
+from cleanmelee.files import append_jsonl, check_writable
+from cleanmelee.frame import BUTTONS
+from cleanmelee.runs import start_run
 from melee_common import (
-    BUTTONS, HEADS, NUM_BUTTONS, NUM_STICK, OWN_CONTROLLER, STICK_NEUTRAL, Policy, Sequences,
-    action_logprobs, append_jsonl, check_numbers, check_writable, load_policy, load_sequences, parse_hidden, run_script,
-    save_checkpoint, start_run, walk,
+    HEADS, NUM_BUTTONS, NUM_STICK, OWN_CONTROLLER, STICK_NEUTRAL, Policy, action_logprobs, load_policy,
+    parse_hidden, save_checkpoint,
 )
 
 

@@ -29,10 +29,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from cleanmelee.cli import UserError, check_numbers, run_script
+from cleanmelee.dataset import Sequences, load_sequences, walk
+from cleanmelee.files import append_jsonl, check_writable
+from cleanmelee.runs import start_run
 from melee_common import (
-    HEADS, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, NUM_STICK, Observation, Policy, Sequences, UserError,
-    action_logprobs, append_jsonl, check_numbers, check_writable, load_policy, load_sequences, parse_hidden, run_script,
-    save_checkpoint, start_run, walk,
+    HEADS, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, NUM_STICK, Observation, Policy, action_logprobs,
+    load_policy, parse_hidden, save_checkpoint,
 )
 
 

@@ -38,9 +38,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from cleanmelee.cli import UserError, check_numbers, lookup, run_script
+from cleanmelee.files import atomic_write, check_writable
+from cleanmelee.frame import CHARACTERS, FIRST_CONTROL_FRAME, STAGES
+from cleanmelee.game import BOTS
+from cleanmelee.runs import versions
 from melee_common import (
-    ACTION_SIZE, BOTS, CHARACTERS, FIRST_CONTROL_FRAME, NUM_FLOATS, NUM_INTS, NUM_LOGITS, STAGES, Observation,
-    Policy, UserError, VecEnv, atomic_write, check_numbers, check_writable, load_policy, lookup, observe, onnx_session, run_script, schema_hash, to_torch, versions,
+    ACTION_SIZE, NUM_FLOATS, NUM_INTS, NUM_LOGITS, Observation, Policy, VecEnv, load_policy, observe, onnx_session,
+    schema_hash, to_torch,
 )
 
 OPSET = 18                                                                  # the exporter's own; higher ones are converted

@@ -34,11 +34,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from cleanmelee.cli import UserError, check_numbers, lookup, parse_names, run_script
+from cleanmelee.dolphin import CPU_LEVELS, DOLPHIN_LIMITS, HUMAN, DolphinArgs, check_dolphin, check_netplay
+from cleanmelee.evaluation import wilson_interval
+from cleanmelee.files import append_jsonl, atomic_write, check_writable
+from cleanmelee.frame import CHARACTERS, CONTROLLER, STAGES, outcomes
+from cleanmelee.game import BOTS
+from cleanmelee.pool import Pool, Ratings, fit_elo
+from cleanmelee.recording import Recorder
+from cleanmelee.runs import plot_payoff
 from melee_common import (
-    BOT_SLOT, BOTS, CHARACTERS, CONTROLLER, CPU_LEVELS, DOLPHIN_LIMITS, HUMAN, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS,
-    STAGES, DolphinArgs, Observation, Policy, Pool, Ratings, Recorder, UserError, VecEnv, act, append_jsonl, atomic_write,
-    check_dolphin, check_netplay, check_numbers, check_writable, decode_actions, fit_elo, load_policy, lookup, mirrored,
-    observe, onnx_session, outcomes, parse_names, plot_payoff, run_script, schema_hash, wilson_interval,
+    BOT_SLOT, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, Observation, Policy, VecEnv, act, decode_actions,
+    load_policy, mirrored, observe, onnx_session, schema_hash,
 )
 
 FRAME_TIME = 1 / 60                                                         # seconds; Melee's 59.94 Hz, near enough

@@ -12,6 +12,8 @@ the Elo table. Strength is measured apart (eval.jsonl). All else, from populatio
 """
 
 import copy
+import functools
+import json
 import math
 import sys
 import time
@@ -24,14 +26,436 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from cleanmelee.cli import CHARACTER_PRESETS, UserError, check_numbers, parse_names, run_script
+from cleanmelee.dolphin import CPU_LEVELS, DOLPHIN_LIMITS, DolphinArgs, check_dolphin
+from cleanmelee.evaluation import Evaluator, StrengthArgs
+from cleanmelee.files import append_jsonl, atomic_write, check_writable, keep_jsonl
+from cleanmelee.frame import CHARACTERS, FRAME, outcomes
+from cleanmelee.game import BOTS
+from cleanmelee.pool import Pool, Ratings, print_elo
+from cleanmelee.population import ROLES, Learner, PopulationArgs, Turn, make_learners, pbt_round
+from cleanmelee.rewards import RewardArgs, compute_rewards
+from cleanmelee.runs import iteration_progress, lock_run, plot_winrates, start_run, stop_on_interrupt
 from melee_common import (
-    ACTION_SIZE, BOTS, DOLPHIN_LIMITS, FRAME, NUM_FLOATS, NUM_INTS, OPPONENT, Arena, DolphinArgs, Evaluator, Learner,
-    MatchArgs, Observation, Policy, Pool, PopulationArgs, Ratings, RewardArgs, StrengthArgs, Turn, UserError, VecEnv,
-    action_kl, action_logprobs, append_jsonl, check_dolphin, check_matchmaking, check_numbers, check_writable, compute_gae,
-    compute_rewards, computer_levels, decode_actions, evaluate_actions, iteration_progress, keep_opponents, load_policy,
-    lock_run, make_learners, matchups, mirrored, observe, parse_hidden, pbt_round, plot_winrates, print_elo, restore, resume_run,
-    run_script, save_checkpoint, start_run, stop_on_interrupt,
+    ACTION_SIZE, BOT_SLOT, NUM_FLOATS, NUM_INTS, Observation, Policy, StackedPolicies, VecEnv, act, action_kl,
+    action_logprobs, decode_actions, evaluate_actions, load_checkpoint, load_policy, matchups, mirrored, observe,
+    parse_hidden, save_checkpoint,
 )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Advantages, outcomes, intervals
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def compute_gae(rewards, values, next_values, terminated, truncated, gamma: float, gae_lambda: float, rho=None):
+    """Generalised advantages and value targets. All arrays [T, ...]; next_values[t] is the value of the state that followed
+    step t: where a game was truncated the value of its last frame, otherwise values[t + 1] or the bootstrap after the rollout.
+    Termination has no next value; neither kind of ending lets advantage flow over into the next game.
+
+    rho [T, ...]: V-trace's truncated importance weights min(1, learner's probability / actor's) for rollouts of an older
+    policy (Espeholt et al. 2018, with lambda; an action's own weight is left to the PPO ratio). None is weights of 1: GAE."""
+    advantages, targets = np.zeros_like(rewards), np.zeros_like(rewards)
+    running = np.zeros_like(rewards[0])
+    rho = np.ones_like(rewards) if rho is None else rho
+    alive = 1 - terminated.astype(np.float32)
+    same_game = alive * (1 - truncated.astype(np.float32))
+    deltas = rewards + gamma * next_values * alive - values
+    for t in reversed(range(len(rewards))):
+        advantages[t] = deltas[t] + gamma * gae_lambda * same_game[t] * running
+        running = rho[t] * advantages[t]
+        targets[t] = values[t] + running
+    return advantages, targets
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Matchmaking: whom a learner meets
+# ---------------------------------------------------------------------------------------------------------------------
+
+MIRROR = ""                                                                 # the learner itself: both sides learn
+OPPONENT = "opponent"                                                       # the frozen policy of --opponent
+HISTORY_PROB = {"self": 0., "simple_mix": .25, "pfsp": .5, "league": .5, "historical": 1., "population": 1.}
+
+
+@dataclass
+class MatchArgs:
+    """The flags of Matchmaker and of the pool."""
+    character: str = "mewtwo"
+    """the learner's character; several, separated by commas, or low_tiers, top_tiers, all are played in turn"""
+    opponent_character: str = ""
+    """the opponents' character or characters (off: empty, the same as the learner's)"""
+    stage: str = "final_destination"
+    """stage, stages or all"""
+    matchmaking: Literal["simple_mix", "self", "historical", "population", "league", "pfsp"] = "simple_mix"
+    """whom a learner meets: simple_mix its present self or a past checkpoint; self always itself; historical any checkpoint of
+    the pool; population the other learners as they are now; league checkpoints near its own Elo; pfsp those it loses to"""
+    history_prob: float | None = None
+    """share of games against an opponent that --matchmaking draws, the others are against itself (default: .25 for simple_mix,
+    .5 for pfsp and league, 1 for historical and population; off: 0)"""
+    pfsp_weighting: Literal["hard", "even"] = "hard"
+    """pfsp prefers opponents that win (hard: (1 - p)^2 at win rate p) or that are as strong (even: p (1 - p))"""
+    league: bool = False
+    """AlphaStar's roles in place of --matchmaking: learner 1 is the main agent, 2 its exploiter, 3 the league's exploiter, and
+    so on (off: False; needs --population-size 3 or more)"""
+    league_reset_frames: int = 4_000_000
+    """game frames after which an exploiter that does not win starts anew from the initial weights (off: 1000000000000)"""
+    opponents_per_iteration: int = 4
+    """different frozen networks that may play against a learner at the same time, 2 or more: each costs a forward a step. When
+    there are so many, the longest seated half gets no new games, and others are drawn as they leave (off: 1024)"""
+    opponent_swap: Literal["reset", "rollout"] = "reset"
+    """when a game slot draws a new opponent: reset at every new game, rollout at the first new game of a rollout"""
+    opponent: str = ""
+    """train against this frozen policy alone, to measure how far it can be exploited, or in Dolphin against Melee's own computer
+    player, cpu1 to cpu9 (off: empty)"""
+    opponent_bots: str = ""
+    """scripted opponents to mix in, separated by commas, e.g. level1,level5 (off: empty)"""
+    bot_prob: float = .1
+    """share of games against one of --opponent-bots (off: 0)"""
+    history_size: int = 20
+    """active checkpoints of each learner in the pool (off: 1000000000, none is ever retired)"""
+    prune: Literal["oldest", "worst"] = "oldest"
+    """which checkpoint of an agent is retired when it has more than --history-size"""
+    keep_retired: bool = True
+    """keep the files of retired checkpoints, for tournaments (off: --no-keep-retired, only those that may be drawn stay)"""
+    pool_interval: int = 25
+    """iterations between two additions to the pool, which begins with the initial policy (off: more than the run has)"""
+    track_elo: bool = False
+    """print the Elo table and the payoff matrix with counts at the end (off: False)"""
+
+
+class Matchmaker:
+    """Draws opponents by name: MIRROR, another learner, a checkpoint of the pool, a scripted bot, or OPPONENT."""
+
+    def __init__(self, args: MatchArgs, learners: list[str], pool: Pool, ratings: Ratings):
+        self.args, self.learners, self.pool, self.ratings = args, learners, pool, ratings
+        self.history_prob = HISTORY_PROB[args.matchmaking] if args.history_prob is None else args.history_prob
+        self.bots = parse_names(args.opponent_bots, BOTS, "bot") if args.opponent_bots else []
+        self.role = {name: ROLES[k % 3] if args.league else "main" for k, name in enumerate(learners)}
+
+    def draw(self, me: str, rng: np.random.Generator) -> str:
+        """The opponent of learner `me` in its next game, as the strategy wants it."""
+        if self.args.opponent:
+            return self.args.opponent if self.args.opponent in CPU_LEVELS else OPPONENT
+        if self.bots and rng.random() < self.args.bot_prob:
+            return self.bots[rng.integers(len(self.bots))]
+        names, weights = self.league(me, rng) if self.args.league else self.candidates(me, rng)
+        if not names:
+            return MIRROR
+        weights = weights / weights.sum() if weights.sum() > 0 else np.full(len(names), 1 / len(names))
+        if names[0] in self.learners:
+            return names[rng.choice(len(names), p=weights)]
+        return self.pool.sample(rng, names, weights) or MIRROR              # a checkpoint that cannot be read is passed over
+
+    def candidates(self, me: str, rng: np.random.Generator) -> tuple[list[str], np.ndarray]:
+        """Names and weights of whom --matchmaking may draw; none for a mirror match."""
+        if rng.random() >= self.history_prob:
+            return [], np.zeros(0)
+        if self.args.matchmaking == "population":
+            others = [name for name in self.learners if name != me]
+            return others, np.ones(len(others))
+        names = self.pool.ids()
+        if self.args.matchmaking == "pfsp":
+            return names, self.pfsp(me, names, self.args.pfsp_weighting)
+        if self.args.matchmaking == "league":
+            return names, self.near(me, names)
+        return names, np.ones(len(names))
+
+    def pfsp(self, me: str, names: list[str], weighting: str) -> np.ndarray:
+        """Prioritised fictitious self-play: weights from the decayed win rate against each, with a floor: a tenth of the games
+        go to all of them alike, so that nobody is forgotten for having been beaten once."""
+        p = np.array([self.ratings.winrate(me, name) for name in names])
+        weights = (1 - p) ** 2 if weighting == "hard" else p * (1 - p)
+        return .9 * weights / weights.sum() + .1 / len(names) if weights.sum() > 0 else np.ones(len(names))
+
+    def near(self, me: str, names: list[str], tier: float = 200.) -> np.ndarray:
+        """Weights by Elo: tiers of 200 points; one's own and the two beside it, the closer the likelier; else all."""
+        mine, elo = self.ratings.elo(me), np.array([self.ratings.elo(name) for name in names])
+        weights = np.exp(-((elo - mine) / tier) ** 2)
+        return np.where(np.abs(elo // tier - mine // tier) <= 1, weights, 0)
+
+    def league(self, me: str, rng: np.random.Generator) -> tuple[list[str], np.ndarray]:
+        """The mixtures of AlphaStar's league (Vinyals et al. 2019, supplement), by the role of `me`."""
+        active, draw = self.pool.ids(), rng.random()
+        mains = [name for name in self.learners if self.role[name] == "main"]
+        if self.role[me] == "main":
+            if draw < .35:                                                  # itself
+                return [], np.zeros(0)
+            if draw < .85:                                                  # the whole league, hard ones first
+                return active, self.pfsp(me, active, "hard")
+            forgotten = [name for name in active if self.role.get(self.pool.agent(name)) != "league_exploiter"
+                         and self.ratings.winrate(me, name) < .5]
+            return forgotten, self.pfsp(me, forgotten, "hard")
+        if self.role[me] == "main_exploiter":
+            target = mains[rng.integers(len(mains))]
+            if self.ratings.winrate(me, target) > .1:                       # it stands a chance: the present main agent
+                return [target], np.ones(1)
+            past = [name for name in active if self.pool.agent(name) == target]
+            return (past, self.pfsp(me, past, "even")) if past else ([target], np.ones(1))
+        return active, self.pfsp(me, active, "hard")
+
+    def starts_anew(self, me: str, frames: int, rng: np.random.Generator) -> bool:
+        """Has exploiter `me`, `frames` game frames after its last start, done what it can? It beats 70 % in 10 or more recent
+        games each, or its time is up; the league's exploiter then starts anew once in four times."""
+        if self.role[me] == "main" or not frames:
+            return False
+        mains = [name for name in self.learners if self.role[name] == "main"]
+        targets = mains if self.role[me] == "main_exploiter" else self.pool.ids()
+        done = bool(targets) and all(self.ratings.games(me, name) >= 10 and self.ratings.winrate(me, name) > .7
+                                     for name in targets)
+        return (done or frames >= self.args.league_reset_frames) and (self.role[me] == "main_exploiter" or rng.random() < .25)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Strength: what a policy can do against opponents that do not learn with it
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def computer_levels(args, num_games: int) -> np.ndarray:
+    """[N, 2] for VecEnv: the computer player of --opponent sits at port g % 2 of game g, and stays there."""
+    levels = np.zeros((num_games, 2), int)
+    levels[np.arange(num_games), np.arange(num_games) % 2] = CPU_LEVELS.get(args.opponent, 0)
+    return levels
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Populations: who sits where, whose turn it is, who copies whom
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Arena:
+    """All games of all learners: who sits where, what networks remember of their games, and who gets the credit for a result.
+
+        arena.seat()                          games that begin draw their opponents
+        arena.act(obs)                        -> actions [N, 2, 13] of everybody
+        arena.settle(ended, final_frames)     results go to the ids that started the games
+
+    `owner` [N] is the learner (its index) that learns from a game, on both ports in a mirror match. The learner sits at port
+    (slot + episode) % 2, so that it plays as often from either side; character and stage go through their lists likewise.
+    Against Melee's computer player, who keeps its port, it sits at (slot + 1) % 2."""
+
+    def __init__(self, args, envs: VecEnv, learners: list[Learner], pool: Pool, ratings: Ratings):
+        self.args, self.envs, self.learners, self.pool, self.ratings = args, envs, learners, pool, ratings
+        self.names = [learner.name for learner in learners]
+        self.matchmaker = Matchmaker(args, self.names, pool, ratings)
+        n, self.changes_sides = envs.num_games, args.opponent not in CPU_LEVELS
+        self.owner = np.arange(n) * len(learners) // n if args.train_order == "parallel" else np.zeros(n, np.int64)
+        self.opponents = [MIRROR] * n
+        self.due, self.credit, self.resets = np.ones((3, n), bool)          # draws an opponent, keeps its result, begins a game
+        self.port = np.zeros(n, np.int64)                                   # of each game's learner
+        self.networks: list[str] = []
+        self.open: list[list[str]] = [[] for _ in learners]                 # frozen networks that may begin games, by seniority
+        self.states = {name: learner.acting.initial_state(2 * n) for name, learner in zip(self.names, learners, strict=True)}
+        self.rng = np.random.default_rng(args.seed)                         # opponents
+        self.noise = torch.Generator().manual_seed(args.seed)               # action sampling
+        self.begin_iteration()
+
+    def begin_iteration(self) -> None:
+        """Weights may have changed since the last one; results are counted anew. Where --opponents-per-iteration networks play,
+        those seated longest get no new games from now on: otherwise the same few would play for ever."""
+        active, bound = set(self.pool.ids()), self.args.opponents_per_iteration
+        for k, crowd in enumerate(self._crowds()):
+            still = [name for name in self.open[k] if name in crowd and name in active]
+            self.open[k] = still if len(crowd) < bound or active <= crowd else still[-(bound // 2):]
+        self.stacked = None
+        self.due[:] = True
+        self.scores = {name: [] for name in self.names}                     # against others
+        self.finished = self.truncated = 0
+
+    def seat(self) -> None:
+        """Draws the opponents of games that begin with the next frame; they stay until their games end."""
+        begun, episode = np.flatnonzero(self.resets), self.envs.games.episode
+        self.port[begun] = (begun + (episode[begun] if self.changes_sides else 1)) % 2
+        for g in begun[self.due[begun]]:
+            self.opponents[g] = MIRROR                                      # the last one's game is over
+        crowds = [crowd.union(open_) for crowd, open_ in zip(self._crowds(), self.open, strict=True)]
+        for g in begun:
+            if self.due[g]:
+                self.opponents[g] = self._draw(self.owner[g], crowds[self.owner[g]])
+                self.due[g] = self.args.opponent_swap == "reset"
+            self.credit[g] = True
+            self.envs.set_bot(g, 1 - self.port[g], BOTS.get(self.opponents[g], 0))
+        if len(begun):                                                      # a game is set up as the one before it ends
+            next_port = self.port[begun] ^ self.changes_sides
+            self.envs.set_matchup(begun, *matchups(self.args, begun + 2 * (episode[begun] + 1), next_port))
+        before = self.networks
+        self.networks = [*self.names, *sorted(set(self.opponents) - {MIRROR, *self.names, *BOTS, *CPU_LEVELS})]
+        self.policies = [learner.acting for learner in self.learners]
+        self.policies += [self._frozen(name) for name in self.networks[len(self.names):]]
+        self.states = {name: self.states[name] if name in self.states else policy.initial_state(2 * len(self.port))
+                       for name, policy in zip(self.networks, self.policies, strict=True)}
+        index = {name: k for k, name in enumerate(self.networks)} | dict.fromkeys((*BOTS, *CPU_LEVELS), BOT_SLOT)
+        self.assignment = self.owner[:, None].repeat(2, 1)
+        self.assignment[np.arange(len(self.port)), 1 - self.port] = [
+            self.owner[g] if name == MIRROR else index[name] for g, name in enumerate(self.opponents)]
+        self.stacked = self.stacked if self.networks == before else None
+
+    def _crowds(self) -> list[set[str]]:
+        """The frozen networks that play against each learner."""
+        return [{self.opponents[g] for g in np.flatnonzero(self.owner == k)} - {MIRROR, *self.names, *BOTS, *CPU_LEVELS}
+                for k in range(len(self.names))]
+
+    def _draw(self, k: int, crowd: set[str]) -> str:
+        """An opponent for learner k, beside the frozen ones that it meets now: as the strategy draws it while there is room,
+        else one of those that it drew a short while ago."""
+        name, open_ = self.matchmaker.draw(self.names[k], self.rng), self.open[k]
+        if name in {MIRROR, OPPONENT, *self.names, *BOTS, *CPU_LEVELS, *open_}:
+            return name
+        if len(crowd) >= self.args.opponents_per_iteration:
+            open_ = open_ or Pool._sorted(crowd)[-1:]                       # all retired: an old one rather than a mirror
+            return open_[self.rng.integers(len(open_))]
+        crowd.add(name)
+        open_.append(name)
+        return name
+
+    def _frozen(self, name: str) -> Policy:
+        return _load_frozen(self.args.opponent) if name == OPPONENT else self.pool.load(name)
+
+    def act(self, obs: Observation) -> np.ndarray:
+        """obs of all games -> actions [N, 2, 13]"""
+        if self.args.parallel_actions and self.stacked is None and len({repr(p.config) for p in self.policies}) == 1:
+            self.stacked = StackedPolicies(self.policies)
+        states = [self.states[name] for name in self.networks]
+        actions = act(self.policies, self.assignment, obs, states, self.resets, self.noise, self.stacked)
+        self.states = dict(zip(self.networks, states, strict=True))
+        return actions
+
+    def settle(self, terminated: np.ndarray, truncated: np.ndarray, broken: np.ndarray, frames: np.ndarray) -> None:
+        """After a step: [N] how games ended, FRAME [N] their last frames. A broken game has no result."""
+        self.resets = terminated | truncated
+        games = np.flatnonzero(self.resets & ~broken)
+        if not len(games):
+            return
+        scores = (1 + outcomes(frames[games]) * (1 - 2 * self.port[games])) / 2
+        for g, score in zip(games, scores.tolist(), strict=True):
+            if self.opponents[g] != MIRROR and self.credit[g]:
+                me = self.names[self.owner[g]]
+                self.ratings.record(me, self.opponents[g], score)
+                self.scores[me].append(score)
+        self.finished, self.truncated = self.finished + len(games), self.truncated + int(truncated[games].sum())
+
+    def hand_over(self, learner: int) -> None:
+        """Round-robin: all games go on with this learner; results of games that another one began do not count."""
+        self.owner[:], self.credit[:], self.due[:] = learner, False, True
+        self.states = {each.name: each.acting.initial_state(2 * len(self.owner)) for each in self.learners}
+        for each in self.learners:
+            each.teacher_state = ()                                         # it followed other games than it will see next
+
+    def state_dict(self) -> dict:
+        arrays = {name: getattr(self, name).tolist() for name in ("owner", "port", "resets", "credit", "due")}
+        states = {name: list(state) for name, state in self.states.items()}
+        return {**arrays, "opponents": self.opponents, "open": self.open, "states": states,
+                "rng": json.dumps(self.rng.bit_generator.state), "noise": self.noise.get_state()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.opponents, self.owner, self.port = list(state["opponents"]), np.array(state["owner"]), np.array(state["port"])
+        self.open = [list(names) for names in state["open"]]
+        self.resets, self.credit, self.due = (np.array(state[name], bool) for name in ("resets", "credit", "due"))
+        self.states = {name: tuple(tensors) for name, tensors in state["states"].items()}
+        self.rng.bit_generator.state = json.loads(state["rng"])
+        self.noise.set_state(state["noise"])
+
+
+@functools.lru_cache(maxsize=2)
+def _load_frozen(path: str) -> Policy:
+    return load_policy(path)[0].requires_grad_(False)
+
+
+def check_matchmaking(args) -> None:
+    """One line for each flag of MatchArgs, StrengthArgs and PopulationArgs that cannot work."""
+    many = 10 ** 9
+    check_numbers(args, history_prob=(0, 1), bot_prob=(0, 1), opponents_per_iteration=(2, 1024),
+                  league_reset_frames=(1, math.inf), eval_interval=(0, many), eval_games=(2, 65536),
+                  population_size=(1, 1024), pbt_interval=(1, many),
+                  turn_winrate=(0, 1), turn_games=(1, many), turn_patience=(1, many), turn_frames=(1, math.inf),
+                  history_size=(1, many), pool_interval=(1, many))
+    if args.eval_games % 2:
+        raise UserError(f"--eval-games {args.eval_games}: must be even, since half of the games are played from either port")
+    matchups(args, np.zeros(1, int), np.zeros(1, int))                      # unknown characters and stages
+    parse_names(args.eval_opponents, BOTS, "bot")
+    if args.opponent_bots and args.held_out in parse_names(args.opponent_bots, BOTS, "bot"):
+        raise UserError(f"--opponent-bots {args.opponent_bots}: {args.held_out} is --held-out, which training must not meet")
+    if args.opponent in CPU_LEVELS:
+        if args.game_type != "dolphin":
+            raise UserError(f"--opponent {args.opponent}: needs Dolphin, with --game-type dolphin, --dolphin and --iso")
+        if "sheik" in parse_names(args.opponent_character or args.character, CHARACTERS, "character", CHARACTER_PRESETS):
+            raise UserError(f"--opponent {args.opponent}: a computer player cannot be made to choose sheik; give it another "
+                            "--opponent-character")
+    for flag in ("opponent", "held_out"):
+        file = getattr(args, flag)
+        if file and file not in (BOTS if flag == "held_out" else CPU_LEVELS):
+            data = load_policy(file)[1]
+            if data["action_repeat"] != args.action_repeat:
+                raise UserError(f"--{flag.replace('_', '-')} {file}: its --action-repeat is not {args.action_repeat}")
+            if data["frame_delay"]:
+                raise UserError(f"--{flag.replace('_', '-')} {file}: trained for a delay of {data['frame_delay']} frames; this "
+                                "game has none")
+    files = [Path(file).read_bytes() for file in (args.opponent, args.held_out) if file and file not in {*BOTS, *CPU_LEVELS}]
+    if len(files) == 2 and files[0] == files[1]:
+        raise UserError(f"--held-out {args.held_out}: the same policy as --opponent, which training meets; choose another")
+    if args.pbt and (args.league or args.train_order == "round-robin"):
+        raise UserError("--pbt: not together with --league or --train-order round-robin, whose learners cannot be compared")
+    share = HISTORY_PROB[args.matchmaking] if args.history_prob is None else args.history_prob
+    if args.pbt and not (share or args.opponent or args.opponent_bots and args.bot_prob):
+        raise UserError("--pbt: needs results against others, so not --matchmaking self or --history-prob 0")
+    if args.league and args.population_size < 3:
+        raise UserError("--league: needs --population-size 3 or more")
+    if args.population_size < 2 and (args.pbt or args.matchmaking == "population"):
+        raise UserError(f"{'--pbt' if args.pbt else '--matchmaking population'}: needs --population-size 2 or more")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Run folders, logs and the command line
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def keep_opponents(args, run: Path) -> None:
+    """Copies the files of --opponent and --held-out, since they may change or go, and points the flags at the copies."""
+    for flag in ("opponent", "held_out"):
+        copied = run / "checkpoints" / f"{flag}.pt"
+        if not copied.exists() and getattr(args, flag) and getattr(args, flag) not in {*BOTS, *CPU_LEVELS}:
+            atomic_write(copied, Path(getattr(args, flag)).read_bytes())
+        if copied.exists():
+            setattr(args, flag, str(copied))
+
+
+def resume_run(args, args_type) -> tuple:
+    """--resume: -> run folder, the arguments it was started with, its lock (hold on to it) and its checkpoint."""
+    run = Path(args.resume)
+    args_file = run / "args.json"
+    if not args_file.is_file():
+        raise UserError(f"{run}: not a run folder (no args.json in it); give the folder of a run, e.g. runs/NAME")
+    given = {name for name, value in vars(args).items() if value != getattr(args_type, name)} - {"resume", "timesteps"}
+    if given:
+        raise UserError(f"--resume goes on with the run's own arguments; only --timesteps may change, not "
+                        f"{', '.join('--' + name.replace('_', '-') for name in sorted(given))}")
+    timesteps = args.timesteps
+    try:
+        args = args_type(**json.loads(args_file.read_text()))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{args_file}: damaged ({error}); restore it") from None
+    args.timesteps = args.timesteps if timesteps is None else timesteps
+    lock = lock_run(run)
+    keep_opponents(args, run)
+    saved = load_checkpoint(args.checkpoint or run / "checkpoints" / "latest.pt")
+    if saved.get("stage") != "ppo_selfplay" or saved["action_repeat"] != args.action_repeat:
+        raise UserError(f"{run}: its checkpoint is not of this run; use --pretrained to start a run from a checkpoint")
+    return run, args, lock, saved
+
+
+def restore(run: Path, args, saved: dict, parts: dict, pool: Pool) -> tuple[int, int]:
+    """Everything is again as it was at the checkpoint `saved` -> its iteration and step. What came later is forgotten."""
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+        iteration, step = int(saved["iteration"]), int(saved["step"])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        parts["envs"].close()
+        raise UserError(f"{run}: its checkpoint cannot be resumed ({type(error).__name__}: {error})") from None
+    for log in ("metrics.jsonl", "eval.jsonl", "pbt.jsonl"):
+        keep_jsonl(run / log, step)
+    pool.forget_after(step, agents={name.removeprefix("learner_") for name in parts if name.startswith("learner_")})
+    atomic_write(run / "args.json", (json.dumps(vars(args), indent=1) + "\n").encode())
+    return iteration, step
 
 
 @dataclass

@@ -15,7 +15,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import fake_dolphin
 import ppo_selfplay
-from melee_common import CHARACTERS, CONTROLLER, ISO_SIZE, STAGES, DolphinArgs, VecEnv
+from cleanmelee.dolphin import ISO_SIZE, DolphinArgs
+from cleanmelee.frame import CHARACTERS, CONTROLLER, STAGES
+from melee_common import VecEnv
 from test_dolphin import dolphin_of
 
 NUM_FRAMES = 1000

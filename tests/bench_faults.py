@@ -21,7 +21,8 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-from melee_common import CHARACTERS, STAGES, Games, VecEnv, decode_actions
+from cleanmelee.frame import CHARACTERS, STAGES
+from melee_common import Games, VecEnv, decode_actions
 from test_policy import random_actions
 
 GAMES, WORKERS, SICK = 8, 4, 12345.

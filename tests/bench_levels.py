@@ -16,8 +16,11 @@ import time
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-import mock_melee as game
-from melee_common import UserError, controlled, outcomes, read_replay, wilson_interval
+from cleanmelee import game
+from cleanmelee.cli import UserError
+from cleanmelee.evaluation import wilson_interval
+from cleanmelee.frame import outcomes
+from cleanmelee.replays import controlled, read_replay
 
 FRAMES_PER_MINUTE = 60 * 60
 LADDER = ("level1", "level3", "level5", "level7", "level9")

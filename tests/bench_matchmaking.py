@@ -16,7 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from melee_common import HISTORY_PROB, MIRROR, MatchArgs, Matchmaker, Policy, Pool, Ratings
+from cleanmelee.pool import Pool, Ratings
+from melee_common import Policy
+from ppo_selfplay import HISTORY_PROB, MIRROR, MatchArgs, Matchmaker
 
 LEARNERS = ["agent1", "agent2", "agent3"]
 

@@ -19,7 +19,7 @@ import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-import mock_melee as game
+from cleanmelee import game
 
 TAPE = ROOT / "tests" / "game.slp"
 FLOORS, REPEATS, RECORDED = {1: 150_000, 8: 500_000, 1024: 500_000}, 5, 1200
@@ -85,10 +85,10 @@ def main():
     size = game.FRAME.itemsize + game.HIDDEN.itemsize
     check("{} bytes of state per game", size, size <= STATE_BYTES)
     with tempfile.TemporaryDirectory() as folder:
-        cold = seconds("import mock_melee; mock_melee.warm_up()", NUMBA_CACHE_DIR=folder)
+        cold = seconds("from cleanmelee import game; game.warm_up()", NUMBA_CACHE_DIR=folder)
     check("cold start with compilation: {:.1f} s", cold, cold <= COLD_SECONDS)
-    seconds("import mock_melee")
-    warm = float(np.median([seconds("import mock_melee") for _ in range(REPEATS)]))
+    seconds("from cleanmelee import game")
+    warm = float(np.median([seconds("from cleanmelee import game") for _ in range(REPEATS)]))
     check("warm import, with Python's own start: {:.2f} s", warm, warm <= IMPORT_SECONDS)
     for line in missed:
         print(f"UNDER THE FLOOR: {line}")

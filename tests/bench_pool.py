@@ -22,7 +22,8 @@ import torch
 import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from melee_common import Policy, Pool, load_checkpoint  # noqa: E402 (after the path is set)
+from cleanmelee.pool import Pool
+from melee_common import Policy, load_checkpoint
 
 HISTORY = 8
 

@@ -31,9 +31,11 @@ import tyro
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 import ppo_selfplay as ppo  # noqa: E402 (after the path is set)
-from melee_common import (  # noqa: E402
-    CHARACTERS, CONTROLLER, STAGES, Arena, Pool, Ratings, VecEnv, act, decode_actions, load_checkpoint, load_policy,
-    make_learners, mirrored, observe)
+from cleanmelee.frame import CHARACTERS, CONTROLLER, STAGES
+from cleanmelee.pool import Pool, Ratings
+from cleanmelee.population import make_learners
+from melee_common import VecEnv, act, decode_actions, load_checkpoint, load_policy, mirrored, observe
+from ppo_selfplay import Arena
 
 SIZES = {"mlp": "512,512", "gru": "256"}
 FLOORS = {"mlp-8": 3_500, "mlp-8-mirror": 5_000}                            # agent frames a second

@@ -15,7 +15,7 @@ import sys
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-import mock_melee as game
+from cleanmelee import game
 
 DATA = game.DATA
 ANYONE = -1                                            # a row for every character without one of his own

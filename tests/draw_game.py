@@ -12,7 +12,7 @@ import sys
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-import mock_melee as game
+from cleanmelee import game
 
 STAGE, SEED, PANELS, PANEL_FRAMES, EVERY = 31, 8, 6, 40, 8
 PLAYERS = (("Fox", 1, "#c8501e"), ("Marth", 18, "#2850b4"))

@@ -4,7 +4,7 @@
 libmelee starts it with Dolphin's command line (`--version`, or `-e ISO -u HOME [--platform headless]`), and it speaks
 Dolphin's protocols: settings from HOME/Config, controllers as text through the FIFOs in HOME/Pipes, a spectator server
 (enet, JSON, base64) that shows menus frame by frame, then Slippi's events of a game. A game begins at frame -123, the
-players stand still until -39, and from there on it is mock_melee, seeded with FAKE_SEED + the number of the game.
+players stand still until -39, and from there on it is the embedded game, seeded with FAKE_SEED + the number of the game.
 
 Switches are lines NAME=VALUE in a file `fake_dolphin.txt` beside the ISO (FAKE_VERSION: beside the executable):
   FAKE_VERSION     exiai (default), exiai-mainline, mainline, netplay (Ishiiruka)
@@ -61,10 +61,9 @@ import enet
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import mock_melee
-from melee_common import (
-    CONTROLLER, FIRST_CONTROL_FRAME, FIRST_FRAME, FRAME, SlpWriter, _encode_frames,
-)
+from cleanmelee import game
+from cleanmelee.frame import CONTROLLER, FIRST_CONTROL_FRAME, FIRST_FRAME, FRAME
+from cleanmelee.recording import SlpWriter, _encode_frames
 
 BITS = {"A": 0x100, "B": 0x200, "X": 0x400, "Y": 0x800, "START": 0x1000, "Z": 0x10, "R": 0x20, "L": 0x40,
         "D_LEFT": 1, "D_RIGHT": 2, "D_DOWN": 4, "D_UP": 8}
@@ -273,13 +272,13 @@ class Dolphin:
             characters, levels = self.character_screen()
             stage = self.stage_screen()
             for seat, character in enumerate(characters):                   # Zelda with A held down becomes Sheik
-                if character == mock_melee.ZELDA and seat + 1 in self.pads and self.pads[seat + 1].buttons & BITS["A"]:
-                    characters[seat] = mock_melee.SHEIK
+                if character == game.ZELDA and seat + 1 in self.pads and self.pads[seat + 1].buttons & BITS["A"]:
+                    characters[seat] = game.SHEIK
             again = True
             while again:
                 self.game(characters, levels, stage)
                 again = self.instant_match
-                legal = sorted(mock_melee.STAGES.values())
+                legal = sorted(game.STAGES.values())
                 stage = legal[(legal.index(stage) + 1) % len(legal)]        # a random one, says libmelee
             for frame in range(30):
                 self.show_menu(SCORES, frame)
@@ -314,7 +313,7 @@ class Dolphin:
         players, frame = [Player(port) for port in self.ports], 0
         for player in players:
             if player.port not in self.pads:                                # a person, who has chosen already
-                player.cell, player.coin = GRID.index(mock_melee.CHARACTERS["marth"]), True
+                player.cell, player.coin = GRID.index(game.CHARACTERS["marth"]), True
         while True:
             is_ready = all(player.coin for player in players)
             self.show_menu(CHARACTER_SCREEN, frame, players, is_ready=is_ready, submenu=6)
@@ -327,7 +326,7 @@ class Dolphin:
         levels = [player.level if player.status == CPU else 0 for player in players]
         characters = [GRID[player.cell] for player in players]
         if setting("FAKE_WRONG") == "character":
-            characters[1] = mock_melee.CHARACTERS["marth"]
+            characters[1] = game.CHARACTERS["marth"]
         return characters, [0, 0] if setting("FAKE_WRONG") == "level" else levels
 
     def online_game(self) -> None:
@@ -345,9 +344,9 @@ class Dolphin:
             if me.on_random and pad.pressed("A") and not me.coin:
                 me.cell, me.coin, picks = picks % len(GRID), True, picks + 1
         seat = 1 - self.games % 2
-        mine = mock_melee.SHEIK if GRID[me.cell] == mock_melee.ZELDA else GRID[me.cell]  # the default of a switch there
-        both = [(mine, own), (mock_melee.CHARACTERS["marth"], setting("FAKE_CODE"))][::1 - 2 * seat]
-        stage = self.stage_screen(ONLINE_STAGES) if self.games else mock_melee.STAGES["yoshis_story"]
+        mine = game.SHEIK if GRID[me.cell] == game.ZELDA else GRID[me.cell]  # the default of a switch there
+        both = [(mine, own), (game.CHARACTERS["marth"], setting("FAKE_CODE"))][::1 - 2 * seat]
+        stage = self.stage_screen(ONLINE_STAGES) if self.games else game.STAGES["yoshis_story"]
         self.game([character for character, _ in both], [0, 0], stage, [code for _, code in both], seat)
 
     def typed_code(self) -> str:
@@ -381,8 +380,8 @@ class Dolphin:
 
     def game(self, characters, levels, stage, codes=("", ""), online_seat=None) -> None:
         seed = int(setting("FAKE_SEED", "0")) + self.games
-        frames, hidden, controllers = np.zeros(1, FRAME), np.zeros(1, mock_melee.HIDDEN), np.zeros((1, 2), CONTROLLER)
-        mock_melee.reset_games(frames, hidden, np.ones(1, bool), [characters], [stage], [seed])
+        frames, hidden, controllers = np.zeros(1, FRAME), np.zeros(1, game.HIDDEN), np.zeros((1, 2), CONTROLLER)
+        game.reset_games(frames, hidden, np.ones(1, bool), [characters], [stage], [seed])
         frames["players"]["stocks"] = int(setting("FAKE_STOCKS", "4"))
         frames["frame_id"] = FIRST_FRAME
         start = SimpleNamespace(ports=(0, 1), names=("", ""), codes=codes, cpu_levels=levels, seed=seed,
@@ -390,12 +389,12 @@ class Dolphin:
         self.send_events(SlpWriter._game_start(start, frames[0]))
         self.read_pads()                                                    # libmelee answers the game's start, too
         leaves, least = setting("FAKE_LEAVE_AT"), float(setting("FAKE_FRAME_TIME", "0"))
-        before, bots = frames.copy(), np.zeros((1, 2), mock_melee.BOT)
+        before, bots = frames.copy(), np.zeros((1, 2), game.BOT)
         for seat, level in enumerate(levels):
             if level:
-                bots[0, seat]["kind"] = mock_melee.BOTS["attacker"]
+                bots[0, seat]["kind"] = game.BOTS["attacker"]
         if online_seat is not None:
-            bots[0, 1 - online_seat]["kind"] = mock_melee.BOTS["attacker"]
+            bots[0, 1 - online_seat]["kind"] = game.BOTS["attacker"]
         while True:
             tick, number = time.monotonic(), int(frames["frame_id"][0])
             self.fail(number)
@@ -403,7 +402,7 @@ class Dolphin:
                 self.send_events(struct.pack(">BBb4b", 0x39, 7, 1, -1, -1, -1, -1))
                 break
             self.send_events(_encode_frames(frames, controllers, before, (0, 1), number == FIRST_FRAME, seed))
-            if mock_melee.game_over(frames)[0]:
+            if game.game_over(frames)[0]:
                 self.send_events(struct.pack(">BBb4b", 0x39, 2, -1, 0, 1, -1, -1))
                 self.read_pads()                                            # the answer to the last frame
                 break
@@ -415,8 +414,8 @@ class Dolphin:
                 frames["frame_id"] += 1
             else:
                 if bots["kind"].any():
-                    mock_melee.bot_controllers(frames, bots, controllers)
-                mock_melee.step_games(frames, hidden, controllers)
+                    game.bot_controllers(frames, bots, controllers)
+                game.step_games(frames, hidden, controllers)
             time.sleep(max(0., least - (time.monotonic() - tick)))
         self.games += 1
 

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-import mock_melee as game
+from cleanmelee import game
 
 CHARS = set(game.CHARACTERS.values())
 

@@ -15,10 +15,17 @@ import torch
 
 import bc
 import melee_common
+from cleanmelee import dataset
+from cleanmelee.frame import BUTTONS
+from cleanmelee.rewards import RewardArgs, compute_rewards
+from cleanmelee.cli import UserError
+from cleanmelee.dataset import subjects
+from cleanmelee.frame import BUTTON_X, CHARACTERS, CONTROLLER, FIRST_CONTROL_FRAME, FRAME, STAGES
+from cleanmelee.recording import write_slp
+from cleanmelee.replays import load_replays
 from melee_common import (
-    ACTION_SIZE, BUTTON_X, CHARACTERS, CONTROLLER, FIRST_CONTROL_FRAME, FRAME, HEADS, NEUTRAL_ACTION, NUM_FLOATS, STAGES,
-    Policy, UserError, VecEnv, action_logprobs, decode_actions, load_policy, load_replays, observe, save_checkpoint, subjects,
-    write_slp,
+    ACTION_SIZE, HEADS, NEUTRAL_ACTION, NUM_FLOATS, Policy, VecEnv, action_logprobs, decode_actions, load_policy,
+    observe, save_checkpoint,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,7 +97,7 @@ def jump_leak(data, shift=0):
 
 
 def test_labels_do_not_leak(tmp_path):
-    train, _, _ = melee_common.load_sequences(write_games(tmp_path / "games"), num_workers=0)
+    train, _, _ = dataset.load_sequences(write_games(tmp_path / "games"), num_workers=0)
     leak, onsets = jump_leak(train)
     assert onsets > 50 and leak < .03
     assert jump_leak(train, shift=1)[0] > .9
@@ -110,7 +117,7 @@ def test_labels_of_recorded_games_do_not_leak(tmp_path):
             envs.step(decode_actions(actions))
     for g in range(n):
         write_slp(tmp_path / "games" / f"{g}.slp", np.stack(frames)[:, g], np.stack(controllers)[:, g], seed=g, started=0)
-    train, _, _ = melee_common.load_sequences(str(tmp_path / "games"), num_workers=0)
+    train, _, _ = dataset.load_sequences(str(tmp_path / "games"), num_workers=0)
     leak, onsets = jump_leak(train)
     assert onsets > 50 and leak < .05
     assert jump_leak(train, shift=1)[0] > .2                                # the rest are presses in mid-air
@@ -118,7 +125,7 @@ def test_labels_of_recorded_games_do_not_leak(tmp_path):
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="no real replays beside the repository")
 def test_labels_of_real_games_do_not_leak():
-    train, _, _ = melee_common.load_sequences(str(REAL), num_workers=0)
+    train, _, _ = dataset.load_sequences(str(REAL), num_workers=0)
     leak, onsets = jump_leak(train)
     assert onsets > 500 and leak < .05
     assert jump_leak(train, shift=1)[0] > .3
@@ -126,7 +133,7 @@ def test_labels_of_real_games_do_not_leak():
 
 def test_pack_pairs_each_frame_with_the_next_input(tmp_path):
     replays, _ = load_replays(write_games(tmp_path / "games", 2), num_workers=0)
-    data = melee_common.pack(replays, subjects(replays), gamma=.9)
+    data = dataset.pack(replays, subjects(replays), gamma=.9)
     assert len(data.starts) == 5
     for k, (index, player) in enumerate(subjects(replays)):
         frames, controllers = replays[index].frames, replays[index].controllers
@@ -141,7 +148,7 @@ def test_pack_pairs_each_frame_with_the_next_input(tmp_path):
         held = (controllers["buttons"][:-1, player] & BUTTON_X) != 0
         assert data.changed[a:b][torch.from_numpy(pressed != held)].all()
 
-        rewards = melee_common.compute_rewards(frames[:-1], frames[1:], melee_common.RewardArgs())[:, player]
+        rewards = compute_rewards(frames[:-1], frames[1:], RewardArgs())[:, player]
         slow, total = np.zeros(b - a), 0.
         for t in reversed(range(b - a)):
             total = slow[t] = rewards[t] + .9 * total
@@ -166,7 +173,7 @@ def test_own_controller_columns():
 @pytest.mark.parametrize("stride", [1, 3])
 def test_walk_sees_every_row_once(stride):
     starts = np.cumsum([0, 700, 3, 256, 257, 90])
-    rows = [r[real] for r, real, _ in melee_common.walk(starts, stride, lanes=2, size=256)]
+    rows = [r[real] for r, real, _ in dataset.walk(starts, stride, lanes=2, size=256)]
     np.testing.assert_array_equal(np.sort(torch.cat(rows)), np.arange(starts[-1]))
 
 
@@ -174,7 +181,7 @@ def test_walk_sees_every_row_once(stride):
 def test_evaluation_carries_the_memory(tmp_path, backbone):
     """Equal to one game after another, each unrolled whole."""
     replays, _ = load_replays(write_games(tmp_path / "games", 3), num_workers=0)
-    data = melee_common.pack([dataclasses.replace(r, frames=r.frames[:n], controllers=r.controllers[:n])
+    data = dataset.pack([dataclasses.replace(r, frames=r.frames[:n], controllers=r.controllers[:n])
                  for r, n in zip(replays, (300, 390, 350), strict=True)], [(0, 0), (1, 0), (1, 1), (2, 0)])
     policy = Policy(backbone, (16,)).eval()
     nll, weight = torch.zeros(len(HEADS)), 0.
@@ -195,7 +202,7 @@ def test_evaluation_carries_the_memory(tmp_path, backbone):
 
 
 def test_warnings_see_a_collapse():
-    healthy = {f"eval/{kind}_{name}": .1 for kind in ("true_press", "press", "argmax_press") for name in melee_common.BUTTONS}
+    healthy = {f"eval/{kind}_{name}": .1 for kind in ("true_press", "press", "argmax_press") for name in BUTTONS}
     healthy |= {f"eval/{kind}_{name}": .5 for kind in ("true_neutral", "neutral") for name in list(HEADS)[1:5]}
     healthy |= {f"eval/{kind}_{name}": 1. for kind in ("nll", "entropy") for name in HEADS}
     assert bc.warnings(healthy) == []
@@ -248,13 +255,13 @@ def test_who_is_left_out(tmp_path):
     games.mkdir()
     for seed in range(3):
         write_slp(games / f"{seed}.slp", frames, controllers, seed=seed, started=0)
-    train, held_out, about = melee_common.load_sequences(str(games), num_workers=0, min_active=.01)
+    train, held_out, about = dataset.load_sequences(str(games), num_workers=0, min_active=.01)
     assert (about["idle_players"], about["train_players"] + about["held_out_players"]) == (3, 3)
     with pytest.raises(UserError, match="3 idle"):
-        melee_common.load_sequences(str(games), num_workers=0, min_active=.01, character="marth")
+        dataset.load_sequences(str(games), num_workers=0, min_active=.01, character="marth")
     write_slp(games / "cpu.slp", frames, controllers, seed=9, started=0, cpu_levels=(9, 0))
-    assert melee_common.load_sequences(str(games), num_workers=0)[2]["cpu_players"] == 1
-    assert melee_common.load_sequences(str(games), num_workers=0, cpu_players=True)[2]["cpu_players"] == 0
+    assert dataset.load_sequences(str(games), num_workers=0)[2]["cpu_players"] == 1
+    assert dataset.load_sequences(str(games), num_workers=0, cpu_players=True)[2]["cpu_players"] == 0
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -13,9 +13,10 @@ import torch
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 
 import distill
-from melee_common import (
-    ACTION_SIZE, CONTROLLER, FRAME, HEADS, NUM_BUTTONS, NUM_LOGITS, Policy, UserError, load_policy, save_checkpoint, write_slp,
-)
+from cleanmelee.cli import UserError
+from cleanmelee.frame import CONTROLLER, FRAME
+from cleanmelee.recording import write_slp
+from melee_common import ACTION_SIZE, HEADS, NUM_BUTTONS, NUM_LOGITS, Policy, load_policy, save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 

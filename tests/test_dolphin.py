@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import mock_melee
+from cleanmelee import game
 import ppo_selfplay
-from melee_common import (
-    BOT_SLOT, BOTS, CHARACTERS, CONTROLLER, CPU_LEVELS, FIRST_CONTROL_FRAME, FRAME, HUMAN, ISO_SIZE, ITEM, SHOULDER_GRID,
-    STAGES, STICK_TABLE, ZELDA, DolphinArgs, DolphinEnv, DolphinError, UserError, VecEnv, check_dolphin, decode_actions,
-    load_checkpoint, observe,
-)
+from cleanmelee.cli import UserError
+from cleanmelee.dolphin import CPU_LEVELS, HUMAN, ISO_SIZE, DolphinArgs, DolphinEnv, DolphinError, check_dolphin
+from cleanmelee.frame import CHARACTERS, CONTROLLER, FIRST_CONTROL_FRAME, FRAME, ITEM, STAGES, ZELDA
+from cleanmelee.game import BOTS
+from melee_common import BOT_SLOT, SHOULDER_GRID, STICK_TABLE, VecEnv, decode_actions, load_checkpoint, observe
 from test_policy import random_actions
 
 FOX, FALCO, MARTH, SHEIK = (CHARACTERS[name] for name in ("fox", "falco", "marth", "sheik"))
@@ -36,7 +36,7 @@ def dolphin(tmp_path, monkeypatch):
     """dolphin(FAKE_SEED=7, ...) -> DolphinArgs for a stand-in with these switches. Its temporary files lie in tmp_path/tmp."""
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
-    mock_melee.warm_up()                                                    # or every stand-in would compile the game
+    game.warm_up()                                                    # or every stand-in would compile the game
 
     def make(**switches):
         executable, iso = tmp_path / "dolphin", tmp_path / "melee.iso"
@@ -107,9 +107,9 @@ def test_the_same_inputs_give_the_same_games_as_the_embedded_game(dolphin):
     rng = np.random.default_rng(0)
     games, items = 0, 0
     with VecEnv(1, [FALCO, FOX], FD, dolphin=dolphin(FAKE_SEED=7, FAKE_STOCKS=1), max_episode_frames=0) as envs:
-        frames, hidden = np.zeros(1, FRAME), np.zeros(1, mock_melee.HIDDEN)
+        frames, hidden = np.zeros(1, FRAME), np.zeros(1, game.HIDDEN)
         while games < 3:
-            mock_melee.reset_games(frames, hidden, np.ones(1, bool), [[FALCO, FOX]], [FD], [7 + games])
+            game.reset_games(frames, hidden, np.ones(1, bool), [[FALCO, FOX]], [FD], [7 + games])
             frames["players"]["stocks"] = 1
             assert frames["frame_id"][0] == FIRST_CONTROL_FRAME - 1 and envs.frames.tobytes() == frames.tobytes()
             assert not envs.controllers.view(np.uint8).any()
@@ -118,9 +118,9 @@ def test_the_same_inputs_give_the_same_games_as_the_embedded_game(dolphin):
                 asked = decode_actions(random_actions(rng, 1, 2))
                 if frames["frame_id"][0] > 250:                             # enough: Fox goes to the edge and beyond
                     asked["main_x"][0, 1], asked["main_y"][0, 1], asked["buttons"][0, 1] = 1, 0, 0
-                mock_melee.step_games(frames, hidden, asked)
+                game.step_games(frames, hidden, asked)
                 terminated, truncated, broken = envs.step(asked)
-                over = bool(mock_melee.game_over(frames)[0])
+                over = bool(game.game_over(frames)[0])
                 assert (terminated[0], truncated[0], broken[0]) == (over, False, False)
                 seen, inputs = (envs.final_frames, envs.final_controllers) if over else (envs.frames, envs.controllers)
                 assert packed(frames).tobytes() == seen.tobytes() and asked.tobytes() == inputs.tobytes()

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-import mock_melee
-from melee_common import (
-    BOT_SLOT, BOTS, CHARACTERS, CONTROLLER, FRAME, NEUTRAL_ACTION, STAGES, Games, Policy, RewardArgs, UserError, VecEnv, act,
-    compute_gae, compute_rewards, decode_actions, observe, outcomes, wilson_interval,
-)
+from cleanmelee import game
+from cleanmelee.cli import UserError
+from cleanmelee.evaluation import wilson_interval
+from cleanmelee.frame import CHARACTERS, CONTROLLER, FRAME, STAGES, outcomes
+from cleanmelee.game import BOTS
+from cleanmelee.rewards import RewardArgs, compute_rewards
+from melee_common import BOT_SLOT, NEUTRAL_ACTION, Games, Policy, VecEnv, act, decode_actions, observe
+from ppo_selfplay import compute_gae
 from test_policy import random_actions
 
 FOX, FD = CHARACTERS["fox"], STAGES["final_destination"]
@@ -116,7 +119,7 @@ def test_truncation_and_autoreset():
             assert truncated.all() == (frame % 50 == 0) and not terminated.any() and not broken.any()
             if truncated.all():
                 assert (envs.final_frames["frame_id"] == last["frame_id"] + 1).all()
-                assert (envs.frames["frame_id"] == mock_melee.FIRST_CONTROL_FRAME - 1).all()
+                assert (envs.frames["frame_id"] == game.FIRST_CONTROL_FRAME - 1).all()
                 assert (envs.controllers["main_x"] == 0).all()
 
 
@@ -184,7 +187,7 @@ def test_a_killed_worker_is_replaced_and_the_others_never_notice():
         assert broken.tolist() == truncated.tolist() == [False, False, True, True, False, False] and not terminated.any()
         healthy = [0, 1, 4, 5]
         assert envs.frames[healthy].tobytes() == alone.frames[healthy].tobytes()
-        assert (envs.frames["frame_id"][2:4] == mock_melee.FIRST_CONTROL_FRAME - 1).all()
+        assert (envs.frames["frame_id"][2:4] == game.FIRST_CONTROL_FRAME - 1).all()
         for _ in range(30):
             _, _, broken = envs.step(controllers)
             assert not broken.any()

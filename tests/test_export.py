@@ -12,9 +12,10 @@ import torch
 
 import export_onnx
 from export_onnx import Act, Args, Score, export, game_frames, parity, quantise
+from cleanmelee.cli import UserError, run_script
 from melee_common import (
-    ACTION_SIZE, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, Observation, Policy, UserError, onnx_session, run_script,
-    save_checkpoint, schema_hash, to_torch,
+    ACTION_SIZE, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, Observation, Policy, onnx_session, save_checkpoint,
+    schema_hash, to_torch,
 )
 
 BACKBONES = [("mlp", (24, 16)), ("gru", (16,)), ("gru", (24, 16))]

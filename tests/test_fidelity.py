@@ -6,7 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from melee_common import BOTS, CHARACTERS, STAGES, VecEnv, write_slp
+from cleanmelee.frame import CHARACTERS, STAGES
+from cleanmelee.game import BOTS
+from cleanmelee.recording import write_slp
+from melee_common import VecEnv
 
 TESTS = Path(__file__).resolve().parent
 

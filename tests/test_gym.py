@@ -8,9 +8,14 @@ import pytest
 import torch
 
 import melee_common
+from cleanmelee.cli import UserError
+from cleanmelee.environment import MeleeEnv
+from cleanmelee.frame import CONTROLLER
+from cleanmelee.game import BOTS
+from cleanmelee.pool import Pool
 from melee_common import (
-    ACTION_SIZE, BOTS, CONTROLLER, NEUTRAL_ACTION, NUM_FLOATS, NUM_INTS, NUM_LOGITS, MeleeEnv, Observation, Policy, Pool,
-    UserError, decode_actions, save_checkpoint, to_torch,
+    ACTION_SIZE, NEUTRAL_ACTION, NUM_FLOATS, NUM_INTS, NUM_LOGITS, Observation, Policy, decode_actions,
+    save_checkpoint, to_torch,
 )
 
 ROOT = Path(__file__).resolve().parents[1]

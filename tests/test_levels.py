@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import bench_levels
-import mock_melee as game
+from cleanmelee import game
 
 TEN, STAGES = list(game.CHARACTERS.values()), list(game.STAGES.values())
 MEWTWO, FOX = game.CHARACTERS["mewtwo"], game.CHARACTERS["fox"]

@@ -7,9 +7,14 @@ import torch
 import melee_common
 import play
 import ppo_selfplay
+from cleanmelee.dataset import pack, subjects
+from cleanmelee.environment import MeleeEnv
+from cleanmelee.frame import CHARACTERS, CONTROLLER, STAGES
+from cleanmelee.recording import write_slp
+from cleanmelee.replays import load_replays, read_replay
 from melee_common import (
-    CHARACTERS, CONTROLLER, NUM_BUTTONS, NUM_STICK, STAGES, MeleeEnv, VecEnv, decode_actions, encode_controllers, load_replays,
-    mirrored, observe, pack, play_games, read_replay, save_checkpoint, subjects, write_slp,
+    NUM_BUTTONS, NUM_STICK, VecEnv, decode_actions, encode_controllers, mirrored, observe, play_games,
+    save_checkpoint,
 )
 from test_policy import random_actions, random_frames
 from test_tournament import stubborn

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-import mock_melee as game
+from cleanmelee import game
 
 FOX, MARTH, FALCO, MEWTWO = (game.CHARACTERS[name] for name in ("fox", "marth", "falco", "mewtwo"))
 SEVEN = [game.CHARACTERS[name] for name in ("fox", "falco", "marth", "sheik", "mewtwo", "gameandwatch",

@@ -17,9 +17,13 @@ import torch
 
 import play
 from export_onnx import Act, export
+from cleanmelee.cli import UserError, run_script
+from cleanmelee.dolphin import HUMAN
+from cleanmelee.frame import CHARACTERS, STAGES, outcomes
+from cleanmelee.replays import read_replay
 from melee_common import (
-    CHARACTERS, HUMAN, NEUTRAL_ACTION, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, STAGES, Observation, Policy,
-    UserError, VecEnv, decode_actions, outcomes, play_games, read_replay, run_script, save_checkpoint, schema_hash,
+    NEUTRAL_ACTION, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, Observation, Policy, VecEnv, decode_actions,
+    play_games, save_checkpoint, schema_hash,
 )
 from play import Args, OnnxPolicy, Pace
 from test_replays import PARSERS, assert_read_alike

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from cleanmelee.cli import UserError
+from cleanmelee.frame import CONTROLLER, FRAME
 from melee_common import (
-    ACTION_SIZE, BACKBONES, CONTROLLER, FRAME, HEADS, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, OWN_CONTROLLER,
-    STICK_GRID, STICK_NEUTRAL, STICK_TABLE, Observation, Policy, UserError, action_logprobs, decode_actions,
-    encode_controllers, load_checkpoint, load_policy, mirrored, observe, parse_hidden, reset_state, save_checkpoint, to_torch,
+    ACTION_SIZE, BACKBONES, HEADS, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, OWN_CONTROLLER, STICK_GRID,
+    STICK_NEUTRAL, STICK_TABLE, Observation, Policy, action_logprobs, decode_actions, encode_controllers,
+    load_checkpoint, load_policy, mirrored, observe, parse_hidden, reset_state, save_checkpoint, to_torch,
 )
 
 

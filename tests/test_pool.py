@@ -10,10 +10,9 @@ import pytest
 import torch
 
 import bench_pool
-from melee_common import (
-    NUM_FLOATS, NUM_INTS, Observation, Policy, Pool, Ratings, UserError, act, fit_elo, load_checkpoint, save_checkpoint,
-    swap_policy,
-)
+from cleanmelee.cli import UserError
+from cleanmelee.pool import Pool, Ratings, fit_elo
+from melee_common import NUM_FLOATS, NUM_INTS, Observation, Policy, act, load_checkpoint, save_checkpoint, swap_policy
 
 
 def tiny() -> Policy:

@@ -12,13 +12,20 @@ import pytest
 import torch
 
 import melee_common
+from cleanmelee import evaluation
 import ppo_selfplay
 from bench_matchmaking import LEARNERS, draw, league
+from cleanmelee.cli import UserError
+from cleanmelee.evaluation import Evaluator
+from cleanmelee.frame import CHARACTERS, STAGES
+from cleanmelee.game import BOTS
+from cleanmelee.pool import Pool, Ratings
+from cleanmelee.population import Turn, make_learners, pbt_round
 from melee_common import (
-    BOTS, CHARACTERS, HEADS, MIRROR, NUM_BUTTONS, OPPONENT, STAGES, Arena, Evaluator, MatchArgs, Matchmaker, Policy, Pool,
-    Ratings, Turn, UserError, VecEnv, action_kl, action_logprobs, compute_gae, load_checkpoint, load_policy, make_learners, matchups,
-    pbt_round, save_checkpoint,
+    HEADS, NUM_BUTTONS, Policy, VecEnv, action_kl, action_logprobs, load_checkpoint, load_policy, matchups,
+    save_checkpoint,
 )
+from ppo_selfplay import MIRROR, OPPONENT, Arena, MatchArgs, Matchmaker, compute_gae
 from ppo_selfplay import Args, main
 from test_envs import slow_gae
 from test_policy import random_actions, random_observation
@@ -192,7 +199,7 @@ def test_when_opponents_change(tmp_path, monkeypatch, swap):
 
 
 def test_characters_stages_and_ports_take_turns(tmp_path, monkeypatch):
-    seen, act = set(), melee_common.act
+    seen, act = set(), ppo_selfplay.act
 
     def watched(policies, assignment, obs, states, resets, *rest):
         for g in np.flatnonzero(resets):
@@ -205,7 +212,7 @@ def test_characters_stages_and_ports_take_turns(tmp_path, monkeypatch):
     envs, arenas, vec_init, arena_init = [], [], VecEnv.__init__, Arena.__init__
     monkeypatch.setattr(VecEnv, "__init__", lambda self, *a, **k: (envs.append(self), vec_init(self, *a, **k))[1])
     monkeypatch.setattr(Arena, "__init__", lambda self, *a: (arenas.append(self), arena_init(self, *a))[1])
-    monkeypatch.setattr(melee_common, "act", watched)
+    monkeypatch.setattr(ppo_selfplay, "act", watched)
     main(tiny(tmp_path, "run", 12, character="fox,link", opponent_character="marth", stage="battlefield,final_destination",
               max_episode_frames=8, num_workers=2))
     expected = {(port, CHARACTERS[mine], CHARACTERS["marth"], STAGES[stage]) for port in (0, 1) for mine in ("fox", "link")
@@ -665,13 +672,13 @@ def test_strength_knows_a_collapse_and_a_held_out_policy(tmp_path):
             if name != "buttons":
                 layer.bias[len(layer.bias) // 2 if name != "shoulder" else 0] = 20.
     args = strength_args(held_out=str(tmp_path / "held.pt"))
-    sound = melee_common.measure_strength(initial, initial, 0, args)
+    sound = evaluation.measure_strength(initial, initial, 0, args)
     assert sound["eval/collapse"] == [] and sound["eval/drift"] < .05 and 0 <= sound["eval/winrate_heldout"] <= 1
-    broken = melee_common.measure_strength(mashing, initial, 0, args)
+    broken = evaluation.measure_strength(mashing, initial, 0, args)
     assert "mashing" in broken["eval/collapse"] and broken["eval/drift"] > .2
-    still = melee_common.measure_strength(frozen, initial, 0, args)
+    still = evaluation.measure_strength(frozen, initial, 0, args)
     assert {"frozen", "entropy"} == set(still["eval/collapse"])             # in games of a second, nobody is hurt anyway
-    still = melee_common.measure_strength(frozen, initial, 0, strength_args(max_episode_frames=1800, eval_opponents="idle"))
+    still = evaluation.measure_strength(frozen, initial, 0, strength_args(max_episode_frames=1800, eval_opponents="idle"))
     assert {"frozen", "entropy", "passive"} == set(still["eval/collapse"])
 
 
@@ -770,8 +777,8 @@ def test_pool_files_for_other_games_are_passed_over(tmp_path, capsys):
 
 
 def test_an_evaluator_that_cannot_live_does_not_end_the_training(tmp_path, monkeypatch):
-    popen = melee_common.subprocess.Popen
-    monkeypatch.setattr(melee_common.subprocess, "Popen", lambda command, **options: popen(["/bin/false"], **options))
+    popen = evaluation.subprocess.Popen
+    monkeypatch.setattr(evaluation.subprocess, "Popen", lambda command, **options: popen(["/bin/false"], **options))
     started = time.monotonic()
     main(tiny(tmp_path, "run", 6, eval_interval=1, eval_in_background=True))
     assert len(metrics(tmp_path / "run")) == 6 and time.monotonic() - started < 20
@@ -800,19 +807,19 @@ def test_a_kill_between_a_row_and_its_file_loses_and_repeats_nothing(tmp_path, m
 
 
 def test_a_policy_that_wins_from_one_side_only_is_flagged_and_the_control_stays_even(monkeypatch):
-    monkeypatch.setattr(melee_common, "outcomes", lambda frames: np.ones(len(frames)))                  # port 1 always wins
+    monkeypatch.setattr(evaluation, "outcomes", lambda frames: np.ones(len(frames)))                  # port 1 always wins
     policy = Policy("mlp", (8,))
-    row = melee_common.measure_strength(policy, policy, 0, strength_args(eval_games=32, eval_opponents="idle"))
+    row = evaluation.measure_strength(policy, policy, 0, strength_args(eval_games=32, eval_opponents="idle"))
     assert (row["eval/winrate_control"], row["eval/port_1_score"], row["eval/collapse"]) == (.5, 1, ["one-sided"])
 
 
 def test_the_control_and_the_drift_are_fair_where_the_matchup_is_not(tmp_path, monkeypatch):
     """The game is decided by the character: Fox always wins. The control is even all the same, and without learning there is no
     drift, though both characters are played differently by whoever plays them."""
-    monkeypatch.setattr(melee_common, "outcomes", lambda frames: np.where(
+    monkeypatch.setattr(evaluation, "outcomes", lambda frames: np.where(
         frames["players"]["character"][:, 0] == CHARACTERS["fox"], 1, -1))
     policy = Policy("mlp", (8,))
-    row = melee_common.measure_strength(policy, policy, 0, strength_args(
+    row = evaluation.measure_strength(policy, policy, 0, strength_args(
         character="fox", opponent_character="gameandwatch", eval_games=32, eval_opponents="idle"))
     assert row["eval/winrate_control"] == .5 and row["eval/winrate_initial"] == 1 and row["eval/collapse"] == []
     assert row["eval/drift"] < .03 and "eval/winrate_reference" not in row
@@ -826,5 +833,5 @@ def test_drift_compares_the_same_games(monkeypatch):
         watch(actions, np.ones(len(assignment), bool))
         return envs.frames.copy()
 
-    monkeypatch.setattr(melee_common, "play_games", fake)
-    assert melee_common.measure_strength(Policy("mlp", (8,)), Policy("mlp", (8,)), 0, strength_args())["eval/drift"] == 0
+    monkeypatch.setattr(evaluation, "play_games", fake)
+    assert evaluation.measure_strength(Policy("mlp", (8,)), Policy("mlp", (8,)), 0, strength_args())["eval/drift"] == 0

@@ -18,12 +18,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import melee_common
-from melee_common import (
-    CONTROLLER, EVENTS_AT, FRAME, SLP_HEAD, Replay, ReplayError, SlpWriter, UserError, controlled, controllers_from_gamestate,
-    finish_recordings, finished_slp, frame_from_gamestate, keep_raw_events, load_replays, read_replay, split_by_game, subjects,
-    write_slp,
-)
+import cleanmelee.replays as replays_room
+from cleanmelee.cli import UserError
+from cleanmelee.dataset import split_by_game, subjects
+from cleanmelee.dolphin import controllers_from_gamestate, frame_from_gamestate, keep_raw_events
+from cleanmelee.events import zero_indexed_actions, EVENTS_AT, SLP_HEAD, ReplayError, finished_slp
+from cleanmelee.frame import CONTROLLER, FRAME
+from cleanmelee.recording import SlpWriter, finish_recordings, write_slp
+from cleanmelee.replays import Replay, controlled, load_replays, read_replay
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "replays"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="no real replays on this machine")
@@ -54,7 +56,7 @@ def make_players(rng, shape, character, port):
     players["hitstun"] = rng.integers(1, 60, shape) * players["in_hitstun"]
     players["facing"] = rng.choice([-1, 1], shape)
     players["character"], players["port"], players["present"] = character, port, 1
-    zero_index = melee_common._zero_indexed_actions()[players["character"], players["action"]]
+    zero_index = zero_indexed_actions()[players["character"], players["action"]]
     players["action_frame"] = players["state_age"].astype(np.int16) + zero_index
     return players
 
@@ -70,7 +72,7 @@ def make_game(length=150, seed=0, stage=31, characters=(FOX, MARTH), ports=(0, 1
             frames["nanas"][: length // 2, i] = make_players(rng, length // 2, NANA, ports[i])  # dies half-way
     if characters[1] == ZELDA:
         frames["players"]["character"][length // 2:, 1] = SHEIK  # transforms
-        zero_index = melee_common._zero_indexed_actions()[frames["players"]["character"], frames["players"]["action"]]
+        zero_index = zero_indexed_actions()[frames["players"]["character"], frames["players"]["action"]]
         frames["players"]["action_frame"] = frames["players"]["state_age"].astype(np.int16) + zero_index
     for t in range(length):
         items = frames["items"][t, : rng.integers(0, 9)]  # packed from slot 0
@@ -674,7 +676,7 @@ def test_nothing_to_read(tmp_path, folder):
 
 
 def test_a_reader_that_dies_costs_one_file(folder, monkeypatch):
-    read = melee_common._read_one
+    read = replays_room._read_one
 
     def deadly(path, *rest):
         if path.stem == "b":
@@ -683,7 +685,7 @@ def test_a_reader_that_dies_costs_one_file(folder, monkeypatch):
             raise SystemExit  # leaves the loop as a panic would
         return read(path, *rest)
 
-    monkeypatch.setattr(melee_common, "_read_one", deadly)  # forked readers see it
+    monkeypatch.setattr(replays_room, "_read_one", deadly)  # forked readers see it
     replays, summary = load_replays(folder, num_workers=2, cache_dir=False, progress=False)
     assert names(replays) == ["a", "c", "d"]
     reasons = {Path(path).stem: reason for path, reason in summary["skipped"]}
@@ -694,13 +696,13 @@ def test_interrupt_leaves_no_readers(folder):
     """Ctrl-C, which a terminal sends to the whole process group, while every reader is busy."""
     script = f"""
 import sys, time
-sys.path.insert(0, {str(Path(melee_common.__file__).parent)!r})
-import melee_common
+sys.path.insert(0, {str(Path(replays_room.__file__).parents[1])!r})
+import cleanmelee.replays as replays_room
 def slow(path, *rest):
     print("reading", flush=True)
     time.sleep(60)
-melee_common._read_one = slow
-melee_common.load_replays({str(folder)!r}, num_workers=3, cache_dir=False)
+replays_room._read_one = slow
+replays_room.load_replays({str(folder)!r}, num_workers=3, cache_dir=False)
 """
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                text=True, start_new_session=True)

@@ -11,9 +11,12 @@ import melee.enums
 import numpy as np
 import pytest
 
-import melee_common as common
-import mock_melee as game
-from melee_common import CHARACTERS, CONTROLLER, FRAME, REWARD_TERMS, RewardArgs, compute_rewards, load_replays, reward_terms
+import melee_common
+from cleanmelee import rewards as common
+from cleanmelee import game
+from cleanmelee.frame import CHARACTERS, CONTROLLER, FRAME
+from cleanmelee.replays import load_replays
+from cleanmelee.rewards import REWARD_TERMS, RewardArgs, compute_rewards, reward_terms
 from test_mock import Game
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,7 +81,7 @@ def played():
     characters = ids[np.stack([np.arange(n) % 10, (np.arange(n) // 6) % 10], 1)]
     kinds = np.array([[game.BOTS["attacker"], game.BOTS["random"]], [game.BOTS["attacker"]] * 2])[np.arange(n) % 2]
     steps = []
-    with common.VecEnv(n, characters, [31, 32] * (n // 2), seed=3, bot_kinds=kinds, max_episode_frames=0, action_repeat=3) as envs:
+    with melee_common.VecEnv(n, characters, [31, 32] * (n // 2), seed=3, bot_kinds=kinds, max_episode_frames=0, action_repeat=3) as envs:
         for _ in range(1500):
             before = envs.frames.copy()
             terminated, truncated, _ = envs.step(np.zeros((n, 2), CONTROLLER))

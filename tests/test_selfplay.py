@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-import melee_common
+from cleanmelee import evaluation
 import ppo_selfplay
-from melee_common import (
-    BOT_SLOT, Policy, Pool, Ratings, UserError, load_checkpoint, load_policy, lock_run, observe, save_checkpoint)
+from cleanmelee.cli import UserError
+from cleanmelee.pool import Pool, Ratings
+from cleanmelee.runs import lock_run
+from melee_common import BOT_SLOT, Policy, load_checkpoint, load_policy, observe, save_checkpoint
 from ppo_selfplay import Args, main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -127,7 +129,7 @@ def test_pretrained_weights_are_the_learners(tmp_path, monkeypatch):
             assert all(torch.equal(v, policy.state_dict()[k]) for k, v in initial.state_dict().items())
         return {"global_step": step, "games": 0, "eval/drift": 0., "eval/collapse": []}
 
-    monkeypatch.setattr(melee_common, "measure_strength", measure)
+    monkeypatch.setattr(evaluation, "measure_strength", measure)
     main(tiny(tmp_path, "run", 1, pretrained=str(tmp_path / "bc.pt"), eval_interval=1))
     assert seen.pop("repeat") == 1
     assert all(torch.equal(seen[k], v) for k, v in source.state_dict().items())
@@ -139,7 +141,7 @@ def test_pretrained_weights_are_the_learners(tmp_path, monkeypatch):
 @pytest.mark.parametrize("backbone", ["mlp", "gru"])
 def test_opponent_rows_never_enter_the_batch(tmp_path, monkeypatch, backbone):
     """Opponents are made to press up on the d-pad on every frame, the learner never does: no batch may hold such a row."""
-    act, action_logprobs = melee_common.act, ppo_selfplay.action_logprobs
+    act, action_logprobs = ppo_selfplay.act, ppo_selfplay.action_logprobs
     count = {"learner": 0, "opponent": 0, "batches": 0}
 
     def marked_act(policies, assignment, *rest):
@@ -155,7 +157,7 @@ def test_opponent_rows_never_enter_the_batch(tmp_path, monkeypatch, backbone):
             assert not actions[..., 7].any()
         return action_logprobs(logits, actions)
 
-    monkeypatch.setattr(melee_common, "act", marked_act)
+    monkeypatch.setattr(ppo_selfplay, "act", marked_act)
     monkeypatch.setattr(ppo_selfplay, "action_logprobs", checked)
     main(tiny(tmp_path, "run", 6, history_prob=.7, backbone=backbone))
     assert count["opponent"] > 100 and count["batches"] > 0
@@ -165,7 +167,7 @@ def test_opponent_rows_never_enter_the_batch(tmp_path, monkeypatch, backbone):
 def test_an_opponent_stays_for_its_game_and_gets_its_result(tmp_path, monkeypatch):
     """Follows who really acted in every game, and compares with whom the ratings were told about."""
     names, games, finished, recorded = {}, {}, [], []
-    load, act, record = Pool.load, melee_common.act, Ratings.record
+    load, act, record = Pool.load, ppo_selfplay.act, Ratings.record
 
     def named_load(self, name):
         policy = load(self, name)
@@ -187,7 +189,7 @@ def test_an_opponent_stays_for_its_game_and_gets_its_result(tmp_path, monkeypatc
         record(self, a, b, score)
 
     monkeypatch.setattr(Pool, "load", named_load)
-    monkeypatch.setattr(melee_common, "act", watched_act)
+    monkeypatch.setattr(ppo_selfplay, "act", watched_act)
     monkeypatch.setattr(Ratings, "record", watched_record)
     main(tiny(tmp_path, "run", 8, history_prob=.6))
     expected = [(a, b) if a == "main" else (b, a) for a, b in finished if (a, b) != ("main", "main")]
@@ -201,7 +203,7 @@ def test_an_opponent_stays_for_its_game_and_gets_its_result(tmp_path, monkeypatc
 def test_the_learner_scores_actions_as_the_actor_did(tmp_path, monkeypatch, backbone):
     """Observations, actions, memory and its resets are stored where they belong: the rollout's log-probabilities are those of
     the moment of acting."""
-    act, action_logprobs, evaluate_actions = melee_common.act, ppo_selfplay.action_logprobs, ppo_selfplay.evaluate_actions
+    act, action_logprobs, evaluate_actions = ppo_selfplay.act, ppo_selfplay.action_logprobs, ppo_selfplay.evaluate_actions
     scored, acted, compared = {}, [], []
 
     def step(self, obs, state, noise):
@@ -227,19 +229,19 @@ def test_the_learner_scores_actions_as_the_actor_did(tmp_path, monkeypatch, back
         return values, logprobs
 
     monkeypatch.setattr(Policy, "step", step)
-    monkeypatch.setattr(melee_common, "act", watched_act)
+    monkeypatch.setattr(ppo_selfplay, "act", watched_act)
     monkeypatch.setattr(ppo_selfplay, "evaluate_actions", watched_evaluation)
     main(tiny(tmp_path, "run", 6, backbone=backbone, history_prob=.6, learning_rate=1e-2))
     assert len(compared) == 6
 
 def test_results_are_credited_to_the_side_that_won(tmp_path, monkeypatch):
-    frozen, scores, act = [], [], melee_common.act
+    frozen, scores, act = [], [], ppo_selfplay.act
     def watched_act(policies, assignment, obs, states, resets, *rest):
         if resets[0]:
             frozen.append(int((assignment[0] > 0).argmax()) if (assignment[0] > 0).any() else None)
         return act(policies, assignment, obs, states, resets, *rest)
-    monkeypatch.setattr(melee_common, "act", watched_act)
-    monkeypatch.setattr(melee_common, "outcomes", lambda frames: np.ones(len(frames), int))   # player 0 always wins
+    monkeypatch.setattr(ppo_selfplay, "act", watched_act)
+    monkeypatch.setattr(ppo_selfplay, "outcomes", lambda frames: np.ones(len(frames), int))   # player 0 always wins
     monkeypatch.setattr(Ratings, "record", lambda self, a, b, score: scores.append(score))
     main(tiny(tmp_path, "run", 24, num_games=1, history_prob=1.))
     expected = [float(port == 1) for port in frozen if port is not None]
@@ -316,9 +318,9 @@ def test_evaluation_credits_the_policy(tmp_path, monkeypatch):
         frames["players"]["stocks"] = np.arange(2) == port[:, None]
         return frames
 
-    monkeypatch.setattr(melee_common, "play_games", won)
+    monkeypatch.setattr(evaluation, "play_games", won)
     policy = Policy("mlp", (8,))
-    row = melee_common.measure_strength(policy, policy, 0, tiny(tmp_path, "run", eval_games=4, eval_opponents="idle,random"))
+    row = evaluation.measure_strength(policy, policy, 0, tiny(tmp_path, "run", eval_games=4, eval_opponents="idle,random"))
     assert [row[f"eval/winrate_{name}"] for name in ("idle", "random", "attacker", "initial", "control")] == [1, 1, 1, 1, .5]
     assert row["eval/drift"] == 0
 
@@ -499,7 +501,7 @@ def test_resume_refuses_other_arguments(tmp_path):
 
 
 def test_ctrl_c_before_the_first_iteration_leaves_a_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr(melee_common.Evaluator, "submit", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(evaluation.Evaluator, "submit", lambda *_: signal.raise_signal(signal.SIGINT))
     with pytest.raises(SystemExit):
         main(tiny(tmp_path, "run", 2, eval_interval=5))
     assert load_checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt")["step"] == 0
@@ -515,5 +517,5 @@ def test_a_run_is_never_overwritten(tmp_path):
 
 def test_evaluation_is_symmetric_in_ports(tmp_path):
     policy, args = Policy("mlp", (8,)).eval(), tiny(tmp_path, "run", eval_games=4)
-    a, b = melee_common.measure_strength(policy, policy, 0, args), melee_common.measure_strength(policy, policy, 0, args)
+    a, b = evaluation.measure_strength(policy, policy, 0, args), evaluation.measure_strength(policy, policy, 0, args)
     assert a == b and a["games"] == 4 and BOT_SLOT == -1

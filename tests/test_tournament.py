@@ -12,7 +12,9 @@ import pytest
 import torch
 
 import play
-from melee_common import NUM_STICK, Policy, Pool, Ratings, UserError, fit_elo
+from cleanmelee.cli import UserError
+from cleanmelee.pool import Pool, Ratings, fit_elo
+from melee_common import NUM_STICK, Policy
 from play import Args, draw_pairs
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,0 +1,199 @@
+"""A single-agent environment, for learners from elsewhere."""
+
+import collections
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import torch
+
+from cleanmelee.cli import UserError, lookup
+from cleanmelee.frame import CHARACTERS, CONTROLLER, FIGHTERS, FRAME, STAGES, outcomes
+from cleanmelee.game import BOTS
+from cleanmelee.pool import Pool
+from cleanmelee.rewards import RewardArgs, compute_rewards
+from melee_common import (
+    ACTION_SIZE, INT_LIMITS, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, NUM_SHOULDER, NUM_STICK, Observation,
+    Policy, VecEnv, decode_actions, load_policy, mirrored, observe, to_torch,
+)
+
+if gymnasium:
+    from gymnasium.spaces import Box, Dict, MultiDiscrete
+else:
+    class Box:
+        """Arrays of one shape and type, with a lowest and a highest value for each number. As gymnasium.spaces.Box."""
+
+        def __init__(self, low, high, shape: tuple[int, ...], dtype):
+            self.low, self.high = (np.broadcast_to(np.asarray(bound, dtype), shape) for bound in (low, high))
+            self.shape, self.dtype = shape, np.dtype(dtype)
+
+        def contains(self, x) -> bool:
+            return x.shape == self.shape and x.dtype == self.dtype and bool(((self.low <= x) & (x <= self.high)).all())
+
+    class Dict(dict):
+        """Spaces by name. As gymnasium.spaces.Dict."""
+
+        def contains(self, x) -> bool:
+            return x.keys() == self.keys() and all(space.contains(x[name]) for name, space in self.items())
+
+    class MultiDiscrete:
+        """[k] int64, number i below nvec[i]. As gymnasium.spaces.MultiDiscrete."""
+
+        def __init__(self, nvec):
+            self.nvec, self.dtype = np.asarray(nvec), np.dtype(np.int64)
+            self.shape = self.nvec.shape
+            self.seed()
+
+        def seed(self, seed: int | None = None) -> None:
+            self._rng = np.random.default_rng(seed)
+
+        def sample(self) -> np.ndarray:
+            return self._rng.integers(self.nvec)
+
+        def contains(self, x) -> bool:
+            x = np.asarray(x)
+            return x.shape == self.shape and x.dtype.kind in "iu" and bool(((0 <= x) & (x < self.nvec)).all())
+
+
+class MeleeEnv(gymnasium.Env if gymnasium else object):
+    """One player of one embedded game, with Gymnasium's API; the opponent plays inside, and is drawn anew at every reset.
+
+        env = MeleeEnv(["runs/ppo/pool", "attacker"])
+        obs, info = env.reset(seed=1)
+        obs, reward, terminated, truncated, info = env.step(env.action_space.sample())
+
+    obs is a dict of `floats` [NUM_FLOATS] and `ints` [NUM_INTS]; `Observation(**obs)` is what a Policy reads. An action is 13
+    integers (`decode_actions`), held for `action_repeat` frames; right is towards the opponent, in both (`mirrored`; the stick
+    is turned as it lay when obs was made). The reward is that of `compute_rewards`. info names the `opponent` and the own
+    `port` (1 or 2), and at a game's end its `outcome`: 1 won, 0 draw, -1 lost. With gymnasium installed it is a gymnasium.Env,
+    which its wrappers and other libraries accept; without, it has the same methods and spaces."""
+
+    metadata = {"render_modes": ["ansi"], "render_fps": 60}
+
+    def __init__(self, opponent: "str | Path | Pool | Policy | list" = "attacker", *, character: str = "mewtwo",
+                 opponent_character: str = "", stage: str = "final_destination", port: int = 0, action_repeat: int = 3,
+                 max_episode_frames: int = 3600, render_mode: str | None = None, **rewards: float):
+        """opponent: a bot's name, a checkpoint, a pool or its folder, or a list of those, of which each reset draws one.
+        opponent_character: empty for the same. port: 1 or 2, or 0 to draw it at every reset. max_episode_frames: game frames
+        after which a game is truncated (0: never). render_mode: "ansi", for `render` to return a line of text. rewards: reward_win=1. and the like, as in
+        RewardArgs; the potentials among them are not discounted."""
+        if port not in (0, 1, 2) or action_repeat < 1 or max_episode_frames < 0 or render_mode not in (None, "ansi"):
+            raise UserError(f"MeleeEnv: port {port} must be 0, 1 or 2, action_repeat {action_repeat} at least 1, "
+                            f"max_episode_frames {max_episode_frames} at least 0, render_mode {render_mode!r} None or 'ansi'")
+        self._characters = [lookup(CHARACTERS, name, "character") for name in (character, opponent_character or character)]
+        self._opponents = [self._source(o) for o in (opponent if isinstance(opponent, list | tuple) else [opponent])]
+        if not self._opponents:
+            raise UserError("MeleeEnv: the list of opponents is empty; name at least one")
+        self._port, self._action_repeat, self.render_mode = port, action_repeat, render_mode
+        unknown = rewards.keys() - vars(RewardArgs()).keys()
+        if unknown:
+            raise UserError(f"MeleeEnv: unknown {', '.join(sorted(unknown))}; rewards are {', '.join(vars(RewardArgs()))}")
+        self._rewards = RewardArgs(**rewards)
+        self._envs = VecEnv(1, self._characters, lookup(STAGES, stage, "stage"), max_episode_frames=max_episode_frames)
+        self._me, self._over = 0, True
+        limits = np.finfo(np.float32)
+        self.observation_space = Dict({"floats": Box(limits.min, limits.max, (NUM_FLOATS,), np.float32),
+                                       "ints": Box(0, INT_LIMITS, (NUM_INTS,), np.int16)})
+        self.action_space = MultiDiscrete([2] * NUM_BUTTONS + [NUM_STICK] * 4 + [NUM_SHOULDER])
+
+    @staticmethod
+    def _source(opponent):
+        """-> a pool, or (name, policy or None): None for a bot, which plays inside the game."""
+        if isinstance(opponent, Pool):
+            return opponent
+        if isinstance(opponent, Policy):
+            return "policy", opponent
+        if opponent in BOTS:
+            return opponent, None
+        if Path(opponent).is_dir():
+            return Pool(opponent)
+        if not Path(opponent).is_file():
+            raise UserError(f"unknown opponent {str(opponent)!r}: name one of {', '.join(BOTS)}, a checkpoint or a pool")
+        return Path(opponent).stem, load_policy(opponent)[0]
+
+    def _draw(self, sources: list) -> tuple[str, Policy | None]:
+        source = sources[self.np_random.integers(len(sources))]
+        if not isinstance(source, Pool):
+            return source
+        name = source.sample(self.np_random)
+        if name is None:
+            raise UserError(f"{source.directory}: no checkpoint in this pool can be read; train one, or name another opponent")
+        return name, source.load(name)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
+        """Begins a game. seed: of this and all later ones. options: {"opponent": ...} plays this game against that one."""
+        if gymnasium:
+            super().reset(seed=seed)
+        elif seed is not None or not hasattr(self, "np_random"):
+            self.np_random = np.random.default_rng(seed)
+        games = self._envs.games
+        game_seed, noise_seed = self.np_random.integers(2 ** 63, size=2).tolist()
+        self._me = self._port - 1 if self._port else int(self.np_random.integers(2))
+        only = (options or {}).get("opponent")
+        self._name, self._policy = self._draw(self._opponents if only is None else [self._source(only)])
+        games.characters[0], games.bot_kinds[0] = np.roll(self._characters, self._me), 0
+        if self._policy is None:
+            games.bot_kinds[0, 1 - self._me] = BOTS[self._name]
+        else:
+            self._state, self._noise = self._policy.initial_state(1), torch.Generator().manual_seed(noise_seed)
+            self._choice = np.zeros((), CONTROLLER)                         # the opponent's, held until its next decision
+            self._late = collections.deque([self._choice] * self._policy.frame_delay)
+        games.seed[0], games.episode[0] = game_seed, 0
+        games.reset(np.ones(1, bool))
+        self._over = False
+        return self._observe(), self._info()
+
+    def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
+        """-> observation, reward, terminated, truncated, info."""
+        if self._over:
+            raise RuntimeError("no game is on: call reset()")
+        action = np.asarray(action)
+        if not self.action_space.contains(action):
+            raise UserError(f"not an action: {action!r}; give {ACTION_SIZE} integers, below {self.action_space.nvec.tolist()}")
+        envs, before = self._envs, np.frombuffer(self._envs.frames.tobytes(), FRAME)
+        controllers = np.zeros((1, 2), CONTROLLER)
+        controllers[0, self._me] = decode_actions(action, mirrored(envs.frames)[0, self._me])
+        for _ in range(self._action_repeat):
+            if self._policy is not None:
+                controllers[0, 1 - self._me] = self._opponent_controller()
+            terminated, truncated, _ = envs.step(controllers)
+            self._over = bool(terminated[0] | truncated[0])
+            if self._over:
+                break
+        after = envs.final_frames if self._over else envs.frames
+        reward = float(compute_rewards(before, after, self._rewards, terminated)[0, self._me])
+        return self._observe(), reward, bool(terminated[0]), bool(truncated[0]), self._info()
+
+    @torch.inference_mode()
+    def _opponent_controller(self) -> np.ndarray:
+        if int(self._envs.games.episode_frames[0]) % self._policy.action_repeat == 0:
+            seen = to_torch(observe(self._envs.frames, self._envs.controllers))
+            rows = Observation(seen.floats[:, 1 - self._me], seen.ints[:, 1 - self._me])            # [1, ...]
+            actions, self._state = self._policy.step(rows, self._state, torch.rand(1, NUM_LOGITS, generator=self._noise))
+            self._choice = decode_actions(actions.numpy(), mirrored(self._envs.frames)[:, 1 - self._me])[0]
+        self._late.append(self._choice)
+        return self._late.popleft()
+
+    def _observe(self) -> dict[str, np.ndarray]:
+        envs = self._envs
+        obs = observe(envs.final_frames, envs.final_controllers) if self._over else observe(envs.frames, envs.controllers)
+        return {"floats": obs.floats[0, self._me], "ints": obs.ints[0, self._me]}
+
+    def _info(self) -> dict:
+        info = {"opponent": self._name, "port": self._me + 1}
+        if self._over:
+            info["outcome"] = int(outcomes(self._envs.final_frames)[0]) * (1 - 2 * self._me)
+        return info
+
+    def render(self) -> str | None:
+        """The game in one line: frame, and of both players name, stocks, percent and place."""
+        if self.render_mode is None:
+            return None
+        frame = (self._envs.final_frames if self._over else self._envs.frames)[0]
+        names = {int(k): name for name, k in FIGHTERS.items()}
+        return f"frame {frame['frame_id']}" + "".join(
+            f"  P{k + 1} {names.get(int(p['character']), 'nobody')} {p['stocks']} stocks {p['percent']:.0f} % "
+            f"({p['x']:.0f}, {p['y']:.0f})" for k, p in enumerate(frame["players"]))
+
+    def close(self) -> None:
+        self._envs.close()

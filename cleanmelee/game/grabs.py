@@ -1,0 +1,156 @@
+"""Grabs and throws, and what the victim can do about a blow."""
+
+import numpy as np
+
+from cleanmelee.game.characters import MAX_FRAMES
+from cleanmelee.game.combat import hitlag_frames, knockback, land_hit, launch, remember_hit, stale_factor
+from cleanmelee.game.compiler import jit
+from cleanmelee.game.ids import *  # noqa: F403
+from cleanmelee.game.inputs import pressed
+from cleanmelee.game.motion import knockback_decay
+
+
+@jit
+def connect(a, ah, ac, v, vh, vc, attack, box, attack_id):
+    if box < 0:
+        return
+    if attack.effect[box] == EFFECT_INERT:             # only feels for somebody
+        set_action(a, ah, ac.hit_action[a.action])
+    elif attack.effect[box] != EFFECT_GRAB:
+        land_hit(a, ah, ac, v, vh, vc, attack, box, attack_id)
+    elif (a.action == GRAB or a.action == GRAB_DASH) and not is_held(v.action):  # not if he was hit or grabbed first
+        start_grab(a, ah, v, vh)
+
+
+@jit
+def start_grab(a, ah, v, vh):
+    set_action(a, ah, GRAB_PULL if a.action == GRAB else GRAB_DASH_PULL)
+    set_action(v, vh, CAUGHT_AIR if v.airborne else CAUGHT)
+    v.facing = -a.facing
+    v.self_vx_air, v.self_vy, v.self_vx_ground, v.kb_vx, v.kb_vy, v.fastfall = 0, 0, 0, 0, 0, 0
+    v.in_hitstun, v.hitstun = 0, 0
+    a.self_vx_ground = 0
+    vh.grab_timer = int(90 + 1.7 * v.percent)
+
+
+@jit
+def step_grab(a, ah, ac, v, vh, vc):
+    """The holder's action moves the one he holds; runs after both players' own frame."""
+    if not is_held(v.action):
+        return
+    if not is_holding(a.action):                       # lost his grip: was hit, or the hold broke
+        let_go(a, ah, v, vh)
+        return
+    frame = ah.action_frames + 1
+    if a.action == GRAB_PULL or a.action == GRAB_DASH_PULL:
+        if frame > 1:
+            v.x = a.x + ac.pull_reach * a.facing
+    elif a.action <= PUMMEL:
+        hold = HELD_AIR if v.action <= PUMMELED_AIR else HELD
+        if a.action == PUMMEL and a.hitlag == 0 and frame < MAX_FRAMES:  # shaken by the pummel
+            v.x = a.x + ac.pummel_path[frame - 1, 0] * a.facing
+            if v.airborne and frame > 1:
+                v.y += ac.pummel_path[frame - 1, 1] - ac.pummel_path[frame - 2, 1]
+        elif a.action == HOLD:
+            v.x = a.x + ac.hold_reach * a.facing
+        if v.action < hold or (v.action > hold and vh.action_frames >= 20):
+            set_action(v, vh, hold)
+        if a.action == PUMMEL and frame == ac.pummel_frame + 1 and a.hitlag == 0:
+            pummel(a, ah, ac, v, vh)
+        mash(a, ah, v, vh)
+    else:
+        throw(a, ah, ac, v, vh, vc, frame)
+
+
+@jit
+def pummel(a, ah, ac, v, vh):
+    staled = ac.pummel_damage * stale_factor(ah, 52)
+    remember_hit(ah, 52)
+    v.percent = min(v.percent + staled, 999)
+    set_action(v, vh, PUMMELED_AIR if v.action <= PUMMELED_AIR else PUMMELED)
+    a.hitlag = v.hitlag = hitlag_frames(staled, False, False)
+    a.last_attack, v.last_hit_by = 52, a.port
+
+
+@jit
+def mash(a, ah, v, vh):
+    """Every new press takes six frames off the hold."""
+    vh.grab_timer -= 7 if pressed(vh, 0xFFF) or vh.tilt_x_age == 0 or vh.tilt_y_age == 0 else 1
+    if vh.grab_timer <= 0 and a.action == HOLD:
+        let_go(a, ah, v, vh)
+
+
+@jit
+def let_go(a, ah, v, vh):
+    set_action(v, vh, BREAK_FREE if not v.airborne else FALL)
+    v.self_vx_ground = -.96 * v.facing
+    if is_holding(a.action):
+        set_action(a, ah, GRAB_BREAK)
+        a.self_vx_ground = .96 * v.facing
+
+
+@jit
+def throw(a, ah, ac, v, vh, vc, frame):
+    """Some throws are as slow as the victim is heavy; all launch as if everybody weighed 100."""
+    way = a.action - THROW_FORWARD
+    slow = vc.weight / 100 if ac.throw_by_weight[way] else 1.0
+    ah.throw_frames = int(ac.throw_length[way] * slow)
+    if not THROWN_FORWARD <= v.action <= THROWN_DOWN:
+        set_action(v, vh, THROWN_FORWARD + way)
+    attack_id = 53 + way
+    factor = stale_factor(ah, attack_id)
+    if frame == ac.throw_strike_frame[way]:
+        v.percent = min(v.percent + ac.throw_strike[way] * factor, 999)
+    start_facing = -a.facing if ah.flag == 1 else a.facing
+    v.state_age = frame / slow                         # the animation carries him along, the faster the lighter he is
+    before = int(min(v.state_age, MAX_FRAMES - 2))
+    part = min(v.state_age - before, 1.0)
+    path = ac.thrown_path[way]
+    v.x = a.x + (path[before, 0] * (1 - part) + path[before + 1, 0] * part) * start_facing
+    v.y = a.y + path[before, 1] * (1 - part) + path[before + 1, 1] * part
+    if frame < np.round(ac.throw_frame[way] * slow):
+        return
+    damage = ac.throw_damage[way]
+    force = knockback(v.percent, damage, damage * factor, 100, ac.throw_growth[way], 0, ac.throw_base[way])
+    v.percent = min(v.percent + damage * factor, 999)
+    remember_hit(ah, attack_id)
+    a.last_attack, v.last_hit_by = attack_id, a.port
+    launch(v, vh, ac.throw_angle[way], force, start_facing, .5)
+    v.facing = -1 if v.kb_vx > 0 else 1
+    knockback_decay(v, vc)                             # the flight has begun
+
+
+@jit
+def directional_influence(p, h):
+    """On leaving hitlag the stick turns the launch by up to 18 degrees, by its part across the launch, squared."""
+    speed = np.sqrt(p.kb_vx ** 2 + p.kb_vy ** 2)
+    if speed == 0 or not p.airborne:
+        return
+    across = (p.kb_vx * h.stick_y - p.kb_vy * h.stick_x) / speed
+    turn = np.sign(across) * across * across * 18 * np.pi / 180
+    cosine, sine = np.cos(turn), np.sin(turn)
+    p.kb_vx, p.kb_vy = p.kb_vx * cosine - p.kb_vy * sine, p.kb_vx * sine + p.kb_vy * cosine
+
+
+@jit
+def end_of_hitlag(p, h):
+    """Automatic smash DI: three units along the c-stick, or else the stick; then DI."""
+    if not in_damage(p.action) or not p.in_hitstun:
+        return
+    x, y = (h.c_x, h.c_y) if h.c_x != 0 or h.c_y != 0 else (h.stick_x, h.stick_y)
+    p.x += 3 * x
+    if p.airborne:
+        p.y += 3 * y
+    directional_influence(p, h)
+
+
+@jit
+def smash_influence(p, h):
+    """A new tilt of the stick during hitlag shifts the victim by six units along it."""
+    if not in_damage(p.action) or not p.in_hitstun:
+        return
+    tilted = np.sqrt(h.stick_x ** 2 + h.stick_y ** 2) >= .7
+    if tilted and min(h.tilt_x_age, h.tilt_y_age) < 1:
+        p.x += 6 * h.stick_x
+        if p.airborne:
+            p.y += 6 * h.stick_y

@@ -1,0 +1,60 @@
+"""What Slippi does not show: timers, the last controller, random streams. A frame plus this is a whole game."""
+
+import numpy as np
+
+from cleanmelee.frame import CONTROLLER, NUM_PLAYERS
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What Slippi does not show: timers, the last controller, random streams. A frame plus this is a whole game.
+# ---------------------------------------------------------------------------------------------------------------------
+
+HIDDEN_PLAYER = np.dtype([
+    ("stick_x", "f4"), ("stick_y", "f4"), ("c_x", "f4"), ("c_y", "f4"), ("trigger", "f4"),  # this frame's controller
+    ("last_stick_x", "f4"), ("last_stick_y", "f4"), ("last_c_x", "f4"), ("last_c_y", "f4"), ("last_trigger", "f4"),
+    ("old_x", "f4"), ("old_y", "f4"),                  # the position a frame ago
+    ("buttons", "i4"), ("last_buttons", "i4"),
+    ("tilt_x_age", "i4"), ("tilt_y_age", "i4"),        # frames since the stick passed +-.25 on this side, 254 at rest
+    ("trigger_age", "i4"),                             # frames since L, R or Z went down
+    ("tilt_side", "i4"), ("tilt_side_age", "i4"),      # to which side the stick last went, -1 or 1, and how long ago
+    ("tech_lockout", "i4"), ("tech_void", "i4"),       # frames in which a further press cannot tech; it cannot
+    ("air_frames", "i4"), ("ledge_cooldown", "i4"), ("action_frames", "i4"),  # action_frames stand still in hitlag
+    ("flag", "i4"),                                    # of the action: short hop chosen, turn done, first jump frame
+    ("landed_cancel", "i4"),                           # the l_cancel of this aerial landing
+    ("has_hit", "i4"),                                 # this swing has connected and may not connect again
+    ("queued", "i4"),                                  # this swing stands in the staling queue: it enters once
+    ("hurt_timer", "i4"), ("hurt_kind", "i4"),         # frames of PLAYER.hurtbox from outside the action
+    ("guard_frames", "i4"), ("poked", "i4"),           # shield stun left; this frame's hit reaches past the shield
+    ("grab_timer", "i4"),                              # frames until the held player breaks free
+    ("combo_timer", "i4"), ("throw_frames", "i4"),     # length of the throw in progress
+    ("luck", "f4"),                                    # this frame's random number
+    ("charge", "i4"),                                  # frames that Shadow Ball, needles, an arrow have been charged
+    ("smash_charge", "i4"),                            # frames that this smash has been held
+    ("boost", "f4"),                                   # damage that charging has added to this action's hits
+    ("bucket", "i4"), ("bucket_damage", "f4"),         # Game & Watch: shots caught and their damage
+    ("last_judge", "i4"), ("judge_before", "i4"),      # his last hammers, 0 to 8
+    ("holding", "i4"),                                 # Link: a bomb is in his hand
+    ("shot", "i4"),                                    # lets go of a projectile this frame: 1 ground, 2 air
+    ("ledge_taken", "i4"),                             # side of the ledge that the other holds, 0 neither
+    ("stale", "i4", 9),                                # attack ids of the last hits that landed, newest first
+])
+
+HIDDEN = np.dtype([("players", HIDDEN_PLAYER, NUM_PLAYERS), ("seed", "u8"), ("reserved", "u8")])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Bots: fixed opponents. They read the game only through frames and act only through controllers.
+# ---------------------------------------------------------------------------------------------------------------------
+
+FIRST_LEVEL, NUM_LEVELS, MAX_DELAY = 4, 9, 40
+BOTS = {"idle": 1, "random": 2, "attacker": 3} | {f"level{n + 1}": FIRST_LEVEL + n for n in range(NUM_LEVELS)}
+SEEN = np.dtype([(name, "f4") for name in "x y vx vy kb_vx kb_vy facing percent stun shot_x shot_vx".split()] +
+                [(name, "i2") for name in "action action_frame airborne hurtbox character".split()])
+BOT = np.dtype([
+    ("kind", "i4"), ("wait", "i4"),                    # frames until the next decision
+    ("seed", "u8"), ("held", CONTROLLER),
+    # the rest is the memory of the levels, see below
+    ("looks", "i4"), ("seen", SEEN, MAX_DELAY + 1),    # what the other did lately, a ring
+    ("condition", "i4"), ("hitlag", "f4"), ("since_struck", "i4"),
+    ("stick_x", "f4"), ("stick_y", "f4"),              # of the frame before
+    ("plan", "i4"), ("plan_frames", "i4"), ("guard", "i4"), ("full_hop", "i4"), ("chasing", "i4"),
+    ("off_stage", "i4"), ("since_tech", "i4"), ("last_swing", "i4")])

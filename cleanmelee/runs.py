@@ -1,0 +1,137 @@
+"""What a run leaves behind: its folder, lock, logs and pictures."""
+
+import functools
+import importlib
+import importlib.metadata
+import io
+import json
+import platform
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import rich.progress
+
+from cleanmelee.cli import UserError
+from cleanmelee.files import atomic_write
+
+
+@functools.lru_cache(maxsize=1)                                             # of the code that runs, not of a later edit
+def versions() -> dict[str, str]:
+    """Git revision and package versions, for reproducing a run."""
+    found = {"python": platform.python_version()}
+    for package in ("torch", "numpy", "numba", "melee", "peppi-py", "onnx", "onnxscript", "onnxruntime"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "missing"
+    try:
+        git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True,
+                             text=True)
+        found["git"] = git.stdout.strip() if git.returncode == 0 else "no repository"
+    except OSError:
+        found["git"] = "git is not installed"
+    return found
+
+
+def start_run(args, runs_dir: str, run_name: str) -> Path:
+    """Makes runs/<name>/ with args.json, command.txt and versions.txt; refuses to write over another run."""
+    if not run_name or Path(run_name).name != run_name or not run_name.isprintable():
+        raise UserError(f"--run-name {run_name!r}: a folder's name, without slashes; --runs-dir says where it lies")
+    run = Path(runs_dir) / run_name
+    try:
+        if run.exists() and any(run.iterdir()):
+            raise UserError(f"{run}: this run exists already; choose another --run-name, or --resume it where that is offered")
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{run}: cannot make this folder ({error.strerror}); choose another --runs-dir or --run-name") from None
+    (run / "args.json").write_text(json.dumps(vars(args), indent=1) + "\n")
+    (run / "command.txt").write_text(" ".join(sys.argv) + "\n")
+    (run / "versions.txt").write_text("".join(f"{k} {v}\n" for k, v in versions().items()))
+    return run
+
+
+def stop_on_interrupt(say) -> list:
+    """-> a list that a first Ctrl-C (or SIGTERM) fills, so that a loop can end in good order; a second one ends it at once."""
+    stop = []
+
+    def on_interrupt(signum, frame):
+        if stop:
+            raise KeyboardInterrupt
+        stop.append(signum)
+        say("stopping after this iteration; press Ctrl-C again to stop at once, back to the last checkpoint")
+
+    signal.signal(signal.SIGINT, on_interrupt)
+    signal.signal(signal.SIGTERM, on_interrupt)
+    return stop
+
+
+def lock_run(run: Path):
+    """Two processes in one run folder would mix their logs. Hold on to what is returned: it is the lock."""
+    import fcntl                                                            # here: it is not there on Windows
+    file = open(run / ".lock", "w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise UserError(f"{run}: another process is training in this folder; wait for it or stop it") from None
+    return file
+
+
+def iteration_progress(console, total: int, completed: int):
+    """-> a bar that has been started, and its task; silent where the console is no terminal."""
+    progress = rich.progress.Progress(
+        rich.progress.TextColumn("iteration"), rich.progress.MofNCompleteColumn(), rich.progress.BarColumn(),
+        rich.progress.TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+    task = progress.add_task("train", total=total, completed=completed)
+    progress.start()
+    return progress, task
+
+
+def plot_winrates(run: Path) -> Path | None:
+    """eval.jsonl as a picture: win rate against each scripted opponent over game frames, with 95 % intervals."""
+    rows = [json.loads(line) for line in (run / "eval.jsonl").read_text().splitlines()] if (run / "eval.jsonl").exists() else []
+    if len(rows) < 2:
+        return None
+    from matplotlib.figure import Figure                                    # not pyplot: no display, no global state
+    axes = (figure := Figure(figsize=(7, 4), layout="constrained")).subplots()
+    steps = [row["global_step"] for row in rows]
+    names = [key.removeprefix("eval/winrate_") for key in rows[0] if f"{key}_low" in rows[0] and key != "eval/winrate_control"]
+    for name in names:
+        low, rate, high = ([row[f"eval/winrate_{name}{end}"] for row in rows] for end in ("_low", "", "_high"))
+        axes.fill_between(steps, low, high, alpha=.2)
+        axes.plot(steps, rate, marker=".", label=name)
+    axes.set(xlabel="game frames", ylabel=f"win rate in {rows[-1]['games']} games", ylim=(-.02, 1.02), title=run.name)
+    if names:
+        axes.legend()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=120)
+    atomic_write(run / "winrates.png", buffer.getbuffer())
+    return run / "winrates.png"
+
+
+def plot_payoff(path: Path, names: list[str], payoff: dict[str, dict[str, list]]) -> None:
+    """payoff[a][b] = [wins, draws, losses] as a picture: the row's score against the column, grey where none was played."""
+    from matplotlib.figure import Figure                                    # not pyplot: no display, no global state
+    n = len(names)
+    scores = np.full((n, n), np.nan)
+    for i, a in enumerate(names):
+        for j, b in enumerate(names):
+            if b in payoff.get(a, {}):
+                wins, draws, losses = payoff[a][b]
+                scores[i, j] = (wins + draws / 2) / (wins + draws + losses)
+    side = 3 + .32 * n
+    axes = (figure := Figure(figsize=(side + 1, side), layout="constrained")).subplots()
+    axes.set_facecolor("lightgrey")
+    image = axes.imshow(scores, cmap="RdBu", vmin=0, vmax=1)
+    for i, j in np.argwhere(~np.isnan(scores)):
+        axes.text(j, i, f"{100 * scores[i, j]:.0f}", ha="center", va="center", fontsize=7,
+                  color="white" if abs(scores[i, j] - .5) > .3 else "black")
+    axes.set_xticks(range(n), names, rotation=90, fontsize=7)
+    axes.set_yticks(range(n), names, fontsize=7)
+    axes.set(xlabel="against", title="score in percent, strongest first")
+    figure.colorbar(image, ax=axes, label="wins and half the draws, of all games", shrink=.8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=120)
+    atomic_write(path, buffer.getbuffer())
