@@ -1,50 +1,25 @@
-"""The command line of every script: a user's mistakes in one line, names, numbers and their ranges."""
+"""The command line of every script: flags with their ranges, lists of names, and a user's mistakes in one line."""
 
+import dataclasses
 import math
 import os
 import sys
+import typing
+from dataclasses import dataclass
 
 import tyro
 
 from cleanmelee.frame import CHARACTERS, STAGES
 
-
-class UserError(ValueError):
-    """A mistake of the user's, told in one line: what is wrong, with which file or value, and what to do."""
-
-
-def lookup(table: dict[str, int], name: str, what: str) -> int:
-    if name not in table:
-        raise UserError(f"unknown {what} {name!r}: choose one of {', '.join(sorted(table))}")
-    return table[name]
-
-
-def parse_names(text: str, table: dict[str, int], what: str, presets: dict[str, tuple[str, ...]] | None = None) -> list[str]:
-    """"fox,marth" or the name of a preset -> the names, each of them in `table`."""
-    names = [part.strip() for part in text.split(",") if part.strip()]
-    names = [name for part in names for name in (presets or {}).get(part, (part,))]
-    if not names:
-        raise UserError(f"no {what} given: choose among {', '.join(sorted(table))}")
-    for name in names:
-        lookup(table, name, what)
-    return names
-
-
-CHARACTER_PRESETS = {"low_tiers": ("mewtwo", "gameandwatch", "link", "ganondorf", "zelda"),
-                     "top_tiers": ("fox", "falco", "marth", "sheik", "captain_falcon"), "all": tuple(CHARACTERS)}
+CHARACTER_PRESETS = {
+    "low_tiers": ("mewtwo", "gameandwatch", "link", "ganondorf", "zelda"),
+    "top_tiers": ("fox", "falco", "marth", "sheik", "captain_falcon"),
+    "all": tuple(CHARACTERS)}
 STAGE_PRESETS = {"all": tuple(STAGES)}
 
 
-def check_numbers(args, **limits: tuple[float, float]) -> None:
-    """limits: flag -> (lowest, highest). Every number among the arguments must be finite, and every seed a seed."""
-    for name, value in vars(args).items():
-        low, high = limits.get(name, (0, 2 ** 63 - 1) if name == "seed" else (-math.inf, math.inf))
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            continue
-        if not math.isfinite(value) or not low <= value <= high:
-            rule = f"must be at least {low:g}" if high == math.inf else f"must lie between {low:g} and {high:g}"
-            rule = rule if name in limits or name == "seed" else "must be finite"
-            raise UserError(f"--{name.replace('_', '-')} {value}: {rule}")
+class UserError(ValueError):
+    """A mistake of the user's, told in one line: what is wrong, with which file or value, and what to do."""
 
 
 def run_script(main, args_type) -> None:
@@ -64,3 +39,122 @@ def run_script(main, args_type) -> None:
         print(f"error: {error.filename or 'output'}: {error.strerror or error}; make room or choose another place",
               file=sys.stderr)
         sys.exit(2)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Flags and their ranges
+# ---------------------------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Range:
+    """The lowest and the highest value of a flag, both allowed: `num_games: Annotated[int, Range(1, 65536)] = 8`."""
+    low: float
+    high: float = math.inf
+
+
+SEEDS = Range(0, 2 ** 63 - 1)
+SHARE = Range(0, 1)
+COUNT = Range(1, 10 ** 9)
+COUNT_OR_OFF = Range(0, 10 ** 9)
+POSITIVE = Range(1e-9)
+AT_LEAST_0 = Range(0)
+
+
+def check_ranges(args) -> None:
+    """Raises UserError for the first number of a flat Args, or of the groups in it, that is not finite or out of its Range."""
+    ranges = typing.get_type_hints(type(args), include_extras=True)
+    for name, value in vars(args).items():
+        if dataclasses.is_dataclass(value):
+            check_ranges(value)
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        limits = next((x for x in getattr(ranges.get(name), "__metadata__", ()) if isinstance(x, Range)), None)
+        check_number(name, value, limits)
+
+
+def check_number(name: str, value: float, limits: Range | None) -> None:
+    """Raises UserError if `value`, of the flag or field `name`, is not finite or lies outside `limits`."""
+    low, high = (limits.low, limits.high) if limits else (-math.inf, math.inf)
+    if math.isfinite(value) and low <= value <= high:
+        return
+    rule = "must be finite" if not limits else f"must be at least {low:g}" if high == math.inf else (
+        f"must lie between {low:g} and {high:g}")
+    raise UserError(f"{as_flag(name)} {value}: {rule}")
+
+
+def as_flag(name: str) -> str:
+    """num_games -> --num-games"""
+    return "--" + name.replace("_", "-")
+
+
+def to_flags(args) -> dict:
+    """An Args as one flat dict of plain values, the groups in it among them: what args.json and checkpoints hold."""
+    flags = {}
+    for name, value in vars(args).items():
+        flags |= to_flags(value) if dataclasses.is_dataclass(value) else {name: value}
+    return flags
+
+
+def from_flags(args_type, flags: dict):
+    """The Args that `to_flags` made `flags` of. Raises TypeError for a flag that it does not have."""
+    flags, kinds = dict(flags), typing.get_type_hints(args_type)
+    values = {}
+    for field in dataclasses.fields(args_type):
+        if dataclasses.is_dataclass(kinds[field.name]):
+            group = kinds[field.name]
+            inside = {x.name for x in dataclasses.fields(group)} & flags.keys()
+            values[field.name] = from_flags(group, {name: flags.pop(name) for name in inside})
+        elif field.name in flags:
+            values[field.name] = flags.pop(field.name)
+    if flags:
+        raise TypeError(f"unknown flags: {', '.join(map(as_flag, flags))}")
+    return args_type(**values)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Names
+# ---------------------------------------------------------------------------------------------------------------------
+
+def lookup(table: dict[str, int], name: str, what: str) -> int:
+    """table[name], or a UserError that lists what there is. what: "character", "stage", "bot"."""
+    if name not in table:
+        raise UserError(f"unknown {what} {name!r}: choose one of {', '.join(sorted(table))}")
+    return table[name]
+
+
+def parse_names(text: str, table: dict[str, int], what: str,
+                presets: dict[str, tuple[str, ...]] | None = None) -> list[str]:
+    """"fox,marth" or the name of a preset -> the names, each of them in `table`."""
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    names = [name for part in names for name in (presets or {}).get(part, (part,))]
+    if not names:
+        raise UserError(f"no {what} given: choose among {', '.join(sorted(table))}")
+    for name in names:
+        lookup(table, name, what)
+    return names
+
+
+def parse_characters(text: str) -> list[str]:
+    """"fox,marth", "low_tiers", "all" ... -> names of characters that the embedded game plays."""
+    return parse_names(text, CHARACTERS, "character", CHARACTER_PRESETS)
+
+
+def parse_matchups(character: str, opponent_character: str, stage: str) -> list[tuple[str, str, str]]:
+    """Three flags -> every (own character, opponent's character, stage). An empty opponent_character is the own one."""
+    own = parse_characters(character)
+    stages = parse_names(stage, STAGES, "stage", STAGE_PRESETS)
+    opponents = parse_characters(opponent_character) if opponent_character else [""]
+    return [(a, b or a, s) for a in own for b in opponents for s in stages]
+
+
+def check_numbers(args, **limits: tuple[float, float]) -> None:
+    """limits: flag -> (lowest, highest). Every number among the arguments must be finite, and every seed a seed."""
+    for name, value in vars(args).items():
+        low, high = limits.get(name, (0, 2 ** 63 - 1) if name == "seed" else (-math.inf, math.inf))
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if not math.isfinite(value) or not low <= value <= high:
+            rule = f"must be at least {low:g}" if high == math.inf else f"must lie between {low:g} and {high:g}"
+            rule = rule if name in limits or name == "seed" else "must be finite"
+            raise UserError(f"--{name.replace('_', '-')} {value}: {rule}")

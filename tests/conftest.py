@@ -7,7 +7,8 @@ import pytest
 
 # One torch thread, here and in every process that a test starts: the last bit of a sum depends on their number.
 os.environ["OMP_NUM_THREADS"] = "1"
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+TESTS = Path(__file__).resolve().parent
+sys.path[:0] = [str(TESTS.parent), str(TESTS), str(TESTS / "bench"), str(TESTS / "tools")]
 
 
 def pytest_configure(config):

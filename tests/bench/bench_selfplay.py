@@ -1,0 +1,165 @@
+"""How fast self-play learns on this machine, how near it comes to what its parts allow, and what a game costs in memory.
+
+    python tests/bench/bench_selfplay.py                              # everything; exits 1 under a floor and says under which
+    python tests/bench/bench_selfplay.py --rows mlp-8 async --quick   # does it work? Its numbers are no measurement
+
+An agent frame is one decision of the learner that it has learnt from (charts/agent_frames). A decision lasts three game frames
+(--action-repeat) and a game has two sides: 3 game frames bring 2 agent frames in a mirror match, where both sides learn, and 1
+in a game against history; at the defaults, with a quarter of the latter, 1.75.
+
+A row is a run of ppo_selfplay.py at its defaults, but for its network, without evaluations beside it, and with a pool that fills
+in the warm-up, so that as many frozen networks play as later in a long run. Speed is the median of its warm iterations, whose
+time env, policy and learn share. The ceiling is measured apart, with the networks, games and opponents that the run ended with:
+acting alone (networks and games; no rewards, results or rollout) and learning alone (updates on one rollout, no acting).
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import tyro
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+import ppo_selfplay as ppo  # noqa: E402 (after the path is set)
+from cleanmelee.frame import CHARACTERS, CONTROLLER, STAGES
+from cleanmelee.pool import Pool, Ratings
+from cleanmelee.population import make_learners
+from melee_common import VecEnv, act, decode_actions, load_checkpoint, load_policy, mirrored, observe
+from ppo_selfplay import Arena
+
+SIZES = {"mlp": "512,512", "gru": "256"}
+FLOORS = {"mlp-8": 3_500, "mlp-8-mirror": 5_000}                            # agent frames a second
+BEST_FLOOR, SHARE_FLOOR, WORKER_MB, GAME_MB = 7_000, .6, 80, 1
+Row = Literal["mlp-8", "mlp-8-mirror", "mlp-64", "mlp-256", "gru-8", "gru-64", "gru-256", "async", "memory"]
+
+
+@dataclass
+class Args:
+    rows: tuple[Row, ...] = Row.__args__
+    """what to measure: network and number of games; async: --async-learning over synchronous; memory: of workers and games"""
+    quick: bool = False
+    """few iterations, to see that it works (off: False)"""
+
+
+def run_selfplay(run: Path, iterations: int, games: int, *flags: str) -> tuple[list[dict], int]:
+    """-> the rows of metrics.jsonl and the run's peak memory in MB"""
+    process = subprocess.Popen(
+        [sys.executable, "ppo_selfplay.py", f"--num-games={games}", f"--timesteps={iterations * games * 128 * 3}",
+         "--eval-interval=0", f"--runs-dir={run.parent}", f"--run-name={run.name}", *flags],
+        cwd=ROOT, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"{' '.join(process.args)}: ended with {process.returncode}")
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()], usage.ru_maxrss // 1024
+
+
+def alone(run: Path, repeats: int, threads: int = 0) -> tuple[float, float, int]:
+    """-> seconds of acting alone, of learning alone, and agent frames, for one iteration as they were at the end of a run."""
+    torch.set_num_threads(threads or THREADS)
+    args = ppo.Args(**json.loads((run / "args.json").read_text()))
+    saved, mewtwo, stage = load_checkpoint(run / "checkpoints" / "latest.pt"), CHARACTERS[args.character], STAGES[args.stage]
+    envs = VecEnv(args.num_games, mewtwo, stage, seed=args.seed, action_repeat=args.action_repeat)
+    learner, = make_learners(load_policy(run / "checkpoints" / "initial.pt")[0], args)
+    arena = Arena(args, envs, [learner], Pool(run / "pool"), Ratings())
+    for name, part in {"envs": envs, "learner_main": learner, "arena": arena}.items():
+        part.load_state_dict(saved[name])
+    rollout = ppo.collect(arena, args, {"env": 0., "policy": 0.})["main"]
+    states, no_resets = [arena.states[name] for name in arena.networks], np.zeros(args.num_games, bool)
+    noise, seconds = torch.Generator(), []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        with torch.inference_mode():
+            for _ in range(args.rollout_length):
+                obs = observe(envs.frames, envs.controllers)
+                actions = act(arena.policies, arena.assignment, obs, states, no_resets, noise)
+                envs.step(decode_actions(actions, mirrored(envs.frames)))
+        acted = time.perf_counter()
+        ppo.update(learner, [rollout], args, None, 0)
+        seconds.append((acted - start, time.perf_counter() - acted))
+    return *np.median(seconds[1:], 0).tolist(), int(rollout["learns"].sum())
+
+
+def measure_row(name: str, run: Path, quick: bool) -> tuple[float, float]:
+    """Prints a line -> agent frames a second, share of the ceiling."""
+    network, games, *mirror = name.split("-")
+    warm_up = 2 if quick else 12                                            # by then the first games, of 1200 steps, are over
+    rows, peak = run_selfplay(
+        run, warm_up + (2 if quick else 5), int(games), f"--backbone={network}", f"--hidden={SIZES[network]}",
+        "--pool-interval=1", f"--matchmaking={'self' if mirror else 'simple_mix'}")
+    frames = np.diff([row["charts/agent_frames"] for row in rows])[warm_up - 1:]
+    split = np.array([[row[f"time/{part}"] for part in ("env", "policy", "learn")] for row in rows[warm_up:]])
+    speed, (env, policy, learn) = float(np.median(frames / split.sum(1))), split.sum(0) / split.sum()
+    acting, learning, one = alone(run, 1 if quick else 3)
+    share = speed * (acting + learning) / one
+    print(f"{name:13s}{speed:15,.0f}{int(games) * 128 * 3 / np.median(split.sum(1)):14,.0f}{env:6.0%}{policy:8.0%}{learn:7.0%}"
+          f"{one / acting:14,.0f}{one / learning:15,.0f}{speed / share:9,.0f}{share:7.0%}{peak:9,d}", flush=True)
+    return speed, share
+
+
+def measure_async(folder: Path, quick: bool) -> None:
+    """Both runs write a checkpoint every ten iterations: there --async-learning waits for its learner."""
+    sync, overlapped = (
+        run_selfplay(folder / name, 10 if quick else 40, 8, "--pool-interval=10", *flags)[0][-1]["charts/SPS"]
+        for name, flags in (("sync", ()), ("async", ("--async-learning",))))
+    acting, learning, _ = alone(folder / "sync", 3)
+    acting_one, learning_one, _ = alone(folder / "sync", 3, threads=1)
+    print(f"\n--async-learning, mlp at 8 games: {overlapped:,} game frames/s over {sync:,}, {overlapped / sync:.2f} times as fast. "
+          f"Alone, one after the other,\nan iteration acts for {acting:.2f} s and learns for {learning:.2f} s with {THREADS} "
+          f"threads. With a thread each, side by side, {acting_one:.2f} s and {learning_one:.2f} s:\nat best "
+          f"{(acting + learning) / max(acting_one, learning_one):.2f} times as fast, less waits for Python's lock and for memory")
+
+
+def measure_memory() -> tuple[float, float]:
+    """MB of a worker and of a further game in parent and workers, as proportional set sizes: shared pages count in parts."""
+    def pss(pid: int | str) -> float:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("Pss:")).split()[1]) / 1024
+
+    total = {}
+    for games in (264, 8):
+        with VecEnv(games, CHARACTERS["mewtwo"], STAGES["final_destination"], num_workers=2, action_repeat=3) as envs:
+            for _ in range(300):
+                envs.step(np.zeros((games, 2), CONTROLLER))
+            workers = [pss(worker.pid) for worker in envs._workers]
+            total[games] = pss("self") + sum(workers)
+    print(f"{max(workers):.1f} MB a worker (of two, with four games each), {(total[264] - total[8]) / 256:.3f} MB a further game")
+    return max(workers), (total[264] - total[8]) / 256
+
+
+def main(args: Args) -> None:
+    print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {THREADS} threads")
+    failed, speeds = [], {}
+    if "memory" in args.rows:                                               # first, while this process has no threads
+        worker, game = measure_memory()
+        failed += [f"a worker takes {worker:.1f} MB, not under {WORKER_MB}"] * (worker >= WORKER_MB)
+        failed += [f"a further game takes {game:.2f} MB, not under {GAME_MB}"] * (game >= GAME_MB)
+    print(f"\n{'':13s}{'agent frames/s':>15s}{'game frames/s':>14s}{'env':>6s}{'policy':>8s}{'learn':>7s}{'acting alone':>14s}"
+          f"{'learning alone':>15s}{'ceiling':>9s}{'share':>7s}{'peak MB':>9s}")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in (row for row in args.rows if row not in ("async", "memory")):
+            speeds[name], share = measure_row(name, Path(folder) / name, args.quick)
+            floor = FLOORS.get(name, 0)
+            failed += [f"{name}: {speeds[name]:,.0f} agent frames/s, not {floor:,}"] * (speeds[name] < floor)
+            failed += [f"{name}: {share:.0%} of its ceiling, not {SHARE_FLOOR:.0%}"] * (share < SHARE_FLOOR)
+        if "async" in args.rows:
+            measure_async(Path(folder), args.quick)
+    if len(speeds) == len(Row.__args__) - 2 and (best := max(speeds.values())) < BEST_FLOOR:
+        failed.append(f"the best row: {best:,.0f} agent frames/s, not {BEST_FLOOR:,}")
+    print("\n" + ("\n".join(f"UNDER THE FLOOR: {line}" for line in failed) or "all floors held"))
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    THREADS = torch.get_num_threads()
+    main(tyro.cli(Args))

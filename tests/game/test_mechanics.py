@@ -1,0 +1,905 @@
+"""Melee's mechanics in the embedded game, one test each, named after the mechanic. Numbers come from the game's own
+attribute tables where they differ by character, and stand here where Melee has one for everybody."""
+
+import numpy as np
+import pytest
+from cleanmelee import game
+from helpers import Game, hit, on_the_ledge
+
+BATTLEFIELD = game.STAGES["battlefield"]
+FOX = game.FOX
+MARTH = game.MARTH
+MEWTWO = game.MEWTWO
+
+
+ALL = list(game.CHARACTERS.values())
+FALCON = game.CHARACTERS["captain_falcon"]
+YOSHIS_STORY, FOUNTAIN = 8, 2
+SHIELD = dict(buttons=game.BUTTON_R, r=1.0)
+ROW = game.TABLES.characters
+
+
+def settled(character=FOX, stage=32, x=0.0):
+    """A game whose first player stands still at x; the other is far away."""
+    match = Game(character, stage=stage)
+    match.place(0, x, facing=1)
+    match.step()
+    return match
+
+
+def flying(character=FOX, x=0.0, y=60.0, **fields):
+    match = Game(character)
+    match.place(0, x, y, airborne=True)
+    for name, value in fields.items():
+        match.players[name][0] = value
+    return match
+
+
+def falling_on_the_floor(pressed_before):
+    """Tumbling, one frame above the floor; L was pressed so many frames before that."""
+    match = flying(y=1, action=game.TUMBLE, self_vy=-2.0, facing=1)
+    match.hidden["players"]["trigger_age"][0, 0] = pressed_before - 1
+    match.hidden["players"]["air_frames"][0, 0] = 2
+    return match
+
+
+def launched(kb, hitlag=0, hitstun=60, action=game.DAMAGE_FLY, y=60.0):
+    """The first player in the air, hurt, with this knockback."""
+    match = flying(y=y, action=action, in_hitstun=1, hitstun=hitstun, hitlag=hitlag)
+    match.players["kb_vx"][0], match.players["kb_vy"][0] = kb
+    return match
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# On the ground
+# ---------------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("character", ALL)
+def test_wavedash_slides_as_far_as_friction_lets_it(character):
+    row = ROW[character]
+    match = settled(character, x=-20)
+    match.step(dict(buttons=game.BUTTON_X), frames=int(row["jumpsquat"]))
+    start = match.players["x"][0]
+    match.step(dict(main_x=.95, main_y=-.2875, buttons=game.BUTTON_R, r=1.0))
+    match.step(frames=120)
+    speed = .9 * 3.1 * .95 / np.hypot(.95, .2875)
+    length = speed * (.5 if row["lands_halfway"] else 1)
+    while speed > 0:                                   # friction counts double above walking speed
+        speed = max(speed - row["friction"] * (2 if speed > row["walk_max"] else 1), 0)
+        length += speed
+    assert match.players["x"][0] - start == pytest.approx(length, abs=.05)
+
+
+@pytest.mark.parametrize("character", ALL)
+def test_dash_starts_at_its_speed_and_the_run_ends_at_its_own(character):
+    row = ROW[character]
+    match = settled(character, x=-80)
+    match.step(dict(main_x=1.0))
+    assert match.players["action"][0] == game.DASH
+    assert match.players["self_vx_ground"][0] == pytest.approx(row["dash_speed"], abs=1e-4)
+    match.step(dict(main_x=1.0), frames=45)
+    assert match.players["action"][0] == game.RUN
+    assert match.players["self_vx_ground"][0] == pytest.approx(row["run_max"], abs=.15)
+
+
+@pytest.mark.parametrize("character", ALL)
+def test_walk_ends_at_its_speed(character):
+    match = settled(character, x=-80)
+    match.step(dict(main_x=.5), frames=3)
+    match.step(dict(main_x=1.0), frames=60)
+    assert match.players["action"][0] == game.WALK_FAST
+    assert match.players["self_vx_ground"][0] == pytest.approx(ROW[character]["walk_max"], abs=.1)
+
+
+def test_dash_back_keeps_a_quarter_of_the_speed():
+    match = settled()
+    match.step(dict(main_x=1.0), frames=6)
+    before = float(match.players["self_vx_ground"][0])
+    match.step(dict(main_x=-1.0))
+    assert match.players["action"][0] == game.TURN
+    expected = .25 * before - 2 * ROW[FOX]["friction"] if .25 * before > ROW[FOX]["walk_max"] else .25 * before - .08
+    assert match.players["self_vx_ground"][0] == pytest.approx(expected, abs=1e-3)
+
+
+def test_moonwalk_dashes_backward():
+    """A stick rolled back too slowly for a dash back turns the speed round, and not the dasher."""
+    match = settled(FALCON)
+    match.step(dict(main_x=1.0), frames=2)
+    for x in (0.0, -.4, -.6):
+        match.step(dict(main_x=x))
+    match.step(dict(main_x=-1.0), frames=14)
+    assert match.players["action"][0] == game.DASH and match.players["facing"][0] == 1
+    assert match.players["self_vx_ground"][0] < -.2
+
+
+def test_a_in_a_dash_with_a_resting_stick_is_the_dash_attack():
+    match = settled()
+    match.step(dict(main_x=1.0), frames=4)
+    assert match.step(dict(buttons=game.BUTTON_A))["action"][0] == game.DASH_ATTACK
+
+
+def test_tilt_turn_takes_its_frames():
+    match = settled(MARTH)
+    turned_at = None
+    for frame in range(12):
+        match.step(dict(main_x=-.4))
+        if match.players["facing"][0] == -1 and turned_at is None:
+            turned_at = frame
+    assert turned_at == ROW[MARTH]["turn_frames"]
+
+
+def test_crouch_from_a_stick_held_down():
+    match = settled()
+    match.step(dict(main_y=-1.0), frames=12)
+    assert match.players["action"][0] == game.CROUCH
+    match.step(frames=12)
+    assert match.players["action"][0] == game.WAIT
+
+
+def test_two_players_push_each_other_three_tenths_a_frame():
+    match = Game(FOX, FALCON)
+    for distance, moved in ((6.75, .3), (6.85, 0)):    # Fox reaches 3.3, Captain Falcon 3.5
+        match.place(0, 0), match.place(1, distance)
+        match.step()
+        assert match.players["x"][1] - distance == pytest.approx(moved, abs=1e-3)
+        assert match.players["x"][0] == pytest.approx(-moved, abs=1e-3)
+
+
+def test_a_slow_walk_teeters_and_a_dash_runs_off():
+    match = settled(x=83)
+    match.step(dict(main_x=.4), frames=40)
+    assert match.players["action"][0] in (game.TEETER, game.TEETER_WAIT) and not match.players["airborne"][0]
+    match = settled(x=70)
+    match.step(dict(main_x=1.0), frames=20)
+    assert match.players["airborne"][0]
+
+
+def test_running_off_the_edge_leaves_only_air_speed():
+    match = settled(x=76)
+    for _ in range(20):
+        match.step(dict(main_x=1.0))
+        if match.players["airborne"][0]:
+            break
+    assert match.players["action"][0] == game.FALL
+    assert match.players["self_vx_air"][0] == pytest.approx(ROW[FOX]["air_max"], abs=1e-4)
+    assert match.players["jumps"][0] == 1
+
+
+def test_edge_cancel_ends_landing_lag():
+    match = settled(x=83)
+    match.players["action"][0], match.players["self_vx_ground"][0] = game.LANDING_SPECIAL, 2.5
+    match.step(frames=3)
+    assert match.players["action"][0] == game.FALL and match.players["airborne"][0]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Jumps and the air
+# ---------------------------------------------------------------------------------------------------------------------
+
+def apex(match, button_frames, frames=90):
+    match.step(dict(buttons=game.BUTTON_X), frames=button_frames)
+    return max(float(match.step()["y"][0]) for _ in range(frames))
+
+
+@pytest.mark.parametrize("character", ALL)
+@pytest.mark.parametrize("hop, button_frames", [("short_hop", 1), ("full_hop", 12)])
+def test_hops_rise_as_speed_and_gravity_say(character, hop, button_frames):
+    row, speed, height = ROW[character], ROW[character][hop], 0.0
+    while speed > 0:                                   # no gravity on the first frame
+        height += speed
+        speed -= row["gravity"]
+    assert apex(settled(character), button_frames) == pytest.approx(height, abs=.05)
+
+
+@pytest.mark.parametrize("character", ALL)
+def test_jumpsquat_lasts_its_frames(character):
+    match, frames = settled(character), 0
+    while not match.step(dict(buttons=game.BUTTON_X))["airborne"][0]:
+        frames += 1
+    assert frames == ROW[character]["jumpsquat"]
+
+
+@pytest.mark.parametrize("character", ALL)
+def test_drift_ends_at_air_speed_and_fades_by_air_friction(character):
+    row, match = ROW[character], flying(character, y=150)
+    match.step(dict(main_x=1.0), frames=40)
+    assert match.players["self_vx_air"][0] == pytest.approx(row["air_max"], abs=1e-4)
+    match.step()
+    assert match.players["self_vx_air"][0] == pytest.approx(row["air_max"] - row["air_friction"], abs=1e-4)
+
+
+def test_fast_fall_waits_for_the_way_down():
+    match = settled()
+    match.step(dict(buttons=game.BUTTON_X), frames=6)
+    match.step(dict(main_y=-1.0))
+    assert match.players["self_vy"][0] > 0 and not match.players["fastfall"][0]
+    match = flying()
+    match.step(frames=3)
+    match.step(dict(main_y=-1.0))
+    assert match.players["fastfall"][0] and match.players["self_vy"][0] == -ROW[FOX]["fast_fall"]
+
+
+def test_air_dodge_flies_at_nine_tenths_a_frame_and_leaves_helpless():
+    match = flying(y=150)
+    match.step()
+    match.step(dict(main_x=1.0, buttons=game.BUTTON_R, r=1.0))
+    assert match.players["self_vx_air"][0] == pytest.approx(3.1 * .9, abs=1e-4)
+    match.step()
+    assert match.players["self_vx_air"][0] == pytest.approx(3.1 * .81, abs=1e-4)
+    match.step(frames=27)
+    assert match.players["self_vy"][0] == pytest.approx(0, abs=1e-4)
+    match.step()
+    assert match.players["self_vy"][0] == pytest.approx(-ROW[FOX]["gravity"], abs=1e-4)  # falls from frame 29 on
+    match.step(frames=20)
+    assert match.players["action"][0] == game.FALL_SPECIAL
+    match.step(dict(buttons=game.BUTTON_X))
+    assert match.players["action"][0] == game.FALL_SPECIAL
+
+
+def test_waveland_takes_ten_frames():
+    match = settled()
+    match.step(dict(buttons=game.BUTTON_X), frames=3)
+    match.step(dict(main_x=.7, main_y=-.7, buttons=game.BUTTON_R, r=1.0))
+    frames = 0
+    while match.players["action"][0] == game.LANDING_SPECIAL:
+        match.step()
+        frames += 1
+    assert frames == 10 and match.players["action"][0] == game.WAIT
+
+
+def land_aerial(frame, character=FOX, aerial=game.BAIR, button_at=None):
+    """Touch the floor on this frame of the aerial; -> the match. L is pressed button_at frames before."""
+    match = flying(character, y=40, action=aerial)
+    secret = match.hidden["players"]
+    if button_at is not None:
+        secret["trigger_age"][0, 0] = button_at - 1
+    secret["action_frames"][0, 0] = frame - 2          # two frames more: this one falls, action_frames counts from 0
+    match.players["y"][0], match.players["self_vy"][0] = .5, -2.5
+    secret["air_frames"][0, 0] = 2                     # the feet are at the position in the first frames of the air
+    match.step()
+    return match
+
+
+@pytest.mark.parametrize("character", ALL)
+@pytest.mark.parametrize("index", range(5))
+def test_auto_cancel_lands_without_lag(character, index):
+    row, aerial = ROW[character], int(ROW[character]["own_action"][game.NAIR + index])
+    lag = int(row["own_action"][70 + index])
+    before, after = int(row["autocancel_before"][index]), int(row["autocancel_after"][index])
+    for frame, action in ((before - 1, game.LANDING), (before, lag), (after, lag), (after + 1, game.LANDING)):
+        if 1 < frame < row["frames"][aerial]:
+            assert land_aerial(frame, character, aerial).players["action"][0] == action, f"frame {frame}"
+
+
+def test_l_cancel_window_is_seven_frames():
+    for pressed_before, result in ((6, 1), (7, 2)):
+        assert land_aerial(10, button_at=pressed_before).players["l_cancel"][0] == result
+
+
+@pytest.mark.parametrize("character", ALL)
+def test_l_cancel_halves_every_landing_lag(character):
+    row = ROW[character]
+    for index in range(5):
+        aerial = int(row["own_action"][game.NAIR + index])
+        lags = []
+        for button in (0, 200):
+            match = land_aerial(int(row["autocancel_before"][index]) + 2, character, aerial, button_at=button)
+            frames = 0
+            while match.players["action"][0] == row["own_action"][70 + index]:
+                match.step()
+                frames += 1
+            lags.append(frames)
+        assert lags == [row["landing_lag"][index] // 2, row["landing_lag"][index]]
+
+
+def test_platforms_let_jumps_through_and_hold_those_who_fall():
+    match = settled(stage=BATTLEFIELD, x=-40)
+    assert apex(match, 12) > 27.3
+    match.step(frames=60)
+    assert match.players["y"][0] == pytest.approx(27.2, abs=.01)
+    match = settled(stage=BATTLEFIELD, x=-40)
+    match.place(0, -40, 45, airborne=True)
+    match.step(dict(main_y=-1.0), frames=40)           # down held: through
+    assert match.players["y"][0] < 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Ledge, techs, dodges
+# ---------------------------------------------------------------------------------------------------------------------
+
+def test_ledge_cannot_be_caught_again_for_thirty_frames():
+    match = on_the_ledge()
+    match.step(frames=10)
+    match.step(dict(main_y=-1.0))
+    assert match.players["action"][0] == game.FALL
+    for frame in range(1, 60):
+        match.place(0, -88, -10, facing=1)
+        match.players["self_vy"][0] = -.5
+        if match.step()["action"][0] == game.LEDGE_CATCH:
+            break
+    assert frame == 30
+
+
+def test_ledge_is_caught_facing_it_and_not_with_the_stick_down():
+    for facing, stick, caught in ((1, 0, True), (-1, 0, False), (1, -1.0, False)):
+        match = flying(x=-88, y=-6, facing=facing, self_vy=-1.0)
+        match.step(dict(main_y=stick), frames=3)
+        assert (match.players["action"][0] in (game.LEDGE_CATCH, game.LEDGE_HANG)) == caught
+
+
+@pytest.mark.parametrize("stick, quick, slow", [
+    (dict(main_y=.5), 255, 254), (dict(buttons=game.BUTTON_A), 257, 256), (SHIELD, 259, 258),
+    (dict(buttons=game.BUTTON_X), 262, 260), (dict(main_y=1.0), 262, 260)])  # a flick up jumps, as everywhere
+def test_ledge_options_slow_down_at_a_hundred_percent(stick, quick, slow):
+    for percent, action in ((99, quick), (100, slow)):
+        match = on_the_ledge()
+        match.players["percent"][0] = percent
+        match.step(frames=12)
+        assert match.step(stick)["action"][0] == action
+
+
+@pytest.mark.parametrize("percent, longest", [(0, 640), (100, 480)])
+def test_ledge_lets_go_in_the_end(percent, longest):
+    match, frames = on_the_ledge(), 0
+    match.players["percent"][0] = percent
+    match.step(frames=8)
+    while match.players["action"][0] == game.LEDGE_HANG and frames < 900:
+        match.step()
+        frames += 1
+    assert abs(frames - longest) <= 2 and match.players["action"][0] == game.FALL
+
+
+def both_at_the_ledge(hanging, seed=1):
+    """The second player falls past the left ledge; the first hangs there, or falls beside him."""
+    match = on_the_ledge() if hanging else Game(seed=seed)
+    for index in (1,) if hanging else (0, 1):
+        match.place(index, -88, -6, airborne=True, facing=1)
+        match.players["self_vy"][index] = -1.0
+    match.step(frames=3)
+    return [int(action) in (game.LEDGE_CATCH, game.LEDGE_HANG) for action in match.players["action"]]
+
+
+def test_a_ledge_that_one_holds_cannot_be_caught_by_the_other():
+    assert both_at_the_ledge(hanging=True) == [True, False]
+
+
+def test_of_two_at_the_ledge_on_the_same_frame_one_gets_it_whatever_his_port():
+    caught = [both_at_the_ledge(hanging=False, seed=seed) for seed in range(20)]
+    assert all(sum(pair) == 1 for pair in caught) and 4 < sum(pair[0] for pair in caught) < 16
+
+
+@pytest.mark.parametrize("character, action, caught", [
+    (FOX, 366, False), (FOX, 356, True), (game.GAMEANDWATCH, 378, False), (game.FALCO, 358, True),
+    (MEWTWO, 360, False), (game.SHEIK, 360, True)])
+def test_only_some_specials_catch_the_ledge(character, action, caught):
+    match = flying(character, x=-88, y=-6, facing=1, self_vy=-1.0)
+    match.players["action"][0], match.hidden["players"]["action_frames"][0, 0] = action, 5
+    seen = {int(match.step(dict(buttons=game.BUTTON_B))["action"][0]) for _ in range(6)}
+    assert (game.LEDGE_CATCH in seen) == caught
+
+
+def test_ledge_gives_the_double_jump_back():
+    match = flying(x=-88, y=-6, facing=1, self_vy=-1.0, jumps=0)
+    match.step(frames=3)
+    assert match.players["action"][0] == game.LEDGE_CATCH and match.players["jumps"][0] == 1
+
+
+@pytest.mark.parametrize("pressed_before, action", [(1, game.TECH), (19, game.TECH), (20, game.DOWN_BOUND_UP)])
+def test_tech_window_is_twenty_frames(pressed_before, action):
+    assert falling_on_the_floor(pressed_before).step()["action"][0] == action
+
+
+@pytest.mark.parametrize("stick, action", [(0, game.TECH), (1.0, game.TECH_FORWARD), (-1.0, game.TECH_BACKWARD)])
+def test_tech_rolls_follow_the_stick(stick, action):
+    match = falling_on_the_floor(3)
+    match.hidden["players"]["stick_x"][0, 0], match.hidden["players"]["tilt_x_age"][0, 0] = stick, 9  # held, no flick
+    assert match.step(dict(main_x=stick))["action"][0] == action
+
+
+def test_missed_tech_lies_down_and_gets_up():
+    match, frames = falling_on_the_floor(100), {}
+    for _ in range(40):
+        action = int(match.step()["action"][0])
+        frames[action] = frames.get(action, 0) + 1
+    assert frames[game.DOWN_BOUND_UP] == 26 and match.players["action"][0] == game.DOWN_WAIT_UP
+    match.step(dict(main_y=1.0))
+    assert match.players["action"][0] == 186
+
+
+@pytest.mark.parametrize("character", ALL)
+@pytest.mark.parametrize("action, pad", [(game.SPOT_DODGE, dict(main_y=-1.0)), (game.ROLL_FORWARD, dict(main_x=1.0)),
+                                         (game.ROLL_BACKWARD, dict(main_x=-1.0))])
+def test_dodges_are_untouchable_on_their_frames(character, action, pad):
+    row, match, frames = ROW[character], settled(character), []
+    match.step(SHIELD, frames=12)
+    match.step(dict(SHIELD, **pad))
+    assert match.players["action"][0] == action
+    while match.players["action"][0] == action:
+        if match.players["hurtbox"][0] == 2:
+            frames.append(int(match.hidden["players"]["action_frames"][0, 0]))
+        match.step()
+    assert frames == list(range(row["dodge_first"][action], row["dodge_last"][action])) and len(frames) > 8
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Shield
+# ---------------------------------------------------------------------------------------------------------------------
+
+def test_shield_loses_028_a_frame_and_a_light_one_less():
+    for press, drain in ((1.0, .28), (.5, .14 * (.1 + 1.9 * .5))):
+        match = settled()
+        match.step(dict(r=press), frames=12)
+        before = float(match.players["shield"][0])
+        match.step(dict(r=press), frames=10)
+        assert before - match.players["shield"][0] == pytest.approx(10 * drain, abs=1e-3)
+
+
+def test_shield_regains_007_a_frame():
+    match = settled()
+    match.players["shield"][0] = 30
+    match.step(frames=10)
+    assert match.players["shield"][0] == pytest.approx(30.7, abs=1e-3)
+
+
+def test_a_digital_press_shields_in_the_power_shields_action():
+    match = settled()
+    assert match.step(SHIELD)["action"][0] == game.SHIELD_REFLECT
+    match.step(SHIELD, frames=8)
+    assert match.players["action"][0] == game.SHIELD
+    match = settled()
+    match.step(dict(r=.6))
+    assert match.players["action"][0] == game.SHIELD_START
+    match.step(dict(r=.6), frames=8)
+    assert match.players["action"][0] == game.SHIELD
+
+
+def test_power_shield_takes_no_harm_for_four_frames():
+    lost = []
+    for frames in (0, 3, 4):
+        match = Game(MARTH, FOX)
+        match.players["action"][1] = game.SHIELD_REFLECT
+        match.hidden["players"]["action_frames"][0, 1] = frames
+        game.block(match.players_record(1), match.secret_record(1), 10.0, 1.0)
+        lost.append(60 - float(match.players["shield"][1]))
+    assert lost[0] == lost[1] == 0 and lost[2] > 5
+
+
+@pytest.mark.parametrize("damage", [3.0, 10.0, 20.0])
+@pytest.mark.parametrize("press", [1.0, .5])
+def test_shield_damage_and_stun_follow_the_pressure(damage, press):
+    match = Game(MARTH, FOX)
+    match.players["action"][1] = game.SHIELD
+    match.hidden["players"]["trigger"][0, 1] = press
+    game.block(match.players_record(1), match.secret_record(1), damage, 1.0)
+    assert 60 - match.players["shield"][1] == pytest.approx(damage * (1 - (.1 + .2 * press)), abs=1e-3)
+    stun = (damage * (1 - (.05 + .65 * press)) / .3 + 4.45) / 2.235
+    lag, frames = int(match.players["hitlag"][1]), 0
+    while match.players["action"][1] == game.SHIELD_STUN:
+        match.step(p2=dict(r=press))
+        frames += 1
+    assert frames - (lag - 1) == np.ceil(stun) and match.players["action"][1] == game.SHIELD  # hitlag's last frame moves
+
+
+def low_attack_on_a_shield(health):
+    match = Game(MARTH, MEWTWO)
+    match.place(0, 0, facing=1), match.place(1, 17, facing=-1)
+    pad = dict(r=1.0)
+    match.step(p2=pad, frames=12)
+    match.players["shield"][1] = health
+    match.step(dict(buttons=game.BUTTON_A, main_y=-.5), pad)
+    for _ in range(30):
+        match.step(p2=pad)
+        if match.players["hitlag"][0] > 0:
+            return match
+    pytest.fail("no hit")
+
+
+def test_a_worn_shield_is_poked_and_a_whole_one_is_not():
+    """The tip of a low sword meets the feet below a small shield."""
+    assert low_attack_on_a_shield(60).players["action"][1] == game.SHIELD_STUN
+    poked = low_attack_on_a_shield(6).players
+    assert poked["percent"][1] > 0 and poked["action"][1] != game.SHIELD_STUN
+
+
+def test_a_shield_leans_with_the_stick_and_a_light_one_is_larger():
+    match = Game(MARTH, MEWTWO)
+    secret, sizes = match.secret_record(1), {}
+    for name, stick, press in (("straight", 0.0, 1.0), ("low", -.6, 1.0), ("light", 0.0, .4)):
+        secret["stick_y"], secret["trigger"] = stick, press
+        radius, bottom, top, _ = game.shield_bubble(match.players_record(1), secret, ROW[MEWTWO])
+        sizes[name] = radius, .5 * (bottom + top)
+    assert sizes["low"][1] < sizes["straight"][1] - 1 and sizes["low"][0] == sizes["straight"][0]
+    assert sizes["light"][0] > 1.1 * sizes["straight"][0]
+
+
+@pytest.mark.parametrize("pad, action", [
+    (dict(buttons=game.BUTTON_X), game.JUMPSQUAT), (dict(main_x=1.0), game.ROLL_FORWARD),
+    (dict(main_x=-1.0), game.ROLL_BACKWARD), (dict(main_y=-1.0), game.SPOT_DODGE),
+    (dict(buttons=game.BUTTON_Z), game.GRAB), (dict(), game.SHIELD_RELEASE)])
+def test_options_out_of_shield(pad, action):
+    match = settled()
+    match.step(dict(r=1.0), frames=12)
+    held = dict(r=1.0) if pad else {}
+    assert match.step({**held, **pad})["action"][0] == action
+
+
+def test_shield_drop_through_a_platform():
+    match = settled(stage=BATTLEFIELD, x=-40)
+    match.place(0, -40, 27.2001)
+    match.step(dict(r=1.0), frames=12)
+    match.step(dict(r=1.0, main_x=.7, main_y=-.7))
+    assert match.players["action"][0] == game.PLATFORM_DROP
+    match = settled(stage=BATTLEFIELD, x=0)
+    match.step(dict(r=1.0), frames=12)
+    match.step(dict(r=1.0, main_x=.7, main_y=-.71))
+    assert match.players["action"][0] in (game.SPOT_DODGE, game.ROLL_FORWARD)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Hurt
+# ---------------------------------------------------------------------------------------------------------------------
+
+def test_knockback_fades_by_051_along_its_direction():
+    match = launched((1.5, 2.0))
+    match.step()
+    kb = match.players["kb_vx"][0], match.players["kb_vy"][0]
+    assert np.hypot(*kb) == pytest.approx(2.5 - .051, abs=1e-4) and kb[1] / kb[0] == pytest.approx(2 / 1.5, abs=1e-4)
+
+
+def test_di_across_the_launch_turns_it_eighteen_degrees():
+    for stick, turn in ((1.0, -18), (.5, -18 * .25), (-1.0, 18)):
+        match = launched((0.0, 3.0), hitlag=1)
+        match.step(dict(main_x=stick))
+        angle = np.degrees(np.arctan2(match.players["kb_vy"][0], match.players["kb_vx"][0]))
+        assert angle - 90 == pytest.approx(turn, abs=.05)
+
+
+def test_di_along_the_launch_does_nothing():
+    match = launched((0.0, 3.0), hitlag=1)
+    match.step(dict(main_y=1.0))
+    assert match.players["kb_vx"][0] == pytest.approx(0, abs=1e-5)
+
+
+def test_smash_di_shifts_six_units_and_the_automatic_one_three():
+    match = launched((0.0, 3.0), hitlag=5)
+    match.step(dict(main_x=1.0))
+    assert match.players["x"][0] == pytest.approx(6, abs=1e-3)
+    match.step(dict(main_x=1.0), frames=2)             # held, not tilted anew
+    assert match.players["x"][0] == pytest.approx(6, abs=1e-3)
+    match = launched((0.0, 0.0), hitlag=1)
+    match.step(dict(c_x=-1.0, main_x=1.0))             # the c-stick comes first
+    assert match.players["x"][0] == pytest.approx(-3, abs=.1)
+
+
+def test_a_jump_held_in_hitstun_comes_out_at_its_end():
+    match = launched((0.0, 0.0), hitstun=3, y=100)
+    match.players["state_age"][0] = 40
+    match.step(dict(buttons=game.BUTTON_X), frames=3)
+    assert match.players["action"][0] == game.DOUBLE_FORWARD and match.players["jumps"][0] == 0
+
+
+def test_tumble_ends_with_a_flick():
+    for frames, action in ((1, game.TUMBLE), (0, game.FALL)):
+        match = flying(y=100, action=game.TUMBLE)
+        match.step(dict(main_x=.5 if frames else 1.0), frames=2)
+        assert match.players["action"][0] == action
+
+
+def test_stale_queue_holds_nine_and_forgets_the_oldest():
+    secret = Game().secret_record(0)
+    for attack in (7, 8, 7):
+        game.remember_hit(secret, attack)
+    assert game.stale_factor(secret, 7) == pytest.approx(1 - .09 - .07)
+    for attack in range(20, 27):
+        game.remember_hit(secret, attack)
+    assert game.stale_factor(secret, 7) == pytest.approx(1 - .02)
+    assert game.stale_factor(secret, 8) == pytest.approx(1 - .01)
+    game.remember_hit(secret, 30)
+    assert game.stale_factor(secret, 8) == 1
+
+
+def test_death_clears_the_stale_queue_and_the_percent():
+    match = Game()
+    match.hidden["players"]["stale"][0, 0] = 5
+    match.players["percent"][0] = 90
+    match.place(0, 0, -150, airborne=True)
+    match.step(frames=70)
+    assert not match.hidden["players"]["stale"][0, 0].any() and match.players["percent"][0] == 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Stages and rules
+# ---------------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("stage", game.STAGES.values())
+def test_blast_zones_kill_on_four_sides_and_above_only_those_sent_up(stage):
+    s = game.TABLES.stages[stage]
+    left, right, top, bottom = (s["blast_" + side] for side in ("left", "right", "top", "bottom"))
+    for x, y, kb, action in (
+            (left - 1, 50, 0, game.DEAD_LEFT), (right + 1, 50, 0, game.DEAD_RIGHT),
+            (0, bottom - 1, 0, game.DEAD_DOWN), (0, top + 3, 1.0, game.DEAD_UP), (0, top + 3, 0, None)):
+        match = Game(stage=stage)
+        match.place(0, x, y, airborne=True)
+        match.players["kb_vy"][0] = kb
+        match.step()
+        assert match.players["stocks"][0] == (4 if action is None else 3)
+        assert action is None or match.players["action"][0] == action
+
+
+@pytest.mark.parametrize("stage", game.STAGES.values())
+def test_every_floor_of_every_stage_holds(stage):
+    match, s = Game(stage=stage), game.TABLES.stages[stage]
+    for floor in range(s["num_floors"]):
+        left, right, y = (float(s[name][floor]) for name in ("floor_left", "floor_right", "floor_y"))
+        if stage == YOSHIS_STORY and floor == game.RANDALL_FLOOR:
+            match.frames["frame_id"], (left, y) = 300, game.TABLES.randall[310]
+            right = left + game.RANDALL_WIDTH
+        match.place(0, .5 * (left + right), y + 12, airborne=True)
+        match.players["self_vx_air"][0] = match.players["self_vy"][0] = 0
+        for _ in range(40):
+            match.step()
+            if not match.players["airborne"][0]:
+                break
+        assert not match.players["airborne"][0] and match.players["y"][0] == pytest.approx(y, abs=3)
+
+
+def test_yoshis_floor_slopes_down_to_the_ledge():
+    match = settled(stage=YOSHIS_STORY, x=30)
+    for x, y in ((30, 0), (-50, -(50 - 39.2) * .2088)):
+        match.place(0, x, y + .0001)
+        match.step(frames=2)
+        assert match.players["y"][0] == pytest.approx(y, abs=.01) and not match.players["airborne"][0]
+    match.place(0, 30)
+    match.step(dict(main_x=.5), frames=30)
+    assert match.players["x"][0] > 42 and not match.players["airborne"][0]
+    assert match.players["y"][0] == pytest.approx(-(match.players["x"][0] - 39.2) * .2088, abs=.01)
+
+
+def test_randall_goes_round_in_1200_frames_and_carries():
+    match = Game(stage=YOSHIS_STORY)
+    match.frames["frame_id"] = 1100
+    left, y = game.TABLES.randall[1100]
+    match.place(0, left + 6, y + .0001)
+    before = float(match.players["x"][0])
+    match.step(frames=20)
+    assert match.players["x"][0] - before == pytest.approx(20 * .35484, abs=.02) and not match.players["airborne"][0]
+    match.frames["frame_id"] = 440                     # up the right side
+    left, y = game.TABLES.randall[440]
+    match.place(0, left + 6, y + .0001)
+    before = float(match.players["y"][0])
+    match.step(frames=10)
+    assert match.players["y"][0] - before == pytest.approx(10 * .354839, abs=.02) and not match.players["airborne"][0]
+    speeds = np.abs(np.diff(game.TABLES.randall, axis=0)).max(1)
+    assert len(game.TABLES.randall) == 1200 and speeds.max() < .6
+
+
+def test_fountains_platforms_move_at_their_speeds_and_carry():
+    match = Game(stage=FOUNTAIN, seed=3)
+    assert match.frames["platform_left"][0] == 20 and match.frames["platform_right"][0] == 28
+    match.place(0, -35, 16.1251)
+    match.frames["frame_id"] = 690
+    speeds = set()
+    for _ in range(300):
+        before = float(match.frames["platform_left"][0])
+        match.step()
+        height = float(match.frames["platform_left"][0])
+        speeds.add(round(abs(height - before), 3))
+        assert match.players["y"][0] == pytest.approx(.75 * height + 1.125, abs=.01)
+        assert not match.players["airborne"][0]
+        assert 10 <= height <= 35
+    assert speeds & {.1, .15} and max(speeds) <= .15
+
+
+@pytest.mark.parametrize("stage, frame_ids", [(FOUNTAIN, (690, 1390)), (YOSHIS_STORY, (1100, 300))])
+def test_games_side_by_side_keep_their_own_platforms(stage, frame_ids):
+    """Games share the stage's row; nobody may stand on another game's platform."""
+    frames, hidden = np.zeros(2, game.FRAME), np.zeros(2, game.HIDDEN)
+    game.reset_games(frames, hidden, np.ones(2, bool), np.full((2, 2), FOX), np.full(2, stage),
+                     np.array([3, 4], np.uint64))
+    frames["frame_id"] = frame_ids
+    if stage == YOSHIS_STORY:
+        left, y = game.TABLES.randall[list(frame_ids)].T
+        frames["players"]["x"][:, 0], frames["players"]["y"][:, 0] = left + 6, y + .0001
+    start = frames["players"]["x"].copy()
+    alone = [(frames[g:g + 1].copy(), hidden[g:g + 1].copy()) for g in range(2)]
+    pads = np.zeros((2, 2), game.CONTROLLER)
+    for _ in range(30):
+        game.step_games(frames, hidden, pads)
+    for g in range(2):
+        for _ in range(30):
+            game.step_games(*alone[g], pads[:1])
+        assert alone[g][0].tobytes() == frames[g:g + 1].tobytes()
+    carried = frames["players"]["x"] - start
+    assert stage == FOUNTAIN or np.allclose(carried[:, 0], 30 * .35484, atol=.03)
+    assert not frames["players"]["airborne"].any()
+
+
+def test_the_stage_has_walls():
+    match = flying(x=90, y=-8, facing=1)
+    for _ in range(30):
+        match.players["y"][0], match.players["self_vy"][0] = -8, 0
+        match.step(dict(main_x=-1.0))
+        assert match.players["x"][0] >= 85.5657
+
+
+@pytest.mark.parametrize("stage", game.STAGES.values())
+def test_the_stage_has_an_underside(stage):
+    match, s = Game(stage=stage), game.TABLES.stages[stage]
+    start = float(game.underside(s, s["floor_right"][0] - 3)) - 10
+    match.place(0, s["floor_right"][0] - 3, start, airborne=True)
+    match.players["self_vy"][0] = 4.0
+    for _ in range(20):
+        match.step()
+        x, y = float(match.players["x"][0]), float(match.players["y"][0])
+        assert x >= s["floor_right"][0] - .01 or y <= game.underside(s, x) + .01 or y > 20, (x, y)
+
+
+def test_a_blow_from_below_bounces_off_the_underside():
+    match = launched((0.0, 3.0), y=-40)
+    match.place(0, 60, -40)
+    for _ in range(8):
+        match.step()
+    assert match.players["action"][0] == game.BOUNCE_CEILING and match.players["kb_vy"][0] < -2
+
+
+def flung_at_the_wall(pressed_before=None, **pad):
+    match = launched((2.0, 0.0), y=-8)
+    match.place(0, -90, -8)
+    match.hidden["players"]["air_frames"][0, 0] = 20
+    if pressed_before is not None:
+        match.hidden["players"]["trigger_age"][0, 0] = pressed_before
+    for _ in range(4):
+        match.step(pad)
+        if match.players["action"][0] != game.DAMAGE_FLY:
+            return match
+    pytest.fail("no wall")
+
+
+def test_a_wall_throws_back_who_is_flung_at_it():
+    players = flung_at_the_wall().players
+    assert players["action"][0] == game.BOUNCE_WALL and players["in_hitstun"][0] and players["x"][0] < -85
+    assert players["kb_vx"][0] == pytest.approx(-.8 * (2 - .051 * 2), abs=.06)
+
+
+@pytest.mark.parametrize("pad, action", [({}, game.WALL_TECH), (dict(main_y=1.0), game.WALL_TECH_JUMP)])
+def test_a_wall_can_be_teched_and_jumped_off(pad, action):
+    match = flung_at_the_wall(3, **pad)
+    assert match.players["action"][0] == action and match.players["hurtbox"][0] == 2
+    assert not match.players["in_hitstun"][0] and match.players["kb_vx"][0] == 0
+    match.step(frames=game.WALL_HOLD)
+    assert (match.players["self_vy"][0] > 3) == (action == game.WALL_TECH_JUMP)
+    match.step(frames=60)
+    assert match.players["action"][0] != action
+
+
+@pytest.mark.parametrize("character, jumps", [(FOX, True), (MARTH, False)])
+def test_some_jump_off_walls(character, jumps):
+    match = flying(character, x=-87, y=-8, facing=1, jumps=0)
+    match.hidden["players"]["ledge_cooldown"][0, 0] = 60
+    for stick in (1.0, 1.0, 1.0, -1.0):
+        match.players["y"][0], match.players["self_vy"][0] = -8, -.5
+        match.step(dict(main_x=stick))
+    assert (match.players["action"][0] == game.WALL_TECH_JUMP) == jumps
+    match.step(frames=game.WALL_HOLD)
+    assert (match.players["self_vy"][0] > 3) == jumps and (match.players["self_vx_air"][0] < -1) == jumps
+
+
+@pytest.mark.parametrize("stage", [FOUNTAIN, YOSHIS_STORY])
+def test_threads_leave_each_others_platforms_alone(stage):
+    """Two batches step at once; each is what it is alone."""
+    import concurrent.futures
+
+    def run(seed):
+        frames, hidden = np.zeros(64, game.FRAME), np.zeros(64, game.HIDDEN)
+        game.reset_games(frames, hidden, np.ones(64, bool), np.full((64, 2), FOX), np.full(64, stage),
+                         np.arange(64, dtype=np.uint64) + np.uint64(seed))
+        frames["frame_id"] = 690 + np.arange(64) * 17 + seed
+        frames["players"]["x"][:, 0] = -35
+        frames["players"]["y"][:, 0] = 16.1251 if stage == FOUNTAIN else 23.4501
+        for _ in range(300):
+            game.step_games(frames, hidden, np.zeros((64, 2), game.CONTROLLER))
+        return frames.tobytes()
+
+    stages = game.TABLES.stages.tobytes()
+    alone = [run(seed) for seed in (0, 500)]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(run, (0, 500))) == alone
+    assert game.TABLES.stages.tobytes() == stages
+
+
+@pytest.mark.parametrize("kb, frames", [(1.0, 176), (0.0, 60)])
+def test_a_star_takes_176_frames_and_another_death_60(kb, frames):
+    match = Game()
+    match.place(0, 0, 195 if kb else -150, airborne=True)
+    match.players["kb_vy"][0] = kb
+    match.step()
+    assert match.players["stocks"][0] == 3
+    match.step(frames=frames - 1)
+    assert match.players["action"][0] < game.REBIRTH
+    match.step()
+    assert match.players["action"][0] == game.REBIRTH
+
+
+def test_of_two_grabs_on_the_same_frame_one_holds_whatever_his_port():
+    winners = set()
+    for seed in range(12):
+        match = Game(MARTH, MARTH, seed=seed)
+        match.place(0, -4, facing=1), match.place(1, 4, facing=-1)
+        match.step(dict(buttons=game.BUTTON_Z), dict(buttons=game.BUTTON_Z))
+        match.step(frames=12)
+        holding = match.players["action"] == game.HOLD
+        assert holding.sum() == 1
+        winners.add(int(holding[1]))
+    assert winners == {0, 1}
+
+
+def test_marths_slow_ledge_attack_climbs_up():
+    match = flying(MARTH, x=-90, y=-10, facing=1, self_vy=-1.0, percent=120)
+    match.step(frames=14)
+    assert match.players["action"][0] == game.LEDGE_HANG
+    assert match.step(dict(buttons=game.BUTTON_A))["action"][0] == game.LEDGE_ATTACK_SLOW
+    match.step(frames=75)
+    assert match.players["action"][0] == game.WAIT and not match.players["airborne"][0]
+
+
+def test_respawn_stands_invulnerable_and_then_120_frames_more():
+    match = Game()
+    match.place(0, -200, -150, airborne=True)
+    match.step(frames=61)
+    assert match.players["action"][0] == game.REBIRTH
+    match.step(frames=60)
+    assert match.players["action"][0] == game.REBIRTH_WAIT and match.players["hurtbox"][0] == 1
+    match.step(dict(main_x=1.0), frames=2)
+    match.step(dict(main_x=1.0))
+    left = 0
+    while match.players["hurtbox"][0] == 1:
+        left += 1
+        match.step()
+    assert match.players["action"][0] != game.REBIRTH_WAIT and 118 <= left <= 120
+
+
+def test_nobody_hits_the_untouchable():
+    match = Game(MARTH, FOX)
+    match.place(0, 0, facing=1), match.place(1, 10)
+    match.hidden["players"]["hurt_kind"][0, 1], match.hidden["players"]["hurt_timer"][0, 1] = 1, 200
+    match.step()
+    match.step(dict(buttons=game.BUTTON_A, main_y=-.5))
+    match.step(frames=30)
+    assert match.players["percent"][1] == 0
+    assert hit(MARTH, FOX, 0.0, dict(buttons=game.BUTTON_A, main_y=-.5)).players["percent"][1] > 0
+
+
+def test_time_runs_out_after_eight_minutes():
+    match = Game()
+    match.frames["frame_id"] = 8 * 60 * 60 - 2
+    match.step()
+    assert not game.game_over(match.frames)[0]
+    match.step()
+    assert game.game_over(match.frames)[0] and (match.players["stocks"] == 4).all()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Controllers
+# ---------------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("value, meant", [(np.nan, 0), (np.inf, 1), (-np.inf, -1), (7.0, 1), (.27, 0)])
+def test_a_stick_out_of_range_is_the_rim_and_no_number_is_neutral(value, meant):
+    match = settled()
+    match.step(dict(main_x=value))
+    assert match.hidden["players"]["stick_x"][0, 0] == pytest.approx(meant)
+    other = settled()
+    other.step(dict(main_x=meant))
+    assert match.players.tobytes() == other.players.tobytes()
+
+
+def test_triggers_below_their_dead_zone_do_nothing_and_above_one_are_full():
+    for value, action in ((.29, game.WAIT), (np.nan, game.WAIT), (.31, game.SHIELD_START), (9.0, game.SHIELD_START)):
+        match = settled()
+        assert match.step(dict(l=value))["action"][0] == action
+        assert 0 <= match.hidden["players"]["trigger"][0, 0] <= 1
+
+
+def test_the_picture_of_a_game_is_drawn(tmp_path):
+    import draw_game
+    draw_game.draw(draw_game.record(400), tmp_path / "game.png")
+    assert 10_000 < (tmp_path / "game.png").stat().st_size < 150_000

@@ -1,0 +1,286 @@
+"""Codec, observation and networks: what would be silently wrong if it broke."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cleanmelee.cli import UserError
+from cleanmelee.frame import CONTROLLER, FRAME
+from melee_common import (
+    ACTION_SIZE, BACKBONES, HEADS, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, OWN_CONTROLLER, STICK_GRID,
+    STICK_NEUTRAL, STICK_TABLE, Observation, Policy, action_logprobs, decode_actions, encode_controllers,
+    load_checkpoint, load_policy, mirrored, observe, parse_hidden, reset_state, save_checkpoint, to_torch,
+)
+from helpers import random_actions, random_frames, random_observation
+
+
+# ---------------------------------------------------------------------------------------------------------------- codec
+
+def test_codec_round_trip_is_exact_on_its_grid():
+    inside = [(x, y) for x in range(17) for y in range(17) if np.hypot(STICK_GRID[x], STICK_GRID[y]) <= 1]
+    actions = np.zeros((len(inside), ACTION_SIZE), np.int8)
+    actions[:, 8:10] = inside
+    actions[:, 10:12] = inside[::-1]
+    actions[:, 12] = np.arange(len(inside)) % 5
+    actions[:, :8] = (np.arange(len(inside))[:, None] >> np.arange(8)) & 1
+    assert np.array_equal(encode_controllers(decode_actions(actions)), actions)
+
+
+def test_decoded_sticks_are_legal_controllers():
+    assert (np.hypot(STICK_TABLE[..., 0], STICK_TABLE[..., 1]) <= 1).all()
+    steps = STICK_TABLE * 80
+    assert np.abs(steps - np.rint(steps)).max() < 1e-4                      # the game's own steps of 1/80
+    moved = np.abs(STICK_TABLE) > 0
+    assert (np.abs(STICK_TABLE[moved]) >= 22.9 / 80).all()                  # never in the dead zone
+
+
+def test_codec_error_is_bounded_for_every_legal_stick():
+    axis = np.concatenate([np.arange(-80, -22), [0], np.arange(23, 81)]) / np.float32(80)  # |x| < 23 is the dead zone
+    x, y = np.meshgrid(axis, axis)
+    legal = np.hypot(x, y) <= 1
+    controllers = np.zeros(legal.sum(), CONTROLLER)
+    controllers["main_x"], controllers["main_y"] = x[legal], y[legal]
+    decoded = decode_actions(encode_controllers(controllers))
+    error = np.hypot(decoded["main_x"] - controllers["main_x"], decoded["main_y"] - controllers["main_y"])
+    assert error.max() < .1
+
+
+@pytest.mark.parametrize("threshold", [23, 49, 53, 56, 64])                 # dead zone, crouch, tap jump, roll, dash
+def test_no_stick_position_crosses_a_threshold(threshold):
+    """On either axis, whatever the other one does, as long as both fit into the circle."""
+    axis = np.concatenate([np.arange(-80, -22), [0], np.arange(23, 81)])
+    x, y = np.meshgrid(axis, axis)
+    controllers = np.zeros((np.hypot(x, y) <= 80).sum(), CONTROLLER)
+    inside = np.hypot(x, y) <= 80
+    controllers["main_x"], controllers["main_y"] = x[inside] / 80, y[inside] / 80
+    decoded = decode_actions(encode_controllers(controllers))
+    for axis_name, true in (("main_x", x[inside]), ("main_y", y[inside])):
+        crossed = (np.abs(decoded[axis_name] * 80) > threshold - .5) != (np.abs(true) >= threshold)
+        assert crossed.mean() < .002, axis_name                             # only where the grid leaves the circle
+
+
+def test_codec_neutral():
+    neutral = encode_controllers(np.zeros((), CONTROLLER))
+    assert neutral[:8].sum() == 0 and (neutral[8:12] == STICK_NEUTRAL).all() and neutral[12] == 0
+
+
+# ---------------------------------------------------------------------------------------------------------- observation
+
+def test_observation_shows_each_player_itself_first():
+    rng = np.random.default_rng(0)
+    frames, controllers = random_frames(rng, 5), decode_actions(random_actions(rng, 5, 2))
+    obs = observe(frames, controllers)
+    assert obs.floats.shape == (5, 2, NUM_FLOATS) and obs.ints.shape == (5, 2, NUM_INTS)
+    swapped = frames.copy()
+    swapped["players"] = frames["players"][:, ::-1]
+    owner = frames["items"]["owner"]
+    swapped["items"]["owner"] = np.where(owner < 0, owner, 1 - owner)
+    other = observe(swapped, controllers[:, ::-1])
+    assert np.array_equal(other.floats, obs.floats[:, ::-1]) and np.array_equal(other.ints, obs.ints[:, ::-1])
+    side = np.where(mirrored(frames), -1, 1)                                # [N, 2]
+    assert len(np.unique(side)) == 2
+    assert np.allclose(obs.floats[..., 0], side * frames["players"]["x"] * .03)
+    assert (obs.ints[:, 1, 0] == frames["players"]["action"][:, 1]).all()
+    for player in (0, 1):
+        own = OWN_CONTROLLER.start - 8                                      # one column an item slot: is it mine?
+        assert np.array_equal(obs.floats[:, player, own:own + 8], (owner == player) & (frames["items"]["present"] > 0))
+        opponent = frames["players"]["x"][:, 1 - player] - frames["players"]["x"][:, player]
+        assert np.allclose(obs.floats[:, player, own - 2], np.abs(opponent) * .03, atol=1e-4)
+        assert np.array_equal(obs.floats[:, player, OWN_CONTROLLER][:, 0], side[:, player] * controllers["main_x"][:, player])
+
+
+def test_observation_hides_the_opponents_controller():
+    rng = np.random.default_rng(1)
+    frames, controllers = random_frames(rng, 5), decode_actions(random_actions(rng, 5, 2))
+    changed = controllers.copy()
+    changed[:, 1] = decode_actions(random_actions(rng, 5))
+    a, b = observe(frames, controllers), observe(frames, changed)
+    assert np.array_equal(a.floats[:, 0], b.floats[:, 0]) and not np.array_equal(a.floats[:, 1], b.floats[:, 1])
+
+
+def test_observation_survives_ids_out_of_range():
+    frames = np.zeros(1, FRAME)
+    frames["players"]["action"] = [-1, 32000]
+    frames["items"]["type"] = 9999
+    obs = to_torch(observe(frames, np.zeros((1, 2), CONTROLLER)))
+    policy = Policy("mlp", (8,))
+    assert torch.isfinite(policy.embedding(obs)).all()
+
+
+# --------------------------------------------------------------------------------------------------------------- policy
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_step_equals_unroll_across_resets(backbone):
+    torch.manual_seed(0)
+    T, B = 12, 5
+    policy = Policy(backbone, (24, 16)).eval()
+    obs = random_observation(2, T, B)
+    resets = torch.rand(T, B) < .25
+    start = tuple(torch.randn_like(s) for s in policy.initial_state(B))
+    with torch.no_grad():
+        unrolled, final = policy.unroll(obs, start, resets)
+        state = start
+        for t in range(T):
+            state = reset_state(state, resets[t])
+            features, state = policy.features(Observation(obs.floats[t], obs.ints[t]), state)
+            assert torch.allclose(features, unrolled[t], atol=1e-5), t
+        for a, b in zip(state, final, strict=True):
+            assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_gru_remembers_and_forgets_at_a_reset():
+    torch.manual_seed(0)
+    policy = Policy("gru", (16,)).eval()
+    obs = random_observation(3, 4, 1)
+    past = Observation(obs.floats.clone(), obs.ints)
+    past.floats[0] += 1
+    none = torch.zeros(4, 1, dtype=torch.bool)
+    reset = none.clone()
+    reset[2] = True
+    run = lambda o, r: policy.unroll(o, policy.initial_state(1), r)[0]
+    assert not torch.allclose(run(obs, none)[3], run(past, none)[3])
+    assert torch.equal(run(obs, reset)[3], run(past, reset)[3])
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_parameter_learns(backbone):
+    torch.manual_seed(0)
+    policy = Policy(backbone, (16, 16))
+    optimizer = torch.optim.Adam(policy.parameters(), 1e-2)
+    before = {name: p.detach().clone() for name, p in policy.named_parameters()}
+    for seed in range(3):                                                   # zero-initialised residuals need a second step
+        obs = random_observation(seed, 6, 8)
+        actions = torch.from_numpy(random_actions(np.random.default_rng(seed), 6, 8))
+        features, _ = policy.unroll(obs, policy.initial_state(8), torch.zeros(6, 8, dtype=torch.bool))
+        logprob, _ = action_logprobs(policy.logits(features, actions), actions)
+        loss = -logprob.sum(-1).mean() + (policy.value(features) - 1).square().mean()
+        optimizer.zero_grad(), loss.backward(), optimizer.step()
+    still = [name for name, p in policy.named_parameters() if torch.equal(p, before[name])]
+    assert not still
+
+
+def test_sampling_follows_the_heads_probabilities():
+    """Frequencies of sampled actions against the teacher-forced log-probabilities of the very same actions."""
+    torch.manual_seed(0)
+    policy = Policy("mlp", (16,))
+    for p in policy.controller_head.parameters():
+        torch.nn.init.normal_(p, std=.3)                                    # residuals that matter
+    obs = random_observation(4, 1)
+    B = 40_000
+    many = Observation(obs.floats.expand(B, -1), obs.ints.expand(B, -1))
+    with torch.no_grad():
+        actions, _ = policy.step(many, (), torch.rand(B, NUM_LOGITS))
+        features = policy.features(many, ())[0]
+        logits = policy.logits(features, actions)
+        logprobs, entropy = action_logprobs(logits, actions)
+    # E[-log p] under the samples is the entropy, for each head, residuals included
+    assert torch.allclose(-logprobs.mean(0), entropy.mean(0), atol=.03)
+    pressed = actions[:, :8].float().mean(0)
+    assert torch.allclose(pressed, logits[0, :8].sigmoid(), atol=.015)
+    # main_x given the first button: the residual changes it, and the samples follow
+    for a in (0, 1):
+        rows = actions[:, 0] == a
+        expected = logits[rows][:, 8:25].softmax(-1).mean(0)
+        found = torch.bincount(actions[rows, 8], minlength=17) / rows.sum()
+        assert torch.allclose(found, expected, atol=.03)
+
+
+def test_same_noise_same_action_and_none_is_the_mode():
+    torch.manual_seed(0)
+    policy = Policy("mlp", (16,)).eval()
+    obs, noise = random_observation(5, 32), torch.rand(32, NUM_LOGITS)
+    with torch.no_grad():
+        assert torch.equal(policy.step(obs, (), noise)[0], policy.step(obs, (), noise)[0])
+        mode = policy.step(obs, (), None)[0]
+    assert (mode[:, 8:12] == STICK_NEUTRAL).all()                           # a fresh policy mostly rests
+    for extreme in (torch.zeros(32, NUM_LOGITS), torch.ones(32, NUM_LOGITS)):
+        policy.step(obs, (), extreme)                                       # clamped, never nan
+
+
+def test_fresh_policy_presses_about_as_often_as_people():
+    torch.manual_seed(0)
+    policy = Policy("mlp", (64, 64))
+    with torch.no_grad():
+        actions, _ = policy.step(random_observation(6, 20_000), (), torch.rand(20_000, NUM_LOGITS))
+    rates = actions[:, :8].float().mean(0)
+    assert (rates < .15).all() and rates[0] > .02
+    assert .25 < (actions[:, 8] == STICK_NEUTRAL).float().mean() < .45
+
+
+def test_logits_cover_the_heads():
+    assert NUM_LOGITS == sum(HEADS.values()) == 81
+
+
+# ---------------------------------------------------------------------------------------------------------- checkpoints
+
+def test_checkpoint_rebuilds_the_policy(tmp_path):
+    policy = Policy("gru", (24, 16)).eval()
+    save_checkpoint(tmp_path / "a" / "p.pt", policy, step=7)
+    loaded, data = load_policy(tmp_path / "a" / "p.pt")
+    obs = random_observation(7, 4)
+    with torch.no_grad():
+        assert torch.equal(policy.features(obs, policy.initial_state(4))[0], loaded.features(obs, loaded.initial_state(4))[0])
+    assert data["step"] == 7 and list((tmp_path / "a").iterdir()) == [tmp_path / "a" / "p.pt"]
+
+
+def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    path = save_checkpoint(tmp_path / "p.pt", Policy("mlp", (8,)), step=1)
+
+    def full(fd):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left"):
+        save_checkpoint(path, Policy("mlp", (8,)), step=2)
+    monkeypatch.undo()
+    assert load_checkpoint(path)["step"] == 1 and len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_is_no_file_is_never_replaced(tmp_path):
+    for path in (Path("/dev/null"), tmp_path):
+        with pytest.raises(UserError, match="not a regular file"):
+            save_checkpoint(path, Policy("mlp", (8,)))
+
+
+def test_weights_that_are_no_numbers_are_neither_saved_nor_loaded(tmp_path):
+    policy = Policy("mlp", (8,))
+    path = save_checkpoint(tmp_path / "p.pt", policy)
+    data = torch.load(path, weights_only=True)
+    policy.value_head.weight.data[0, 0] = torch.nan
+    with pytest.raises(UserError, match="finite"):
+        save_checkpoint(path, policy)
+    torch.save(data | {"policy": policy.state_dict()}, tmp_path / "nan.pt")
+    with pytest.raises(UserError, match="finite"):
+        load_policy(tmp_path / "nan.pt")
+    assert load_checkpoint(path)
+
+
+def test_bad_checkpoints_are_told_in_one_line(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "owned"), "w"))
+
+    path = save_checkpoint(tmp_path / "p.pt", Policy("mlp", (8,)))
+    data = torch.load(path, weights_only=True)
+    (tmp_path / "empty.pt").write_bytes(b"")
+    (tmp_path / "half.pt").write_bytes(path.read_bytes()[:2000])
+    torch.save(data | {"schema": "other"}, tmp_path / "schema.pt")
+    torch.save(data | {"config": {"backbone": "mlp", "hidden": [9]}}, tmp_path / "sizes.pt")
+    torch.save(data | {"evil": Evil()}, tmp_path / "evil.pt")
+    torch.save(data | {"policy": {3: 3}}, tmp_path / "types.pt")
+    torch.save(data | {"action_repeat": "abc"}, tmp_path / "repeat.pt")
+    torch.save(data | {"format": 99, "versions": None}, tmp_path / "format.pt")
+    for name in ("missing", "empty", "half", "schema", "sizes", "evil", "types", "repeat", "format"):
+        with pytest.raises(UserError) as error:
+            load_policy(tmp_path / f"{name}.pt")
+        assert name in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("text", ["", "a", "64,", "0", "-4,8", "64;64"])
+def test_bad_hidden_sizes(text):
+    with pytest.raises(UserError, match="--hidden"):
+        parse_hidden(text)

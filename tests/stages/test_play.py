@@ -1,0 +1,695 @@
+"""Matches: who sits where, how often a policy decides, what is counted, what is recorded, and what a user may get wrong."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+import play
+from export_onnx import Act, export
+from cleanmelee.cli import UserError, run_script
+from cleanmelee.dolphin import HUMAN
+from cleanmelee.frame import CHARACTERS, STAGES, outcomes
+from cleanmelee.replays import read_replay
+from melee_common import (
+    NEUTRAL_ACTION, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, Observation, Policy, VecEnv, decode_actions,
+    play_games, save_checkpoint, schema_hash,
+)
+from play import Args, OnnxPolicy, Pace
+from helpers import PARSERS, assert_read_alike
+
+LENGTH = 240  # frames of a test game
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """mlp.pt decides on every frame, gru.pt on every third, gru.onnx is the same policy; late.pt acts four frames late."""
+    path = tmp_path_factory.mktemp("policies")
+    torch.manual_seed(0)
+    save_checkpoint(path / "mlp.pt", Policy("mlp", (16,)))
+    save_checkpoint(path / "late.pt", Policy("mlp", (16,)), frame_delay=4)
+    gru = Policy("gru", (16,)).eval()
+    with torch.no_grad():                                                   # a fresh policy's likeliest action never changes
+        for p in gru.parameters():
+            p.add_(torch.randn_like(p) * .1)
+    save_checkpoint(path / "gru.pt", gru, action_repeat=3)
+    model = export(Act(gru), torch.rand(2, NUM_LOGITS), ("noise", "actions"))
+    onnx.save(model, path / "bare.onnx")
+    facts = {"program": "CleanMelee", "schema": schema_hash(), "action_repeat": "3", "frame_delay": "0"}
+    onnx.helper.set_model_props(model, facts)
+    onnx.save(model, path / "gru.onnx")
+    onnx.helper.set_model_props(model, facts | {"schema": "000000000000"})
+    onnx.save(model, path / "other_schema.onnx")
+    return path
+
+
+def run(folder, tmp_path, policy="gru.pt", opponent="attacker", **options):
+    """Plays and returns the row of results."""
+    opponent = str(folder / opponent) if (folder / opponent).exists() else opponent
+    results = tmp_path / "results.jsonl"
+    options = {"results": str(results), "max_episode_frames": LENGTH, "num_games": 2} | options
+    play.main(Args(str(folder / policy), opponent, **options))
+    return json.loads(results.read_text().splitlines()[-1])
+
+
+def without(row, *names):
+    """The row but for some columns and for its clocks."""
+    return {k: v for k, v in row.items() if k not in {*names, "inference_ms_p50", "inference_ms_p99", "frames_per_second"}}
+
+
+def read(folder):
+    """Every recording of a folder, without the frames before the game's own first one."""
+    replays = [read_replay(path) for path in sorted(folder.glob("*.slp"))]
+    return [(r.frames[-LENGTH - 1:], r.controllers[-LENGTH - 1:], r.meta) for r in replays]
+
+
+# ------------------------------------------------------------------------------------------------------------ recordings
+
+def test_a_recording_holds_the_game_bit_for_bit(folder, tmp_path, monkeypatch):
+    seen = []
+
+    class Watched(VecEnv):
+        def step(self, controllers):
+            result = super().step(controllers)
+            done = result[0] | result[1]
+            seen.append(np.where(done, self.final_frames, self.frames))
+            return result
+
+    monkeypatch.setattr(play, "VecEnv", Watched)
+    run(folder, tmp_path, "gru.pt", "attacker", num_games=3, record=str(tmp_path), opponent_character="fox")
+    assert sorted(p.name for p in tmp_path.glob("*.slp")) == [
+        "game_001_mewtwo_vs_fox.slp", "game_002_fox_vs_mewtwo.slp", "game_003_mewtwo_vs_fox.slp"]
+    seen = np.stack(seen)                                                   # [T, N]
+    for g, (frames, _, meta) in enumerate(read(tmp_path)):
+        assert len(frames) == LENGTH + 1
+        for field in ("x", "y", "percent", "stocks", "action", "facing", "shield", "character"):
+            assert np.array_equal(frames["players"][field][1:], seen["players"][field][:, g]), field
+        assert meta["names"] == (("gru.pt", "attacker") if g % 2 == 0 else ("attacker", "gru.pt"))
+
+
+def test_recorded_controllers_make_the_recorded_frames(folder, tmp_path):
+    """post[t-1] + pre[t] -> post[t]: fed back into the game, a recording plays itself."""
+    run(folder, tmp_path, "mlp.pt", "gru.pt", record=str(tmp_path), seed=4)
+    replays = read(tmp_path)
+    with VecEnv(2, CHARACTERS["mewtwo"], STAGES["final_destination"], seed=4, max_episode_frames=0) as envs:
+        for t in range(1, LENGTH + 1):
+            envs.step(np.stack([controllers[t] for _, controllers, _ in replays]))
+            for g, (frames, _, _) in enumerate(replays):
+                for field in ("x", "y", "percent", "action"):
+                    assert np.array_equal(frames["players"][field][t], envs.frames["players"][field][g])
+
+
+def test_a_game_of_a_dead_worker_starts_over(folder, tmp_path, monkeypatch):
+    class Mortal(VecEnv):
+        steps = 0
+
+        def step(self, controllers):
+            self.steps += 1
+            if self.steps == 50:
+                os.kill(self._workers[0].pid, signal.SIGKILL)
+            return super().step(controllers)
+
+    monkeypatch.setattr(play, "VecEnv", Mortal)
+    row = run(folder, tmp_path, num_workers=2, record=str(tmp_path))
+    assert row["games"] == 2 and row["seconds_per_game"] == LENGTH / 60
+    for path in tmp_path.glob("*.slp"):
+        ids = read_replay(path).frames["frame_id"]
+        assert np.array_equal(ids, np.arange(ids[0], ids[0] + len(ids)))
+    assert len({len(frames) for frames, _, _ in read(tmp_path)}) == 1
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+def test_every_parser_reads_a_recording_alike(folder, tmp_path, parser):
+    run(folder, tmp_path, "mlp.pt", "attacker", record=str(tmp_path), max_episode_frames=1200, character="fox",
+        opponent_character="marth", stage="battlefield", num_games=4)
+    games = [(path, read_replay(path).frames) for path in tmp_path.glob("*.slp")]
+    assert len(games) == 4 and any(len(np.unique(frames["players"]["percent"])) > 3 for _, frames in games)
+    for path, frames in games:
+        assert_read_alike(path, frames, [parser])
+
+
+KILLED = """
+import os, signal, sys
+import play
+from melee_common import VecEnv
+
+class Mortal(VecEnv):
+    steps = 0
+    def step(self, controllers):
+        if self.steps == 100:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.steps += 1
+        return super().step(controllers)
+
+play.VecEnv = Mortal
+play.main(play.Args(sys.argv[1], "attacker", num_games=1, async_inference=True, record=sys.argv[2], results=""))
+"""
+
+
+@pytest.fixture(scope="module")
+def killed(folder, tmp_path_factory):
+    """A folder in which play.py was killed in mid-game."""
+    path = tmp_path_factory.mktemp("killed")
+    process = subprocess.run([sys.executable, "-c", KILLED, str(folder / "mlp.pt"), str(path)], timeout=60,
+                             cwd=Path(play.__file__).parent)
+    assert process.returncode == -signal.SIGKILL
+    return path
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+def test_a_killed_game_is_readable_up_to_its_last_frame(killed, parser):
+    part = killed / "game_001_mewtwo_vs_mewtwo.slp.part"
+    frames = read_replay(part).frames
+    assert frames["frame_id"][-1] == -40 + 100                              # frame -40, and a hundred more
+    assert_read_alike(part, frames, [parser])
+
+
+def test_the_next_recording_gives_a_killed_one_its_name(folder, killed, tmp_path, capsys):
+    part = Path(shutil.copy(killed / "game_001_mewtwo_vs_mewtwo.slp.part", tmp_path))
+    frames = read_replay(part).frames
+    run(folder, tmp_path, record=str(tmp_path), num_games=1)
+    assert "kept up to frame 60" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.glob("game*")) == [
+        "game_001_mewtwo_vs_mewtwo.slp", "game_002_mewtwo_vs_mewtwo.slp"]
+    assert np.array_equal(read_replay(tmp_path / "game_001_mewtwo_vs_mewtwo.slp").frames, frames)
+
+
+def test_a_full_disk_costs_the_recordings_and_no_game(folder, tmp_path, capsys):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))          # bytes: the second game's file outgrows it
+    try:
+        with pytest.raises(SystemExit) as end:
+            run(folder, tmp_path, "mlp.pt", record=str(tmp_path / "slp"), num_games=3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    captured = capsys.readouterr()
+    assert end.value.code == 1 and len(captured.err.strip().splitlines()) == 1 and "File too large" in captured.err
+    assert json.loads((tmp_path / "results.jsonl").read_text())["games"] == 3 and "recorded 0 games" in captured.out
+    assert not list((tmp_path / "slp").iterdir())
+
+
+def test_recordings_on_disk_not_in_memory(folder, tmp_path, monkeypatch):
+    """While a game is on, its file holds all frames but those of the last hundredth of a second or so."""
+    sizes = []
+
+    class Watched(VecEnv):
+        def step(self, controllers):
+            sizes.extend(path.stat().st_size for path in tmp_path.glob("*.part"))
+            return super().step(controllers)
+
+    monkeypatch.setattr(play, "VecEnv", Watched)
+    run(folder, tmp_path, "mlp.pt", "idle", num_games=1, record=str(tmp_path))
+    assert len(set(sizes)) > 10 and sizes[-1] > .8 * next(tmp_path.glob("*.slp")).stat().st_size
+
+
+# ----------------------------------------------------------------------------------------------------------- who decides
+
+def test_each_policy_decides_as_often_as_it_was_trained_to(folder, tmp_path):
+    run(folder, tmp_path, "gru.pt", "mlp.pt", record=str(tmp_path))
+    for g, (_, controllers, _) in enumerate(read(tmp_path)):
+        gru, mlp = (controllers[1:, who].reshape(-1, 3) for who in (g % 2, 1 - g % 2))  # [T / 3, 3]; row 0 made no frame
+        assert (gru[:, 0] == gru[:, 1]).all() and (gru[:, 0] == gru[:, 2]).all()
+        assert (gru[1:, 0] != gru[:-1, 0]).any() and (mlp[:, 0] != mlp[:, 1]).any()
+
+
+def test_play_is_what_training_plays(folder, tmp_path):
+    """The same games as `play_games`, where the environment repeats the action."""
+    run(folder, tmp_path, "gru.pt", "gru.pt", record=str(tmp_path), seed=7)
+    policy = play.load_player(str(folder / "gru.pt")).policy
+    with VecEnv(2, CHARACTERS["mewtwo"], STAGES["final_destination"], seed=7, max_episode_frames=LENGTH,
+                action_repeat=3) as envs:
+        final = play_games([policy], envs, np.zeros((2, 2), int), torch.Generator().manual_seed(7))
+    for g, (frames, _, _) in enumerate(read(tmp_path)):
+        for field in ("x", "y", "percent", "stocks", "action"):
+            assert np.array_equal(frames["players"][field][-1], final["players"][field][g])
+
+
+def test_an_exported_policy_plays_like_its_checkpoint(folder, tmp_path):
+    for deterministic in (False, True):
+        rows = [run(folder, tmp_path, name, deterministic=deterministic, num_games=4) for name in ("gru.pt", "gru.onnx")]
+        assert without(rows[0], "policy") == without(rows[1], "policy")
+        assert rows[0]["action_repeat"] == 3
+
+
+def test_most_likely_noise_shifts_nothing():
+    assert (torch.logit(play.MOST_LIKELY[:NUM_BUTTONS]) == 0).all()
+    assert (-torch.log(-torch.log(play.MOST_LIKELY[NUM_BUTTONS:]))).abs().max() < 1e-6
+
+
+def test_onnx_policy_keeps_the_rows_of_a_batch_apart(folder):
+    policy = OnnxPolicy(folder / "gru.onnx")
+    obs, noise = Observation(torch.randn(5, NUM_FLOATS), torch.zeros(5, NUM_INTS, dtype=torch.int16)), torch.rand(5, NUM_LOGITS)
+    state = tuple(torch.randn_like(s) for s in policy.initial_state(5))
+    actions, after = policy.step(obs, state, noise)
+    for row in range(5):
+        one = slice(row, row + 1)
+        alone, alone_after = policy.step(Observation(obs.floats[one], obs.ints[one]), tuple(s[one] for s in state), noise[one])
+        assert torch.equal(alone[0], actions[row])
+        torch.testing.assert_close(alone_after[0][0], after[0][row])
+
+
+def test_seeds_and_workers(folder, tmp_path):
+    """The seed alone decides the games; the policy's moves differ between seeds."""
+    a, b, c = ((run(folder, tmp_path, record=str(tmp_path / name), **options), read(tmp_path / name))
+               for name, options in (("a", {}), ("b", {"num_workers": 2}), ("c", {"seed": 2})))
+    for (frames_a, controllers_a, _), (frames_b, controllers_b, _) in zip(a[1], b[1], strict=True):
+        assert np.array_equal(frames_a, frames_b) and np.array_equal(controllers_a, controllers_b)
+    assert without(a[0]) == without(b[0]) and any(not np.array_equal(x[1], y[1]) for x, y in zip(a[1], c[1], strict=True))
+
+
+# ------------------------------------------------------------------------------------------------------ delay, real time
+
+def numbered(monkeypatch, seconds=0.):
+    """Decisions that tell which they are: the k-th moves the main stick to its bin k % 17. Returns what they press."""
+    decisions = []
+
+    def act(policies, assignment, *_):
+        time.sleep(seconds)
+        actions = np.tile(NEUTRAL_ACTION, (*assignment.shape, 1))
+        actions[:, :, NUM_BUTTONS] = len(decisions) % 17                    # the main stick's x
+        decisions.append(decode_actions(actions[:1, 0])[0])
+        return actions
+
+    monkeypatch.setattr(play, "act", act)
+    monkeypatch.setattr(play, "mirrored", lambda frames: np.zeros((len(frames), 2), bool))
+    return decisions
+
+
+@pytest.mark.parametrize("options", [{}, {"async_inference": True}, {"action_repeat": 3}])
+def test_a_decision_acts_exactly_as_late_as_trained(folder, tmp_path, monkeypatch, options):
+    """Chosen at t, it makes frame t + 1 + delay. A game begins with a neutral queue, also after another game."""
+    class Clock:                                                            # a busy machine misses no frame
+        now = 0.
+        perf_counter = staticmethod(lambda: Clock.now)
+
+        def sleep(self, seconds):
+            Clock.now += seconds
+
+    decisions = numbered(monkeypatch)
+    monkeypatch.setattr(play, "time", Clock())
+    monkeypatch.setattr(play, "FRAME_TIME", 10)
+    row = run(folder, tmp_path, "late.pt", "mlp.pt", port=1, max_episode_frames=60, record=str(tmp_path), **options)
+    repeat = options.get("action_repeat", 1)
+    replays = [read_replay(path) for path in sorted(tmp_path.glob("*.slp"))]
+    assert row["frame_delay"] == 4 and row["frames_missed"] == 0 and len(replays) == 2
+    first = 0                                                               # the number of each game's first decision
+    for replay in replays:
+        late, prompt = replay.controllers[-60:].T
+        assert not late[:4].tobytes().strip(b"\0") and prompt[0] == decisions[first]
+        for t in range(60):
+            assert prompt[t] == decisions[first + t]
+            if t >= 4:
+                assert late[t] == decisions[first + (t - 4) // repeat * repeat]
+        first += 60 if options.get("async_inference") else 0
+
+
+def test_a_slow_policy_slows_the_game_or_misses_frames(folder, tmp_path, monkeypatch, capsys):
+    """40 ms a decision: the game waits for each, or goes on at 60 frames a second and gets one in two to three frames, all of
+    them late; a policy that was trained to act four frames late is in time for those."""
+    decisions = numbered(monkeypatch, seconds=.04)
+    options = {"num_games": 1, "max_episode_frames": 60}
+    waiting = run(folder, tmp_path, "mlp.pt", "idle", **options)
+    assert waiting["frames_missed"] == 0 and waiting["frames_per_second"] < 25 and len(decisions) == 60
+    del decisions[:]
+    going = run(folder, tmp_path, "mlp.pt", "idle", async_inference=True, record=str(tmp_path), **options)
+    assert 40 < going["frames_per_second"] < 61 and going["inference_ms_p99"] >= going["inference_ms_p50"] >= 40
+    assert going["frames_missed"] == 60 and 8 <= len(decisions) <= 25       # a busy machine makes fewer
+    assert "of 60 frames missed" in capsys.readouterr().out
+    stick = read_replay(next(tmp_path.glob("*.slp"))).controllers["main_x"][-60:, 0]
+    moves = stick[np.flatnonzero(np.diff(stick, prepend=0))]
+    chosen = [decision["main_x"].item() for decision in decisions]          # each acted in its turn, and was held till the next
+    later = iter(chosen)                                                    # (or a busy machine had the next one by then)
+    assert len(moves) >= len(chosen) - 5 and all(move in later for move in moves.tolist())
+    del decisions[:]
+    late = run(folder, tmp_path, "late.pt", "idle", async_inference=True, **options)
+    assert 60 - len(decisions) - 4 <= late["frames_missed"] < 58
+
+
+def test_an_error_of_the_inference_thread_is_not_lost(folder, tmp_path, monkeypatch):
+    def act(*_):
+        raise RuntimeError("broken weights")
+
+    monkeypatch.setattr(play, "act", act)
+    with pytest.raises(RuntimeError, match="broken weights"):
+        run(folder, tmp_path, async_inference=True)
+
+
+def test_a_recurrent_policy_begins_each_game_without_memory(folder):
+    """Also when the first question of a game came while the thread was busy and was never answered."""
+    generator, pace = torch.Generator().manual_seed(0), Pace()
+    player = play.load_player(str(folder / "gru.pt"))
+    rng = np.random.default_rng(0)
+    obs = Observation(rng.standard_normal((1, 2, NUM_FLOATS), np.float32), np.zeros((1, 2, NUM_INTS), np.int16))
+    inference = play.Inference([player], np.zeros((1, 2), int), generator, pace, True)
+    turn, yes, no = np.ones((1, 2), bool), np.ones(1, bool), np.zeros(1, bool)
+    states = []
+    for begins in ((yes, no), (no, yes, no)):                               # as asked while the thread is busy, one by one
+        inference.thread.submit(time.sleep, .1)
+        for tick, begin in enumerate(begins):
+            inference.ask(10 * len(states) + tick, obs, np.zeros((1, 2), bool), turn, begin)
+        answers = list(inference.answers(time.perf_counter() + 10))
+        assert [tick for tick, _, _ in answers] == [10 * len(states) + len(begins) - 1]
+        states.append(inference.states[0][0].clone())
+    inference.close()
+    assert torch.equal(*states) and states[0].any()
+
+
+def test_policies_are_warm_before_the_first_frame(folder, tmp_path, monkeypatch):
+    forwards = []
+    step, start = Policy.step, VecEnv.__init__
+    monkeypatch.setattr(Policy, "step", lambda *args: forwards.append(1) or step(*args))
+    monkeypatch.setattr(VecEnv, "__init__", lambda *args, **more: forwards.append(0) or start(*args, **more))
+    run(folder, tmp_path, "mlp.pt", "idle", max_episode_frames=5)
+    assert forwards.index(0) >= 10
+
+
+# --------------------------------------------------------------------------------------------------------------- results
+
+def test_lists_of_characters_and_stages_make_a_table(folder, tmp_path, capsys):
+    slp = tmp_path / "slp"
+    run(folder, tmp_path, "mlp.pt", "attacker", character="fox,marth", opponent_character="falco, sheik", num_games=3, port=2,
+        stage="battlefield,yoshis_story", record=str(slp), max_episode_frames=60)
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [(row["character"], row["opponent_character"], row["stage"]) for row in rows] == [
+        (own, other, stage) for own in ("fox", "marth") for other in ("falco", "sheik") for stage in ("battlefield", "yoshis_story")]
+    replays = [read_replay(path) for path in sorted(slp.glob("*.slp"))]
+    assert all(row["games"] == 3 for row in rows) and len(replays) == 24
+    for g, replay in enumerate(replays):
+        row = rows[g // 3]
+        assert replay.meta["characters"] == (CHARACTERS[row["opponent_character"]], CHARACTERS[row["character"]])
+        assert replay.meta["stage"] == STAGES[row["stage"]]
+    assert capsys.readouterr().out.count("yoshis_story") == 4
+
+
+def test_stopping_after_a_game(folder, tmp_path):
+    assert run(folder, tmp_path, on_game_end="stop", num_games=5)["games"] == 1
+
+
+def test_games_without_end(folder, tmp_path, monkeypatch):
+    def act(policies, assignment, *_):
+        ticks.append(1)
+        if len(ticks) == 50:
+            raise KeyboardInterrupt
+        return np.tile(NEUTRAL_ACTION, (*assignment.shape, 1))
+
+    ticks = []
+    monkeypatch.setattr(play, "act", act)
+    with pytest.raises(SystemExit):
+        run(folder, tmp_path, "mlp.pt", num_games=0, max_episode_frames=20)
+    row = json.loads((tmp_path / "results.jsonl").read_text())
+    assert row["games"] == 2 and row["seconds_per_game"] == 20 / 60
+
+
+def test_intervals_of_rates():
+    """Against the exact (Garwood) limits of a Poisson rate."""
+    for events, low, high in ((0, 0., 3.689), (1, .0253, 5.572), (10, 4.795, 18.390), (100, 81.36, 121.63)):
+        assert play.poisson_interval(events, 2.) == pytest.approx((low / 2, high / 2), rel=.01, abs=.02)
+
+
+def test_the_result_counts_the_recorded_games(folder, tmp_path, capsys):
+    row = run(folder, tmp_path, "mlp.pt", "attacker", num_games=4, record=str(tmp_path), max_episode_frames=900,
+              character="fox", opponent_character="marth", stage="battlefield")
+    replays = [read_replay(path) for path in sorted(tmp_path.glob("*.slp"))]
+    assert len(replays) == 4 and all(r.meta["stage"] == STAGES["battlefield"] for r in replays)
+    score, dealt, taken, lost = [], 0., 0., []
+    for g, r in enumerate(replays):
+        me, percent = g % 2, r.frames["players"]["percent"]
+        assert r.meta["characters"][me] == CHARACTERS["fox"] and r.meta["characters"][1 - me] == CHARACTERS["marth"]
+        score.append(int(outcomes(r.frames[-1:])[0]) * (1 - 2 * me))
+        gained = np.maximum(np.diff(percent, axis=0), 0).sum(0)
+        dealt, taken = dealt + gained[1 - me], taken + gained[me]
+        lost.append(4 - r.frames["players"]["stocks"][-1, me])
+    assert [row["wins"], row["losses"], row["draws"]] == [score.count(s) for s in (1, -1, 0)]
+    minutes = 4 * 900 / 3600
+    assert row["damage_dealt_per_minute"] == pytest.approx(dealt / minutes, rel=1e-4)
+    assert row["damage_taken_per_minute"] == pytest.approx(taken / minutes, rel=1e-4) and taken > 0
+    assert row["damage_taken_per_minute_low"] < row["damage_taken_per_minute"] < row["damage_taken_per_minute_high"]
+    assert row["stocks_lost"] == np.mean(lost) and row["seconds_per_game"] == 15
+    assert row["deaths_per_minute"] == pytest.approx(sum(lost) / minutes)
+    assert row["kos_per_minute"] == pytest.approx(row["stocks_taken"] * 4 / minutes)
+    assert row["deaths_per_minute_low"] <= row["deaths_per_minute"] < row["deaths_per_minute_high"]
+    out = capsys.readouterr().out
+    assert f"{row['wins']}/{row['losses']}/{row['draws']}" in out and "recorded 4 games" in out
+
+
+def test_intervals_of_ratios():
+    """They hold the truth in 95 % of cases, and games that are all alike leave no doubt."""
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(1000):
+        minutes = rng.uniform(1, 3, 40)
+        low, high = play.ratio_interval(rng.poisson(50 * minutes) + rng.normal(0, 20, 40), minutes)
+        held += low < 50 < high
+    assert .92 < held / 1000 < .97
+    assert play.ratio_interval(np.array([2., 4.]), np.array([1., 2.])) == (2, 2)
+    assert play.ratio_interval(np.ones(1), np.ones(1)) == (None, None)
+
+
+def test_the_pace_of_a_row_is_its_own(folder, tmp_path):
+    """One after the other, matchups have a pace each; side by side none of them has one."""
+    options = {"num_games": 1, "port": 1, "max_episode_frames": 10, "stage": "battlefield,dream_land"}
+    run(folder, tmp_path, "mlp.pt", "idle", async_inference=True, **options)
+    run(folder, tmp_path, "mlp.pt", "idle", **options)
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [row.get("frames") for row in rows] == [10, 10, None, None] and "inference_ms_p99" not in rows[2]
+
+
+def test_full_games_end_by_stocks(folder, tmp_path):
+    row = run(folder, tmp_path, "mlp.pt", "attacker", max_episode_frames=0)
+    assert row["games"] == 2 and max(row["stocks_lost"], row["stocks_taken"]) >= 2
+
+
+def test_recordings_of_two_matches_share_a_folder(folder, tmp_path):
+    for opponent in ("idle", "random"):
+        run(folder, tmp_path, "mlp.pt", opponent, num_games=1, max_episode_frames=30, record=str(tmp_path / "slp"))
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [row["opponent"] for row in rows] == ["idle", "random"]
+    assert [p.name[:8] for p in sorted((tmp_path / "slp").glob("*.slp"))] == ["game_001", "game_002"]
+
+
+def test_ctrl_c_shows_the_finished_games(folder, tmp_path, monkeypatch, capsys):
+    class Interrupted(VecEnv):
+        steps = 0
+
+        def step(self, controllers):
+            terminated, truncated, broken = super().step(controllers)
+            self.steps += 1
+            if self.steps == 20:
+                truncated[0], self.final_frames[0] = True, self.frames[0]
+            if self.steps == stop:
+                raise KeyboardInterrupt
+            return terminated, truncated, broken
+
+    monkeypatch.setattr(play, "VecEnv", Interrupted)
+    for stop, said in ((30, "1 of 2 games did not end"), (10, "no result")):
+        with pytest.raises(SystemExit) as end:
+            run(folder, tmp_path, num_workers=1, record=str(tmp_path / f"slp{stop}"))
+        replays = [read_replay(path) for path in sorted((tmp_path / f"slp{stop}").glob("*"))]
+        assert [r.frames["frame_id"][-1] + 39 for r in replays] == ([19, 28] if stop == 30 else [8, 8])
+        assert replays[1].meta["end"] == "NoContest"                        # as a game that was quit
+        captured = capsys.readouterr()
+        assert end.value.code == 130 and said in captured.err and ("0/0/1" in captured.out) == (stop == 30)
+
+
+# --------------------------------------------------------------------------------------------------------------- Dolphin
+
+def stand_in(tmp_path):
+    """The flags of a live game on the stand-in: one stock, and as fast as it goes. Files in tmp_path/troubles are its faults."""
+    dolphin, iso = tmp_path / "dolphin", tmp_path / "melee.iso"
+    dolphin.write_text(f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(Path(__file__).resolve().parents[1] / 'tools')!r})\n"
+                       "import fake_dolphin\nfake_dolphin.main()\n")
+    dolphin.chmod(0o755)
+    with open(iso, "wb") as file:
+        file.write(b"GALE01\0\2")
+        file.truncate(1_459_978_240)                                        # sparse
+    (tmp_path / "fake_dolphin.txt").write_text(f"FAKE_STOCKS=1\nFAKE_TROUBLES={tmp_path / 'troubles'}\n")
+    (tmp_path / "troubles").mkdir()
+    return {"game_type": "dolphin", "dolphin": str(dolphin), "iso": str(iso)}
+
+
+@pytest.fixture
+def live(tmp_path):
+    return stand_in(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def two_games(folder, tmp_path_factory):
+    """Two games on Dolphin against a computer player, the policy at port 2 -> the row of results, paths of the recordings."""
+    path = tmp_path_factory.mktemp("live")
+    row = run(folder, path, "mlp.pt", "cpu9", port=2, character="fox", opponent_character="marth", stage="battlefield",
+              record=str(path / "slp"), max_episode_frames=0, boot_timeout=120., **stand_in(path))
+    return row, sorted((path / "slp").glob("*"))
+
+
+def test_games_on_dolphin(two_games):
+    row, paths = two_games
+    assert (row["game_type"], row["opponent"], row["games"], row["stage"]) == ("dolphin", "cpu9", 2, "battlefield")
+    assert [path.name for path in paths] == ["game_001_marth_vs_fox.slp", "game_002_marth_vs_fox.slp"]
+    replays = [read_replay(path) for path in paths]
+    lost = np.sum([1 - replay.frames["players"]["stocks"][-1].astype(int) for replay in replays], 0)
+    assert (row["stocks_lost"] * 2, row["stocks_taken"] * 2) == (lost[1], lost[0]) and lost.sum() == 2
+    for replay in replays:
+        assert replay.meta["end"] == "Game" and replay.meta["names"] == ("cpu9", "mlp.pt")
+        assert replay.meta["cpu_levels"] == (9, 0) and replay.meta["types"] == ("Cpu", "Human")  # bc.py can tell
+        assert replay.meta["characters"] == (CHARACTERS["marth"], CHARACTERS["fox"]) and replay.meta["stage"] == 31
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+def test_every_parser_reads_a_recording_of_dolphin_alike(two_games, parser):
+    for path in two_games[1]:
+        assert_read_alike(path, read_replay(path).frames, [parser])
+
+
+def test_a_person_gets_a_window_and_the_other_port(folder, tmp_path, live, monkeypatch):
+    class Seen(Exception):
+        pass
+
+    def start(self, num_games, characters, stages, *, dolphin, cpu_levels, **_):
+        raise Seen(num_games, dolphin.headless, cpu_levels.tolist())
+
+    monkeypatch.setattr(VecEnv, "__init__", start)
+    with pytest.raises(UserError, match="an ExiAI build shows no picture"):
+        run(folder, tmp_path, "mlp.pt", "human", **live)
+    (tmp_path / "netplay").mkdir()                                          # versions are asked once
+    live["dolphin"] = shutil.copy(live["dolphin"], tmp_path / "netplay")
+    (tmp_path / "netplay" / "fake_dolphin.txt").write_text("FAKE_VERSION=netplay\n")
+    for options, levels in (({}, [[0, HUMAN]]), ({"port": 2}, [[HUMAN, 0]]), ({"opponent_port": 1}, [[HUMAN, 0]])):
+        with pytest.raises(Seen) as seen:
+            run(folder, tmp_path, "mlp.pt", "human", num_games=0, **options, **live)
+        assert seen.value.args == (1, False, levels)
+    for options, said in (({"opponent_port": 1}, "the policy sits there"), ({"instant_restart": True}, "stages at random")):
+        with pytest.raises(UserError, match=said):
+            run(folder, tmp_path, "mlp.pt", "cpu1", **({"port": 1} | options), **live)
+
+
+@pytest.fixture
+def online(tmp_path, live):
+    """The flags of a match online, against somebody whose code is FOE#42."""
+    (tmp_path / "netplay").mkdir()                                          # versions are asked once
+    live["dolphin"] = shutil.copy(live["dolphin"], tmp_path / "netplay")
+    (tmp_path / "netplay" / "fake_dolphin.txt").write_text("FAKE_VERSION=netplay\n")
+    (tmp_path / "fake_dolphin.txt").write_text("FAKE_CODE=FOE#42\nFAKE_STOCKS=1\n")
+    (tmp_path / "user.json").write_text('{"uid": "x", "playKey": "secret", "connectCode": "MINE#7", "displayName": "me"}')
+    return live | {"connect_code": "foe#42", "user_json": str(tmp_path / "user.json"), "character": "sheik"}
+
+
+def test_a_match_online(folder, tmp_path, online):
+    """The code is typed, we are found at whichever port, and the person's character and the stages are told as they were."""
+    row = run(folder, tmp_path, "mlp.pt", "human", record=str(tmp_path / "slp"), max_episode_frames=0, **online)
+    assert (row["games"], row["character"], row["opponent_character"]) == (2, "sheik", "marth")
+    assert row["stage"] == "final_destination, yoshis_story"
+    replays = [read_replay(path) for path in sorted((tmp_path / "slp").glob("*"))]
+    assert [replay.meta["characters"] for replay in replays] == 2 * [(CHARACTERS["sheik"], CHARACTERS["marth"])]
+    assert [replay.meta["stage"] for replay in replays] == [STAGES["yoshis_story"], 32]
+    assert all(replay.controllers[name][:, 0].any() for replay in replays for name in ("main_x", "buttons"))
+    lost = np.sum([1 - replay.frames["players"]["stocks"][-1].astype(int) for replay in replays], 0)
+    assert (row["stocks_lost"] * 2, row["stocks_taken"] * 2) == tuple(lost) and lost.sum() == 2
+
+
+def test_nobody_there_and_other_mistakes_of_a_match_online(folder, tmp_path, online):
+    for options, said in (
+            ({"connect_code": "NOBODY#1", "boot_timeout": 10.}, "no game with NOBODY#1 within 10 s; agree on a time"),
+            ({"connect_code": "FOE"}, "no code of a Slippi player"), ({"connect_code": "TOOLONG#1234"}, "8 signs at most"),
+            ({"connect_code": "mine#7"}, "your own code"), ({"user_json": ""}, r"--user-json \(empty\): no such file"),
+            ({"user_json": str(tmp_path / "melee.iso")}, "names no connectCode"),
+            ({"connect_code": ""}, "needs --connect-code"), ({"port": 2}, "leave the ports out"),
+            ({"character": "zelda"}, "cannot choose zelda"), ({"stage": "battlefield,dream_land"}, "one stage at a time"),
+            ({"opponent": "cpu9"}, "needs --opponent human")):
+        options = {"opponent": "human", **online} | options
+        with pytest.raises(UserError, match=said) as error:
+            run(folder, tmp_path, "mlp.pt", **options)
+        assert "\n" not in str(error.value)
+
+
+def test_a_crash_of_dolphin_costs_no_result(folder, tmp_path, live):
+    """The game starts over; what was played of it stays as a game that was quit. Inference runs beside the game."""
+    (tmp_path / "troubles" / "0").write_text("FAKE_CRASH_AT=20\n")
+    row = run(folder, tmp_path, "late.pt", "attacker", record=str(tmp_path / "slp"), max_episode_frames=120, num_games=1,
+              async_inference=True, boot_timeout=120., **live)
+    replays = [read_replay(path) for path in sorted((tmp_path / "slp").glob("*"))]
+    assert row["games"] == 1 and len(replays) == 2 and row["frames_per_second"] < 61
+    assert replays[0].meta["end"] == "NoContest" and 15 < replays[0].frames["frame_id"][-1] < 20
+    assert replays[1].frames["frame_id"][-1] == 80                          # 120 frames after -40
+
+
+def test_a_slow_dolphin_misses_no_decision(folder, tmp_path, live):
+    """50 ms a frame: inference beside the game is long done, and the game is as fast as Dolphin is."""
+    (tmp_path / "fake_dolphin.txt").write_text("FAKE_FRAME_TIME=0.05\n")
+    row = run(folder, tmp_path, "mlp.pt", "idle", num_games=1, max_episode_frames=60, async_inference=True, boot_timeout=120.,
+              **live)
+    assert row["games"] == 1 and row["frames_missed"] <= 5 and 5 < row["frames_per_second"] < 20.5
+
+
+def test_a_dolphin_that_fails_again_and_again_costs_no_finished_game(folder, tmp_path, live, monkeypatch, capsys):
+    """Every Dolphin crashes after 60 frames, within its second game of 50."""
+    (tmp_path / "fake_dolphin.txt").write_text("FAKE_CRASH_AT=20\n")
+    results = tmp_path / "results.jsonl"
+    monkeypatch.setattr(sys, "argv", ["play.py", *map(str, [
+        "--policy", folder / "mlp.pt", "--num-games", 9, "--max-episode-frames", 50, "--max-restarts", 1, "--results", results,
+        "--boot-timeout", 120, "--game-type", "dolphin", "--dolphin", live["dolphin"], "--iso", live["iso"]])])
+    with pytest.raises(SystemExit) as end:
+        run_script(play.main, Args)
+    captured = capsys.readouterr()
+    *warnings, error = captured.err.strip().splitlines()
+    assert end.value.code == 2 and len(warnings) == 1 and "failed more than 1 times within an hour" in error
+    assert json.loads(results.read_text())["games"] == 2 and "mlp.pt against attacker" in captured.out
+
+
+# ----------------------------------------------------------------------------------------------------------- command line
+
+def test_every_flag_through_the_command_line(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["play.py", *map(str, [
+        "--policy", folder / "gru.onnx", "--opponent", folder / "mlp.pt", "--num-games", 3, "--character", "falco",
+        "--opponent-character", "sheik", "--stage", "battlefield", "--max-episode-frames", 60, "--record", tmp_path / "slp",
+        "--results", tmp_path / "new" / "results.jsonl", "--deterministic", "--seed", 9, "--num-workers", 1, "--port", 2,
+        "--opponent-port", 1, "--game-type", "mock",
+        "--on-game-end", "restart", "--frame-delay", 0, "--action-repeat", 2, "--async-inference"])])
+    run_script(play.main, Args)
+    captured = capsys.readouterr()
+    assert "sampling usually plays better" in captured.err and "falco" in captured.out
+    row = json.loads((tmp_path / "new" / "results.jsonl").read_text())
+    assert row["deterministic"] and row["seed"] == 9 and row["games"] == 3 and row["seconds_per_game"] == 1
+    assert row["action_repeat"] == 2 and row["async_inference"]
+    assert [read_replay(path).meta["names"][1] for path in (tmp_path / "slp").glob("*.slp")] == 3 * ["gru.onnx"]
+
+
+def test_mistakes_end_in_one_line(folder, tmp_path, monkeypatch, capfd):
+    torn, text = tmp_path / "torn.onnx", tmp_path / "policy.txt"
+    torn.write_bytes((folder / "gru.onnx").read_bytes()[:5000])
+    text.write_text("no policy")
+    good = {"--policy": folder / "gru.pt", "--opponent": "idle", "--max-episode-frames": 30, "--num-games": 2}
+    for flag, value, said in (
+            ("--policy", tmp_path / "nowhere.pt", "no such"), ("--policy", tmp_path / "nowhere.onnx", "no such"),
+            ("--policy", torn, "not a readable ONNX"), ("--policy", text, "not a readable CleanMelee"),
+            ("--policy", folder / "bare.onnx", "no CleanMelee policy"), ("--policy", folder / "other_schema.onnx", "schema"),
+            ("--opponent", "cpu10", "attacker"),
+            ("--opponent", torn, "not a readable ONNX"), ("--character", "mew", "mewtwo"),
+            ("--opponent-character", "mew", "mewtwo"), ("--stage", "moon", "battlefield"),
+            ("--num-games", -3, "--num-games -3"), ("--max-restarts", -1, "--max-restarts -1"),
+            ("--num-workers", -1, "--num-workers -1"), ("--port", 3, "--port 3"),
+            ("--stage", "battlefield,moon", "'moon'"), ("--character", "fox,,marth", "unknown character ''"),
+            ("--opponent", "human", "human: needs Dolphin"), ("--opponent", "cpu9", "cpu9: needs Dolphin"),
+            ("--game-type", "dolphin", "--dolphin (empty)"), ("--opponent-port", 3, "--opponent-port 3"),
+            ("--frame-delay", 2, "--frame-delay 2: "), ("--action-repeat", -1, "--action-repeat -1"),
+            ("--max-episode-frames", -1, "--max-episode-frames -1"), ("--seed", -1, "--seed -1"),
+            ("--record", text / "slp", "cannot write"), ("--results", text / "results.jsonl", "cannot write"),
+            ("--results", tmp_path, "not a regular file")):
+        monkeypatch.setattr(sys, "argv", ["play.py", *(str(word) for pair in (good | {flag: value}).items() for word in pair)])
+        with pytest.raises(SystemExit) as end:
+            run_script(play.main, Args)
+        err = capfd.readouterr().err
+        assert end.value.code == 2 and len(err.strip().splitlines()) == 1 and said in err, (flag, value)
+
+
+def test_a_scripted_level_is_an_opponent_by_name(folder, tmp_path):
+    row = run(folder, tmp_path, "mlp.pt", "level5", max_episode_frames=1800)
+    assert row["opponent"] == "level5" and row["damage_taken_per_minute"] > 20

@@ -1,0 +1,471 @@
+"""Measures the embedded game's learned tables again, from replays, and derives its move tables from public frame data.
+
+    python tests/tools/build_tables.py replays/                  # actions, velocities, ledge_poses, specials, dodges, thrown
+    python tests/tools/build_tables.py --frame-data folder replays/  # also moves.csv and aerials.csv
+
+Replays need Slippi 3.8 or later (velocities and hitlag) and two players. The frame data folder holds hitboxes_all.csv
+and moves_all.csv. All numbers are modes or medians of what the game itself logged.
+"""
+
+import collections
+import csv
+import pathlib
+import sys
+
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+from cleanmelee import game
+
+DATA = game.DATA
+ANYONE = -1                                            # a row for every character without one of his own
+MAX_FRAMES, NUM_ACTIONS = game.MAX_FRAMES, game.NUM_ACTIONS
+REPEATING = (14, 15, 16, 17, 21, 29, 32, 35, 38, 40)   # actions that start over by themselves
+FALLING = (29, 30, 31, 32, 33, 34, 35, 38)
+NATURAL_NEXT = {12, 13, 14, 29, 30, 31, 32, 33, 34, 35, 38, 40, 179, 184, 192, 216, 246, 253, 261, 263,
+                *range(341, 400)}
+EDGES = {stage: rows[0][0][2] for stage, rows in game.STAGE_ROWS.items()}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Replays
+# ---------------------------------------------------------------------------------------------------------------------
+
+def load_players(path):
+    """-> stage and two dicts of arrays, one per player, or None for a replay of no use here."""
+    import peppi_py
+    try:
+        replay = peppi_py.read_slippi(str(path))
+    except BaseException as error:                     # peppi panics on broken files with a BaseException
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        return None
+    ports = replay.frames.ports if replay.frames is not None else []
+    if tuple(replay.start.slippi.version) < (3, 8, 0) or len(ports) != 2 or any(port.follower for port in ports):
+        return None
+    ids = column(replay.frames.id)
+    last = len(ids) - 1 - np.unique(ids[::-1], return_index=True)[1]  # rollback logs frames again; the last is real
+    last = last[ids[last] >= -39]
+    players = []
+    for port in ports:
+        pre, post = port.leader.pre, port.leader.post
+        get = lambda array: np.nan_to_num(column(array)[last].astype(np.float64))
+        player = dict(
+            x=get(post.position.x), y=get(post.position.y), facing=np.where(get(post.direction) < 0, -1, 1),
+            air_vx=get(post.velocities.self_x_air), vy=get(post.velocities.self_y),
+            ground_vx=get(post.velocities.self_x_ground), kb_vx=get(post.velocities.knockback_x),
+            kb_vy=get(post.velocities.knockback_y), age=get(post.state_age), hitlag=get(post.hitlag),
+            action=get(post.state).astype(int), airborne=get(post.airborne).astype(int),
+            character=get(post.character).astype(int), hurtbox=get(post.hurtbox_state).astype(int),
+            stick_x=get(pre.joystick.x), stick_y=get(pre.joystick.y), buttons=get(pre.buttons).astype(int))
+        player["frame"] = action_frames(player)
+        players.append(player)
+    return int(replay.start.stage), players
+
+
+def column(array):
+    return np.asarray(array.to_numpy(zero_copy_only=False))
+
+
+def action_frames(player):
+    """Frames since the action began, standing still in hitlag."""
+    action, age, hitlag = player["action"], player["age"], player["hitlag"]
+    frames = np.zeros(len(action), int)
+    for t in range(1, len(action)):
+        same = action[t] == action[t - 1]
+        onward = same and age[t] >= age[t - 1]
+        if onward and hitlag[t - 1] > 1:
+            frames[t] = frames[t - 1]
+        elif onward or (same and action[t] in REPEATING):
+            frames[t] = frames[t - 1] + 1
+    return frames
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is measured
+# ---------------------------------------------------------------------------------------------------------------------
+
+def measure_endings(player, endings):
+    """How long an action lasts when nothing cuts it short, and what follows."""
+    action, frame = player["action"], player["frame"]
+    start = 0
+    while start < len(action) - 1:
+        end = start
+        while end < len(action) - 1 and action[end + 1] == action[start] and frame[end + 1] == frame[end] + 1:
+            end += 1
+        if end < len(action) - 1 and frame[start] == 0 and not player["hitlag"][start:end + 1].any():
+            now, following = action[start], action[end + 1]
+            special = following >= 341 and now < 341
+            lands = following in FALLING and not player["airborne"][end]
+            if following in NATURAL_NEXT and following != now and not special and not lands:
+                endings[player["character"][start], now][end + 1 - start, following] += 1
+        start = end + 1
+
+
+def measure_feet(player, feet):
+    """Where the feet are above the position: a landing gives an interval, as the floor was crossed, and a character
+    who falls on below the floor's height a lower bound."""
+    characters = game.TABLES.characters
+    for t in range(12, len(player["y"]) - 1):
+        if not player["airborne"][t - 11:t + 1].all() or player["hitlag"][t] or player["hitlag"][t + 1]:
+            continue
+        character, action = player["character"][t], player["action"][t]
+        if action < 14 or character not in game.CHARACTERS.values() or player["action"][t + 1] in (12, 252):
+            continue
+        before, floor = player["y"][t], player["y"][t + 1]
+        speed = min(player["vy"][t + 1], max(player["vy"][t] - characters[character]["gravity"],
+                                             -characters[character]["fall_max"]))
+        after = min(before + speed + player["kb_vy"][t + 1], before)
+        if not player["airborne"][t + 1] and floor <= before + 30:
+            feet[character, action].append((floor - before, floor - after, 1))
+        elif player["airborne"][t + 1] and -8 < floor < 0 and abs(player["x"][t + 1]) < 50 and floor < before:
+            feet[character, action].append((-floor, 14, .3))  # many of these a landing
+
+
+def measure_velocities(player, curves):
+    """Velocities by frame of the action, along the facing; only what repeats exactly is kept afterwards. What gravity and
+    friction make of the frame before says nothing of the action, however often it was seen: marked as natural."""
+    free = (player["hitlag"] == 0) & (player["kb_vx"] == 0) & (player["frame"] < MAX_FRAMES)
+    mewtwo_jump = (player["character"] == game.MEWTWO) & np.isin(player["action"], (27, 28))
+    wanted = free & ((player["action"] >= 183) | mewtwo_jump) & (player["action"] < NUM_ACTIONS)
+    for t in np.flatnonzero(wanted):
+        air, facing = player["airborne"][t], player["facing"][t]
+        if player["character"][t] == game.MEWTWO and player["action"][t] == 345:
+            continue                                   # Shadow Ball pushes him back the more the more it is charged
+        if player["action"][t] in (260, 262):          # jumping off the ledge: the game logs no velocity, but he moves
+            curves[player["character"][t], player["action"][t], player["frame"][t]].append((
+                np.nan, (player["x"][t] - player["x"][t - 1]) * facing, player["y"][t] - player["y"][t - 1], False, False, False))
+            continue
+        action, first, last = game.TURNED_RISE
+        if player["character"][t] == game.GAMEANDWATCH and player["action"][t] == action and first <= player["frame"][t] <= last:
+            stick = player["stick_x"][t - player["frame"][t] + first - 1]
+            turn = np.radians(max(game.RISE_TURN * (abs(stick) - game.RISE_DEAD_ZONE), 0))
+            x, y = player["air_vx"][t] * np.sign(stick), player["vy"][t]
+            curves[game.GAMEANDWATCH, action, player["frame"][t]].append((
+                np.nan, x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn), False, False, False))
+            continue
+        c, vx, vy = game.TABLES.characters[player["character"][t]], player["air_vx"], player["vy"]
+        falls = air and player["airborne"][t - 1] and not mewtwo_jump[t]
+        slower = np.sign(vx[t - 1]) * max(abs(vx[t - 1]) - c["air_friction"], 0)
+        curves[player["character"][t], player["action"][t], player["frame"][t]].append((
+            np.nan if air else player["ground_vx"][t] * facing,
+            vx[t] * facing if air and not mewtwo_jump[t] else np.nan,
+            vy[t] if air else np.nan, False, falls and abs(vx[t] - slower) < .003,
+            falls and abs(vy[t] - max(vy[t - 1] - c["gravity"], -c["fall_max"])) < .003))
+
+
+def measure_specials(player, starts):
+    pressed = player["buttons"][1:] & ~player["buttons"][:-1] & game.BUTTON_B
+    begins = (player["action"][1:] >= 341) & (player["action"][:-1] < 341) & (pressed != 0)
+    for t in np.flatnonzero(begins):
+        x, y = player["stick_x"][t + 1], player["stick_y"][t + 1]
+        direction = 3 if y >= .55 else 4 if y <= -.55 else 2 if abs(x) >= .6 else 1
+        starts[player["character"][t], player["airborne"][t], direction][player["action"][t + 1]] += 1
+
+
+def measure_ledge(stage, player, poses):
+    for t in np.flatnonzero((player["action"] == 252) | (player["action"] == 253)):
+        pose = 7 if player["action"][t] == 253 else min(player["frame"][t], 6)
+        poses[player["character"][t], pose].append((abs(player["x"][t]) - EDGES[stage], player["y"][t]))
+
+
+def measure_dodges(player, dodges):
+    """Frames of an action on which the character cannot be touched."""
+    dodging = np.isin(player["action"], (186, 187, 188, 189, 194, 195, 196, 197, 199, 200, 201, 233, 234, 235, 236,
+                                         *range(254, 264)))
+    for t in np.flatnonzero(dodging & (player["hitlag"] == 0) & (player["frame"] < MAX_FRAMES)):
+        dodges[player["character"][t], player["action"][t], player["frame"][t]].append(player["hurtbox"][t] == 2)
+
+
+def measure_throws(players, paths):
+    """Where the thrown player is by the frame of his animation, which runs the faster the lighter he is, seen from the
+    thrower and along the facing he began with; and where the held one is, by the frame of a pummel."""
+    for thrower, thrown in (players, players[::-1]):
+        dx, dy = thrown["x"] - thrower["x"], thrown["y"] - thrower["y"]
+        held = (thrown["action"] >= 239) & (thrown["action"] <= 242) & np.isin(thrower["action"], range(219, 223))
+        for start in np.flatnonzero(held[1:] & ~held[:-1]) + 1:
+            end = start + np.argmin(held[start:])      # the frame he is let go on: where he is before he flies off
+            if end - start < 4 or thrower["frame"][start] > 0:
+                continue
+            during, facing = np.arange(start, end + 1), thrower["facing"][start]
+            x, y = dx[during], dy[during]
+            if thrown["action"][end] not in range(75, 92):
+                during, x, y = during[:-1], x[:-1], y[:-1]
+            else:
+                x[-1] -= thrown["kb_vx"][end] + thrown["air_vx"][end]
+                y[-1] -= thrown["kb_vy"][end] + thrown["vy"][end]
+            by_weight = game.TABLES.characters[thrower["character"][start]]["throw_by_weight"][thrower["action"][start] - 219]
+            ages = thrown["age"][start:end] if by_weight else thrower["frame"][start:end] + 1.0
+            ages = np.append(ages, 2 * ages[-1] - ages[-2])[:len(during)]
+            paths[thrower["character"][start], thrower["action"][start]].extend(zip(ages, x * facing, y))
+        pummelled = (thrower["action"] == 217) & (thrown["action"] >= 224) & (thrown["action"] <= 228)
+        for t in np.flatnonzero(pummelled & (thrower["frame"] < 30) & (thrower["hitlag"] == 0)):
+            begin = t
+            while pummelled[begin]:                    # heights are relative to that before the pummel
+                begin -= 1
+            height = dy[t] - dy[begin] if thrown["airborne"][t] else np.nan
+            paths[thrower["character"][t], 217].append((thrower["frame"][t], dx[t] * thrower["facing"][t], height))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tables
+# ---------------------------------------------------------------------------------------------------------------------
+
+def write(name, header, rows):
+    with open(DATA / name, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+    print(f"{name}: {len(rows)} rows")
+
+
+def exactly(value):
+    return "" if np.isnan(value) else f"{value:.4f}"
+
+
+def most_agreed(intervals):
+    """The height inside most of the intervals."""
+    grid, bounds = np.arange(0, 14, .1), np.array(intervals)
+    votes = ((grid[:, None] >= bounds[:, 0]) & (grid[:, None] <= bounds[:, 1])) @ bounds[:, 2]
+    return grid[votes == votes.max()].mean()
+
+
+def listed_frames():
+    """Lengths of actions as libmelee lists them, without what was measured before."""
+    listed = collections.Counter()
+    with open(game.melee_folder() / "framedata.csv", newline="") as file:
+        for line in csv.DictReader(file):
+            key = int(line["character"]), int(line["action"])
+            listed[key] = max(listed[key], int(line["frame"]))
+    return listed
+
+
+def action_rows(endings, feet):
+    rows, known, by_action, listed = {}, set(game.CHARACTERS.values()), collections.defaultdict(list), listed_frames()
+    for (character, action), counts in endings.items():
+        (frames, following), times = max(counts.items(), key=lambda item: (item[1], item[0][0]))  # longest of equals
+        longer = 44 <= action <= 64 and frames > listed[character, action]  # than libmelee has it
+        enough = times >= 2 or 25 <= action <= 28 or longer  # jumps seldom last to their end
+        if enough and character in known and action < NUM_ACTIONS:
+            rows[character, action] = [frames, following, ""]
+            if action < 341:
+                by_action[action].append((frames, following))
+    for action, values in by_action.items():
+        following = collections.Counter(value[1] for value in values).most_common(1)[0][0]
+        rows[ANYONE, action] = [int(np.median([value[0] for value in values])), following, ""]
+    for character in known:
+        own = [interval for (who, _), intervals in feet.items() if who == character for interval in intervals]
+        rows[character, -1] = ["", "", f"{most_agreed(own) if len(own) > 3 else 4.0:.2f}"]
+    for (character, action), intervals in feet.items():
+        if character in known and len(intervals) >= 4:
+            rows.setdefault((character, action), ["", "", ""])[2] = f"{most_agreed(intervals):.2f}"
+    return [[*key, *row] for key, row in sorted(rows.items())]
+
+
+def repeats(samples, action):
+    """The same each time; for specials it is enough to be alike, as the stick bends most of them a little."""
+    if len(samples) == 0:
+        return False
+    spread, size = np.ptp(np.percentile(samples, [10, 90])), abs(np.median(samples))
+    if action >= 341 and size > .5:
+        return spread < .25 * size
+    return len(samples) >= 3 and spread < .04
+
+
+def velocity_rows(curves):
+    rows = []
+    for (character, action, frame), values in sorted(curves.items()):
+        medians, values = [], np.array(values).T
+        for samples, natural in zip(values[:3], values[3:], strict=True):
+            natural, samples = natural[~np.isnan(samples)], samples[~np.isnan(samples)]
+            known = len(samples) and natural.mean() < .8 and repeats(samples, action)
+            medians.append(np.median(samples) if known else np.nan)
+        if character in game.CHARACTERS.values() and not np.isnan(medians).all():
+            rows.append([character, action, frame, *map(exactly, medians)])
+    return rows
+
+
+def ledge_rows(poses):
+    table = np.full((game.NUM_CHARACTERS, 8, 2), np.nan)
+    for (character, pose), values in poses.items():
+        if character in game.CHARACTERS.values():
+            table[character, pose] = np.median(values, 0)
+    usual = np.nanmedian(table, 0)
+    table = np.where(np.isnan(table), usual, table)
+    return [[character, pose, *map(exactly, table[character, pose])]
+            for character in sorted(game.CHARACTERS.values()) for pose in range(8)]
+
+
+def dodge_rows(dodges):
+    """First and last untouchable frame per action; the usual one where a character was not seen."""
+    frames = collections.defaultdict(list)
+    for (character, action, frame), seen in dodges.items():
+        if len(seen) >= 2 and np.mean(seen) > .6:
+            frames[character, action].append(frame)
+    windows = {key: (min(value), max(value)) for key, value in frames.items()}
+    rows = [[character, action, *window] for (character, action), window in sorted(windows.items())
+            if character in game.CHARACTERS.values()]
+    for action in sorted({action for _, action in windows}):
+        usual = np.median([window for (_, other), window in windows.items() if other == action], 0).astype(int)
+        rows.insert(0, [ANYONE, action, *usual])
+    return sorted(rows)
+
+
+def thrown_rows(paths):
+    """Medians for pummels. The paths of throws are straight between whole frames of the animation, and every weight
+    shows other places on them: the smoothest path through all those."""
+    rows = []
+    for (character, action), places in sorted(paths.items()):
+        places = np.array(places)
+        if character not in game.CHARACTERS.values():
+            continue
+        if action == 217:
+            for frame in np.unique(places[:, 0]):
+                middle = np.nan_to_num(np.nanmedian(places[places[:, 0] == frame, 1:], 0))
+                rows.append([character, action, int(frame), *map(exactly, middle)])
+            continue
+        places = places[places[:, 0] < MAX_FRAMES - 2]
+        before = places[:, 0].astype(int)
+        last = before.max() + 1
+        weights = np.zeros((len(places), last + 1))
+        weights[np.arange(len(places)), before] = 1 - (places[:, 0] - before)
+        weights[np.arange(len(places)), before + 1] = places[:, 0] - before
+        bends = np.diff(np.eye(last + 1), 2, axis=0) * .02
+        path = np.linalg.lstsq(np.vstack([weights, bends]), np.vstack([places[:, 1:], np.zeros((last - 1, 2))]), rcond=None)[0]
+        rows += [[character, action, frame, *map(exactly, path[frame])] for frame in range(1, last + 1)]
+    return rows
+
+
+def special_rows(starts):
+    """Adds what replays show to the rows of before; those stay, as a special on landing or leaving a floor misleads."""
+    with open(DATA / "specials.csv", newline="") as file:
+        rows = {tuple(map(int, row[:3])): int(row[3]) for row in list(csv.reader(file))[1:]}
+    for key, counts in starts.items():
+        (action, times), = counts.most_common(1)
+        if times >= 3 and key[0] in game.CHARACTERS.values():
+            rows.setdefault(tuple(map(int, key)), int(action))
+    return [[*key, action] for key, action in sorted(rows.items())]
+
+
+def build_learned(paths):
+    endings, starts = (collections.defaultdict(collections.Counter) for _ in range(2))
+    feet, curves, poses, dodges, thrown = (collections.defaultdict(list) for _ in range(5))
+    used = 0
+    for path in paths:
+        loaded = load_players(path)
+        if loaded is None:
+            print(f"skipped {path.name}")
+            continue
+        used += 1
+        stage, players = loaded
+        measure_throws(players, thrown)
+        for player in players:
+            measure_endings(player, endings)
+            measure_feet(player, feet)
+            measure_velocities(player, curves)
+            measure_specials(player, starts)
+            measure_dodges(player, dodges)
+            if stage in EDGES:
+                measure_ledge(stage, player, poses)
+    print(f"{used} replays")
+    write("actions.csv", ["character", "action", "frames", "next_action", "ecb_bottom"], action_rows(endings, feet))
+    write("velocities.csv", ["character", "action", "frame", "ground_vx", "air_vx", "vy"], velocity_rows(curves))
+    write("ledge_poses.csv", ["character", "frame", "dx", "dy"], ledge_rows(poses))
+    write("dodges.csv", ["character", "action", "first_frame", "last_frame"], dodge_rows(dodges))
+    write("thrown.csv", ["character", "action", "frame", "dx", "dy"], thrown_rows(thrown))
+    write("specials.csv", ["character", "airborne", "direction", "action"],
+          special_rows(starts))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Moves, from public frame data
+# ---------------------------------------------------------------------------------------------------------------------
+
+FRAME_DATA_NAMES = {"fox": 1, "captainfalcon": 2, "link": 6, "sheik": 7, "mewtwo": 16, "marth": 18, "zelda": 19,
+                    "falco": 22, "mrgame&watch": 24, "ganondorf": 25}
+
+COMMON_MOVES = {  # name: (actions, Slippi's attack id)
+    "jab1": ([44], 2), "jab2": ([45], 3), "jab3": ([46], 4), "rjab": ([48], 5), "dattack": ([50], 6),
+    "uaft": ([51, 52], 7), "ftilt": ([53], 7), "daft": ([54, 55], 7), "utilt": ([56], 8), "dtilt": ([57], 9),
+    "fsmash": ([58, 59, 60, 61, 62], 10), "usmash": ([63], 11), "dsmash": ([64], 12),
+    "nair": ([65], 13), "fair": ([66], 14), "bair": ([67], 15), "uair": ([68], 16), "dair": ([69], 17),
+    "grab": ([212], 0), "dashgrab": ([214], 0), "fgetup": ([187, 195], 50), "edge": ([256, 257], 61),
+    "pummel": ([217], 52), "fthrow": ([219], 53), "bthrow": ([220], 54), "uthrow": ([221], 55), "dthrow": ([222], 56)}
+
+SPECIAL_MOVES = {  # character: {(name, substring of the hit's name): (actions, attack id, frames if not given there)}
+    1: {("downb", ""): ([360], 21), ("adownb", ""): ([365], 21), ("sideb", ""): ([348, 349], 19),
+        ("asideb", ""): ([351, 352], 19), ("upb", "charge"): ([353, 354], 20), ("upb", "launch"): ([355, 356], 20)},
+    2: {("neutralb", ""): ([347], 18), ("aneutralb", ""): ([348], 18), ("sideb", "uppercut"): ([350], 19),
+        ("sideb", "detector"): ([349, 351], 19),
+        ("sideb", "downpunch"): ([352], 19), ("upb", "release"): ([353, 354], 20), ("downb", "ground"): ([357], 21),
+        ("adownb", ""): ([359], 21), ("downb", "landing"): ([360], 21)},
+    7: {("upb", ""): ([355, 358], 20), ("sideb", ""): ([349, 350, 351, 352, 353, 354], 19)},
+    6: {("upb", ""): ([356], 20), ("aupb", ""): ([357], 20), ("fsmash2", ""): ([341], 10)},
+    16: {("sideb", ""): ([351], 19), ("asideb", ""): ([352], 19), ("downb", ""): ([359, 360], 21)},
+    18: {("sideb", ""): ([349, 358], 19), ("sideb2", ""): ([351, 360], 19), ("sideb2up", ""): ([350, 359], 19),
+         ("sideb3", ""): ([353, 362], 19), ("sideb3up", ""): ([352, 361], 19), ("sideb3down", ""): ([354, 363], 19),
+         ("sideb4", ""): ([356, 365], 19), ("sideb4up", ""): ([355, 364], 19), ("sideb4down", ""): ([357, 366], 19),
+         ("neutralb", "uncharged"): ([343, 347], 18), ("neutralb", "fully"): ([344, 348], 18),
+         ("upb", ""): ([367, 368], 20, (5, 5)), ("aupb", ""): ([367, 368], 20, (6, 10)), ("downb", ""): ([370, 372], 21)},
+    19: {("neutralb", "hits1_5"): ([341, 342], 18, (12, 25)), ("neutralb", "hit6"): ([341, 342], 18, (26, 28)),
+         ("upb", "hit1"): ([349, 352], 20), ("upb", "hit2"): ([351, 354], 20)},
+    22: {("downb", ""): ([360], 21), ("adownb", ""): ([365], 21), ("sideb", ""): ([348, 349], 19),
+         ("asideb", ""): ([351, 352], 19), ("upb", "launch"): ([355, 356], 20)},
+    25: {("neutralb", ""): ([347, 348], 18), ("sideb", "detector"): ([349, 351], 19), ("sideb", "uppercut"): ([350], 19),
+         ("sideb", "downpunch"): ([352], 19), ("upb", "release"): ([353, 354], 20), ("downb", "ground"): ([357], 21),
+         ("adownb", "air"): ([359], 21), ("downb", "landing"): ([360], 21)},
+    24: {("upb", ""): ([373, 374], 20), ("neutralb", "pan"): ([353, 354], 18), ("adownb", ""): ([377, 380], 21),
+         **{("sideb", f"number_{n}"): ([354 + n, 363 + n], 19) for n in range(1, 10)}},
+}
+
+
+def move_actions(character, move, hit):
+    if move == "edge" and hit in ("slow", "fast"):     # attacks from the ledge, above and below 100 %
+        return ([256], 61, None) if hit == "slow" else ([257], 62, None)
+    if move in COMMON_MOVES:
+        return *COMMON_MOVES[move], None
+    for (name, part), target in SPECIAL_MOVES.get(character, {}).items():
+        if name == move and part in hit:
+            return target if len(target) == 3 else (*target, None)
+    return [], 0, None
+
+
+def build_moves(folder):
+    rows = []
+    for line in csv.DictReader(open(folder / "hitboxes_all.csv", newline="")):
+        character = FRAME_DATA_NAMES.get(line["char"])
+        if character is None:
+            continue
+        actions, attack, frames = move_actions(character, line["move"], line["hit"])
+        first, last = frames or (int(line["hit_start"] or 0), int(line["hit_end"] or 0))
+        for action in actions:
+            if character == game.GAMEANDWATCH:
+                action = game.GAMEANDWATCH_ACTIONS.get(action, action)
+            numbers = [float(line[name] or 0) for name in ("damage", "angle", "kbg", "wdsk", "bkb")]
+            rows.append([character, action, attack, first, last, int(line["hitbox"][2:]),
+                         *(f"{number:g}" for number in numbers), line["effect"].lower()])
+    write("moves.csv", ["character", "action", "attack_id", "first_frame", "last_frame", "hitbox", "damage", "angle",
+                        "growth", "set_knockback", "base", "effect"], sorted(rows))
+    aerials = {"nair": 65, "fair": 66, "bair": 67, "uair": 68, "dair": 69}
+    rows = [[FRAME_DATA_NAMES[line["char"]], aerials[line["move"]], line["landlag"], line["autocancel_before"],
+             line["autocancel_after"]] for line in csv.DictReader(open(folder / "moves_all.csv", newline=""))
+            if line["char"] in FRAME_DATA_NAMES and line["move"] in aerials]
+    write("aerials.csv", ["character", "action", "landing_lag", "autocancel_before", "autocancel_after"], sorted(rows))
+
+
+def main():
+    arguments = sys.argv[1:]
+    if "--frame-data" in arguments:
+        place = arguments.index("--frame-data")
+        build_moves(pathlib.Path(arguments[place + 1]))
+        del arguments[place:place + 2]
+    paths = [path for argument in map(pathlib.Path, arguments)
+             for path in (sorted(argument.rglob("*.slp")) if argument.is_dir() else [argument])]
+    if paths:
+        build_learned(paths)
+    elif len(sys.argv) < 2:
+        print(__doc__)
+
+
+if __name__ == "__main__":
+    main()
