@@ -18,7 +18,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from cleanmelee import game
-from cleanmelee.cli import CHARACTER_PRESETS, STAGE_PRESETS, UserError, parse_names
+from cleanmelee.cli import UserError
 from cleanmelee.dolphin import MAX_DEPARTURES, DolphinArgs, check_dolphin, dolphin_worker
 from cleanmelee.files import atomic_write
 from cleanmelee.frame import BUTTONS, CHARACTERS, CONTROLLER, FRAME, NUM_ITEMS, SHEIK, STAGES
@@ -117,74 +117,85 @@ class Observation(NamedTuple):
     ints: np.ndarray | torch.Tensor    # [..., NUM_INTS] int16: indices into learned tables
 
 
-# What is read of each player: (field, scale). Positions in tens of units, so that one stick-length of spacing is visible.
+# What is read of each player and item: (field, scale). Positions in tens of units, so that one stick-length of spacing is visible.
 _PLAYER_FLOATS = [("x", .03), ("y", .03), ("self_vx_air", .5), ("self_vy", .5), ("self_vx_ground", .5), ("kb_vx", .5),
                   ("kb_vy", .5), ("facing", 1), ("percent", .01), ("shield", 1 / 60), ("hitlag", .1), ("hitstun", .05)]
 _PLAYER_SMALL_INTS = [("action_frame", .03), ("stocks", .25), ("jumps", .5), ("airborne", 1), ("in_hitstun", 1),
                       ("fastfall", 1), ("hurtbox", .5)]
 _ITEM_FLOATS = [("x", .03), ("y", .03), ("vx", .3), ("vy", .3), ("facing", 1)]
 _ITEM_SMALL_INTS = [("present", 1), ("charge", .1)]
-_CONTROLLER_FLOATS = 5 + NUM_BUTTONS                    # the own last controller, as the game processed it
-NUM_ACTIONS, NUM_CHARACTERS, NUM_STAGES, NUM_ITEM_TYPES = 512, 64, 64, 256  # sizes of the learned tables
+_PLATFORM_SCALE = .03
+_SIDEWAYS = {"x", "vx", "self_vx_air", "self_vx_ground", "kb_vx", "facing"}     # these change sign in a mirrored frame
+_STICKS = ("main_x", "main_y", "c_x", "c_y")
+NUM_ACTIONS, NUM_CHARACTERS, NUM_STAGES, NUM_ITEM_TYPES = 512, 64, 64, 256      # sizes of the learned tables
 
 
-def _field(*path: str | int) -> tuple[int, np.dtype]:
-    """Byte offset and type of a field inside FRAME, e.g. _field("players", 1, "x")."""
+def _gathered(me: int) -> tuple[list, list, list]:
+    """What player `me` reads straight from a FRAME: floats and small integers as (name, path in the record, scale), ids as (name,
+    path, size of their learned table)."""
+    players = (("player", me), ("opponent", 1 - me))
+    items = [(f"item{slot}", slot) for slot in range(NUM_ITEMS)]
+    floats = [(f"{who}.{field}", ("players", k, field), scale) for who, k in players for field, scale in _PLAYER_FLOATS]
+    floats += [(f"stage.{field}", (field,), _PLATFORM_SCALE) for field in ("platform_left", "platform_right")]
+    floats += [(f"{item}.{field}", ("items", k, field), scale) for item, k in items for field, scale in _ITEM_FLOATS]
+    smalls = [(f"{who}.{field}", ("players", k, field), scale) for who, k in players for field, scale in _PLAYER_SMALL_INTS]
+    smalls += [(f"{item}.{field}", ("items", k, field), scale) for item, k in items for field, scale in _ITEM_SMALL_INTS]
+    ids = [(f"{who}.{field}", ("players", k, field), size) for who, k in players
+           for field, size in (("action", NUM_ACTIONS), ("character", NUM_CHARACTERS))]
+    ids += [("stage.id", ("stage",), NUM_STAGES)]
+    ids += [(f"{item}.type", ("items", k, "type"), NUM_ITEM_TYPES) for item, k in items]
+    return floats, smalls, ids
+
+
+# The one table of columns. What is computed (relative position, whose item, the own last controller) follows what is gathered.
+_FLOATS, _SMALLS, _IDS = _gathered(0)
+FLOAT_NAMES = [name for name, _, _ in _FLOATS + _SMALLS] + ["opponent.dx", "opponent.dy"] + [
+    f"item{slot}.mine" for slot in range(NUM_ITEMS)] + [f"controller.{name}" for name in (*_STICKS, "shoulder", *BUTTONS)]
+INT_NAMES = [name for name, _, _ in _IDS]
+NUM_FLOATS, NUM_INTS = len(FLOAT_NAMES), len(INT_NAMES)
+INT_LIMITS = np.array([size - 1 for _, _, size in _IDS], np.int16)
+
+
+def columns(names: list[str], first: str, last: str) -> slice:
+    """The columns from `first` to `last`, both included, of FLOAT_NAMES or INT_NAMES."""
+    return slice(names.index(first), names.index(last) + 1)
+
+
+OWN_CONTROLLER = columns(FLOAT_NAMES, "controller.main_x", FLOAT_NAMES[-1])
+_FRAME_FLOATS = columns(FLOAT_NAMES, _FLOATS[0][0], _FLOATS[-1][0])
+_FRAME_SMALLS = columns(FLOAT_NAMES, _SMALLS[0][0], _SMALLS[-1][0])
+_PLACE = columns(FLOAT_NAMES, "player.x", "player.y")
+_OPPONENT_PLACE = columns(FLOAT_NAMES, "opponent.x", "opponent.y")
+_RELATIVE = columns(FLOAT_NAMES, "opponent.dx", "opponent.dy")
+_PLATFORMS = columns(FLOAT_NAMES, "stage.platform_left", "stage.platform_right")
+_MINE = columns(FLOAT_NAMES, "item0.mine", f"item{NUM_ITEMS - 1}.mine")
+
+
+def _offset(path: tuple) -> int:
+    """Byte offset of a field inside FRAME, e.g. of ("players", 1, "x")."""
     offset, dtype = 0, FRAME
     for step in path:
         if isinstance(step, int):
-            base = dtype.base
-            offset, dtype = offset + step * base.itemsize, base
+            dtype = dtype.base
+            offset += step * dtype.itemsize
         else:
             dtype, shift = dtype.fields[step][:2]
             offset += shift
-    return offset, dtype
+    return offset
 
 
-def _columns(fields, width, *prefix) -> tuple[list[int], list[float]]:
-    return [_field(*prefix, name)[0] // width for name, _ in fields], [scale for _, scale in fields]
+def _plan(kind: int, width: int) -> np.ndarray:
+    """[2 players, n] where the `kind`-th of _gathered's lists lies in a frame that is seen as numbers of `width` bytes."""
+    return np.array([[_offset(path) // width for _, path, _ in _gathered(me)[kind]] for me in (0, 1)])
 
 
-def _gather_plan():
-    """Column numbers [2 players, n] into a frame seen as float32 and as int16, and their scales, from either side."""
-    floats, smalls, ints = [], [], []
-    for me in (0, 1):
-        f, fs, s, ss, i = [], [], [], [], []
-        for who in (me, 1 - me):
-            c, k = _columns(_PLAYER_FLOATS, 4, "players", who)
-            f, fs = f + c, fs + k
-            c, k = _columns(_PLAYER_SMALL_INTS, 2, "players", who)
-            s, ss = s + c, ss + k
-            i += [_field("players", who, name)[0] // 2 for name in ("action", "character")]
-        i.append(_field("stage")[0] // 2)
-        f, fs = f + [_field(name)[0] // 4 for name in ("platform_left", "platform_right")], fs + [.03, .03]
-        for slot in range(NUM_ITEMS):
-            c, k = _columns(_ITEM_FLOATS, 4, "items", slot)
-            f, fs = f + c, fs + k
-            c, k = _columns(_ITEM_SMALL_INTS, 2, "items", slot)
-            s, ss = s + c, ss + k
-            i.append(_field("items", slot, "type")[0] // 2)
-        floats.append(f), smalls.append(s), ints.append(i)
-    return (np.array(floats), np.array(fs, np.float32), np.array(smalls), np.array(ss, np.float32), np.array(ints))
-
-
-_FLOAT_COLUMNS, _FLOAT_SCALES, _SMALL_COLUMNS, _SMALL_SCALES, _INT_COLUMNS = _gather_plan()
-_NUM_FRAME_FLOATS, _NUM_SMALL = _FLOAT_COLUMNS.shape[1], _SMALL_COLUMNS.shape[1]
-_RELATIVE = _NUM_FRAME_FLOATS + _NUM_SMALL                  # opponent minus own position, then each item's owner
-_OWNER_COLUMNS, _PRESENT_COLUMNS = (
-    np.array([_field("items", slot, name)[0] // 2 for slot in range(NUM_ITEMS)]) for name in ("owner", "present"))
-_OWNED = _RELATIVE + 2
-_CONTROLLER = _OWNED + NUM_ITEMS
-NUM_FLOATS = _CONTROLLER + _CONTROLLER_FLOATS
-OWN_CONTROLLER = slice(_CONTROLLER, NUM_FLOATS)            # columns of the own last controller
-NUM_INTS = _INT_COLUMNS.shape[1]
-INT_LIMITS = np.array([NUM_ACTIONS, NUM_CHARACTERS] * 2 + [NUM_STAGES] + [NUM_ITEM_TYPES] * NUM_ITEMS, np.int16) - 1
-_OPPONENT_X = len(_PLAYER_FLOATS)
-_PLATFORMS = slice(2 * len(_PLAYER_FLOATS), 2 * len(_PLAYER_FLOATS) + 2)
-_SIDEWAYS = {"x", "vx", "self_vx_air", "self_vx_ground", "kb_vx", "facing"}
-_FLOAT_NAMES = [name for name, _ in [*_PLAYER_FLOATS * 2, ("left", 1), ("right", 1), *_ITEM_FLOATS * NUM_ITEMS]]
-_FLIP = np.where(np.isin(_FLOAT_NAMES, list(_SIDEWAYS)), np.float32(-1), np.float32(1))
+_FLOAT_PLAN, _SMALL_PLAN, _INT_PLAN = _plan(0, 4), _plan(1, 2), _plan(2, 2)
+_OWNER_PLAN, _PRESENT_PLAN = (
+    np.array([_offset(("items", slot, field)) // 2 for slot in range(NUM_ITEMS)]) for field in ("owner", "present"))
+_FLIP = np.array([-1 if path[-1] in _SIDEWAYS else 1 for _, path, _ in _FLOATS], np.float32)
+_FLOAT_SCALES = np.array([scale for _, _, scale in _FLOATS], np.float32)
 _FLOAT_SCALES = np.stack([_FLOAT_SCALES, _FLIP * _FLOAT_SCALES])            # [2, F]: as it is, mirrored
+_SMALL_SCALES = np.array([scale for _, _, scale in _SMALLS], np.float32)
 
 
 def observe(frames: np.ndarray, controllers: np.ndarray) -> Observation:
@@ -198,18 +209,19 @@ def observe(frames: np.ndarray, controllers: np.ndarray) -> Observation:
     as_ints = frames.view(np.int16).reshape(n, -1)
     floats, mirror = np.empty((n, 2, NUM_FLOATS), np.float32), mirrored(frames)
     side = np.where(mirror, np.float32(-1), np.float32(1))                  # 1: as it is, -1: left for right
-    np.multiply(as_floats[:, _FLOAT_COLUMNS], _FLOAT_SCALES[mirror.view(np.int8)], out=floats[..., :_NUM_FRAME_FLOATS])
+    np.multiply(as_floats[:, _FLOAT_PLAN], _FLOAT_SCALES[mirror.view(np.int8)], out=floats[..., _FRAME_FLOATS])
     floats[mirror, _PLATFORMS] = floats[mirror, _PLATFORMS][:, ::-1]
-    np.multiply(as_ints[:, _SMALL_COLUMNS], _SMALL_SCALES, out=floats[..., _NUM_FRAME_FLOATS:_RELATIVE])
-    floats[..., _RELATIVE:_OWNED] = floats[..., _OPPONENT_X:_OPPONENT_X + 2] - floats[..., 0:2]
-    owner, present = as_ints[:, _OWNER_COLUMNS], as_ints[:, _PRESENT_COLUMNS] != 0                   # [N, items]
-    floats[:, 0, _OWNED:_CONTROLLER] = present & (owner == 0)
-    floats[:, 1, _OWNED:_CONTROLLER] = present & (owner == 1)
-    for k, axis in enumerate(("main_x", "main_y", "c_x", "c_y")):
-        floats[..., _CONTROLLER + k] = controllers[axis] * side if axis.endswith("x") else controllers[axis]
-    floats[..., _CONTROLLER + 4] = np.maximum(controllers["l"], controllers["r"])
-    floats[..., _CONTROLLER + 5:] = (controllers["buttons"][..., None] & BUTTON_BITS) != 0
-    ints = np.clip(as_ints[:, _INT_COLUMNS], 0, INT_LIMITS)
+    np.multiply(as_ints[:, _SMALL_PLAN], _SMALL_SCALES, out=floats[..., _FRAME_SMALLS])
+    floats[..., _RELATIVE] = floats[..., _OPPONENT_PLACE] - floats[..., _PLACE]
+    owner, present = as_ints[:, _OWNER_PLAN], as_ints[:, _PRESENT_PLAN] != 0                         # [N, items]
+    for me in (0, 1):
+        floats[:, me, _MINE] = present & (owner == me)
+    own = floats[..., OWN_CONTROLLER]                                       # a view, in the order of FLOAT_NAMES
+    for k, axis in enumerate(_STICKS):
+        own[..., k] = controllers[axis] * side if axis.endswith("x") else controllers[axis]
+    own[..., 4] = np.maximum(controllers["l"], controllers["r"])
+    own[..., 5:] = (controllers["buttons"][..., None] & BUTTON_BITS) != 0
+    ints = np.clip(as_ints[:, _INT_PLAN], 0, INT_LIMITS)
     return Observation(floats, ints)
 
 
@@ -230,7 +242,6 @@ def schema_hash() -> str:
 _INITIAL_PRESS = {"A": .06, "B": .05, "X": .05, "Y": .03, "Z": .01, "L": .03, "R": .03, "D_UP": .001}
 _INITIAL_NEUTRAL = {"main_x": .35, "main_y": .6, "c_x": .96, "c_y": .96}  # the rest: half on full tilt, half between
 _INITIAL_NO_SHOULDER = .92
-BACKBONES = ("mlp", "gru")
 
 
 def _initial_bias(head: str) -> torch.Tensor:
@@ -254,6 +265,13 @@ def _linear(n_in: int, n_out: int, gain: float = 2 ** .5, bias: bool = True) -> 
     return layer
 
 
+def _dense(n_in: int, sizes: tuple[int, ...]) -> nn.Sequential:
+    layers = []
+    for a, b in zip((n_in, *sizes[:-1]), sizes, strict=True):
+        layers += [_linear(a, b), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
 class Embedding(nn.Module):
     """Observation [..., ] -> [..., size]: learned tables for ids, items pooled so that slot order does not matter."""
 
@@ -265,30 +283,28 @@ class Embedding(nn.Module):
         self.item_type = nn.Embedding(NUM_ITEM_TYPES, item_dim)
         for table in (self.action, self.character, self.stage, self.item_type):
             nn.init.normal_(table.weight, std=.3)
-        item, small = len(_ITEM_FLOATS), len(_ITEM_SMALL_INTS)
-        self.item = _linear(item + small + 1, item_dim)
-        n_player_floats = 2 * len(_PLAYER_FLOATS) + 2                       # then the items' floats
-        n_player_small = 2 * len(_PLAYER_SMALL_INTS)                        # then the items' integers
-        columns = np.arange(NUM_FLOATS)
-        item_columns = np.concatenate([
-            columns[n_player_floats:_NUM_FRAME_FLOATS].reshape(NUM_ITEMS, item),
-            columns[_NUM_FRAME_FLOATS + n_player_small:_RELATIVE].reshape(NUM_ITEMS, small),
-            columns[_OWNED:_CONTROLLER].reshape(NUM_ITEMS, 1)], 1)          # [items, features]
-        other = np.setdiff1d(columns, item_columns.ravel())
-        self.register_buffer("item_columns", torch.from_numpy(item_columns.ravel()), persistent=False)
+        features = [name for name, _ in _ITEM_FLOATS + _ITEM_SMALL_INTS] + ["mine"]
+        self.item = _linear(len(features), item_dim)
+        item_columns = np.array([FLOAT_NAMES.index(f"item{slot}.{name}") for slot in range(NUM_ITEMS) for name in features])
+        other = np.setdiff1d(np.arange(NUM_FLOATS), item_columns)
+        self.register_buffer("item_columns", torch.from_numpy(item_columns), persistent=False)
         self.register_buffer("other_columns", torch.from_numpy(other), persistent=False)
-        self.present = len(_ITEM_FLOATS)                                    # which item feature says "present"
+        self.present = features.index("present")
+        self.actions = slice(INT_NAMES.index("player.action"), INT_NAMES.index("opponent.action") + 1, 2)
+        self.characters = slice(INT_NAMES.index("player.character"), INT_NAMES.index("opponent.character") + 1, 2)
+        self.stages = INT_NAMES.index("stage.id")
+        self.items = columns(INT_NAMES, "item0.type", f"item{NUM_ITEMS - 1}.type")
         self.size = len(other) + 2 * (action_dim + character_dim) + character_dim + item_dim
 
     def forward(self, obs: Observation) -> torch.Tensor:
         floats, ints = obs.floats, obs.ints.int()
         items = floats.index_select(-1, self.item_columns).unflatten(-1, (NUM_ITEMS, -1))       # [..., items, f]
-        embedded = F.relu(self.item(items) + self.item_type(ints[..., 5:]))                     # [..., items, E]
+        embedded = F.relu(self.item(items) + self.item_type(ints[..., self.items]))                    # [..., items, E]
         pooled = (embedded * items[..., self.present, None]).sum(-2)                            # [..., E]
         return torch.cat([
             floats.index_select(-1, self.other_columns),
-            self.action(ints[..., 0:4:2]).flatten(-2), self.character(ints[..., 1:4:2]).flatten(-2),
-            self.stage(ints[..., 4]), pooled], -1)
+            self.action(ints[..., self.actions]).flatten(-2), self.character(ints[..., self.characters]).flatten(-2),
+            self.stage(ints[..., self.stages]), pooled], -1)
 
 
 class ControllerHead(nn.Module):
@@ -341,21 +357,39 @@ class ControllerHead(nn.Module):
         return torch.cat([pressed.long(), torch.stack(choices, -1)], -1)
 
 
+def split_logits(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """logits [..., 81] -> of the buttons [..., 8], of both sticks' axes [..., 4, 17], of the shoulder [..., 1, 5]."""
+    buttons, sticks, shoulder = logits.split([NUM_BUTTONS, 4 * NUM_STICK, NUM_SHOULDER], -1)
+    return buttons, sticks.unflatten(-1, (4, NUM_STICK)), shoulder[..., None, :]
+
+
 def action_logprobs(logits: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """logits [..., 81], actions [..., 13] -> log-probability and entropy per head, [..., 6] each.
 
     The entropy of a later head is that of its distribution given the earlier heads' actual choice."""
-    buttons, sticks, shoulder = logits.split([NUM_BUTTONS, 4 * NUM_STICK, NUM_SHOULDER], -1)
+    buttons, sticks, shoulder = split_logits(logits)
     pressed = actions[..., :NUM_BUTTONS].to(logits.dtype)
     softplus = F.softplus(buttons)
     logprobs = [(buttons * pressed - softplus).sum(-1, keepdim=True)]
     entropies = [(softplus - buttons * buttons.sigmoid()).sum(-1, keepdim=True)]
     index = actions[..., NUM_BUTTONS:].long()
-    for block, choice in ((sticks.unflatten(-1, (4, NUM_STICK)), index[..., :4]), (shoulder[..., None, :], index[..., 4:])):
+    for block, choice in ((sticks, index[..., :4]), (shoulder, index[..., 4:])):
         log_p = block.log_softmax(-1)                                       # [..., heads, n]
         logprobs.append(log_p.gather(-1, choice[..., None])[..., 0])
         entropies.append(-(log_p.exp() * log_p).sum(-1))
     return torch.cat(logprobs, -1), torch.cat(entropies, -1)
+
+
+def action_kl(logits: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """KL(logits || other) of two controllers that were shown the same actions: [..., 81] twice -> per head [..., 6]. The eight
+    buttons of the first head are eight coins."""
+    def log_odds(logits):
+        buttons, sticks, shoulder = split_logits(logits)
+        coins = torch.stack([F.logsigmoid(buttons), F.logsigmoid(-buttons)], -1)                    # [..., 8, 2]
+        return coins, sticks.log_softmax(-1), shoulder.log_softmax(-1)
+
+    coins, sticks, shoulder = ((p.exp() * (p - q)).sum(-1) for p, q in zip(log_odds(logits), log_odds(other), strict=True))
+    return torch.cat([coins.sum(-1, keepdim=True), sticks, shoulder], -1)
 
 
 @torch.no_grad()
@@ -372,59 +406,50 @@ def evaluate_actions(policy: "Policy", obs: Observation, state: tuple, starts, a
     return values, logprobs
 
 
-def action_kl(logits: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """KL(logits || other) of two controllers that were shown the same actions: [..., 81] twice -> [...], summed over heads."""
-    def parts(x):
-        buttons, sticks, shoulder = x.split([NUM_BUTTONS, 4 * NUM_STICK, NUM_SHOULDER], -1)
-        return buttons, sticks.unflatten(-1, (4, NUM_STICK)).log_softmax(-1), shoulder.log_softmax(-1)
+class MLP(nn.Module):
+    """Layers of the sizes `hidden`, a ReLU after each. It remembers nothing.
 
-    (buttons, sticks, shoulder), (other_buttons, other_sticks, other_shoulder) = parts(logits), parts(other)
-    pressed = buttons.sigmoid()
-    bernoulli = pressed * (buttons - other_buttons) + F.softplus(other_buttons) - F.softplus(buttons)
-    return (bernoulli.sum(-1) + (sticks.exp() * (sticks - other_sticks)).sum((-1, -2))
-            + (shoulder.exp() * (shoulder - other_shoulder)).sum(-1))
+    Every backbone has what this one has: `size`, how many features it makes of n_in; `initial_state`, a flat tuple of tensors
+    [B, ...]; `unroll` over time and `step` over one frame, which agree. To add one, write such a class and name it in BACKBONES."""
 
-
-class Policy(nn.Module):
-    """One interface for every backbone. `unroll` learns over time, `step` acts on one frame, and they agree.
-
-    State is explicit: a flat tuple of tensors [B, ...], empty for the mlp. `config` rebuilds the policy."""
-
-    action_repeat, frame_delay = 1, 0                                       # how it was trained to act: `load_policy` sets them
-
-    def __init__(self, backbone: str = "mlp", hidden: tuple[int, ...] = (512, 512)):
+    def __init__(self, n_in: int, hidden: tuple[int, ...]):
         super().__init__()
-        if backbone not in BACKBONES:
-            raise UserError(f"unknown backbone {backbone!r}: choose one of {', '.join(BACKBONES)}")
-        if not hidden or any(n < 1 for n in hidden):
-            raise UserError(f"hidden sizes must be positive whole numbers, got {hidden}")
-        self.config = {"backbone": backbone, "hidden": list(hidden)}
-        self.embedding = Embedding()
-        sizes = [self.embedding.size, *hidden]
-        dense = sizes if backbone == "mlp" else sizes[:-1] if len(hidden) > 1 else [sizes[0], hidden[-1]]
-        self.trunk = nn.Sequential(*[m for a, b in zip(dense[:-1], dense[1:], strict=True) for m in (_linear(a, b), nn.ReLU())])
-        self.gru = nn.GRU(dense[-1], hidden[-1]) if backbone == "gru" else None
-        if self.gru is not None:
-            for name, p in self.gru.named_parameters():
-                nn.init.orthogonal_(p) if "weight" in name else nn.init.zeros_(p)
-        width = hidden[-1] + (dense[-1] if self.gru is not None else 0)     # a skip past the GRU
-        self.value_head = _linear(width, 1, 1.)
-        self.controller_head = ControllerHead(width)
+        self.layers = _dense(n_in, hidden)
+        self.size = hidden[-1]
 
-    def initial_state(self, batch: int) -> tuple[torch.Tensor, ...]:
-        return () if self.gru is None else (torch.zeros(batch, self.gru.hidden_size, device=self.device),)
+    def initial_state(self, batch: int, device: torch.device) -> tuple[torch.Tensor, ...]:
+        return ()
 
-    @property
-    def device(self) -> torch.device:
-        return self.value_head.weight.device
+    def unroll(self, x: torch.Tensor, state: tuple, resets: torch.Tensor) -> tuple[torch.Tensor, tuple]:
+        """x [T, B, n_in], the state before the first frame, resets [T, B] (True: frame t begins a game, the state before it is
+        cleared) -> features [T, B, size], the state after the last frame."""
+        return self.layers(x), ()
 
-    def unroll(self, obs: Observation, state: tuple, resets: torch.Tensor) -> tuple[torch.Tensor, tuple]:
-        """obs [T, B, ...], state at the start, resets [T, B] (True: obs[t] begins a game, the state before it is cleared)
-        -> features [T, B, H], the state after the last frame."""
-        x = self.trunk(self.embedding(obs))                                 # [T, B, D]
-        if self.gru is None:
-            return x, ()
-        h = state[0]
+    def step(self, x: torch.Tensor, state: tuple) -> tuple[torch.Tensor, tuple]:
+        """x [B, n_in] -> features [B, size], new state. Equals `unroll` over one frame without a reset."""
+        return self.layers(x), ()
+
+
+class GRU(nn.Module):
+    """Layers of all sizes but the last, then a gated recurrent unit of the last size, and a skip past it."""
+
+    def __init__(self, n_in: int, hidden: tuple[int, ...]):
+        super().__init__()
+        dense = hidden[:-1] or hidden
+        self.layers = _dense(n_in, dense)
+        self.gru = nn.GRU(dense[-1], hidden[-1])
+        for name, p in self.gru.named_parameters():
+            if "weight" in name:
+                nn.init.orthogonal_(p)
+            else:
+                nn.init.zeros_(p)
+        self.size = dense[-1] + hidden[-1]
+
+    def initial_state(self, batch: int, device: torch.device) -> tuple[torch.Tensor, ...]:
+        return (torch.zeros(batch, self.gru.hidden_size, device=device),)
+
+    def unroll(self, x: torch.Tensor, state: tuple, resets: torch.Tensor) -> tuple[torch.Tensor, tuple]:
+        x, h = self.layers(x), state[0]
         # One fused call for each stretch of frames in which no row resets: several times faster than a loop of cells.
         starts = sorted({0, *resets.any(1).nonzero().flatten().tolist()})
         outputs = []
@@ -435,17 +460,61 @@ class Policy(nn.Module):
             outputs.append(y)
         return torch.cat([x, torch.cat(outputs)], -1), (h,)
 
-    def features(self, obs: Observation, state: tuple) -> tuple[torch.Tensor, tuple]:
-        """One frame: obs [B, ...] -> features [B, H], new state. Equals `unroll` over one frame without a reset."""
-        x = self.trunk(self.embedding(obs))
-        if self.gru is None:
-            return x, ()
+    def step(self, x: torch.Tensor, state: tuple) -> tuple[torch.Tensor, tuple]:
+        x = self.layers(x)
         # One GRU cell, by hand because torch.vmap has no rule for torch.gru_cell and would loop (StackedPolicies).
         reset_x, update_x, new_x = F.linear(x, self.gru.weight_ih_l0, self.gru.bias_ih_l0).chunk(3, -1)
         reset_h, update_h, new_h = F.linear(state[0], self.gru.weight_hh_l0, self.gru.bias_hh_l0).chunk(3, -1)
         new = torch.tanh(new_x + torch.sigmoid(reset_x + reset_h) * new_h)
         h = torch.lerp(new, state[0], torch.sigmoid(update_x + update_h))
         return torch.cat([x, h], -1), (h,)
+
+
+BACKBONES = {"mlp": MLP, "gru": GRU}                    # name of the flag -> its class; the flags list them as a Literal
+
+
+class Policy(nn.Module):
+    """Embedding -> backbone -> value and controller heads. `unroll` learns over time, `step` acts on one frame, and they agree.
+
+    State is explicit: a flat tuple of tensors [B, ...], empty for the mlp. `config` rebuilds the policy, and says how it acts: it
+    decides on every `action_repeat`-th game frame and holds that, and a decision takes effect `frame_delay` frames late."""
+
+    def __init__(self, backbone: str = "mlp", hidden: tuple[int, ...] = (512, 512), action_repeat: int = 1,
+                 frame_delay: int = 0):
+        super().__init__()
+        if backbone not in BACKBONES:
+            raise UserError(f"unknown backbone {backbone!r}: choose one of {', '.join(BACKBONES)}")
+        if not hidden or any(n < 1 for n in hidden):
+            raise UserError(f"hidden sizes must be positive whole numbers, got {hidden}")
+        self.config = {"backbone": backbone, "hidden": list(hidden), "action_repeat": action_repeat, "frame_delay": frame_delay}
+        self.embedding = Embedding()
+        self.backbone = BACKBONES[backbone](self.embedding.size, tuple(hidden))
+        self.value_head = _linear(self.backbone.size, 1, 1.)
+        self.controller_head = ControllerHead(self.backbone.size)
+
+    @property
+    def action_repeat(self) -> int:
+        return self.config["action_repeat"]
+
+    @property
+    def frame_delay(self) -> int:
+        return self.config["frame_delay"]
+
+    @property
+    def device(self) -> torch.device:
+        return self.value_head.weight.device
+
+    def initial_state(self, batch: int) -> tuple[torch.Tensor, ...]:
+        return self.backbone.initial_state(batch, self.device)
+
+    def unroll(self, obs: Observation, state: tuple, resets: torch.Tensor) -> tuple[torch.Tensor, tuple]:
+        """obs [T, B, ...], state at the start, resets [T, B] (True: obs[t] begins a game, the state before it is cleared)
+        -> features [T, B, H], the state after the last frame."""
+        return self.backbone.unroll(self.embedding(obs), state, resets)
+
+    def features(self, obs: Observation, state: tuple) -> tuple[torch.Tensor, tuple]:
+        """One frame: obs [B, ...] -> features [B, H], new state."""
+        return self.backbone.step(self.embedding(obs), state)
 
     def step(self, obs: Observation, state: tuple, noise: torch.Tensor | None) -> tuple[torch.Tensor, tuple]:
         """obs [B, ...], uniform noise [B, 81] (None: the most likely action) -> actions [B, 13], new state."""
@@ -896,12 +965,13 @@ def onnx_session(model: bytes):
 # What a run leaves behind: checkpoints, pool, ratings, logs
 # ---------------------------------------------------------------------------------------------------------------------
 
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 
 
 def save_checkpoint(path: str | Path, policy: Policy, **extra) -> Path:
     """One file that rebuilds everything: tensors, numbers, strings, lists and dicts only, so that `weights_only` loads it."""
     path = Path(path)
+    assert not extra.keys() & policy.config.keys(), "how a policy acts is in its config"
     data = {"format": CHECKPOINT_FORMAT, "schema": schema_hash(), "versions": versions(), "config": policy.config,
             "policy": policy.state_dict(), **extra}
     _check_finite(policy, f"{path}: not written: ")
@@ -934,8 +1004,9 @@ def load_checkpoint(path: str | Path) -> dict:
     if data["schema"] != schema_hash():
         raise UserError(f"{path}: made for frame schema {data['schema']}, this code has {schema_hash()}; "
                         f"train it anew or check out the revision it was made with ({revision})")
-    for name, default, low, high in (("action_repeat", 1, 1, 3600), ("frame_delay", 0, 0, 3600)):
-        value = data.setdefault(name, default)
+    config = data["config"] if isinstance(data["config"], dict) else {}
+    for name, low, high in (("action_repeat", 1, 3600), ("frame_delay", 0, 3600)):
+        value = config.get(name)
         if type(value) is not int or not low <= value <= high:
             raise UserError(f"{path}: its {name} is {value!r}, not a whole number from {low} to {high}; the file is damaged")
     return data
@@ -945,13 +1016,12 @@ def load_policy(path: str | Path) -> tuple[Policy, dict]:
     """-> the policy in eval mode, and the whole checkpoint."""
     data = load_checkpoint(path)
     try:
-        policy = Policy(data["config"]["backbone"], tuple(data["config"]["hidden"]))
+        policy = Policy(**data["config"])
         policy.load_state_dict(data["policy"])
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: its weights do not fit its own sizes {data['config']}; the file is damaged "
                         f"({str(error).splitlines()[0]})") from None
     _check_finite(policy, f"{path}: ")
-    policy.action_repeat, policy.frame_delay = data["action_repeat"], data["frame_delay"]
     return policy.eval(), data
 
 
@@ -960,14 +1030,9 @@ def load_policy(path: str | Path) -> tuple[Policy, dict]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def matchups(args, games: np.ndarray, mine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Characters [N, 2] and stages [N]: every combination of --character, --opponent-character and --stage in turn."""
-    own, stages = (parse_names(text, table, what, presets) for text, table, what, presets in (
-        (args.character, CHARACTERS, "character", CHARACTER_PRESETS), (args.stage, STAGES, "stage", STAGE_PRESETS)))
-    theirs = [None]
-    if args.opponent_character:
-        theirs = parse_names(args.opponent_character, CHARACTERS, "character", CHARACTER_PRESETS)
-    combinations = [(a, b or a, s) for a in own for b in theirs for s in stages]
-    chosen = [combinations[g // 2 % len(combinations)] for g in games]      # g // 2: each of them from either port
-    characters = np.array([(CHARACTERS[a], CHARACTERS[b]) for a, b, _ in chosen])
-    return np.where(mine[:, None] == 0, characters, characters[:, ::-1]), np.array([STAGES[s] for _, _, s in chosen])
+def matchups(combinations: list[tuple[str, str, str]], games: np.ndarray, port: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(own character, opponent's, stage) by name, e.g. of `parse_matchups` -> characters [N, 2] and stages [N] of the games
+    numbered games [N], in which one's own port is port [N] (0 or 1). They take turns, each from either port."""
+    chosen = [combinations[g // 2 % len(combinations)] for g in games]
+    characters = np.array([(CHARACTERS[own], CHARACTERS[opponent]) for own, opponent, _ in chosen])
+    return np.where(port[:, None] == 0, characters, characters[:, ::-1]), np.array([STAGES[stage] for _, _, stage in chosen])

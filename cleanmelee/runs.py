@@ -6,6 +6,7 @@ import importlib.metadata
 import io
 import json
 import platform
+import shlex
 import signal
 import subprocess
 import sys
@@ -36,8 +37,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def start_run(args, runs_dir: str, run_name: str) -> Path:
-    """Makes runs/<name>/ with args.json, command.txt and versions.txt; refuses to write over another run."""
+def start_run(runs_dir: str, run_name: str, flags: dict, script: str) -> Path:
+    """Makes runs/<name>/ with args.json (the flags), command.txt (quoted: it can be pasted), versions.txt and a copy of the script;
+    refuses to write over another run."""
     if not run_name or Path(run_name).name != run_name or not run_name.isprintable():
         raise UserError(f"--run-name {run_name!r}: a folder's name, without slashes; --runs-dir says where it lies")
     run = Path(runs_dir) / run_name
@@ -47,9 +49,10 @@ def start_run(args, runs_dir: str, run_name: str) -> Path:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{run}: cannot make this folder ({error.strerror}); choose another --runs-dir or --run-name") from None
-    (run / "args.json").write_text(json.dumps(vars(args), indent=1) + "\n")
-    (run / "command.txt").write_text(" ".join(sys.argv) + "\n")
+    (run / "args.json").write_text(json.dumps(flags, indent=1) + "\n")
+    (run / "command.txt").write_text(shlex.join(sys.argv) + "\n")
     (run / "versions.txt").write_text("".join(f"{k} {v}\n" for k, v in versions().items()))
+    (run / Path(script).name).write_bytes(Path(script).read_bytes())
     return run
 
 
