@@ -1,6 +1,5 @@
 """Strength: what a policy can do against opponents that do not learn with it."""
 
-import argparse
 import contextlib
 import json
 import os
@@ -8,13 +7,11 @@ import select
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from cleanmelee.cli import parse_names
 from cleanmelee.files import append_jsonl
 from cleanmelee.frame import outcomes
 from cleanmelee.game import BOTS
@@ -35,86 +32,114 @@ def wilson_interval(wins: float, games: int, z: float = 1.96) -> tuple[float, fl
     return max(0., centre - half), min(1., centre + half)
 
 
-@dataclass
-class StrengthArgs:
-    """The flags of measure_strength."""
-    eval_interval: int = 200
-    """iterations between two evaluations of the strongest learner (by Elo), also before the first and after the last iteration
-    (off: 0)"""
-    eval_games: int = 32
-    """games against each opponent in an evaluation, half of them from either port"""
-    eval_opponents: str = "idle,random,attacker,level1,level3,level5"
-    """scripted opponents of an evaluation, separated by commas, level1 to level9 among them; besides these the initial policy
-    and, as a control, itself"""
-    held_out: str = "attacker"
-    """an opponent that training never meets, a bot or the file of a policy; part of every evaluation (off: empty)"""
-    eval_in_background: bool = True
-    """evaluate in a process of its own, at low priority (off: --no-eval-in-background, training waits for it)"""
+def measure_strength(policy: Policy, initial: Policy, step: int, *, seed: int, games: int, opponents: list[str],
+                     held_out: str, combinations: list[tuple[str, str, str]], max_episode_frames: int) -> dict:
+    """A row for eval.jsonl. Win rates with 95 % intervals against scripted `opponents`, the opponent that training never meets
+    (`held_out`: a bot, the file of a policy, or empty), the initial policy and itself (the control, which must come out even: whose
+    score is counted changes so that neither the matchup nor the side of the stage tells); drift: how far its actions against itself are
+    from those of the initial policy against itself; and what looks like a collapse, among it a policy that wins from one side of the
+    stage only.
 
+    games: against each opponent, half of them from either port. combinations: (own character, opponent's, stage), in turn. All
+    randomness is its own, keyed by seed and step."""
+    policies, control, reference = [policy, initial], "control", "reference"
+    opponent_of = {name: (BOT_SLOT, BOTS[name]) for name in opponents}      # name of a block of games: policy, scripted bot
+    opponent_of |= {control: (0, 0), "initial": (1, 0), reference: (1, 0)}
+    if held_out in BOTS:
+        opponent_of.setdefault(held_out, (BOT_SLOT, BOTS[held_out]))
+    elif held_out:
+        policies.append(load_policy(held_out)[0])
+        opponent_of["heldout"] = (2, 0)
+    block = {name: slice(k * games, (k + 1) * games) for k, name in enumerate(opponent_of)}
 
-def measure_strength(policy: Policy, initial: Policy, step: int, args) -> dict:
-    """A row for eval.jsonl. Win rates with 95 % intervals against scripted opponents, the held-out opponent, the initial policy
-    and itself (the control, which must come out even: whose score is counted changes so that neither the matchup nor the side of
-    the stage tells); drift: how far its actions against itself are from those of the initial policy against itself; and what
-    looks like a collapse, among it a policy that wins from one side of the stage only.
-    All randomness is its own, keyed by seed and step. `args`: flags of ppo_selfplay.py."""
-    n, policies = args.eval_games, [policy, initial]
-    blocks = {name: (BOT_SLOT, BOTS[name]) for name in parse_names(args.eval_opponents, BOTS, "bot")}  # name: policy, bot
-    blocks |= {"control": (0, 0), "initial": (1, 0), "reference": (1, 0)}
-    if args.held_out in BOTS:
-        blocks.setdefault(args.held_out, (BOT_SLOT, BOTS[args.held_out]))
-    elif args.held_out:
-        policies.append(load_policy(args.held_out)[0])
-        blocks["heldout"] = (2, 0)
-    assignment = np.zeros((len(blocks) * n, 2), np.int64)
-    bot_kinds, games = np.zeros_like(assignment), np.arange(len(assignment))
-    mine = games % 2                                                        # the policy's port in each game
-    assignment[games, 1 - mine] = np.repeat([player for player, _ in blocks.values()], n)
-    bot_kinds[games, 1 - mine] = np.repeat([bot for _, bot in blocks.values()], n)
-    block = {name: slice(k * n, (k + 1) * n) for k, name in enumerate(blocks)}
-    assignment[block["reference"]] = 1                                      # the initial policy on both sides
-    characters, stages = matchups(args, games % n, mine)
+    N = len(block) * games
+    number = np.arange(N)
+    port = number % 2                                                       # the policy's in each game
+    assignment, bot_kinds = np.zeros((N, 2), np.int64), np.zeros((N, 2), np.int64)
+    assignment[number, 1 - port] = np.repeat([player for player, _ in opponent_of.values()], games)
+    bot_kinds[number, 1 - port] = np.repeat([bot for _, bot in opponent_of.values()], games)
+    assignment[block[reference]] = 1                                        # the initial policy on both sides
+    characters, stages = matchups(combinations, number % games, port)
 
-    pressed = np.zeros((2, NUM_BUTTONS))                                    # of the policy and of the initial policy
-    tilted, counted = np.zeros((2, ACTION_SIZE - NUM_BUTTONS, NUM_STICK)), np.zeros(2)
+    presses = {control: ActionCounts(), reference: ActionCounts()}
 
     def watch(actions, running):
-        for k, name in enumerate(("control", "reference")):
-            rows = actions[block[name]][running[block[name]]].reshape(-1, ACTION_SIZE)                      # [B, 13]
-            counted[k] += len(rows)
-            pressed[k] += rows[:, :NUM_BUTTONS].sum(0)
-            for head in range(ACTION_SIZE - NUM_BUTTONS):
-                tilted[k, head] += np.bincount(rows[:, NUM_BUTTONS + head], minlength=NUM_STICK)
+        for name, counts in presses.items():
+            counts.add(actions[block[name]][running[block[name]]])
 
-    seed = args.seed + 1_000_003 * (step + 1)
-    with VecEnv(len(assignment), characters, stages, seed=seed, bot_kinds=bot_kinds, max_episode_frames=args.max_episode_frames,
-                action_repeat=args.action_repeat) as envs:
+    seed = seed + 1_000_003 * (step + 1)
+    with VecEnv(N, characters, stages, seed=seed, bot_kinds=bot_kinds, max_episode_frames=max_episode_frames,
+                action_repeat=policy.action_repeat) as envs:
         stocks = envs.frames["players"]["stocks"].copy()
         final = play_games(policies, envs, assignment, torch.Generator().manual_seed(seed), watch)
-    unhurt = ((final["players"]["percent"] == 0) & (final["players"]["stocks"] == stocks)).all(1)
-    side = mine.copy()
-    side[block["control"]] = games[:n] // 2 % 2                             # each character sits there as often as opposite
-    scores = (outcomes(final) * np.where(side == 0, 1, -1) + 1) / 2         # 1 won, .5 draw, 0 lost
-    row = {"global_step": step, "games": n}
-    for name in [name for name in blocks if name != "reference"]:
-        wins = float(scores[block[name]].sum())
-        low, high = wilson_interval(wins, n)
-        row |= {f"eval/winrate_{name}": wins / n, f"eval/winrate_{name}_low": low, f"eval/winrate_{name}_high": high}
 
-    press, tilt = pressed / counted[:, None], tilted / counted[:, None, None]
-    distance = np.concatenate([np.abs(press[0] - press[1]), np.abs(tilt[0] - tilt[1]).sum(-1) / 2])
-    entropy = [-sum(float((p * np.log(np.maximum(p, 1e-12))).sum()) for p in (press[k], 1 - press[k], tilt[k])) for k in (0, 1)]
+    counted_port = port.copy()
+    counted_port[block[control]] = number[:games] // 2 % 2                  # each character sits there as often as opposite
+    scores = (outcomes(final) * np.where(counted_port == 0, 1, -1) + 1) / 2  # 1 won, .5 draw, 0 lost
+    row = {"global_step": step, "games": games}
+    for name in [name for name in block if name != reference]:
+        wins = float(scores[block[name]].sum())
+        low, high = wilson_interval(wins, games)
+        row |= {f"eval/winrate_{name}": wins / games, f"eval/winrate_{name}_low": low, f"eval/winrate_{name}_high": high}
+
+    port_1 = float((outcomes(final[block[control]]) + 1).mean() / 2)
+    untouched = ((final["players"]["percent"] == 0) & (final["players"]["stocks"] == stocks)).all(1)
+    flags = collapse_flags(presses[control], presses[reference], games, control_score=row["eval/winrate_control"],
+                           port_1_score=port_1, untouched=untouched[block[control]].mean(),
+                           untouched_before=untouched[block[reference]].mean())
+    return row | {"eval/drift": presses[control].distance(presses[reference]), "eval/action_entropy": presses[control].entropy(),
+                  "eval/port_1_score": port_1, "eval/collapse": flags}
+
+
+class ActionCounts:
+    """How often each button was held, and each position of each axis chosen, in the actions that were added."""
+
+    def __init__(self):
+        self.actions = 0
+        self.pressed = np.zeros(NUM_BUTTONS)
+        self.chosen = np.zeros((ACTION_SIZE - NUM_BUTTONS, NUM_STICK))
+
+    def add(self, actions: np.ndarray) -> None:
+        """actions [..., 13]"""
+        rows = actions.reshape(-1, ACTION_SIZE)
+        self.actions += len(rows)
+        self.pressed += rows[:, :NUM_BUTTONS].sum(0)
+        for axis, choices in enumerate(rows[:, NUM_BUTTONS:].T):
+            self.chosen[axis] += np.bincount(choices, minlength=NUM_STICK)
+
+    @property
+    def press(self) -> np.ndarray:
+        """[8] share of the actions in which each button was held"""
+        return self.pressed / self.actions
+
+    @property
+    def tilt(self) -> np.ndarray:
+        """[5, 17] distribution of each axis"""
+        return self.chosen / self.actions
+
+    def distance(self, other: "ActionCounts") -> float:
+        """Mean over buttons and axes of the total variation distance."""
+        buttons, axes = np.abs(self.press - other.press), np.abs(self.tilt - other.tilt).sum(-1) / 2
+        return float(np.concatenate([buttons, axes]).mean())
+
+    def entropy(self) -> float:
+        """In nats, of all buttons and axes as if each were chosen alone."""
+        return -sum(float((p * np.log(np.maximum(p, 1e-12))).sum()) for p in (self.press, 1 - self.press, self.tilt))
+
+
+def collapse_flags(now: ActionCounts, before: ActionCounts, games: int, *, control_score: float, port_1_score: float,
+                   untouched: float, untouched_before: float) -> list[str]:
+    """Names of what looks like a collapse in a policy's games against itself. before: the initial policy's. untouched: the share of
+    games in which nobody was hurt."""
     def uneven(score):                                                      # one false alarm in a thousand
-        low, high = wilson_interval(score * n, n, z=3.3)
+        low, high = wilson_interval(score * games, games, z=3.3)
         return not low <= .5 <= high
 
-    port_1 = float((outcomes(final[block["control"]]) + 1).mean() / 2)
-    collapse = {"control": uneven(row["eval/winrate_control"]), "one-sided": uneven(port_1),
-                "entropy": entropy[0] < .25 * entropy[1], "mashing": bool((press[0] > .5).any()),
-                "passive": bool(unhurt[block["control"]].mean() > .5 + .5 * unhurt[block["reference"]].mean()),
-                "frozen": bool(press[0].sum() < .01 and (tilt[0, :, STICK_NEUTRAL][:-1] > .99).all())}
-    return row | {"eval/drift": float(distance.mean()), "eval/action_entropy": entropy[0], "eval/port_1_score": port_1,
-                  "eval/collapse": [name for name, flag in collapse.items() if flag]}
+    still = now.press.sum() < .01 and (now.tilt[:, STICK_NEUTRAL][:-1] > .99).all()
+    flags = {"control": uneven(control_score), "one-sided": uneven(port_1_score),
+             "entropy": now.entropy() < .25 * before.entropy(), "mashing": (now.press > .5).any(),
+             "passive": untouched > .5 + .5 * untouched_before, "frozen": still}
+    return [name for name, raised in flags.items() if raised]
 
 
 def describe_strength(row: dict) -> str:
@@ -133,15 +158,21 @@ class Evaluator:
 
     MAX_FAILURES = 3
 
-    def __init__(self, run: Path, args, global_step: int, log=print):
-        self.run, self.folder, self.args, self.log, self.process, self.failures = run, run / "checkpoints", args, log, None, 0
-        self.jobs = sorted((int(path.stem.split("_")[1]), path) for path in self.folder.glob("eval_*.pt"))
+    def __init__(self, run: Path, settings: dict, global_step: int, *, in_background: bool = True, log=print,
+                 on_row=lambda row: None):
+        """settings: the keyword arguments of measure_strength. on_row: also shown every row, e.g. wandb.log."""
+        self.run, self.folder, self.settings = run, run / "checkpoints", settings
+        self.in_background, self.log, self.on_row = in_background, log, on_row
+        self.process, self.failures = None, 0
+        waiting = sorted((int(path.stem.split("_")[1]), path) for path in self.folder.glob("eval_*.pt"))
         written = run / "eval.jsonl"
         done = {json.loads(line)["global_step"] for line in written.read_text().splitlines()} if written.exists() else set()
-        for step, path in self.jobs:
+        self.jobs = []
+        for step, path in waiting:
             if step > global_step or step in done:                          # measured again when training is there; or already
                 path.unlink()
-        self.jobs = [job for job in self.jobs if job[1].exists()]
+            else:
+                self.jobs.append((step, path))
 
     def submit(self, policy: Policy, step: int) -> None:
         if self.failures < self.MAX_FAILURES:
@@ -152,21 +183,19 @@ class Evaluator:
         for row in self.finished(wait):
             append_jsonl(self.run / "eval.jsonl", row)
             self.log(f"[green]eval[/] at {row['global_step']:,}: {describe_strength(row)}")
-            if self.args.track:
-                import wandb
-                wandb.log(row)
+            self.on_row(row)
 
     def finished(self, wait: bool = False):
         """Yields rows that are ready, in the order of submission; with `wait` all of them. The file of one goes as the next is
         asked for: by then its row is written."""
         while self.jobs:
             step, path = self.jobs[0]
-            if not self.args.eval_in_background:
-                row = measure_strength(load_policy(path)[0], load_policy(self.folder / "initial.pt")[0], step, self.args)
-            else:
+            if self.in_background:
                 row = self._ask(step, path, wait)
                 if row is None:
                     return
+            else:
+                row = measure_strength(load_policy(path)[0], load_policy(self.folder / "initial.pt")[0], step, **self.settings)
             yield row
             self.jobs.pop(0)
             path.unlink(missing_ok=True)
@@ -174,17 +203,9 @@ class Evaluator:
     def _ask(self, step: int, path: Path, wait: bool) -> dict | None:
         """The row of the first job, if the process has it; starts the process, sends it the job, where that is to do."""
         if self.process is None:
-            here = str(Path(__file__).parents[1])
-            code = (f"import sys; sys.path.insert(0, {here!r}); from cleanmelee.evaluation import serve_evaluations; "
-                    "serve_evaluations()")
-            self.asked = None
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                env=os.environ | {"OMP_NUM_THREADS": "1"})
-            self.poll = select.poll()
-            self.poll.register(self.process.stdout, select.POLLIN)
+            self._start()
         if self.asked != step:
-            job = {"policy": str(path), "initial": str(self.folder / "initial.pt"), "step": step, "args": vars(self.args)}
+            job = {"policy": str(path), "initial": str(self.folder / "initial.pt"), "step": step, "settings": self.settings}
             with contextlib.suppress(BrokenPipeError):                      # its end shows below
                 print(json.dumps(job), file=self.process.stdin, flush=True)
             self.asked = step
@@ -204,6 +225,16 @@ class Evaluator:
         self.jobs = []                                                      # their files stay, for --resume
         return None
 
+    def _start(self) -> None:
+        here = str(Path(__file__).parents[1])
+        code = (f"import sys; sys.path.insert(0, {here!r}); from cleanmelee.evaluation import serve_evaluations; "
+                "serve_evaluations()")
+        self.process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                                        env=os.environ | {"OMP_NUM_THREADS": "1"})
+        self.poll = select.poll()
+        self.poll.register(self.process.stdout, select.POLLIN)
+        self.asked = None                                                   # the step of the job that it has
+
     def close(self) -> None:
         if self.process is not None:
             self.process.kill()
@@ -218,6 +249,5 @@ def serve_evaluations() -> None:
     os.nice(5)                                                              # training first, but not alone
     for line in sys.stdin:
         job = json.loads(line)
-        row = measure_strength(load_policy(job["policy"])[0], load_policy(job["initial"])[0], job["step"],
-                               argparse.Namespace(**job["args"]))
+        row = measure_strength(load_policy(job["policy"])[0], load_policy(job["initial"])[0], job["step"], **job["settings"])
         print(json.dumps(row), flush=True)

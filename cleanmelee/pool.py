@@ -16,6 +16,16 @@ from cleanmelee.cli import UserError
 from cleanmelee.files import atomic_write
 from melee_common import Policy, load_policy, save_checkpoint
 
+def load_opponent(path: str | Path, action_repeat: int = 0, flag: str = "") -> Policy:
+    """A frozen policy for games in which everybody acts on every `action_repeat`-th frame (0: any) and without delay. Raises
+    UserError, which names `flag`, if it was not made for them or cannot be read."""
+    policy = load_policy(path)[0].requires_grad_(False)
+    if action_repeat and (policy.action_repeat, policy.frame_delay) != (action_repeat, 0):
+        raise UserError(f"{flag} {path}: made for --action-repeat {policy.action_repeat} and a delay of {policy.frame_delay} "
+                        f"frames, not for {action_repeat} and 0".lstrip())
+    return policy
+
+
 _POOL_ID = re.compile(r"[\w.-]+_\d{12,}")                                      # <agent>_<step>: the name of a pool's file
 
 
@@ -73,7 +83,7 @@ class Pool:
 
     def all_ids(self) -> list[str]:
         """Every id there has ever been, oldest first; the files of those that are not active may be gone."""
-        return self._sorted(self._index()["all"])
+        return self.by_age(self._index()["all"])
 
     def current(self, agent: str) -> str | None:
         """The agent's newest active id."""
@@ -93,10 +103,7 @@ class Pool:
             version = None
         if name not in self._cache or version not in (None, self._cache[name][0]):
             self._cache.pop(name, None)
-            policy = load_policy(self.path(name))[0].requires_grad_(False)
-            if self.action_repeat and (policy.action_repeat, policy.frame_delay) != (self.action_repeat, 0):
-                raise UserError(f"{self.path(name)}: made for --action-repeat {policy.action_repeat} and a delay of "
-                                f"{policy.frame_delay} frames, not for {self.action_repeat} and 0")
+            policy = load_opponent(self.path(name), self.action_repeat)
             self._cache[name] = version, policy, sum(t.nbytes for t in policy.state_dict().values())
             while len(self._cache) > 1 and sum(size for _, _, size in self._cache.values()) > self.CACHE_BYTES:
                 self._cache.popitem(last=False)
@@ -159,12 +166,12 @@ class Pool:
                     deleted.append(name)
                 elif index["all"][name] is not None and index["all"][name] > step and self.path(name).is_file():
                     index["all"][name] = None
-            index["active"] = self._sorted(name for name, left in index["all"].items() if left is None)
+            index["active"] = self.by_age(name for name, left in index["all"].items() if left is None)
 
     # ---- the indexes
 
     @classmethod
-    def _sorted(cls, names) -> list[str]:
+    def by_age(cls, names) -> list[str]:
         return sorted(names, key=lambda name: (cls.step(name), name))
 
     def _files(self) -> set[str]:
@@ -172,7 +179,7 @@ class Pool:
 
     def _join(self, index: dict, name: str, ratings: "Ratings | None") -> None:
         index["all"][name] = None
-        index["active"] = self._sorted({*index["active"], name})
+        index["active"] = self.by_age({*index["active"], name})
         self._retire(index, self.agent(name), ratings)
 
     def _retire(self, index: dict, agent: str, ratings: "Ratings | None") -> None:
@@ -242,7 +249,7 @@ class Pool:
 
     def _rebuilt(self) -> dict:
         """Indexes out of the files: of every agent the newest are active."""
-        names = self._sorted(self._files())
+        names = self.by_age(self._files())
         if names:
             print(f"warning: pool: {self.directory}/index.json is lost or damaged; rebuilt from {len(names)} files",
                   file=sys.stderr)
@@ -253,6 +260,36 @@ class Pool:
         for agent in {self.agent(name) for name in names}:
             self._retire(index, agent, None)
         return index
+
+
+class Rotation:
+    """At most `most` different frozen policies play against a learner at a time, since each costs a forward. When there are so many,
+    the half that plays longest gets no new games, and others are drawn as they leave: otherwise the same few would play for ever."""
+
+    def __init__(self, most: int):
+        self.most = most
+        self.recent: list[str] = []                                         # who may begin games, in the order they were drawn
+        self.playing: set[str] = set()
+
+    def refresh(self, playing: set[str], active: set[str]) -> None:
+        """playing: who plays now; active: the ids that the pool has."""
+        still = [name for name in self.recent if name in playing and name in active]
+        self.recent = still if len(playing) < self.most or active <= playing else still[-(self.most // 2):]
+
+    def begin(self, playing: set[str]) -> None:
+        """Some games begin now, beside those in which `playing` go on."""
+        self.playing = playing.union(self.recent)
+
+    def pick(self, drawn: str, rng: np.random.Generator) -> str:
+        """Who plays: the one that was drawn while there is room, else one of those that were drawn a short while ago."""
+        if drawn in self.recent:
+            return drawn
+        if len(self.playing) >= self.most:
+            recent = self.recent or Pool.by_age(self.playing)[-1:]          # all retired: an old one rather than a mirror
+            return recent[rng.integers(len(recent))]
+        self.playing.add(drawn)
+        self.recent.append(drawn)
+        return drawn
 
 
 class Ratings:

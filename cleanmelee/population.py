@@ -1,68 +1,37 @@
-"""Populations: independent learners, whose turn it is, who copies whom."""
+"""Populations: independent learners, how their updates run side by side, whose turn it is, who copies whom."""
 
 import copy
 import json
 import math
-from dataclasses import dataclass
-from typing import Literal
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 
-from cleanmelee.pool import Ratings
+from cleanmelee.pool import Pool, Ratings
 from melee_common import Policy
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Matchmaking: whom a learner meets
-# ---------------------------------------------------------------------------------------------------------------------
-
-ROLES = ("main", "main_exploiter", "league_exploiter")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Populations: who sits where, whose turn it is, who copies whom
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class PopulationArgs:
-    """The flags of a population of learners."""
-    population_size: int = 1
-    """independent learners, e.g. 4, each with its own network, optimiser, games and hyperparameters (off: 1)"""
-    pbt: bool = False
-    """population-based training: the weakest fifth copies the strongest and varies its hyperparameters (off: False)"""
-    pbt_interval: int = 100
-    """iterations between two rounds of --pbt"""
-    train_order: Literal["parallel", "round-robin"] = "parallel"
-    """all learners learn at once, or one at a time while the others wait (off: parallel)"""
-    turn_winrate: float = .7
-    """round-robin: win rate against others, over --turn-games games or more, that ends a learner's turn (off: 1)"""
-    turn_games: int = 20
-    """round-robin: finished games against others that a win rate needs; it is taken at the next pool addition"""
-    turn_patience: int = 5
-    """round-robin: win rates in a row without a better one that end a turn; the learner keeps its best weights
-    (off: 1000000000)"""
-    turn_frames: int = 1_000_000
-    """round-robin: game frames that end a turn (off: 1000000000000)"""
+ROLES = ("main", "main_exploiter", "league_exploiter")  # of AlphaStar's league, in turn
 
 
 class Learner:
-    """One agent of the population: network, optimiser, hyperparameters and random stream. It shares nothing with the others."""
+    """One agent of the population: network, optimiser, hyperparameters and random stream. It shares nothing with the others.
 
-    def __init__(self, name: str, policy: Policy, args, index: int):
-        self.name, self.policy, self.asynchronous = name, policy.eval(), args.async_learning    # no network has a train mode
-        self.rng = np.random.default_rng([args.seed, index])                # minibatches, hyperparameters
-        self.hyper = {"learning_rate": args.learning_rate, "entropy_coef": args.entropy_coef, "ppo_clip": args.ppo_clip}
-        if args.pbt:
-            for key in self.hyper:
-                self.hyper[key] *= math.exp(self.rng.uniform(-math.log(3), math.log(3)))
-        self.optimizer = torch.optim.Adam(policy.parameters(), lr=args.learning_rate, eps=1e-5)
-        self.updates, self.agent_frames, self.born = 0, 0, 0                # born: global_step of its last start
+    hyper: learning_rate, entropy_coef, ppo_clip ..., which population-based training may vary. acting: the weights that play, the
+    policy itself or (asynchronous) a copy of it, so that games can go on while it learns."""
+
+    def __init__(self, name: str, policy: Policy, hyper: dict[str, float], seed: list[int], asynchronous: bool = False):
+        self.name, self.policy, self.hyper = name, policy.eval(), hyper     # no network has a train mode
+        self.asynchronous = asynchronous
+        self.rng = np.random.default_rng(seed)                              # minibatches, hyperparameters
+        self.optimizer = torch.optim.Adam(policy.parameters(), lr=hyper["learning_rate"], eps=1e-5)
+        self.updates = self.agent_frames = 0
+        self.born = 0                                                       # global_step of its last start
         self.teacher_state: tuple = ()
         self.publish()
 
     def publish(self) -> None:
-        """From now on the present weights act: the policy itself, or a copy where it learns while games go on."""
+        """From now on the present weights act."""
         self.acting = copy.deepcopy(self.policy) if self.asynchronous else self.policy
 
     def become(self, policy: dict, optimizer: dict | None) -> None:
@@ -86,14 +55,63 @@ class Learner:
         self.teacher_state = tuple(state["teacher_state"])
 
 
-def make_learners(initial: Policy, args) -> list[Learner]:
-    """--population-size learners. All start from --pretrained; without it the first is `initial`, the others start apart."""
-    names = ["main"] if args.population_size == 1 else [f"agent{k + 1}" for k in range(args.population_size)]
-    if args.league:
-        names = [ROLES[k % 3] + (str(k // 3 + 1) if k > 2 else "") for k in range(args.population_size)]
-    sizes = initial.config["backbone"], tuple(initial.config["hidden"])
-    return [Learner(name, copy.deepcopy(initial) if k == 0 or args.pretrained else Policy(*sizes), args, k)
-            for k, name in enumerate(names)]
+def make_learners(initial: Policy, hyper: dict[str, float], *, seed: int, size: int = 1, league: bool = False,
+                  same_start: bool = False, vary: bool = False, asynchronous: bool = False) -> list[Learner]:
+    """`size` learners, named by their roles in a league. The first starts as `initial`, and with same_start all of them; else the
+    others start apart. vary: each draws its hyperparameters around `hyper`."""
+    names = ["main"] if size == 1 else [f"agent{k + 1}" for k in range(size)]
+    if league:
+        names = [ROLES[k % 3] + (str(k // 3 + 1) if k > 2 else "") for k in range(size)]
+    learners = []
+    for k, name in enumerate(names):
+        policy = copy.deepcopy(initial) if k == 0 or same_start else Policy(**initial.config)
+        learner = Learner(name, policy, dict(hyper), [seed, k], asynchronous)
+        if vary:
+            spread = math.log(3)
+            learner.hyper = {key: value * math.exp(learner.rng.uniform(-spread, spread)) for key, value in hyper.items()}
+        learners.append(learner)
+    return learners
+
+
+class ParallelUpdates:
+    """Runs an iteration's updates in threads: side by side for each learner, or in the background while games go on.
+
+    update(learner, rollouts, step) -> its row of metrics. asynchronous: `run` hands back what is finished, and at most `buffered`
+    iterations wait; else it waits for its own."""
+
+    def __init__(self, update, learners: list[Learner], *, side_by_side: bool, asynchronous: bool, buffered: int = 1):
+        self.update, self.learners = update, {learner.name: learner for learner in learners}
+        self.side_by_side, self.asynchronous, self.buffered = side_by_side, asynchronous, buffered
+        self.threads, self.background = ThreadPoolExecutor(len(learners)), ThreadPoolExecutor(1)
+        self.pending = []                                                   # (facts, future), oldest first
+        torch.set_num_threads(max(1, torch.get_num_threads() // (len(learners) if side_by_side else 2)))
+
+    def run(self, facts: tuple, rollouts: list[dict], step: int, wait: bool) -> list[tuple]:
+        """rollouts: [{learner's name: rollout}] of this iteration. facts: what shall be logged with it. -> (*facts, metrics by
+        learner) of every iteration that is learnt. wait: for all, since somebody will now keep or change weights."""
+        if not self.asynchronous:
+            return [(*facts, self._learn(rollouts, step)[0])]
+        self.pending.append((facts, self.background.submit(self._learn, rollouts, step)))
+        ready = max(0, len(self.pending) - (0 if wait else self.buffered))
+        finished = [(facts, *future.result()) for facts, future in self.pending[:ready]]
+        self.pending = self.pending[ready:]
+        if finished:
+            for name, policy in finished[-1][2].items():
+                self.learners[name].acting = policy
+        return [(*facts, metrics) for facts, metrics, _ in finished]
+
+    def _learn(self, rollouts: list[dict], step: int) -> tuple[dict[str, dict], dict[str, Policy]]:
+        """-> metrics by learner; (asynchronous) copies of all learners' policies as they are now."""
+        names = list(rollouts[0])
+        job = lambda name: self.update(self.learners[name], [rollout[name] for rollout in rollouts], step)
+        metrics = dict(zip(names, (self.threads.map if self.side_by_side else map)(job, names), strict=True))
+        if not self.asynchronous:
+            return metrics, {}
+        return metrics, {name: copy.deepcopy(learner.policy) for name, learner in self.learners.items()}
+
+    def close(self) -> None:
+        self.background.shutdown(cancel_futures=True)
+        self.threads.shutdown()
 
 
 def pbt_round(learners: list[Learner], ratings: Ratings) -> list[dict]:
@@ -111,27 +129,72 @@ def pbt_round(learners: list[Learner], ratings: Ratings) -> list[dict]:
     return events
 
 
-class Turn:
-    """Round-robin: whose turn it is to learn, and the best weights of that turn with their optimiser."""
+class League:
+    """AlphaStar's league (Vinyals et al. 2019, supplement): learners take the roles of ROLES in turn.
 
-    def __init__(self, args: PopulationArgs):
-        self.args, self.learner, self.start = args, 0, 0
+    pfsp(me, ids, weighting) -> weights of `ids`, by how hard ("hard") or how even ("even") they are for `me`."""
+
+    def __init__(self, learners: list[str], pool: Pool, ratings: Ratings, pfsp, reset_frames: float):
+        self.pool, self.ratings, self.pfsp, self.reset_frames = pool, ratings, pfsp, reset_frames
+        self.role = {name: ROLES[k % 3] for k, name in enumerate(learners)}
+        self.mains = [name for name in learners if self.role[name] == "main"]
+
+    def candidates(self, me: str, rng: np.random.Generator) -> tuple[list[str], np.ndarray]:
+        """Ids and weights of whom `me` may meet, by its role; none for a mirror match."""
+        active, draw = self.pool.ids(), rng.random()
+        if self.role[me] == "main":
+            if draw < .35:                                                  # itself
+                return [], np.zeros(0)
+            if draw < .85:                                                  # the whole league, hard ones first
+                return active, self.pfsp(me, active, "hard")
+            forgotten = [name for name in active if self.role.get(self.pool.agent(name)) != "league_exploiter"
+                         and self.ratings.winrate(me, name) < .5]
+            return forgotten, self.pfsp(me, forgotten, "hard")
+        if self.role[me] == "main_exploiter":
+            target = self.mains[rng.integers(len(self.mains))]
+            if self.ratings.winrate(me, target) > .1:                       # it stands a chance: the present main agent
+                return [target], np.ones(1)
+            past = [name for name in active if self.pool.agent(name) == target]
+            return (past, self.pfsp(me, past, "even")) if past else ([target], np.ones(1))
+        return active, self.pfsp(me, active, "hard")
+
+    def starts_anew(self, me: str, frames: int, rng: np.random.Generator) -> bool:
+        """Has exploiter `me`, `frames` game frames after its last start, done what it can? It beats 70 % in 10 or more recent
+        games each, or its time is up; the league's exploiter then starts anew once in four times."""
+        if self.role[me] == "main" or not frames:
+            return False
+        targets = self.mains if self.role[me] == "main_exploiter" else self.pool.ids()
+        done = bool(targets) and all(self.ratings.games(me, name) >= 10 and self.ratings.winrate(me, name) > .7
+                                     for name in targets)
+        return (done or frames >= self.reset_frames) and (self.role[me] == "main_exploiter" or rng.random() < .25)
+
+
+class Turn:
+    """Round-robin: whose turn it is to learn, and the best weights of that turn with their optimiser.
+
+    A turn ends at win rate `winrate` over `games` games or more, after `patience` win rates without a better one, or after `frames`
+    game frames."""
+
+    def __init__(self, *, winrate: float, games: int, patience: int, frames: float):
+        self.limits = {"winrate": winrate, "games": games, "patience": patience, "frames": frames}
         self._begin(0, 0)
 
     def _begin(self, learner: int, step: int) -> None:
-        self.learner, self.start, self.best, self.without_better = learner, step, -1., 0
+        self.learner, self.start = learner, step
+        self.best, self.without_better = -1., 0
         self.weights: tuple | None = None
         self.scores: list[float] = []
 
-    def over(self, learner: "Learner", step: int) -> bool:
+    def over(self, learner: Learner, step: int) -> bool:
         """Asked at every pool addition; `scores` gathers results against others until they are enough for a win rate."""
-        late, rate = step - self.start >= self.args.turn_frames, -1.
-        if len(self.scores) >= self.args.turn_games:
-            rate, self.scores, self.without_better = float(np.mean(self.scores)), [], self.without_better + 1
+        late, rate = step - self.start >= self.limits["frames"], -1.
+        if len(self.scores) >= self.limits["games"]:
+            rate, self.scores = float(np.mean(self.scores)), []
+            self.without_better += 1
             if rate > self.best:
                 self.best, self.without_better = rate, 0
                 self.weights = copy.deepcopy((learner.policy.state_dict(), learner.optimizer.state_dict()))
-        return late or rate >= self.args.turn_winrate or self.without_better >= self.args.turn_patience
+        return late or rate >= self.limits["winrate"] or self.without_better >= self.limits["patience"]
 
     def pass_on(self, learners: list[Learner], step: int) -> int:
         """The learner goes back to its best weights; -> the index of the next one."""
@@ -141,7 +204,7 @@ class Turn:
         return self.learner
 
     def state_dict(self) -> dict:
-        return {name: value for name, value in vars(self).items() if name != "args"}
+        return {name: value for name, value in vars(self).items() if name != "limits"}
 
     def load_state_dict(self, state: dict) -> None:
         vars(self).update(state)

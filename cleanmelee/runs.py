@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import rich.progress
 
-from cleanmelee.cli import UserError
-from cleanmelee.files import atomic_write
+from cleanmelee.cli import UserError, as_flag
+from cleanmelee.files import atomic_write, keep_jsonl
 
 
 @functools.lru_cache(maxsize=1)                                             # of the code that runs, not of a later edit
@@ -54,6 +54,49 @@ def start_run(runs_dir: str, run_name: str, flags: dict, script: str) -> Path:
     (run / "versions.txt").write_text("".join(f"{k} {v}\n" for k, v in versions().items()))
     (run / Path(script).name).write_bytes(Path(script).read_bytes())
     return run
+
+
+def resumed_flags(run: Path, given: dict, defaults: dict, may_change: set[str]) -> dict:
+    """The flags that a run goes on with: those of its args.json, but for `may_change`, of which a given one counts. Others may
+    not be given. All three are flat dicts of flags."""
+    file = run / "args.json"
+    if not file.is_file():
+        raise UserError(f"{run}: not a run folder (no args.json in it); give the folder of a run, e.g. runs/NAME")
+    changed = {name: value for name, value in given.items() if value != defaults[name]}
+    if changed.keys() - may_change:
+        raise UserError(f"--resume goes on with the run's own arguments; only --timesteps may change, not "
+                        f"{', '.join(map(as_flag, sorted(changed.keys() - may_change)))}")
+    try:
+        flags = json.loads(file.read_text())
+        unknown = flags.keys() - defaults.keys()
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{file}: damaged ({error}); restore it") from None
+    if unknown:
+        raise UserError(f"{file}: damaged (unknown flags: {', '.join(map(as_flag, sorted(unknown)))}); restore it")
+    return flags | {name: changed[name] for name in may_change & changed.keys() if name != "resume"}
+
+
+def restore(run: Path, saved: dict, parts: dict, flags: dict) -> tuple[int, int]:
+    """Every part (by its name in the checkpoint `saved`; it has load_state_dict) is again as it was -> iteration and step. What the
+    logs say of later steps is forgotten; `flags` are what the run goes on with."""
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+        iteration, step = int(saved["iteration"]), int(saved["step"])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        parts["envs"].close()
+        raise UserError(f"{run}: its checkpoint cannot be resumed ({type(error).__name__}: {error})") from None
+    for log in ("metrics.jsonl", "eval.jsonl", "pbt.jsonl"):
+        keep_jsonl(run / log, step)
+    atomic_write(run / "args.json", (json.dumps(flags, indent=1) + "\n").encode())
+    return iteration, step
+
+
+def keep_copy(file: str, copy: Path) -> str:
+    """Copies `file` (empty: none) to `copy` unless that is there -> the path of what there is to read from now on."""
+    if file and not copy.exists():
+        atomic_write(copy, Path(file).read_bytes())
+    return str(copy) if copy.exists() else file
 
 
 def stop_on_interrupt(say) -> list:
