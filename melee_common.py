@@ -31,13 +31,14 @@ from cleanmelee.workers import ForkServer, Worker, worker_loop
 
 BUTTON_BITS = np.array(list(BUTTONS.values()), np.int32)
 
-# Stick positions in 1/80, the game's own step: one for each stretch between the thresholds that decide what a stick does.
-# Nearest-point bins would straddle them and turn one label in fourteen on the vertical axis into another move.
+# Stick positions in 1/80, the game's own step: one for each stretch between the thresholds that decide what a stick
+# does. Nearest-point bins would straddle them and turn one label in fourteen on the vertical axis into another move.
 _HALF = np.array([23, 34, 44, 50, 54, 59, 70, 80])
 _FROM = np.array([23, 29, 40, 49, 53, 56, 64, 76])  # 23 out of the dead zone, 49 crouch, 53 tap jump and platform drop,
-                                                    # 56 spot dodge and roll, 64 dash and smash; 29, 40, 76 for precision
+                                                    # 56 spot dodge and roll, 64 dash and smash; 29, 40, 76 for
+                                                    # precision
 STICK_GRID = np.concatenate([-_HALF[::-1], [0], _HALF]).astype(np.float32) / np.float32(80)          # [17]
-SHOULDER_GRID = np.array([0, 49, 77, 105, 140], np.float32) / np.float32(140)                         # [5], light to full
+SHOULDER_GRID = np.array([0, 49, 77, 105, 140], np.float32) / np.float32(140)                       # [5], light to full
 NUM_BUTTONS, NUM_STICK, NUM_SHOULDER = len(BUTTONS), len(STICK_GRID), len(SHOULDER_GRID)
 STICK_NEUTRAL = NUM_STICK // 2
 
@@ -54,27 +55,31 @@ def _stick_table() -> np.ndarray:
     x, y = np.meshgrid(STICK_GRID, STICK_GRID, indexing="ij")
     pull = np.maximum(1.0, np.hypot(x, y))
     inside = np.trunc(np.stack([x / pull, y / pull], -1) * 80) / 80
-    inside = np.where((np.abs(inside) < 22.5 / 80) & (inside != 0), np.sign(inside) * 23 / 80, inside)  # not the dead zone
+    # not the dead zone
+    inside = np.where((np.abs(inside) < 22.5 / 80) & (inside != 0), np.sign(inside) * 23 / 80, inside)
     return np.where((pull > 1)[..., None], inside, np.stack([x, y], -1)).astype(np.float32)
 
 
 STICK_TABLE = _stick_table()
 _STEPS = np.arange(-80, 81)
-_STICK_INDEX = (STICK_NEUTRAL + np.sign(_STEPS) * np.searchsorted(_FROM, np.abs(_STEPS), "right")).astype(np.int8)    # [161]
+# [161]
+_STICK_INDEX = (STICK_NEUTRAL + np.sign(_STEPS) * np.searchsorted(_FROM, np.abs(_STEPS), "right")).astype(np.int8)
 _NEAREST_SHOULDER = np.abs(np.arange(0, 141)[:, None] / 140 - SHOULDER_GRID).argmin(1).astype(np.int8)
 
 
 def mirrored(frames: np.ndarray) -> np.ndarray:
-    """FRAME [...] -> bool [..., 2]: does this player see the frame with left and right exchanged? It does while the opponent is
-    to its left. So a policy always has the opponent on its right, and what it learns on one side it can do on the other.
-    Melee's moves and stages are symmetric, but for what no observation shows: Yoshi's cloud, Dream Land's wind."""
+    """FRAME [...] -> bool [..., 2]: does this player see the frame with left and right exchanged? It does while the
+    opponent is to its left. So a policy always has the opponent on its right, and what it learns on one side it can do
+    on the other. Melee's moves and stages are symmetric, but for what no observation shows: Yoshi's cloud, Dream Land's
+    wind."""
     x = frames["players"]["x"]
     return x[..., ::-1] < x
 
 
 def encode_controllers(controllers: np.ndarray, mirror: np.ndarray | None = None) -> np.ndarray:
-    """CONTROLLER [...] -> int8 [..., 13], the grid point of its stretch per axis. Exact for what `decode_actions` makes of grid
-    points inside the unit circle. START and the other d-pad directions have no head. mirror [...]: seen by a `mirrored` player."""
+    """CONTROLLER [...] -> int8 [..., 13], the grid point of its stretch per axis. Exact for what `decode_actions` makes
+    of grid points inside the unit circle. START and the other d-pad directions have no head. mirror [...]: seen by a
+    `mirrored` player."""
     actions = np.empty(controllers.shape + (ACTION_SIZE,), np.int8)
     actions[..., :NUM_BUTTONS] = (controllers["buttons"][..., None] & BUTTON_BITS) != 0
     for k, axis in enumerate(("main_x", "main_y", "c_x", "c_y")):
@@ -88,8 +93,8 @@ def encode_controllers(controllers: np.ndarray, mirror: np.ndarray | None = None
 
 
 def decode_actions(actions: np.ndarray, mirror: np.ndarray | None = None) -> np.ndarray:
-    """Integers [..., 13] -> CONTROLLER [...]. Always a legal controller: sticks lie in the unit circle. mirror [...]: who chose
-    these actions on a `mirrored` frame; whatever a policy chose goes back through it."""
+    """Integers [..., 13] -> CONTROLLER [...]. Always a legal controller: sticks lie in the unit circle. mirror [...]:
+    who chose these actions on a `mirrored` frame; whatever a policy chose goes back through it."""
     controllers = np.empty(actions.shape[:-1], CONTROLLER)
     main_x, c_x = np.moveaxis(actions[..., _STICKS_X] if mirror is None else _exchanged(actions, mirror), -1, 0)
     main, c = STICK_TABLE[main_x, actions[..., 9]], STICK_TABLE[c_x, actions[..., 11]]
@@ -117,7 +122,8 @@ class Observation(NamedTuple):
     ints: np.ndarray | torch.Tensor    # [..., NUM_INTS] int16: indices into learned tables
 
 
-# What is read of each player and item: (field, scale). Positions in tens of units, so that one stick-length of spacing is visible.
+# What is read of each player and item: (field, scale). Positions in tens of units, so that one stick-length of spacing
+# is visible.
 _PLAYER_FLOATS = [("x", .03), ("y", .03), ("self_vx_air", .5), ("self_vy", .5), ("self_vx_ground", .5), ("kb_vx", .5),
                   ("kb_vy", .5), ("facing", 1), ("percent", .01), ("shield", 1 / 60), ("hitlag", .1), ("hitstun", .05)]
 _PLAYER_SMALL_INTS = [("action_frame", .03), ("stocks", .25), ("jumps", .5), ("airborne", 1), ("in_hitstun", 1),
@@ -131,8 +137,8 @@ NUM_ACTIONS, NUM_CHARACTERS, NUM_STAGES, NUM_ITEM_TYPES = 512, 64, 64, 256      
 
 
 def _gathered(me: int) -> tuple[list, list, list]:
-    """What player `me` reads straight from a FRAME: floats and small integers as (name, path in the record, scale), ids as (name,
-    path, size of their learned table)."""
+    """What player `me` reads straight from a FRAME: floats and small integers as (name, path in the record, scale), ids
+    as (name, path, size of their learned table)."""
     players = (("player", me), ("opponent", 1 - me))
     items = [(f"item{slot}", slot) for slot in range(NUM_ITEMS)]
     floats = [(f"{who}.{field}", ("players", k, field), scale) for who, k in players for field, scale in _PLAYER_FLOATS]
@@ -147,7 +153,8 @@ def _gathered(me: int) -> tuple[list, list, list]:
     return floats, smalls, ids
 
 
-# The one table of columns. What is computed (relative position, whose item, the own last controller) follows what is gathered.
+# The one table of columns. What is computed (relative position, whose item, the own last controller) follows what is
+# gathered.
 _FLOATS, _SMALLS, _IDS = _gathered(0)
 FLOAT_NAMES = [name for name, _, _ in _FLOATS + _SMALLS] + ["opponent.dx", "opponent.dy"] + [
     f"item{slot}.mine" for slot in range(NUM_ITEMS)] + [f"controller.{name}" for name in (*_STICKS, "shoulder", *BUTTONS)]
@@ -185,7 +192,8 @@ def _offset(path: tuple) -> int:
 
 
 def _plan(kind: int, width: int) -> np.ndarray:
-    """[2 players, n] where the `kind`-th of _gathered's lists lies in a frame that is seen as numbers of `width` bytes."""
+    """[2 players, n] where the `kind`-th of _gathered's lists lies in a frame that is seen as numbers of `width`
+    bytes."""
     return np.array([[_offset(path) // width for _, path, _ in _gathered(me)[kind]] for me in (0, 1)])
 
 
@@ -201,8 +209,9 @@ _SMALL_SCALES = np.array([scale for _, _, scale in _SMALLS], np.float32)
 def observe(frames: np.ndarray, controllers: np.ndarray) -> Observation:
     """FRAME [N] and the CONTROLLER [N, 2] that made them -> Observation with floats [N, 2, F] and ints [N, 2, I].
 
-    Row [n, p] is frame n as player p sees it: itself first, then the opponent, who is to its right (`mirrored`). The own last
-    controller is part of it, because a button acts when it goes down: a policy must know what it holds. The opponent's is not."""
+    Row [n, p] is frame n as player p sees it: itself first, then the opponent, who is to its right (`mirrored`). The
+    own last controller is part of it, because a button acts when it goes down: a policy must know what it holds. The
+    opponent's is not."""
     n = len(frames)
     frames = np.ascontiguousarray(frames)
     as_floats = frames.view(np.float32).reshape(n, -1)
@@ -308,8 +317,8 @@ class Embedding(nn.Module):
 
 
 class ControllerHead(nn.Module):
-    """Autoregressive controller: each head sees the features plus a zero-initialised residual of what was sampled before
-    it. Independent heads cannot press B with a direction; the residual starts at nothing and learns that."""
+    """Autoregressive controller: each head sees the features plus a zero-initialised residual of what was sampled
+    before it. Independent heads cannot press B with a direction; the residual starts at nothing and learns that."""
 
     def __init__(self, n_in: int, width: int = 128):
         super().__init__()
@@ -338,8 +347,8 @@ class ControllerHead(nn.Module):
     def sample(self, features: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
         """features [B, H], uniform noise [B, 81] in (0, 1) or None for the most likely -> actions [B, 13] int64.
 
-        A frame of play is forty small operations, most of them here: calling a layer's function instead of the layer, and few
-        slices, make this a fifth faster."""
+        A frame of play is forty small operations, most of them here: calling a layer's function instead of the layer,
+        and few slices, make this a fifth faster."""
         layers, tables, seen = self.logits, self.seen, self.project(features)
         logits = F.linear(torch.relu(seen), layers["buttons"].weight, layers["buttons"].bias)
         if noise is not None:
@@ -381,8 +390,8 @@ def action_logprobs(logits: torch.Tensor, actions: torch.Tensor) -> tuple[torch.
 
 
 def action_kl(logits: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """KL(logits || other) of two controllers that were shown the same actions: [..., 81] twice -> per head [..., 6]. The eight
-    buttons of the first head are eight coins."""
+    """KL(logits || other) of two controllers that were shown the same actions: [..., 81] twice -> per head [..., 6].
+    The eight buttons of the first head are eight coins."""
     def log_odds(logits):
         buttons, sticks, shoulder = split_logits(logits)
         coins = torch.stack([F.logsigmoid(buttons), F.logsigmoid(-buttons)], -1)                    # [..., 8, 2]
@@ -394,8 +403,8 @@ def action_kl(logits: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def evaluate_actions(policy: "Policy", obs: Observation, state: tuple, starts, actions) -> tuple[torch.Tensor, torch.Tensor]:
-    """Values and log-probabilities [T, B] that `policy` gives to a rollout, which begins with memory `state`. Some columns at a
-    time: a forward over all of a long rollout needs megabytes for each game."""
+    """Values and log-probabilities [T, B] that `policy` gives to a rollout, which begins with memory `state`. Some
+    columns at a time: a forward over all of a long rollout needs megabytes for each game."""
     parts, columns = [], max(1, 4096 // len(actions))
     for s in (slice(k, k + columns) for k in range(0, actions.shape[1], columns)):
         seen = Observation(obs.floats[:, s], obs.ints[:, s])
@@ -409,8 +418,9 @@ def evaluate_actions(policy: "Policy", obs: Observation, state: tuple, starts, a
 class MLP(nn.Module):
     """Layers of the sizes `hidden`, a ReLU after each. It remembers nothing.
 
-    Every backbone has what this one has: `size`, how many features it makes of n_in; `initial_state`, a flat tuple of tensors
-    [B, ...]; `unroll` over time and `step` over one frame, which agree. To add one, write such a class and name it in BACKBONES."""
+    Every backbone has what this one has: `size`, how many features it makes of n_in; `initial_state`, a flat tuple of
+    tensors [B, ...]; `unroll` over time and `step` over one frame, which agree. To add one, write such a class and name
+    it in BACKBONES."""
 
     def __init__(self, n_in: int, hidden: tuple[int, ...]):
         super().__init__()
@@ -421,8 +431,8 @@ class MLP(nn.Module):
         return ()
 
     def unroll(self, x: torch.Tensor, state: tuple, resets: torch.Tensor) -> tuple[torch.Tensor, tuple]:
-        """x [T, B, n_in], the state before the first frame, resets [T, B] (True: frame t begins a game, the state before it is
-        cleared) -> features [T, B, size], the state after the last frame."""
+        """x [T, B, n_in], the state before the first frame, resets [T, B] (True: frame t begins a game, the state
+        before it is cleared) -> features [T, B, size], the state after the last frame."""
         return self.layers(x), ()
 
     def step(self, x: torch.Tensor, state: tuple) -> tuple[torch.Tensor, tuple]:
@@ -470,14 +480,16 @@ class GRU(nn.Module):
         return torch.cat([x, h], -1), (h,)
 
 
-BACKBONES = {"mlp": MLP, "gru": GRU}                    # name of the flag -> its class; the flags list them as a Literal
+BACKBONES = {"mlp": MLP, "gru": GRU}                   # name of the flag -> its class; the flags list them as a Literal
 
 
 class Policy(nn.Module):
-    """Embedding -> backbone -> value and controller heads. `unroll` learns over time, `step` acts on one frame, and they agree.
+    """Embedding -> backbone -> value and controller heads. `unroll` learns over time, `step` acts on one frame, and
+    they agree.
 
-    State is explicit: a flat tuple of tensors [B, ...], empty for the mlp. `config` rebuilds the policy, and says how it acts: it
-    decides on every `action_repeat`-th game frame and holds that, and a decision takes effect `frame_delay` frames late."""
+    State is explicit: a flat tuple of tensors [B, ...], empty for the mlp. `config` rebuilds the policy, and says how
+    it acts: it decides on every `action_repeat`-th game frame and holds that, and a decision takes effect `frame_delay`
+    frames late."""
 
     def __init__(self, backbone: str = "mlp", hidden: tuple[int, ...] = (512, 512), action_repeat: int = 1,
                  frame_delay: int = 0):
@@ -508,8 +520,8 @@ class Policy(nn.Module):
         return self.backbone.initial_state(batch, self.device)
 
     def unroll(self, obs: Observation, state: tuple, resets: torch.Tensor) -> tuple[torch.Tensor, tuple]:
-        """obs [T, B, ...], state at the start, resets [T, B] (True: obs[t] begins a game, the state before it is cleared)
-        -> features [T, B, H], the state after the last frame."""
+        """obs [T, B, ...], state at the start, resets [T, B] (True: obs[t] begins a game, the state before it is
+        cleared) -> features [T, B, H], the state after the last frame."""
         return self.backbone.unroll(self.embedding(obs), state, resets)
 
     def features(self, obs: Observation, state: tuple) -> tuple[torch.Tensor, tuple]:
@@ -556,12 +568,14 @@ def parse_hidden(text: str) -> tuple[int, ...]:
 
 
 def _mix(*numbers: int) -> int:
-    """A 64-bit hash of whole numbers: seeds for (run, game slot, episode) that do not depend on what happened before."""
+    """A 64-bit hash of whole numbers: seeds for (run, game slot, episode) that do not depend on what happened
+    before."""
     return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest(), "little")
 
 
 class Games:
-    """All that is needed to step `n` embedded games: arrays only, so that they can lie in shared memory and in checkpoints.
+    """All that is needed to step `n` embedded games: arrays only, so that they can lie in shared memory and in
+    checkpoints.
 
     The same code runs in the main process (`num_workers=0`) and in a worker, which gets the slice [low:high)."""
 
@@ -637,20 +651,21 @@ class VecEnv:
         envs.final_frames, envs.final_controllers       the same of the games that ended in this step, at their last frame
 
     A worker that dies, raises or hangs is replaced; its games come back truncated and marked broken, the others never
-    notice, and the traceback goes to `log`. More than `max_restarts` failures within an hour end the run: UserError. The
-    hand-off is one byte through a pipe: unlike a semaphore, a pipe says at once when the other side is gone, and needs no
-    clean-up. With `use_threads` the workers are threads of this process instead: the
-    games release Python's lock, nothing is copied, but what fails or hangs there cannot be replaced.
+    notice, and the traceback goes to `log`. More than `max_restarts` failures within an hour end the run: UserError.
+    The hand-off is one byte through a pipe: unlike a semaphore, a pipe says at once when the other side is gone, and
+    needs no clean-up. With `use_threads` the workers are threads of this process instead: the games release Python's
+    lock, nothing is copied, but what fails or hangs there cannot be replaced.
 
-    With dolphin=DolphinArgs(dolphin=PATH, iso=PATH) the same games run on Slippi Dolphin, one for each, each in a worker of
-    its own (num_workers does not count):
+    With dolphin=DolphinArgs(dolphin=PATH, iso=PATH) the same games run on Slippi Dolphin, one for each, each in a
+    worker of its own (num_workers does not count):
 
         with VecEnv(4, FOX, FD, dolphin=args, cpu_levels=[[0, CPU_LEVELS["cpu9"]]] * 4) as envs: ...
 
-    cpu_levels [N, 2]: 1 to 9 for Melee's computer player, HUMAN for a person at that port, 0 for `controllers` or a bot.
-    A Dolphin takes seconds to start, so after a fault, and sometimes between two games, its game reports a few steps
-    that are truncated and broken, the one with its new first frame last, while the others play on. `max_episode_frames`
-    truncates, but the game on Dolphin goes on. `envs.controllers` are the inputs that Melee says it saw."""
+    cpu_levels [N, 2]: 1 to 9 for Melee's computer player, HUMAN for a person at that port, 0 for `controllers` or a
+    bot. A Dolphin takes seconds to start, so after a fault, and sometimes between two games, its game reports a few
+    steps that are truncated and broken, the one with its new first frame last, while the others play on.
+    `max_episode_frames` truncates, but the game on Dolphin goes on. `envs.controllers` are the inputs that Melee says
+    it saw."""
 
     def __init__(self, num_games: int, characters, stages, *, seed: int = 0, num_workers: int = 0, bot_kinds=0,
                  max_episode_frames: int = 3600, action_repeat: int = 1, timeout: float = 1., max_restarts: int = 100,
@@ -663,7 +678,8 @@ class VecEnv:
         cpu_levels = np.broadcast_to(np.asarray(cpu_levels, int), (num_games, 2))
         if dolphin:
             check_dolphin(dolphin)
-            num_workers, timeout = num_games, dolphin.step_timeout * action_repeat + 5  # the worker itself notices first
+            # the worker itself notices first
+            num_workers, timeout = num_games, dolphin.step_timeout * action_repeat + 5
         elif cpu_levels.any():
             raise UserError("Melee's own computer players need a live game (--game-type dolphin)")
         if num_workers and not hasattr(os, "fork"):
@@ -746,14 +762,15 @@ class VecEnv:
             elif self.games.terminated[k] or self.games.truncated[k]:
                 self._departures[k] = 0
         if self.dolphin:
-            # Between two games there are only menus and a countdown: worth a moment's wait, unlike the start of a Dolphin.
+            # Between two games there are only menus and a countdown: worth a moment's wait, unlike the start of a
+            # Dolphin.
             moment = time.monotonic() + 1
             while any(not self._workers[k].ready for k in playing) and time.monotonic() < moment:
                 self._await_boots(.01)
             self._await_boots(0)
             while not any(worker.ready for worker in self._workers):
                 self._await_boots(.1)
-        if self._resumed:                                                   # no Dolphin can go on where another one stopped
+        if self._resumed:                                               # no Dolphin can go on where another one stopped
             for k in range(self.num_workers):
                 self._mark_broken(k)
             self._resumed = False
@@ -766,7 +783,8 @@ class VecEnv:
             bots[game, player] = kind
 
     def set_matchup(self, games: np.ndarray, characters: np.ndarray, stages: np.ndarray) -> None:
-        """Characters [n, 2] and stages [n] of these slots from their next games on; the games that run are not touched."""
+        """Characters [n, 2] and stages [n] of these slots from their next games on; the games that run are not
+        touched."""
         self.games.characters[games], self.games.stages[games] = characters, stages
 
     def _mark_broken(self, k: int) -> None:
@@ -784,7 +802,8 @@ class VecEnv:
         self.log(f"game {k} was left before its end: no contest, the next one begins")
 
     def _await_boots(self, timeout: float) -> None:
-        """Waits up to `timeout` seconds for games that are on their way; those that are there show their first frame."""
+        """Waits up to `timeout` seconds for games that are on their way; those that are there show their first
+        frame."""
         waiting = {worker.reply: k for k, worker in enumerate(self._workers) if not worker.ready}
         poll = select.poll()
         for reply in waiting:
@@ -823,7 +842,8 @@ class VecEnv:
         self._workers[k] = self._forks.start(low, high, ready=not self.dolphin, boot_timeout=self._boot_timeout)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Everything that decides how the games go on. A game on Dolphin cannot be saved: its next one takes its place."""
+        """Everything that decides how the games go on. A game on Dolphin cannot be saved: its next one takes its
+        place."""
         return {name: torch.from_numpy(np.frombuffer(getattr(self.games, name).tobytes(), np.uint8).copy())
                 for name in Games.LAYOUT}
 
@@ -854,23 +874,25 @@ class VecEnv:
 # Matches between policies
 # ---------------------------------------------------------------------------------------------------------------------
 
-BOT_SLOT = -1                                                               # in `assignment`: the game's own bot plays here
+BOT_SLOT = -1                                                           # in `assignment`: the game's own bot plays here
 
 
 class StackedPolicies:
-    """Networks of one shape, side by side: a single batched forward acts for all of them. Their weights are copied here, so
-    make a new one when they have learnt."""
+    """Networks of one shape, side by side: a single batched forward acts for all of them. Their weights are copied
+    here, so make a new one when they have learnt."""
 
     def __init__(self, policies: list[Policy]):
         columns = zip(*(policy.parameters() for policy in policies), strict=True)
         names = [name for name, _ in policies[0].named_parameters()]
         self.params = {name: torch.stack([p.detach() for p in column]) for name, column in zip(names, columns, strict=True)}
-        skeleton, buffers = copy.deepcopy(policies[0]).to("meta"), dict(policies[0].named_buffers())    # buffers: all the same
+        # buffers: all the same
+        skeleton, buffers = copy.deepcopy(policies[0]).to("meta"), dict(policies[0].named_buffers())
         self.forward = torch.vmap(lambda params, floats, ints, state, noise: torch.func.functional_call(
             skeleton, (params, buffers), (Observation(floats, ints), state, noise)))
 
     def step(self, obs: list[Observation], states: list[tuple], noise: list[torch.Tensor]) -> list[tuple[torch.Tensor, tuple]]:
-        """For each policy its observations [B_k, ...], state and noise [B_k, 81] -> for each (actions [B_k, 13], new state)."""
+        """For each policy its observations [B_k, ...], state and noise [B_k, 81] -> for each (actions [B_k, 13], new
+        state)."""
         sizes = [len(x) for x in noise]
         pad = lambda tensors: torch.stack([F.pad(x, (0, 0) * (x.dim() - 1) + (0, max(sizes) - len(x))) for x in tensors])
         actions, new = self.forward(self.params, pad([o.floats for o in obs]), pad([o.ints for o in obs]),
@@ -890,7 +912,7 @@ def act(policies: list[Policy], assignment: np.ndarray, obs: Observation, states
     flat = Observation(obs.floats.reshape(2 * n, -1), obs.ints.reshape(2 * n, -1))
     actions = np.tile(NEUTRAL_ACTION, (2 * n, 1))
     slot_resets = torch.from_numpy(np.repeat(resets, 2)) if resets.any() else None
-    seats = []                                                              # policy, its rows, what it sees, state and noise
+    seats = []                                                         # policy, its rows, what it sees, state and noise
     for k in range(len(policies)):
         if slot_resets is not None:
             states[k] = reset_state(states[k], slot_resets)
@@ -914,8 +936,9 @@ def act(policies: list[Policy], assignment: np.ndarray, obs: Observation, states
 
 def swap_policy(policies: list[Policy], assignment: np.ndarray, states: list[tuple], game: int, port: int,
                 policy: Policy) -> None:
-    """Hands a slot of a running game to another policy, such as `pool.load(id)`; all three of `act`'s arguments are updated in
-    place. Only this slot's recurrent state begins anew: the policy may be playing other slots already, in mid-game."""
+    """Hands a slot of a running game to another policy, such as `pool.load(id)`; all three of `act`'s arguments are
+    updated in place. Only this slot's recurrent state begins anew: the policy may be playing other slots already, in
+    mid-game."""
     known = [k for k, p in enumerate(policies) if p is policy]
     if not known:
         policies.append(policy)
@@ -929,8 +952,8 @@ def swap_policy(policies: list[Policy], assignment: np.ndarray, states: list[tup
 
 def play_games(policies: list[Policy], envs: VecEnv, assignment: np.ndarray, generator: torch.Generator | None,
                watch=lambda actions, running: None) -> np.ndarray:
-    """Every slot of `envs` plays one game to its end -> the final frames [N] (one game a slot: short games are not favoured).
-    `watch` is shown every step's actions [N, 2, 13] and which games still run [N]."""
+    """Every slot of `envs` plays one game to its end -> the final frames [N] (one game a slot: short games are not
+    favoured). `watch` is shown every step's actions [N, 2, 13] and which games still run [N]."""
     n = envs.num_games
     states = [p.initial_state(2 * n) for p in policies]
     final, running, resets = envs.frames.copy(), np.ones(n, bool), np.ones(n, bool)
@@ -969,7 +992,8 @@ CHECKPOINT_FORMAT = 2
 
 
 def save_checkpoint(path: str | Path, policy: Policy, **extra) -> Path:
-    """One file that rebuilds everything: tensors, numbers, strings, lists and dicts only, so that `weights_only` loads it."""
+    """One file that rebuilds everything: tensors, numbers, strings, lists and dicts only, so that `weights_only` loads
+    it."""
     path = Path(path)
     assert not extra.keys() & policy.config.keys(), "how a policy acts is in its config"
     data = {"format": CHECKPOINT_FORMAT, "schema": schema_hash(), "versions": versions(), "config": policy.config,
@@ -1031,8 +1055,8 @@ def load_policy(path: str | Path) -> tuple[Policy, dict]:
 
 
 def matchups(combinations: list[tuple[str, str, str]], games: np.ndarray, port: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(own character, opponent's, stage) by name, e.g. of `parse_matchups` -> characters [N, 2] and stages [N] of the games
-    numbered games [N], in which one's own port is port [N] (0 or 1). They take turns, each from either port."""
+    """(own character, opponent's, stage) by name, e.g. of `parse_matchups` -> characters [N, 2] and stages [N] of the
+    games numbered games [N], in which one's own port is port [N] (0 or 1). They take turns, each from either port."""
     chosen = [combinations[g // 2 % len(combinations)] for g in games]
     characters = np.array([(CHARACTERS[own], CHARACTERS[opponent]) for own, opponent, _ in chosen])
     return np.where(port[:, None] == 0, characters, characters[:, ::-1]), np.array([STAGES[stage] for _, _, stage in chosen])

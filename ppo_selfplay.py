@@ -5,14 +5,15 @@
     python ppo_selfplay.py --population-size 4 --pbt --matchmaking population
     python ppo_selfplay.py --resume runs/NAME                            # go on as if never stopped
 
-One iteration: every game is played for `--rollout-length` decisions (collect), advantages are computed per game (prepare), and
-PPO runs `--ppo-epochs` over what the learner itself did (update). In three of four games the learner plays both sides and learns
-from both; in the others it meets a frozen checkpoint of the pool, whose rows never enter a batch. Results of those games move
-the Elo table. Strength is measured apart (eval.jsonl). All else, from populations to asynchronous learning, is off by default.
+One iteration: every game is played for `--rollout-length` decisions (collect), advantages are computed per game
+(prepare), and PPO runs `--ppo-epochs` over what the learner itself did (update). In three of four games the learner
+plays both sides and learns from both; in the others it meets a frozen checkpoint of the pool, whose rows never enter a
+batch. Results of those games move the Elo table. Strength is measured apart (eval.jsonl). All else, from populations to
+asynchronous learning, is off by default.
 
 What to change where:
-    the reward                    cleanmelee/rewards.py, or the argument `rewards` of collect()
-    whom a learner meets          Matchmaker.draw(); for how long, and from which port: SelfPlay.assign_opponents()
+    the reward                    cleanmelee/rewards.py; collect() calls it
+    whom a learner meets          Matchmaker.draw(); for how long, and from which port: assign_opponents()
     what is collected             collect()
     advantages, value targets     compute_gae(), called by prepare()
     the loss, its schedules       update()
@@ -21,7 +22,6 @@ What to change where:
 """
 
 import copy
-import json
 import math
 import sys
 import time
@@ -41,28 +41,28 @@ from cleanmelee.cli import (
 from cleanmelee.dolphin import CPU_LEVELS, DolphinArgs, check_dolphin
 from cleanmelee.evaluation import Evaluator
 from cleanmelee.files import append_jsonl, check_writable
-from cleanmelee.frame import FRAME, outcomes
+from cleanmelee.frame import FRAME
 from cleanmelee.game import BOTS
-from cleanmelee.pool import Pool, Ratings, Rotation, load_opponent, print_elo
+from cleanmelee.pool import Pool, Ratings, load_opponent, print_elo
 from cleanmelee.population import League, Learner, ParallelUpdates, Turn, make_learners, pbt_round
 from cleanmelee.rewards import RewardArgs, compute_rewards
 from cleanmelee.runs import (
     iteration_progress, keep_copy, lock_run, plot_winrates, restore, resumed_flags, start_run, stop_on_interrupt,
 )
+from cleanmelee.selfplay import MIRROR, SelfPlay
 from melee_common import (
-    ACTION_SIZE, BOT_SLOT, NUM_FLOATS, NUM_INTS, Observation, Policy, StackedPolicies, VecEnv, act, action_kl,
-    action_logprobs, decode_actions, evaluate_actions, load_checkpoint, load_policy, matchups, mirrored, observe,
-    parse_hidden, save_checkpoint,
+    ACTION_SIZE, NUM_FLOATS, NUM_INTS, Observation, Policy, VecEnv, action_kl, action_logprobs, decode_actions,
+    evaluate_actions, load_checkpoint, load_policy, matchups, mirrored, observe, parse_hidden, save_checkpoint,
 )
 
-MIRROR = ""                                                                 # an opponent: the learner itself, both sides learn
-OPPONENT = "opponent"                                                       # the frozen policy of --opponent
+OPPONENT = "opponent"                                   # the id of the frozen policy of --opponent
 HISTORY_PROB = {"self": 0., "simple_mix": .25, "pfsp": .5, "league": .5, "historical": 1., "population": 1.}
 
 
 @dataclass
 class Args:
-    # ------------------------------------------------------------------------------------------------------------ the game
+    # ------------------------------------------------------------------------------------------------------------ the
+    # game
     num_games: Annotated[int, Range(1, 65536)] = 4
     """games played side by side, for each learner"""
     character: str = "mewtwo"
@@ -76,17 +76,18 @@ class Args:
     action_repeat: Annotated[int, Range(1, 3600)] = 3
     """game frames for which a chosen controller is held (off: 1, chosen anew on every frame)"""
     game_type: Literal["mock", "dolphin"] = "mock"
-    """the embedded game, or Slippi Dolphin with --dolphin and --iso, one for each game; evaluations are on the embedded game"""
+    """the embedded game, or Slippi Dolphin with --dolphin and --iso; evaluations are on the embedded game"""
     num_workers: Annotated[int, COUNT_OR_OFF] = 0
     """processes that step the games (off: 0, in this process, which is fastest for the embedded game)"""
     use_threads: bool = False
     """--num-workers threads instead of processes: no fault isolation (off: False)"""
     worker_timeout: Annotated[float, Range(.05, 3600)] = 1.0
-    """seconds that a worker may take for a step of embedded games before it is replaced; for Dolphin see --step-timeout"""
+    """seconds that a step of embedded games may take before its worker is replaced; for Dolphin see --step-timeout"""
     max_restarts: Annotated[int, COUNT_OR_OFF] = 100
     """workers that may fail within an hour (off: 0, none); one more ends the run, to be continued with --resume"""
 
-    # ------------------------------------------------------------------------------------------------------------ learning
+    # ------------------------------------------------------------------------------------------------------------
+    # learning
     timesteps: Annotated[int | None, Range(1)] = None
     """game frames to play in total, frames x games (default: 100000; for a resumed run what it was started with)"""
     pretrained: str = ""
@@ -110,7 +111,7 @@ class Args:
     anneal_lr: bool = False
     """let it fall to 0 in a straight line, until --timesteps (off: False, constant)"""
     gamma: Annotated[float | None, SHARE] = None
-    """discount a decision (default: .99 at --action-repeat 3, .9967 at 1, a half-life of 3.4 seconds of game time; off: 1)"""
+    """discount a decision (default: .99 at --action-repeat 3, .9967 at 1: a half-life of 3.4 s of game time; off: 1)"""
     gae_lambda: Annotated[float, SHARE] = 0.95
     """lambda of generalised advantage estimation (off: 1, whole returns)"""
     entropy_coef: Annotated[float, AT_LEAST_0] = 0.0007
@@ -122,64 +123,67 @@ class Args:
     max_grad_norm: Annotated[float, POSITIVE] = 0.5
     """gradients are scaled down to this norm (off: 1e9)"""
     target_kl: Annotated[float, AT_LEAST_0] = 0.0
-    """KL of the whole update, measured on all its rows after each epoch, past which that epoch is taken back, in Adam's state
-    too, and the update ends; if losses/reverted stays at 1, lower --learning-rate (off: 0)"""
+    """KL of the whole update, measured after each epoch, past which that epoch is taken back, in Adam's state too, and
+    the update ends; if losses/reverted stays at 1, lower --learning-rate (off: 0)"""
     teacher_kl: Annotated[float, AT_LEAST_0] = 0.0
     """weight of KL(pretrained policy || policy), which keeps a cloned policy from forgetting (off: 0)"""
     teacher_kl_half_life: Annotated[float, Range(1)] = 2_000_000
     """game frames after which --teacher-kl has halved (off: 1e18, it stays)"""
     update_interval: str = "batch_ready"
-    """batch_ready: learn when --rollout-length decisions are there (off); or after so many game frames of a learner, e.g. 10000"""
+    """batch_ready: learn after --rollout-length decisions (off); or after so many game frames of a learner, e.g. 10000"""
     train_interval: Annotated[int, COUNT] = 1
     """iterations between two updates; each learns from all of them (off: 1)"""
 
-    # ----------------------------------------------------------------------------------------------------------- opponents
+    # -----------------------------------------------------------------------------------------------------------
+    # opponents
     matchmaking: Literal["simple_mix", "self", "historical", "population", "league", "pfsp"] = "simple_mix"
-    """whom a learner meets: simple_mix its present self or a past checkpoint; self always itself; historical any checkpoint of
-    the pool; population the other learners as they are now; league checkpoints near its own Elo; pfsp those it loses to"""
+    """whom a learner meets: simple_mix its present self or a past checkpoint; self always itself; historical any
+    checkpoint of the pool; population the other learners as they are now; league checkpoints near its own Elo; pfsp
+    those it loses to"""
     history_prob: Annotated[float | None, SHARE] = None
-    """share of games against an opponent that --matchmaking draws, the others are against itself (default: .25 for simple_mix,
-    .5 for pfsp and league, 1 for historical and population; off: 0)"""
+    """share of games against an opponent that --matchmaking draws, the others are against itself (default: .25 for
+    simple_mix, .5 for pfsp and league, 1 for historical and population; off: 0)"""
     pfsp_weighting: Literal["hard", "even"] = "hard"
     """pfsp prefers opponents that win (hard: (1 - p)^2 at win rate p) or that are as strong (even: p (1 - p))"""
     opponents_per_iteration: Annotated[int, Range(2, 1024)] = 4
-    """different frozen networks that may play against a learner at the same time, 2 or more: each costs a forward a decision. When
-    there are so many, the half that plays longest gets no new games, and others are drawn as they leave (off: 1024)"""
+    """different frozen networks that may play against a learner at the same time, each costs a forward a decision; when
+    there are so many, the half that plays longest gets no new games (off: 1024)"""
     opponent_swap: Literal["reset", "rollout"] = "reset"
     """when a game slot draws a new opponent: reset at every new game, rollout at the first new game of a rollout"""
     opponent: str = ""
-    """train against this frozen policy alone, to measure how far it can be exploited, or in Dolphin against Melee's own computer
-    player, cpu1 to cpu9 (off: empty)"""
+    """train against this frozen policy alone, to measure how far it can be exploited, or in Dolphin against Melee's own
+    computer player, cpu1 to cpu9 (off: empty)"""
     opponent_bots: str = ""
     """scripted opponents to mix in, separated by commas, e.g. level1,level5 (off: empty)"""
     bot_prob: Annotated[float, SHARE] = .1
     """share of games against one of --opponent-bots (off: 0)"""
     pool_interval: Annotated[int, COUNT] = 25
-    """iterations between two additions to the pool, which begins with the initial policy (off: more than the run has)"""
+    """iterations between two additions to the pool, whose first is the initial policy (off: more than the run has)"""
     history_size: Annotated[int, COUNT] = 20
     """active checkpoints of each learner in the pool (off: 1000000000, none is ever retired)"""
     prune: Literal["oldest", "worst"] = "oldest"
     """which checkpoint of an agent is retired when it has more than --history-size"""
     keep_retired: bool = True
-    """keep the files of retired checkpoints, for tournaments (off: --no-keep-retired, only those that may be drawn stay)"""
+    """keep the files of retired checkpoints, for tournaments (off: --no-keep-retired, they go)"""
     track_elo: bool = False
     """print the Elo table and the payoff matrix with counts at the end (off: False)"""
 
-    # ---------------------------------------------------------------------------------------------------------- evaluation
+    # ----------------------------------------------------------------------------------------------------------
+    # evaluation
     eval_interval: Annotated[int, COUNT_OR_OFF] = 200
-    """iterations between two evaluations of the strongest learner (by Elo), also before the first and after the last iteration
-    (off: 0)"""
+    """iterations between two evaluations of the strongest learner (by Elo), the first before all others (off: 0)"""
     eval_games: Annotated[int, Range(2, 65536)] = 32
     """games against each opponent in an evaluation, half of them from either port"""
     eval_opponents: str = "idle,random,attacker,level1,level3,level5"
-    """scripted opponents of an evaluation, separated by commas, level1 to level9 among them; besides these the initial policy
-    and, as a control, itself"""
+    """scripted opponents of an evaluation, separated by commas, level1 to level9 among them; besides these the initial
+    policy and, as a control, itself"""
     held_out: str = "attacker"
     """an opponent that training never meets, a bot or the file of a policy; part of every evaluation (off: empty)"""
     eval_in_background: bool = True
     """evaluate in a process of its own, at low priority (off: --no-eval-in-background, training waits for it)"""
 
-    # ---------------------------------------------------------------------------------------------------------- population
+    # ----------------------------------------------------------------------------------------------------------
+    # population
     population_size: Annotated[int, Range(1, 1024)] = 1
     """independent learners, e.g. 4, each with its own network, optimiser, games and hyperparameters (off: 1)"""
     pbt: bool = False
@@ -187,10 +191,10 @@ class Args:
     pbt_interval: Annotated[int, COUNT] = 100
     """iterations between two rounds of --pbt"""
     league: bool = False
-    """AlphaStar's roles in place of --matchmaking: learner 1 is the main agent, 2 its exploiter, 3 the league's exploiter, and
-    so on (off: False; needs --population-size 3 or more)"""
+    """AlphaStar's roles in place of --matchmaking: learner 1 is the main agent, 2 its exploiter, 3 the league's
+    exploiter, and so on (off: False; needs --population-size 3 or more)"""
     league_reset_frames: Annotated[int, Range(1)] = 4_000_000
-    """game frames after which an exploiter that does not win starts anew from the initial weights (off: 1000000000000)"""
+    """game frames after which an exploiter that does not win starts anew (off: 1000000000000)"""
     train_order: Literal["parallel", "round-robin"] = "parallel"
     """all learners learn at once, or one at a time while the others wait (off: parallel)"""
     turn_winrate: Annotated[float, SHARE] = .7
@@ -198,12 +202,12 @@ class Args:
     turn_games: Annotated[int, COUNT] = 20
     """round-robin: finished games against others that a win rate needs; it is taken at the next pool addition"""
     turn_patience: Annotated[int, COUNT] = 5
-    """round-robin: win rates in a row without a better one that end a turn; the learner keeps its best weights
-    (off: 1000000000)"""
+    """round-robin: win rates in a row without a better one that end a turn, best weights kept (off: 1000000000)"""
     turn_frames: Annotated[int, Range(1)] = 1_000_000
     """round-robin: game frames that end a turn (off: 1000000000000)"""
 
-    # ------------------------------------------------------------------------------------------------------------- the run
+    # ------------------------------------------------------------------------------------------------------------- the
+    # run
     resume: str = ""
     """run folder to continue, with the arguments it was started with; only --timesteps may change (off: empty)"""
     seed: Annotated[int, SEEDS] = 1
@@ -243,7 +247,8 @@ def fill_in(args: Args, policy: Policy) -> None:
         if not (args.update_interval.isdecimal() and int(args.update_interval) > 0):
             raise UserError(f"--update-interval {args.update_interval}: give batch_ready or game frames, e.g. 10000")
         args.rollout_length = max(1, round(int(args.update_interval) / (args.num_games * args.action_repeat)))
-    args.checkpoint = args.checkpoint and str(Path(args.checkpoint).resolve())   # a resumed run may start from another folder
+    # a resumed run may start from another folder
+    args.checkpoint = args.checkpoint and str(Path(args.checkpoint).resolve())
     args.run_name = args.run_name or f"ppo_{args.character}_seed{args.seed}_{time.strftime('%Y%m%d_%H%M%S')}"
 
 
@@ -266,7 +271,8 @@ def check(args: Args) -> None:
     for flag, wrong, rule in (
             ("num_workers", args.num_workers > games, f"must lie between 0 and {games:g}"),
             ("eval_games", args.eval_games % 2, "must be even, since half of the games are played from either port"),
-            ("max_buffer_size", 0 < args.max_buffer_size < rollout, f"must hold at least one rollout, {rollout} agent frames"),
+            ("max_buffer_size", 0 < args.max_buffer_size < rollout,
+             f"must hold at least one rollout, {rollout} agent frames"),
             ("opponent_bots", args.held_out in bots, f"{args.held_out} is --held-out, which training must not meet"),
             ("opponent", computer and args.game_type != "dolphin",
              "needs Dolphin, with --game-type dolphin, --dolphin and --iso"),
@@ -289,18 +295,18 @@ def check(args: Args) -> None:
              "needs --population-size 2 or more")):
         if wrong:
             raise UserError(f"{flag}: {rule}")
-    files = {"opponent": args.opponent if not computer else "", "held_out": args.held_out if args.held_out not in BOTS else ""}
-    for flag, file in files.items():
-        if file:
-            load_opponent(file, args.action_repeat, as_flag(flag))
-    if all(files.values()) and Path(args.opponent).read_bytes() == Path(args.held_out).read_bytes():
-        raise UserError(f"--held-out {args.held_out}: the same policy as --opponent, which training meets; choose another")
+    files = [flag for flag, names in (("opponent", CPU_LEVELS), ("held_out", BOTS))
+             if getattr(args, flag) not in {"", *names}]
+    for flag in files:
+        load_opponent(getattr(args, flag), args.action_repeat, as_flag(flag))
+    if len(files) == 2 and Path(args.opponent).read_bytes() == Path(args.held_out).read_bytes():
+        raise UserError(f"--held-out {args.held_out}: the policy of --opponent, which training meets; choose another")
     if args.checkpoint:
         check_writable("--checkpoint", Path(args.checkpoint))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Opponents: whom a learner meets, and who plays which port of which game
+# Opponents: whom a learner meets, for how long, and from which port
 # ---------------------------------------------------------------------------------------------------------------------
 
 class Matchmaker:
@@ -324,7 +330,7 @@ class Matchmaker:
         weights = weights / weights.sum() if weights.sum() > 0 else np.full(len(names), 1 / len(names))
         if names[0] in self.learners:
             return names[rng.choice(len(names), p=weights)]
-        return self.pool.sample(rng, names, weights) or MIRROR              # a checkpoint that cannot be read is passed over
+        return self.pool.sample(rng, names, weights) or MIRROR         # a checkpoint that cannot be read is passed over
 
     def candidates(self, me: str, rng: np.random.Generator) -> tuple[list[str], np.ndarray]:
         """Ids and weights of whom --matchmaking may draw; none for a mirror match."""
@@ -341,8 +347,8 @@ class Matchmaker:
         return names, np.ones(len(names))
 
     def pfsp(self, me: str, names: list[str], weighting: str) -> np.ndarray:
-        """Prioritised fictitious self-play: weights from the decayed win rate against each, with a floor: a tenth of the games
-        go to all of them alike, so that nobody is forgotten for having been beaten once."""
+        """Prioritised fictitious self-play: weights from the decayed win rate against each, with a floor: a tenth of
+        the games go to all of them alike, so that nobody is forgotten for having been beaten once."""
         p = np.array([self.ratings.winrate(me, name) for name in names])
         weights = (1 - p) ** 2 if weighting == "hard" else p * (1 - p)
         return .9 * weights / weights.sum() + .1 / len(names) if weights.sum() > 0 else np.ones(len(names))
@@ -354,134 +360,21 @@ class Matchmaker:
         return np.where(np.abs(elo // tier - own // tier) <= 1, weights, 0)
 
 
-class SelfPlay:
-    """All games of all learners: who plays which port, what networks remember of their games, who gets credit for a result.
-
-        selfplay.assign_opponents()           games that begin draw their opponents, who stay to the end
-        selfplay.act(obs)                     -> actions [N, 2, 13] of everybody
-        selfplay.record(ended, final_frames)  results go to the ids that started the games
-
-    learner_of [N]: the learner (its index) that learns from a game, on both ports in a mirror match. port [N]: where it plays,
-    (slot + episode) % 2, so that it plays as often from either side; characters and stages go through their lists likewise. Against
-    Melee's computer player, who keeps its port, it plays at (slot + 1) % 2. dones [N]: the next observation begins a game."""
-
-    def __init__(self, args: Args, envs: VecEnv, learners: list[Learner], pool: Pool, ratings: Ratings):
-        self.args, self.envs, self.learners, self.pool, self.ratings = args, envs, learners, pool, ratings
-        self.names = [learner.name for learner in learners]
-        self.matchmaker = Matchmaker(args, self.names, pool, ratings)
-        self.not_frozen = {MIRROR, *self.names, *BOTS, *CPU_LEVELS}
-        self.combinations = parse_matchups(args.character, args.opponent_character, args.stage)
-        n, self.changes_sides = envs.num_games, args.opponent not in CPU_LEVELS
-        self.learner_of = np.arange(n) * len(learners) // n if args.train_order == "parallel" else np.zeros(n, np.int64)
-        self.port = np.zeros(n, np.int64)
-        self.opponents = [MIRROR] * n                                       # ids
-        self.dones, self.may_change, self.rated = np.ones((3, n), bool)     # may_change: draws an opponent when it begins
-        self.policy_ids: list[str] = []                                     # learners first, then frozen opponents
-        self.rotations = [Rotation(args.opponents_per_iteration) for _ in learners]
-        self.states = {name: learner.acting.initial_state(2 * n) for name, learner in zip(self.names, learners, strict=True)}
-        self.rng = np.random.default_rng(args.seed)                         # opponents
-        self.noise = torch.Generator().manual_seed(args.seed)               # action sampling
-        self.begin_iteration()
-
-    def begin_iteration(self) -> None:
-        """Weights may have changed since the last one; results are counted anew."""
-        active = set(self.pool.ids())
-        for rotation, playing in zip(self.rotations, self._playing(), strict=True):
-            rotation.refresh(playing, active)
-        self.stacked = None
-        self.may_change[:] = True
-        self.scores = {name: [] for name in self.names}                     # against others
-        self.finished = self.truncated = 0
-
-    def assign_opponents(self) -> None:
-        """Draws the opponents of games that begin with the next frame; they stay until their games end."""
-        begun, episode = np.flatnonzero(self.dones), self.envs.games.episode
-        self.port[begun] = (begun + (episode[begun] if self.changes_sides else 1)) % 2
-        for g in begun[self.may_change[begun]]:
-            self.opponents[g] = MIRROR                                      # the last one's game is over
-        for rotation, playing in zip(self.rotations, self._playing(), strict=True):
-            rotation.begin(playing)
-        for g in begun:
-            if self.may_change[g]:
-                self.opponents[g] = self._draw(self.learner_of[g])
-                self.may_change[g] = self.args.opponent_swap == "reset"
-            self.rated[g] = True
-            self.envs.set_bot(g, 1 - self.port[g], BOTS.get(self.opponents[g], 0))
-        if len(begun):                                                      # a game is set up as the one before it ends
-            next_port = self.port[begun] ^ self.changes_sides
-            self.envs.set_matchup(begun, *matchups(self.combinations, begun + 2 * (episode[begun] + 1), next_port))
-        before = self.policy_ids
-        self.policy_ids = [*self.names, *sorted(set(self.opponents) - self.not_frozen)]
-        self.policies = [learner.acting for learner in self.learners]
-        self.policies += [self._frozen(name) for name in self.policy_ids[len(self.names):]]
-        self.states = {name: self.states[name] if name in self.states else policy.initial_state(2 * len(self.port))
-                       for name, policy in zip(self.policy_ids, self.policies, strict=True)}
-        index = {name: k for k, name in enumerate(self.policy_ids)} | dict.fromkeys((*BOTS, *CPU_LEVELS), BOT_SLOT)
-        self.assignment = self.learner_of[:, None].repeat(2, 1)             # [N, 2] index of a port's policy
-        self.assignment[np.arange(len(self.port)), 1 - self.port] = [
-            self.learner_of[g] if name == MIRROR else index[name] for g, name in enumerate(self.opponents)]
-        self.stacked = self.stacked if self.policy_ids == before else None
-
-    def _playing(self) -> list[set[str]]:
-        """The frozen networks that play against each learner."""
-        return [{self.opponents[g] for g in np.flatnonzero(self.learner_of == k)} - self.not_frozen
-                for k in range(len(self.names))]
-
-    def _draw(self, k: int) -> str:
-        name = self.matchmaker.draw(self.names[k], self.rng)
-        return name if name in self.not_frozen or name == OPPONENT else self.rotations[k].pick(name, self.rng)
-
-    def _frozen(self, name: str) -> Policy:
-        return load_opponent(self.args.opponent, self.args.action_repeat) if name == OPPONENT else self.pool.load(name)
-
-    def act(self, obs: Observation) -> np.ndarray:
-        """obs of all games -> actions [N, 2, 13]"""
-        if self.args.parallel_actions and self.stacked is None and len({repr(p.config) for p in self.policies}) == 1:
-            self.stacked = StackedPolicies(self.policies)
-        states = [self.states[name] for name in self.policy_ids]
-        actions = act(self.policies, self.assignment, obs, states, self.dones, self.noise, self.stacked)
-        self.states = dict(zip(self.policy_ids, states, strict=True))
-        return actions
-
-    def record(self, terminated: np.ndarray, truncated: np.ndarray, broken: np.ndarray, frames: np.ndarray) -> None:
-        """After a step: [N] how games ended, FRAME [N] their last frames. A broken game has no result."""
-        self.dones = terminated | truncated
-        games = np.flatnonzero(self.dones & ~broken)
-        if not len(games):
-            return
-        scores = (1 + outcomes(frames[games]) * (1 - 2 * self.port[games])) / 2
-        for g, score in zip(games, scores.tolist(), strict=True):
-            if self.opponents[g] != MIRROR and self.rated[g]:
-                me = self.names[self.learner_of[g]]
-                self.ratings.record(me, self.opponents[g], score)
-                self.scores[me].append(score)
-        self.finished += len(games)
-        self.truncated += int(truncated[games].sum())
-
-    def hand_over(self, learner: int) -> None:
-        """Round-robin: all games go on with this learner; results of games that another one began do not count."""
-        self.learner_of[:], self.rated[:], self.may_change[:] = learner, False, True
-        self.states = {each.name: each.acting.initial_state(2 * len(self.port)) for each in self.learners}
-        for each in self.learners:
-            each.teacher_state = ()                                         # it followed other games than it will see next
-
-    ARRAYS = ("learner_of", "port", "dones", "rated", "may_change")
-
-    def state_dict(self) -> dict:
-        return {**{name: getattr(self, name).tolist() for name in self.ARRAYS}, "opponents": self.opponents,
-                "recent": [rotation.recent for rotation in self.rotations],
-                "states": {name: list(state) for name, state in self.states.items()},
-                "rng": json.dumps(self.rng.bit_generator.state), "noise": self.noise.get_state()}
-
-    def load_state_dict(self, state: dict) -> None:
-        for name in self.ARRAYS:
-            setattr(self, name, np.array(state[name], getattr(self, name).dtype))
-        self.opponents = list(state["opponents"])
-        for rotation, recent in zip(self.rotations, state["recent"], strict=True):
-            rotation.recent = list(recent)
-        self.states = {name: tuple(tensors) for name, tensors in state["states"].items()}
-        self.rng.bit_generator.state = json.loads(state["rng"])
-        self.noise.set_state(state["noise"])
+def assign_opponents(selfplay: SelfPlay, matchmaker: Matchmaker, args: Args) -> None:
+    """Games that begin with the next frame get their opponents, who stay to the end. The learner plays at port (slot +
+    episode) % 2, as often from either side, and characters and stages go through their lists likewise; against Melee's
+    computer player, who keeps its port, at (slot + 1) % 2."""
+    begun, episode = selfplay.begin_games(), selfplay.envs.games.episode
+    changes_sides = args.opponent not in CPU_LEVELS
+    selfplay.port[begun] = (begun + (episode[begun] if changes_sides else 1)) % 2
+    for g in begun[selfplay.may_change[begun]]:
+        selfplay.set_opponent(g, matchmaker.draw(selfplay.names[selfplay.learner_of[g]], selfplay.rng))
+        selfplay.may_change[g] = args.opponent_swap == "reset"
+    selfplay.look_up_policies(begun)
+    if len(begun):                                                          # a game is set up as the one before it ends
+        combinations = parse_matchups(args.character, args.opponent_character, args.stage)
+        next_port = selfplay.port[begun] ^ changes_sides
+        selfplay.envs.set_matchup(begun, *matchups(combinations, begun + 2 * (episode[begun] + 1), next_port))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -489,14 +382,14 @@ class SelfPlay:
 # ---------------------------------------------------------------------------------------------------------------------
 
 @torch.inference_mode()
-def collect(selfplay: SelfPlay, rewards: RewardArgs, args: Args, clock: dict[str, float]) -> dict[str, dict]:
+def collect(selfplay: SelfPlay, matchmaker: Matchmaker, args: Args, clock: dict[str, float]) -> dict[str, dict]:
     """Plays --rollout-length decisions of all games -> by learner its rollout: arrays [T, N, 2, ...] or [T, N]."""
     T, M, envs = args.rollout_length, selfplay.envs.num_games, selfplay.envs
     floats, ints = np.empty((T, M, 2, NUM_FLOATS), np.float32), np.empty((T, M, 2, NUM_INTS), np.int16)
     actions = np.empty((T, M, 2, ACTION_SIZE), np.int8)
-    step_rewards, bootstrap = np.zeros((2, T, M, 2), np.float32)
+    rewards, bootstrap = np.zeros((2, T, M, 2), np.float32)
     starts, terminated, truncated = np.zeros((3, T, M), bool)               # starts: this observation begins a game
-    learns = np.empty((T, M, 2), bool)                                      # rows of the learner itself, not of its opponent
+    learns = np.empty((T, M, 2), bool)                                 # rows of the learner itself, not of its opponent
     first_states = selfplay.states
 
     def value_of(learner: Learner, obs: Observation) -> np.ndarray:         # [M, 2]
@@ -507,22 +400,22 @@ def collect(selfplay: SelfPlay, rewards: RewardArgs, args: Args, clock: dict[str
     for t in range(T):
         tick = time.perf_counter()
         if t == 0 or selfplay.dones.any():
-            selfplay.assign_opponents()
+            assign_opponents(selfplay, matchmaker, args)
         obs = observe(envs.frames, envs.controllers)                        # floats [M, 2, F], ints [M, 2, I]
         floats[t], ints[t], starts[t] = obs.floats, obs.ints, selfplay.dones
         actions[t] = selfplay.act(obs)
         clock["policy"] += time.perf_counter() - tick
         tick = time.perf_counter()
 
-        before = np.frombuffer(envs.frames.tobytes(), FRAME)                # .copy() goes field by field: 100 times slower
+        before = np.frombuffer(envs.frames.tobytes(), FRAME)             # .copy() goes field by field: 100 times slower
         controllers = decode_actions(actions[t], mirrored(envs.frames))
         terminated[t], truncated[t], broken = envs.step(controllers)
         ended = terminated[t] | truncated[t]
         after = np.where(ended, envs.final_frames, envs.frames) if ended.any() else envs.frames
-        step_rewards[t] = compute_rewards(before, after, rewards, terminated[t], args.gamma)
+        rewards[t] = compute_rewards(before, after, args.rewards, terminated[t], args.gamma)
 
         learns[t] = selfplay.assignment == selfplay.learner_of[:, None]
-        for g in np.flatnonzero(broken):                                    # no row of that game, of those not yet learnt from
+        for g in np.flatnonzero(broken):                             # no row of that game, of those not yet learnt from
             learns[max(np.flatnonzero(starts[:t + 1, g]), default=0):t + 1, g] = False
         selfplay.record(terminated[t], truncated[t], broken, after)
         if truncated[t].any():                                              # the value of the frame that was cut off
@@ -537,7 +430,7 @@ def collect(selfplay: SelfPlay, rewards: RewardArgs, args: Args, clock: dict[str
         learner, games = selfplay.learners[k], slice(*np.searchsorted(selfplay.learner_of, [k, k + 1]).tolist())
         rollouts[learner.name] = {
             "actor": learner.acting, "obs": Observation(floats[:, games], ints[:, games]), "actions": actions[:, games],
-            "rewards": step_rewards[:, games], "bootstrap": bootstrap[:, games], "starts": starts[:, games],
+            "rewards": rewards[:, games], "bootstrap": bootstrap[:, games], "starts": starts[:, games],
             "terminated": terminated[:, games], "truncated": truncated[:, games], "learns": learns[:, games],
             "last_value": value_of(learner, next_obs)[games],
             "state": tuple(s[2 * games.start:2 * games.stop] for s in first_states[learner.name])}
@@ -549,12 +442,14 @@ def collect(selfplay: SelfPlay, rewards: RewardArgs, args: Args, clock: dict[str
 # ---------------------------------------------------------------------------------------------------------------------
 
 def compute_gae(rewards, values, next_values, terminated, truncated, gamma: float, gae_lambda: float, rho=None):
-    """Generalised advantages and value targets. All arrays [T, ...]; next_values[t] is the value of the state that followed
-    step t: where a game was truncated the value of its last frame, otherwise values[t + 1] or the bootstrap after the rollout.
-    Termination has no next value; neither kind of ending lets advantage flow over into the next game.
+    """Generalised advantages and value targets. All arrays [T, ...]; next_values[t] is the value of the state that
+    followed step t: where a game was truncated the value of its last frame, otherwise values[t + 1] or the bootstrap
+    after the rollout. Termination has no next value; neither kind of ending lets advantage flow over into the next
+    game.
 
-    rho [T, ...]: V-trace's truncated importance weights min(1, learner's probability / actor's) for rollouts of an older
-    policy (Espeholt et al. 2018, with lambda; an action's own weight is left to the PPO ratio). None is weights of 1: GAE."""
+    rho [T, ...]: V-trace's truncated importance weights min(1, learner's probability / actor's) for rollouts of an
+    older policy (Espeholt et al. 2018, with lambda; an action's own weight is left to the PPO ratio). None is weights
+    of 1: GAE."""
     advantages, targets = np.zeros_like(rewards), np.zeros_like(rewards)
     running = np.zeros_like(rewards[0])
     rho = np.ones_like(rewards) if rho is None else rho
@@ -570,8 +465,9 @@ def compute_gae(rewards, values, next_values, terminated, truncated, gamma: floa
 
 @torch.no_grad()
 def prepare(learner: Learner, rollout: dict, args: Args, teacher: Policy | None) -> dict[str, torch.Tensor]:
-    """Values, log-probabilities and advantages: tensors [T, B, ...], B = games x ports. The first two come out of forwards
-    over the whole rollout, with the numbers that learning starts from: the first minibatch's ratio is 1 but for rounding."""
+    """Values, log-probabilities and advantages: tensors [T, B, ...], B = games x ports. The first two come out of
+    forwards over the whole rollout, with the numbers that learning starts from: the first minibatch's ratio is 1 but
+    for rounding."""
     T, N = rollout["starts"].shape
     rows = lambda x: torch.from_numpy(np.ascontiguousarray(x).reshape(T, 2 * N, *x.shape[3:]))          # [T, 2N, ...]
     obs, actions = Observation(*map(rows, rollout["obs"])), rows(rollout["actions"])
@@ -585,17 +481,21 @@ def prepare(learner: Learner, rollout: dict, args: Args, teacher: Policy | None)
             rho = (newlogprobs - logprobs).exp().clamp(max=1).view(T, N, 2).numpy()
     teacher_logits = torch.empty(T, 2 * N, 0)
     if teacher is not None:
-        features, learner.teacher_state = teacher.unroll(obs, learner.teacher_state or teacher.initial_state(2 * N), starts)
+        state = learner.teacher_state or teacher.initial_state(2 * N)
+        features, learner.teacher_state = teacher.unroll(obs, state, starts)
         teacher_logits = teacher.logits(features, actions)
 
     v = values.view(T, N, 2).numpy()
     next_values = np.concatenate([v[1:], rollout["last_value"][None]])
     next_values = np.where(rollout["truncated"][..., None], rollout["bootstrap"], next_values)
     terminated, truncated = (rollout[name][..., None].repeat(2, -1) for name in ("terminated", "truncated"))
-    advantages, returns = compute_gae(rollout["rewards"], v, next_values, terminated, truncated, args.gamma, args.gae_lambda, rho)
-    return {"floats": obs.floats, "ints": obs.ints, "actions": actions, "starts": starts, "learns": rows(rollout["learns"]),
-            "logprobs": logprobs, "values": values, "advantages": rows(advantages), "returns": rows(returns),
-            "teacher": teacher_logits, **{f"state_{k}": s[None] for k, s in enumerate(rollout["state"])}}       # at the start
+    advantages, returns = compute_gae(rollout["rewards"], v, next_values, terminated, truncated, args.gamma,
+                                      args.gae_lambda, rho)
+    return {"floats": obs.floats, "ints": obs.ints, "actions": actions, "starts": starts,
+            "learns": rows(rollout["learns"]), "logprobs": logprobs, "values": values,
+            "advantages": rows(advantages), "returns": rows(returns),
+            # at the start
+            "teacher": teacher_logits, **{f"state_{k}": s[None] for k, s in enumerate(rollout["state"])}}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -604,7 +504,9 @@ def prepare(learner: Learner, rollout: dict, args: Args, teacher: Policy | None)
 
 def update(learner: Learner, batches: list[dict], args: Args, step: int) -> dict[str, float]:
     """PPO over all that the learner itself did in these prepared rollouts -> a row of metrics."""
-    b = {key: torch.cat([batch[key] for batch in batches], 1) if len(batches) > 1 else x for key, x in batches[0].items()}
+    b = batches[0]
+    if len(batches) > 1:
+        b = {key: torch.cat([batch[key] for batch in batches], 1) for key in b}
     policy, optimizer, hyper = learner.policy, learner.optimizer, learner.hyper
     lr = hyper["learning_rate"] * (max(0., 1 - step / args.timesteps) if args.anneal_lr else 1.)
     optimizer.param_groups[0]["lr"] = lr
@@ -616,7 +518,7 @@ def update(learner: Learner, batches: list[dict], args: Args, step: int) -> dict
     units = np.flatnonzero((b["learns"].any(0) if recurrent else b["learns"]).numpy())
     per_minibatch = max(1, args.batch_size // (len(b["actions"]) if recurrent else 1))
 
-    def pick(key, mb):                                                      # [T, B, ...] -> the rows that the learner acted in
+    def pick(key, mb):                                               # [T, B, ...] -> the rows that the learner acted in
         return b[key][:, mb].flatten(0, 1)[b["learns"][:, mb].flatten()] if recurrent else b[key].flatten(0, 1)[mb]
 
     def unroll(mb):                                                         # -> features [rows, H]
@@ -627,7 +529,8 @@ def update(learner: Learner, batches: list[dict], args: Args, step: int) -> dict
         return features.flatten(0, 1)[b["learns"][:, mb].flatten()]
 
     def all_logprobs():
-        return evaluate_actions(policy, Observation(b["floats"], b["ints"]), memory, b["starts"], b["actions"])[1][b["learns"]]
+        obs = Observation(b["floats"], b["ints"])
+        return evaluate_actions(policy, obs, memory, b["starts"], b["actions"])[1][b["learns"]]
 
     stats, kls, before = [], [], all_logprobs() if args.target_kl else None
     for epoch in range(args.ppo_epochs if len(units) else 0):               # no units: every worker was broken
@@ -652,7 +555,9 @@ def update(learner: Learner, batches: list[dict], args: Args, step: int) -> dict
                 policy_loss = torch.max(-mb_advantages * ratio, -mb_advantages * clipped).mean()
                 value_loss = 0.5 * ((policy.value(features) - pick("returns", mb)) ** 2).mean()
                 entropy_loss = entropy.sum(-1).mean()
-                teacher_loss = action_kl(pick("teacher", mb), logits).sum(-1).mean() if teacher_coef else torch.zeros(())
+                teacher_loss = torch.zeros(())
+                if teacher_coef:
+                    teacher_loss = action_kl(pick("teacher", mb), logits).sum(-1).mean()
                 loss = policy_loss - hyper["entropy_coef"] * entropy_loss + teacher_coef * teacher_loss
                 loss = (0 if burning_in else loss) + args.value_coef * value_loss
                 share = len(mb_actions) / n
@@ -661,8 +566,9 @@ def update(learner: Learner, batches: list[dict], args: Args, step: int) -> dict
                 with torch.no_grad():
                     approx_kl = ((ratio - 1) - logratio).mean()             # http://joschu.net/blog/kl-approx.html
                     clipfrac = ((ratio - 1).abs() > hyper["ppo_clip"]).float().mean()
+                    ratio_error = (ratio - 1).abs().max()
                     minibatch_stats.append(share * torch.stack(
-                        [policy_loss, value_loss, entropy_loss, teacher_loss, approx_kl, clipfrac, (ratio - 1).abs().max()]))
+                        [policy_loss, value_loss, entropy_loss, teacher_loss, approx_kl, clipfrac, ratio_error]))
             grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm)
             stats.append(torch.cat([torch.stack(minibatch_stats).sum(0), grad_norm[None]]))
             optimizer.step()
@@ -683,11 +589,13 @@ def update(learner: Learner, batches: list[dict], args: Args, step: int) -> dict
     variance = learnt.var().item() if len(learnt) > 1 else 0.
     explained = 1 - (learnt - b["values"][b["learns"]]).var().item() / variance if variance else 0.
     return {
-        "charts/agent_frames": learner.agent_frames, **{f"charts/{k}": v for k, v in hyper.items()}, "charts/learning_rate": lr,
-        "losses/policy_loss": mean[0], "losses/value_loss": mean[1], "losses/entropy": mean[2], "losses/teacher_kl": mean[3],
-        "losses/approx_kl": s[-1, 4].item(), "losses/clipfrac": mean[5], "losses/grad_norm": mean[7],
+        "charts/agent_frames": learner.agent_frames, **{f"charts/{k}": v for k, v in hyper.items()},
+        "charts/learning_rate": lr, "losses/policy_loss": mean[0], "losses/value_loss": mean[1],
+        "losses/entropy": mean[2], "losses/teacher_kl": mean[3], "losses/approx_kl": s[-1, 4].item(),
+        "losses/clipfrac": mean[5], "losses/grad_norm": mean[7],
         **({"losses/update_kl": kls[-1], "losses/reverted": float(not kls[-1] <= args.target_kl)} if kls else {}),
-        "losses/explained_variance": explained, "losses/first_ratio_error": s[0, 6].item(), "losses/minibatches": len(stats)}
+        "losses/explained_variance": explained, "losses/first_ratio_error": s[0, 6].item(),
+        "losses/minibatches": len(stats)}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -745,20 +653,28 @@ def main(args: Args) -> None:
     P, T = args.population_size, args.rollout_length
     M = args.num_games * (P if args.train_order == "parallel" else 1)
     slots = np.arange(M)
-    characters, stages = matchups(parse_matchups(args.character, args.opponent_character, args.stage), slots + 2, (slots + 1) % 2)
+    combinations = parse_matchups(args.character, args.opponent_character, args.stage)
+    characters, stages = matchups(combinations, slots + 2, (slots + 1) % 2)
     cpu_levels = np.zeros((M, 2), int)
     cpu_levels[slots, slots % 2] = CPU_LEVELS.get(args.opponent, 0)
-    envs = VecEnv(M, characters, stages, seed=args.seed, num_workers=args.num_workers, use_threads=args.use_threads,
-                  max_episode_frames=args.max_episode_frames, action_repeat=args.action_repeat, timeout=args.worker_timeout,
-                  max_restarts=args.max_restarts, cpu_levels=cpu_levels,
-                  dolphin=args.live if args.game_type == "dolphin" else None, log=console.print)
+    envs = VecEnv(
+        M, characters, stages, seed=args.seed, num_workers=args.num_workers, use_threads=args.use_threads,
+        max_episode_frames=args.max_episode_frames, action_repeat=args.action_repeat, timeout=args.worker_timeout,
+        max_restarts=args.max_restarts, cpu_levels=cpu_levels, log=console.print,
+        dolphin=args.live if args.game_type == "dolphin" else None)
     hyper = {"learning_rate": args.learning_rate, "entropy_coef": args.entropy_coef, "ppo_clip": args.ppo_clip}
-    learners = make_learners(initial, hyper, seed=args.seed, size=P, league=args.league, same_start=bool(args.pretrained),
-                             vary=args.pbt, asynchronous=args.async_learning)
+    learners = make_learners(
+        initial, hyper, seed=args.seed, size=P, league=args.league, same_start=bool(args.pretrained), vary=args.pbt,
+        asynchronous=args.async_learning)
     pool, ratings = Pool(run / "pool", args.history_size, args.prune, args.keep_retired, args.action_repeat), Ratings()
-    selfplay = SelfPlay(args, envs, learners, pool, ratings)
+    frozen = args.opponent and args.opponent not in CPU_LEVELS
+    matchmaker = Matchmaker(args, [learner.name for learner in learners], pool, ratings)
+    selfplay = SelfPlay(envs, learners, pool, ratings, seed=args.seed, one_at_a_time=args.train_order == "round-robin",
+                        most_opponents=args.opponents_per_iteration, stack=args.parallel_actions,
+                        load_others=({OPPONENT: load_opponent(args.opponent)} if frozen else {}).get)
     turn = Turn(winrate=args.turn_winrate, games=args.turn_games, patience=args.turn_patience, frames=args.turn_frames)
-    parts = {"envs": envs, "ratings": ratings, "selfplay": selfplay, "turn": turn, **{f"learner_{x.name}": x for x in learners}}
+    parts = {"envs": envs, "ratings": ratings, "selfplay": selfplay, "turn": turn,
+             **{f"learner_{learner.name}": learner for learner in learners}}
     iteration, global_step = 0, 0
     if saved:
         iteration, global_step = restore(run, saved, parts, to_flags(args))
@@ -783,15 +699,18 @@ def main(args: Args) -> None:
 
     if args.track:
         import wandb
-        wandb.init(project="cleanmelee", name=args.run_name, config=to_flags(args), dir=str(run), resume="allow", id=args.run_name)
+        wandb.init(project="cleanmelee", name=args.run_name, config=to_flags(args), dir=str(run), resume="allow",
+                   id=args.run_name)
     stop = stop_on_interrupt(console.print)
     steps_per_iteration = T * M * args.action_repeat * args.train_interval
     num_iterations = -(-args.timesteps // steps_per_iteration)
     half_life = math.log(.5) / math.log(args.gamma) * args.action_repeat / 60 if 0 < args.gamma < 1 else math.inf
-    console.print(f"[bold]CleanMelee[/] self-play PPO  {args.character} on {args.stage} ({args.game_type})  {args.backbone} "
-                  f"{args.hidden} ({sum(p.numel() for p in initial.parameters()):,} parameters)\n{num_iterations} iterations "
-                  f"of {steps_per_iteration} game frames ({M} games x {T * args.train_interval} decisions x {args.action_repeat} "
-                  f"frames); a reward's half-life is {half_life:.1f} s; run folder {run}")
+    parameters = sum(p.numel() for p in initial.parameters())
+    console.print(
+        f"[bold]CleanMelee[/] self-play PPO  {args.character} on {args.stage} ({args.game_type})  {args.backbone} "
+        f"{args.hidden} ({parameters:,} parameters)\n{num_iterations} iterations of {steps_per_iteration} game frames ({M} "
+        f"games x {T * args.train_interval} decisions x {args.action_repeat} frames); a reward's half-life is "
+        f"{half_life:.1f} s; run folder {run}")
     evaluator = Evaluator(run, evaluation_settings(args), global_step, in_background=args.eval_in_background,
                           log=console.print, on_row=wandb.log if args.track else lambda row: None)
     if not saved:                                                           # somebody to meet, and something to resume
@@ -803,8 +722,8 @@ def main(args: Args) -> None:
     parallel = None
     if args.async_learning or args.parallel_training:
         buffered = max(1, args.max_buffer_size // (2 * T * args.num_games * args.train_interval))
-        parallel = ParallelUpdates(learn, learners, side_by_side=args.parallel_training, asynchronous=args.async_learning,
-                                   buffered=buffered)
+        parallel = ParallelUpdates(learn, learners, side_by_side=args.parallel_training,
+                                   asynchronous=args.async_learning, buffered=buffered)
 
     def every(interval: int) -> bool:
         return bool(interval) and (iteration % interval == 0 or iteration == num_iterations)
@@ -816,7 +735,7 @@ def main(args: Args) -> None:
             # ------------------------------------------------------------------------------------------------- collect
             clock = {"env": 0., "policy": 0., "learn": 0.}
             selfplay.begin_iteration()
-            rollouts = [collect(selfplay, args.rewards, args, clock) for _ in range(args.train_interval)]
+            rollouts = [collect(selfplay, matchmaker, args, clock) for _ in range(args.train_interval)]
             iteration, global_step = iteration + 1, global_step + steps_per_iteration
             stopping = bool(stop)                                           # asked once, so that all below agree
             row = {"global_step": global_step, "iteration": iteration, "charts/games_finished": selfplay.finished,
@@ -826,9 +745,10 @@ def main(args: Args) -> None:
             # ------------------------------------------------------------------------------------- prepare and update
             tick = time.perf_counter()
             if parallel is None:
-                finished = [(row, scores, {learner.name: learn(learner, [rollout[learner.name] for rollout in rollouts], global_step)
-                                           for learner in learners if learner.name in rollouts[0]})]
-            else:                                                           # who keeps or changes weights waits for all updates
+                metrics = {learner.name: learn(learner, [rollout[learner.name] for rollout in rollouts], global_step)
+                           for learner in learners if learner.name in rollouts[0]}
+                finished = [(row, scores, metrics)]
+            else:                                                   # who keeps or changes weights waits for all updates
                 halt = stopping or any(map(every, (args.save_interval, args.pool_interval, args.eval_interval,
                                                    args.pbt_interval if args.pbt else 0)))
                 finished = parallel.run((row, scores), rollouts, global_step, wait=halt)
@@ -836,7 +756,7 @@ def main(args: Args) -> None:
 
             # ----------------------------------------------------------------------------------------------------- log
             now = time.perf_counter()
-            if start is None:                                               # SPS counts from the end of the first iteration
+            if start is None:                                           # SPS counts from the end of the first iteration
                 start, first_step, sps = now, global_step, steps_per_iteration / sum(clock.values())
             else:
                 sps = (global_step - first_step) / (now - start)
@@ -847,10 +767,12 @@ def main(args: Args) -> None:
                     if scores[name]:
                         learnt["selfplay/history_score"] = float(np.mean(scores[name]))
                     row |= {key if P == 1 else f"{name}/{key}": value for key, value in learnt.items()}
-                    losses = "  ".join(f"{label} {learnt[f'losses/{key}']:.4f}" for label, key in (
-                        ("policy", "policy_loss"), ("value", "value_loss"), ("entropy", "entropy"), ("KL", "approx_kl")))
-                    console.print(f"{row['iteration']:5d}  {name if P > 1 else ''}  collected {steps_per_iteration}  steps "
-                                  f"{row['global_step']:,}  SPS {sps:,.0f}  {losses}")
+                    policy_loss, value_loss, entropy, kl = (
+                        learnt[f"losses/{key}"] for key in ("policy_loss", "value_loss", "entropy", "approx_kl"))
+                    console.print(
+                        f"{row['iteration']:5d}  {name if P > 1 else ''}  collected {steps_per_iteration}  steps "
+                        f"{row['global_step']:,}  SPS {sps:,.0f}  policy {policy_loss:.4f}  value {value_loss:.4f}  entropy "
+                        f"{entropy:.4f}  KL {kl:.4f}")
                 append_jsonl(run / "metrics.jsonl", row)
                 if args.track:
                     wandb.log(row, step=row["global_step"])
@@ -865,7 +787,8 @@ def main(args: Args) -> None:
             if iteration % args.pool_interval == 0:
                 for learner in active:
                     freeze(learner)
-                    if args.league and selfplay.matchmaker.league.starts_anew(learner.name, global_step - learner.born, selfplay.rng):
+                    age = global_step - learner.born
+                    if args.league and matchmaker.league.starts_anew(learner.name, age, selfplay.rng):
                         learner.become(initial.state_dict(), None)
                         learner.born = global_step
                         ratings.forget(learner.name)

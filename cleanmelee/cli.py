@@ -34,7 +34,7 @@ def run_script(main, args_type) -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
-        os._exit(1)                                                         # `| head` closed our output: nothing to say it to
+        os._exit(1)                                                   # `| head` closed our output: nothing to say it to
     except OSError as error:
         print(f"error: {error.filename or 'output'}: {error.strerror or error}; make room or choose another place",
               file=sys.stderr)
@@ -61,7 +61,8 @@ AT_LEAST_0 = Range(0)
 
 
 def check_ranges(args) -> None:
-    """Raises UserError for the first number of a flat Args, or of the groups in it, that is not finite or out of its Range."""
+    """Raises UserError for the first number of a flat Args, or of the groups in it, that is not finite or out of its
+    Range."""
     ranges = typing.get_type_hints(type(args), include_extras=True)
     for name, value in vars(args).items():
         if dataclasses.is_dataclass(value):

@@ -34,16 +34,16 @@ def wilson_interval(wins: float, games: int, z: float = 1.96) -> tuple[float, fl
 
 def measure_strength(policy: Policy, initial: Policy, step: int, *, seed: int, games: int, opponents: list[str],
                      held_out: str, combinations: list[tuple[str, str, str]], max_episode_frames: int) -> dict:
-    """A row for eval.jsonl. Win rates with 95 % intervals against scripted `opponents`, the opponent that training never meets
-    (`held_out`: a bot, the file of a policy, or empty), the initial policy and itself (the control, which must come out even: whose
-    score is counted changes so that neither the matchup nor the side of the stage tells); drift: how far its actions against itself are
-    from those of the initial policy against itself; and what looks like a collapse, among it a policy that wins from one side of the
-    stage only.
+    """A row for eval.jsonl. Win rates with 95 % intervals against scripted `opponents`, the opponent that training
+    never meets (`held_out`: a bot, the file of a policy, or empty), the initial policy and itself (the control, which
+    must come out even: whose score is counted changes so that neither the matchup nor the side of the stage tells);
+    drift: how far its actions against itself are from those of the initial policy against itself; and what looks like a
+    collapse, among it a policy that wins from one side of the stage only.
 
-    games: against each opponent, half of them from either port. combinations: (own character, opponent's, stage), in turn. All
-    randomness is its own, keyed by seed and step."""
+    games: against each opponent, half of them from either port. combinations: (own character, opponent's, stage), in
+    turn. All randomness is its own, keyed by seed and step."""
     policies, control, reference = [policy, initial], "control", "reference"
-    opponent_of = {name: (BOT_SLOT, BOTS[name]) for name in opponents}      # name of a block of games: policy, scripted bot
+    opponent_of = {name: (BOT_SLOT, BOTS[name]) for name in opponents}  # name of a block of games: policy, scripted bot
     opponent_of |= {control: (0, 0), "initial": (1, 0), reference: (1, 0)}
     if held_out in BOTS:
         opponent_of.setdefault(held_out, (BOT_SLOT, BOTS[held_out]))
@@ -74,7 +74,7 @@ def measure_strength(policy: Policy, initial: Policy, step: int, *, seed: int, g
         final = play_games(policies, envs, assignment, torch.Generator().manual_seed(seed), watch)
 
     counted_port = port.copy()
-    counted_port[block[control]] = number[:games] // 2 % 2                  # each character sits there as often as opposite
+    counted_port[block[control]] = number[:games] // 2 % 2              # each character sits there as often as opposite
     scores = (outcomes(final) * np.where(counted_port == 0, 1, -1) + 1) / 2  # 1 won, .5 draw, 0 lost
     row = {"global_step": step, "games": games}
     for name in [name for name in block if name != reference]:
@@ -129,8 +129,8 @@ class ActionCounts:
 
 def collapse_flags(now: ActionCounts, before: ActionCounts, games: int, *, control_score: float, port_1_score: float,
                    untouched: float, untouched_before: float) -> list[str]:
-    """Names of what looks like a collapse in a policy's games against itself. before: the initial policy's. untouched: the share of
-    games in which nobody was hurt."""
+    """Names of what looks like a collapse in a policy's games against itself. before: the initial policy's. untouched:
+    the share of games in which nobody was hurt."""
     def uneven(score):                                                      # one false alarm in a thousand
         low, high = wilson_interval(score * games, games, z=3.3)
         return not low <= .5 <= high
@@ -153,8 +153,8 @@ def describe_strength(row: dict) -> str:
 
 class Evaluator:
     """Measures strength in a process of its own, so that collection never waits for it. A policy to be measured lies in
-    checkpoints/eval_<step>.pt until its row is written: what a kill interrupts is measured after --resume. A process that keeps
-    dying costs the evaluations, not the training."""
+    checkpoints/eval_<step>.pt until its row is written: what a kill interrupts is measured after --resume. A process
+    that keeps dying costs the evaluations, not the training."""
 
     MAX_FAILURES = 3
 
@@ -169,7 +169,7 @@ class Evaluator:
         done = {json.loads(line)["global_step"] for line in written.read_text().splitlines()} if written.exists() else set()
         self.jobs = []
         for step, path in waiting:
-            if step > global_step or step in done:                          # measured again when training is there; or already
+            if step > global_step or step in done:                   # measured again when training is there; or already
                 path.unlink()
             else:
                 self.jobs.append((step, path))
@@ -186,8 +186,8 @@ class Evaluator:
             self.on_row(row)
 
     def finished(self, wait: bool = False):
-        """Yields rows that are ready, in the order of submission; with `wait` all of them. The file of one goes as the next is
-        asked for: by then its row is written."""
+        """Yields rows that are ready, in the order of submission; with `wait` all of them. The file of one goes as the
+        next is asked for: by then its row is written."""
         while self.jobs:
             step, path = self.jobs[0]
             if self.in_background:
@@ -201,7 +201,8 @@ class Evaluator:
             path.unlink(missing_ok=True)
 
     def _ask(self, step: int, path: Path, wait: bool) -> dict | None:
-        """The row of the first job, if the process has it; starts the process, sends it the job, where that is to do."""
+        """The row of the first job, if the process has it; starts the process, sends it the job, where that is to
+        do."""
         if self.process is None:
             self._start()
         if self.asked != step:

@@ -1,7 +1,8 @@
 """The one language that every part of CleanMelee speaks: the frame.
 
-A frame holds what Slippi can show of one game after one frame, in Slippi's own fields, units and ids, whether it came from a
-.slp file, from the embedded game or from Dolphin. Here are its records, a controller's, and the ids they speak in; numpy only.
+A frame holds what Slippi can show of one game after one frame, in Slippi's own fields, units and ids, whether it came
+from a .slp file, from the embedded game or from Dolphin. Here are its records, a controller's, and the ids they speak
+in; numpy only.
 """
 
 import numpy as np

@@ -17,8 +17,8 @@ from cleanmelee.files import atomic_write
 from melee_common import Policy, load_policy, save_checkpoint
 
 def load_opponent(path: str | Path, action_repeat: int = 0, flag: str = "") -> Policy:
-    """A frozen policy for games in which everybody acts on every `action_repeat`-th frame (0: any) and without delay. Raises
-    UserError, which names `flag`, if it was not made for them or cannot be read."""
+    """A frozen policy for games in which everybody acts on every `action_repeat`-th frame (0: any) and without delay.
+    Raises UserError, which names `flag`, if it was not made for them or cannot be read."""
     policy = load_policy(path)[0].requires_grad_(False)
     if action_repeat and (policy.action_repeat, policy.frame_delay) != (action_repeat, 0):
         raise UserError(f"{flag} {path}: made for --action-repeat {policy.action_repeat} and a delay of {policy.frame_delay} "
@@ -26,33 +26,37 @@ def load_opponent(path: str | Path, action_repeat: int = 0, flag: str = "") -> P
     return policy
 
 
-_POOL_ID = re.compile(r"[\w.-]+_\d{12,}")                                      # <agent>_<step>: the name of a pool's file
+_POOL_ID = re.compile(r"[\w.-]+_\d{12,}")                                    # <agent>_<step>: the name of a pool's file
 
 
 class Pool:
-    """A directory of frozen policies, `<agent>_<step>.pt`, with two indexes: active (may be drawn) and all (every one ever).
+    """A directory of frozen policies, `<agent>_<step>.pt`, with two indexes: active (may be drawn) and all (every one
+    ever).
 
-    Any process may add, draw and prune. Files are renamed into place, and so is `index.json`, which holds both indexes, so that
-    they never contradict each other:
+    Any process may add, draw and prune. Files are renamed into place, and so is `index.json`, which holds both indexes,
+    so that they never contradict each other:
 
-        {"active": [ids, oldest first], "all": {id: step at which it left the active index, or null}, "in_use": {owner: [ids]}}
+        {"active": [ids, oldest first], "all": {id: step at which it left the active index, or null}, "in_use": {owner:
+        [ids]}}
 
-    Changes happen under a lock and start from what is on disk; readers need none. A lost or damaged index is rebuilt from the
-    files, and files that no index knows (copied in by hand, left by a kill) join it when a pool is opened. An agent has at most
-    `history_size` active ids; the surplus leaves by age (prune="oldest") or by Elo ("worst", never an agent's newest). That
-    happens as a newer one joins, not when files are deleted: what is drawn must not depend on when a run was saved."""
+    Changes happen under a lock and start from what is on disk; readers need none. A lost or damaged index is rebuilt
+    from the files, and files that no index knows (copied in by hand, left by a kill) join it when a pool is opened. An
+    agent has at most `history_size` active ids; the surplus leaves by age (prune="oldest") or by Elo ("worst", never an
+    agent's newest). That happens as a newer one joins, not when files are deleted: what is drawn must not depend on
+    when a run was saved."""
 
-    CACHE_BYTES = 2 ** 29                                                   # of policies held in memory; the last drawn stay
+    CACHE_BYTES = 2 ** 29                                              # of policies held in memory; the last drawn stay
 
     def __init__(self, directory: str | Path, history_size: int = 20, prune: str = "oldest", keep_files: bool = False,
                  action_repeat: int = 0):
-        """keep_files: `prune` deletes nothing, so that every id stays readable. action_repeat: of the games that its policies
-        shall play; a file with another one, or with a frame delay, counts as broken (0: any)."""
+        """keep_files: `prune` deletes nothing, so that every id stays readable. action_repeat: of the games that its
+        policies shall play; a file with another one, or with a frame delay, counts as broken (0: any)."""
         if prune not in ("oldest", "worst"):
             raise UserError(f"--prune {prune!r}: choose oldest or worst")
         self.directory, self.history_size = Path(directory), history_size
         self.by_elo, self.keep_files, self.action_repeat = prune == "worst", keep_files, action_repeat
-        self._cache: collections.OrderedDict[str, tuple] = collections.OrderedDict()    # id -> (which file, policy, bytes)
+        # id -> (which file, policy, bytes)
+        self._cache: collections.OrderedDict[str, tuple] = collections.OrderedDict()
         self._warned: set[str] = set()
         self._file, self._known = None, {}
         try:
@@ -95,7 +99,8 @@ class Pool:
         return max(reversed(names), key=ratings.elo, default=None)
 
     def load(self, name: str) -> Policy:
-        """The frozen policy of an id, from memory if its file is still the same or gone. UserError: it cannot be read."""
+        """The frozen policy of an id, from memory if its file is still the same or gone. UserError: it cannot be
+        read."""
         try:
             stat = self.path(name).stat()
             version = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
@@ -111,8 +116,9 @@ class Pool:
         return self._cache[name][1]
 
     def sample(self, rng: np.random.Generator, names: list[str] | None = None, weights=None) -> str | None:
-        """Draws an id whose file can be read: among `names` (default: all active ones), in proportion to `weights` (default:
-        uniformly). A broken file is skipped, with one warning, and the draw repeated. None: nothing is left with weight."""
+        """Draws an id whose file can be read: among `names` (default: all active ones), in proportion to `weights`
+        (default: uniformly). A broken file is skipped, with one warning, and the draw repeated. None: nothing is left
+        with weight."""
         names = self.ids() if names is None else list(names)
         weights = np.ones(len(names)) if weights is None else np.array(weights, float)
         while weights.sum() > 0:
@@ -130,8 +136,8 @@ class Pool:
     # ---- changing
 
     def add(self, policy: Policy, agent: str, step: int, *, ratings: "Ratings | None" = None, **extra) -> str:
-        """Freezes a copy, which joins both indexes; the agent's surplus leaves the active one (by Elo: needs `ratings`).
-        `extra` is what a checkpoint needs to be played elsewhere, such as its action_repeat."""
+        """Freezes a copy, which joins both indexes; the agent's surplus leaves the active one (by Elo: needs
+        `ratings`). `extra` is what a checkpoint needs to be played elsewhere, such as its action_repeat."""
         name = f"{agent}_{step:012d}"
         if not _POOL_ID.fullmatch(name):
             raise UserError(f"agent {agent!r}, step {step}: a pool's agents are named with letters, digits, '-', '_' and '.'")
@@ -142,11 +148,12 @@ class Pool:
 
     def prune(self, in_use: set[str], ratings: "Ratings | None" = None, *, agents: set[str] | None = None,
               owner: str = "") -> None:
-        """Deletes the files of `agents` (default: all) that are neither active nor in use; the index of all keeps their ids.
+        """Deletes the files of `agents` (default: all) that are neither active nor in use; the index of all keeps their
+        ids.
 
-        Only right after a checkpoint: until then a resumed run may go back to games against files that have since become old.
-        `in_use` names what that checkpoint refers to. It is remembered under `owner` (the run, where several share a pool), and
-        no process deletes what any owner uses."""
+        Only right after a checkpoint: until then a resumed run may go back to games against files that have since
+        become old. `in_use` names what that checkpoint refers to. It is remembered under `owner` (the run, where
+        several share a pool), and no process deletes what any owner uses."""
         with self._change() as (index, deleted):
             index["in_use"][owner] = sorted(in_use)
             agents = {self.agent(name) for name in index["all"]} if agents is None else agents
@@ -157,8 +164,8 @@ class Pool:
                 deleted += [name for name in self._files() - kept if self.agent(name) in agents]
 
     def forget_after(self, step: int, *, agents: set[str] | None = None) -> None:
-        """Back to what the pool was at `step`, for `agents` (default: all), since a resumed run adds the rest again: what was
-        added later goes, what left the active index later is active again."""
+        """Back to what the pool was at `step`, for `agents` (default: all), since a resumed run adds the rest again:
+        what was added later goes, what left the active index later is active again."""
         with self._change() as (index, deleted):
             for name in [name for name in index["all"] if agents is None or self.agent(name) in agents]:
                 if self.step(name) > step:
@@ -187,7 +194,7 @@ class Pool:
         surplus = len(mine) - self.history_size
         if surplus <= 0 or self.by_elo and ratings is None:
             return
-        leaving = sorted(mine[:-1], key=ratings.elo) if self.by_elo else mine           # sorted is stable: of equals the oldest
+        leaving = sorted(mine[:-1], key=ratings.elo) if self.by_elo else mine   # sorted is stable: of equals the oldest
         for name in leaving[:surplus]:
             index["active"].remove(name)
             index["all"][name] = self.step(mine[-1])
@@ -231,8 +238,9 @@ class Pool:
 
     @contextlib.contextmanager
     def _change(self):
-        """-> the indexes, to be changed, and an empty list for ids whose files shall go. Nobody else changes them meanwhile. At
-        the end the indexes are written, and only then files deleted: no index ever names as active what is gone."""
+        """-> the indexes, to be changed, and an empty list for ids whose files shall go. Nobody else changes them
+        meanwhile. At the end the indexes are written, and only then files deleted: no index ever names as active what
+        is gone."""
         import fcntl                                                        # here: it is not there on Windows
         with open(self.directory / ".lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -263,12 +271,13 @@ class Pool:
 
 
 class Rotation:
-    """At most `most` different frozen policies play against a learner at a time, since each costs a forward. When there are so many,
-    the half that plays longest gets no new games, and others are drawn as they leave: otherwise the same few would play for ever."""
+    """At most `most` different frozen policies play against a learner at a time, since each costs a forward. When there
+    are so many, the half that plays longest gets no new games, and others are drawn as they leave: otherwise the same
+    few would play for ever."""
 
     def __init__(self, most: int):
         self.most = most
-        self.recent: list[str] = []                                         # who may begin games, in the order they were drawn
+        self.recent: list[str] = []                                  # who may begin games, in the order they were drawn
         self.playing: set[str] = set()
 
     def refresh(self, playing: set[str], active: set[str]) -> None:
@@ -281,11 +290,12 @@ class Rotation:
         self.playing = playing.union(self.recent)
 
     def pick(self, drawn: str, rng: np.random.Generator) -> str:
-        """Who plays: the one that was drawn while there is room, else one of those that were drawn a short while ago."""
+        """Who plays: the one that was drawn while there is room, else one of those that were drawn a short while
+        ago."""
         if drawn in self.recent:
             return drawn
         if len(self.playing) >= self.most:
-            recent = self.recent or Pool.by_age(self.playing)[-1:]          # all retired: an old one rather than a mirror
+            recent = self.recent or Pool.by_age(self.playing)[-1:]        # all retired: an old one rather than a mirror
             return recent[rng.integers(len(recent))]
         self.playing.add(drawn)
         self.recent.append(drawn)
@@ -293,12 +303,15 @@ class Rotation:
 
 
 class Ratings:
-    """Elo (K 32, start 1500, a draw is half a win) with wins, losses and draws, by policy id, and who did how against whom.
+    """Elo (K 32, start 1500, a draw is half a win) with wins, losses and draws, by policy id, and who did how against
+    whom.
 
     table[id]     [elo, wins, losses, draws]
-    payoff[a][b]  [wins, draws, losses] of a against b, every game counted; payoff[b][a] says the same from the other side
-    recent[a][b]  [score, games] of a against b, in which every further game between them weighs the older ones down by DECAY,
-                  and every game of a against anybody by FADE: who was beaten long ago counts as unknown and is met again
+    payoff[a][b]  [wins, draws, losses] of a against b, every game counted; payoff[b][a] says the same from the other
+    side recent[a][b]  [score, games] of a against b, in which every further game between them weighs the older ones
+    down by DECAY,
+                  and every game of a against anybody by FADE: who was beaten long ago counts as unknown and is met
+                  again
 
     All of it is plain lists and dicts. Ids that a pool has pruned stay in it."""
 
@@ -341,7 +354,8 @@ class Ratings:
             cell[:] = cell[0] * self.DECAY + s, cell[1] * self.DECAY + 1
 
     def forget(self, name: str) -> None:
-        """Who goes by this name is somebody else from now on: Elo and recent results begin anew, what was counted stays."""
+        """Who goes by this name is somebody else from now on: Elo and recent results begin anew, what was counted
+        stays."""
         self.row(name)[0] = self.START
         for row in (self.recent.pop(name, {}), *self.recent.values()):
             row.pop(name, None)
@@ -362,8 +376,8 @@ class Ratings:
 
 
 def print_elo(console, ratings: Ratings, learners: list[str], others: list[str]) -> None:
-    """The running Elo of those that have played, strongest first; beside it the payoff matrix: every game has a learner, so it
-    has their columns alone, with the learner's wins-draws-losses against the row."""
+    """The running Elo of those that have played, strongest first; beside it the payoff matrix: every game has a
+    learner, so it has their columns alone, with the learner's wins-draws-losses against the row."""
     table = rich.table.Table("Rank", "Policy", "Elo", "W", "L", "D", *(f"{name} W-D-L" for name in learners),
                              title="Elo (start 1500)")
     for rank, (name, elo, *counts) in enumerate(ratings.ranking([*learners, *others]), 1):
@@ -373,12 +387,13 @@ def print_elo(console, ratings: Ratings, learners: list[str], others: list[str])
 
 
 def fit_elo(payoff: dict[str, dict[str, list]], prior: float = 1000.) -> dict[str, tuple[float, float, float]]:
-    """Bradley-Terry strengths of everyone in payoff[a][b] = [wins, draws, losses] -> {id: (elo, low, high)}, 95 % intervals.
+    """Bradley-Terry strengths of everyone in payoff[a][b] = [wins, draws, losses] -> {id: (elo, low, high)}, 95 %
+    intervals.
 
-    Unlike a running Elo it does not depend on the order of the games. Maximum a posteriori under independent normal priors
-    with a standard deviation of `prior` Elo, weak enough to matter only where games decide nothing (nobody lost, nobody met);
-    the intervals come from the Hessian and are those of the distance to the field's mean, which is set to 1500. A draw is half
-    a win for either, which makes the intervals of those who draw often a little too wide."""
+    Unlike a running Elo it does not depend on the order of the games. Maximum a posteriori under independent normal
+    priors with a standard deviation of `prior` Elo, weak enough to matter only where games decide nothing (nobody lost,
+    nobody met); the intervals come from the Hessian and are those of the distance to the field's mean, which is set to
+    1500. A draw is half a win for either, which makes the intervals of those who draw often a little too wide."""
     names = sorted({*payoff, *(b for row in payoff.values() for b in row)})
     if not names:
         return {}

@@ -15,10 +15,11 @@ ROLES = ("main", "main_exploiter", "league_exploiter")  # of AlphaStar's league,
 
 
 class Learner:
-    """One agent of the population: network, optimiser, hyperparameters and random stream. It shares nothing with the others.
+    """One agent of the population: network, optimiser, hyperparameters and random stream. It shares nothing with the
+    others.
 
-    hyper: learning_rate, entropy_coef, ppo_clip ..., which population-based training may vary. acting: the weights that play, the
-    policy itself or (asynchronous) a copy of it, so that games can go on while it learns."""
+    hyper: learning_rate, entropy_coef, ppo_clip ..., which population-based training may vary. acting: the weights that
+    play, the policy itself or (asynchronous) a copy of it, so that games can go on while it learns."""
 
     def __init__(self, name: str, policy: Policy, hyper: dict[str, float], seed: list[int], asynchronous: bool = False):
         self.name, self.policy, self.hyper = name, policy.eval(), hyper     # no network has a train mode
@@ -57,8 +58,8 @@ class Learner:
 
 def make_learners(initial: Policy, hyper: dict[str, float], *, seed: int, size: int = 1, league: bool = False,
                   same_start: bool = False, vary: bool = False, asynchronous: bool = False) -> list[Learner]:
-    """`size` learners, named by their roles in a league. The first starts as `initial`, and with same_start all of them; else the
-    others start apart. vary: each draws its hyperparameters around `hyper`."""
+    """`size` learners, named by their roles in a league. The first starts as `initial`, and with same_start all of
+    them; else the others start apart. vary: each draws its hyperparameters around `hyper`."""
     names = ["main"] if size == 1 else [f"agent{k + 1}" for k in range(size)]
     if league:
         names = [ROLES[k % 3] + (str(k // 3 + 1) if k > 2 else "") for k in range(size)]
@@ -76,8 +77,8 @@ def make_learners(initial: Policy, hyper: dict[str, float], *, seed: int, size: 
 class ParallelUpdates:
     """Runs an iteration's updates in threads: side by side for each learner, or in the background while games go on.
 
-    update(learner, rollouts, step) -> its row of metrics. asynchronous: `run` hands back what is finished, and at most `buffered`
-    iterations wait; else it waits for its own."""
+    update(learner, rollouts, step) -> its row of metrics. asynchronous: `run` hands back what is finished, and at most
+    `buffered` iterations wait; else it waits for its own."""
 
     def __init__(self, update, learners: list[Learner], *, side_by_side: bool, asynchronous: bool, buffered: int = 1):
         self.update, self.learners = update, {learner.name: learner for learner in learners}
@@ -87,8 +88,9 @@ class ParallelUpdates:
         torch.set_num_threads(max(1, torch.get_num_threads() // (len(learners) if side_by_side else 2)))
 
     def run(self, facts: tuple, rollouts: list[dict], step: int, wait: bool) -> list[tuple]:
-        """rollouts: [{learner's name: rollout}] of this iteration. facts: what shall be logged with it. -> (*facts, metrics by
-        learner) of every iteration that is learnt. wait: for all, since somebody will now keep or change weights."""
+        """rollouts: [{learner's name: rollout}] of this iteration. facts: what shall be logged with it. -> (*facts,
+        metrics by learner) of every iteration that is learnt. wait: for all, since somebody will now keep or change
+        weights."""
         if not self.asynchronous:
             return [(*facts, self._learn(rollouts, step)[0])]
         self.pending.append((facts, self.background.submit(self._learn, rollouts, step)))
@@ -159,8 +161,8 @@ class League:
         return active, self.pfsp(me, active, "hard")
 
     def starts_anew(self, me: str, frames: int, rng: np.random.Generator) -> bool:
-        """Has exploiter `me`, `frames` game frames after its last start, done what it can? It beats 70 % in 10 or more recent
-        games each, or its time is up; the league's exploiter then starts anew once in four times."""
+        """Has exploiter `me`, `frames` game frames after its last start, done what it can? It beats 70 % in 10 or more
+        recent games each, or its time is up; the league's exploiter then starts anew once in four times."""
         if self.role[me] == "main" or not frames:
             return False
         targets = self.mains if self.role[me] == "main_exploiter" else self.pool.ids()
@@ -172,8 +174,8 @@ class League:
 class Turn:
     """Round-robin: whose turn it is to learn, and the best weights of that turn with their optimiser.
 
-    A turn ends at win rate `winrate` over `games` games or more, after `patience` win rates without a better one, or after `frames`
-    game frames."""
+    A turn ends at win rate `winrate` over `games` games or more, after `patience` win rates without a better one, or
+    after `frames` game frames."""
 
     def __init__(self, *, winrate: float, games: int, patience: int, frames: float):
         self.limits = {"winrate": winrate, "games": games, "patience": patience, "frames": frames}
@@ -186,7 +188,8 @@ class Turn:
         self.scores: list[float] = []
 
     def over(self, learner: Learner, step: int) -> bool:
-        """Asked at every pool addition; `scores` gathers results against others until they are enough for a win rate."""
+        """Asked at every pool addition; `scores` gathers results against others until they are enough for a win
+        rate."""
         late, rate = step - self.start >= self.limits["frames"], -1.
         if len(self.scores) >= self.limits["games"]:
             rate, self.scores = float(np.mean(self.scores)), []

@@ -31,7 +31,8 @@ class RewardArgs:
     reward_confusion: float = 0.0
     """Mewtwo: reward for a hit with another move that follows Confusion, in combo or in the air, zero-sum (off: 0)"""
     reward_teleport: float = 0.0
-    """Mewtwo: as the reward for recovery, but paid when the teleport begins and kept if it ends on stage or ledge (off: 0)"""
+    """Mewtwo: as the reward for recovery, but paid when the teleport begins and kept if it ends on stage or ledge (off:
+    0)"""
     reward_bucket: float = 0.0
     """Game & Watch: reward for each projectile caught with Oil Panic, zero-sum (off: 0)"""
     reward_hammer: float = 0.0
@@ -45,7 +46,8 @@ class RewardArgs:
     reward_stomp: float = 0.0
     """Ganondorf: reward for each hit that follows his down aerial in one combo, zero-sum (off: 0)"""
     reward_kick: float = 0.0
-    """Zelda: reward for each Lightning Kick (forward or back aerial) that hits with its sweet spot, zero-sum (off: 0)"""
+    """Zelda: reward for each Lightning Kick (forward or back aerial) that hits with its sweet spot, zero-sum (off:
+    0)"""
     reward_dins: float = 0.0
     """Zelda: further reward for each percent dealt from afar by Din's Fire, zero-sum (off: 0)"""
 
@@ -56,8 +58,8 @@ LAST_DEAD, LAST_REBIRTH = 11, 13                          # actions
 LEDGE_ACTIONS, KICK_ACTIONS = (252, 259), (66, 67)        # first and last
 TELEPORT_ACTIONS, JUDGE_ACTIONS = (353, 358), (355, 372)
 OIL_PANIC_CATCHES = (376, 379)                            # on the ground, in the air
-NEAR, FAR = 20, 40                                        # units between players: most blows fall short of NEAR, all of FAR
-SOUR_SPOT = 10.5                                          # percent: a kick's sour spot does 10, its sweet spot at least 11
+NEAR, FAR = 20, 40                                    # units between players: most blows fall short of NEAR, all of FAR
+SOUR_SPOT = 10.5                                       # percent: a kick's sour spot does 10, its sweet spot at least 11
 BELOW_STAGE = 5                                           # units under the floor; slopes and platforms reach less deep
 
 
@@ -98,7 +100,8 @@ def _way_out(frames: np.ndarray) -> np.ndarray:
 
 
 class Step(NamedTuple):
-    """N games before and after a step. me and foe are the same players, [N, 2] PLAYER: in order, and the sides exchanged."""
+    """N games before and after a step. me and foe are the same players, [N, 2] PLAYER: in order, and the sides
+    exchanged."""
     before: np.ndarray      # [N] FRAME
     after: np.ndarray       # [N] FRAME
     ended: np.ndarray       # [N] bool
@@ -107,7 +110,7 @@ class Step(NamedTuple):
     me: np.ndarray
     foe_before: np.ndarray
     foe: np.ndarray
-    hurt: np.ndarray        # [N, 2] float32, percent that I took, whoever did it; one that falls (a respawn) is no damage
+    hurt: np.ndarray      # [N, 2] float32, percent that I took, whoever did it; one that falls (a respawn) is no damage
     dealt: np.ndarray       # [N, 2] float32, percent that I dealt: the foe took it and the game says that I did it
 
 
@@ -192,8 +195,8 @@ def _in_combo(step: Step) -> np.ndarray:
 
 @_zero_sum
 def confusion_term(step: Step) -> np.ndarray:
-    """Mewtwo: 1 for the first hit with another move after Confusion, in its combo or before the foe has landed. Confusion
-    after Confusion pays nothing: each payment needs a new opening and another blow."""
+    """Mewtwo: 1 for the first hit with another move after Confusion, in its combo or before the foe has landed.
+    Confusion after Confusion pays nothing: each payment needs a new opening and another blow."""
     in_time = _in_combo(step) | (step.foe_before["airborne"] == 1) | (step.foe_before["in_hitstun"] == 1)
     another = step.me["last_attack"] != SIDE_SPECIAL
     return _follows(step, SIDE_SPECIAL) & in_time & another & (step.me_before["character"] == MEWTWO)
@@ -201,8 +204,8 @@ def confusion_term(step: Step) -> np.ndarray:
 
 @_potential
 def teleport_term(frames: np.ndarray) -> np.ndarray:
-    """Mewtwo's recovery, but at 0 while teleporting: the way back is paid when the teleport begins, and taken back if it
-    ends in the air off the stage."""
+    """Mewtwo's recovery, but at 0 while teleporting: the way back is paid when the teleport begins, and taken back if
+    it ends in the air off the stage."""
     players = frames["players"]
     return -_way_out(frames) * (players["character"] == MEWTWO) * ~_between(players["action"], TELEPORT_ACTIONS)
 
@@ -241,7 +244,8 @@ def zoning_term(step: Step) -> np.ndarray:
 
 
 def bomb_term(step: Step) -> np.ndarray:
-    """Link: minus the percent that he did to himself while he had a bomb out. Never positive, and nobody else earns it."""
+    """Link: minus the percent that he did to himself while he had a bomb out. Never positive, and nobody else earns
+    it."""
     self_inflicted = (step.me["last_hit_by"] == step.me["port"]) & _has_out(step.before, LINK_BOMB)
     return -step.hurt * (self_inflicted & (step.me_before["character"] == LINK))
 
@@ -286,9 +290,9 @@ def compute_rewards(before: np.ndarray, after: np.ndarray, args: RewardArgs, end
                     gamma: float = 1.) -> np.ndarray:
     """FRAME [N] before and after a step -> rewards [N, 2] float32: the sum of the terms whose coefficient is not 0.
 
-    after: of a game that finished within the step its last frame. ended [N] bool: the game was decided (terminated; one that
-    was truncated goes on in its bootstrap). gamma: the learner's discount of a step, for the potentials."""
-    a, b = after["players"], before["players"]                              # stock_term and damage_term in one: they always run
+    after: of a game that finished within the step its last frame. ended [N] bool: the game was decided (terminated; one
+    that was truncated goes on in its bootstrap). gamma: the learner's discount of a step, for the potentials."""
+    a, b = after["players"], before["players"]                      # stock_term and damage_term in one: they always run
     lost = np.subtract(b["stocks"], a["stocks"], dtype=np.float32)
     lost *= args.reward_stock
     hurt = a["percent"] - b["percent"]

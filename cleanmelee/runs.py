@@ -38,8 +38,8 @@ def versions() -> dict[str, str]:
 
 
 def start_run(runs_dir: str, run_name: str, flags: dict, script: str) -> Path:
-    """Makes runs/<name>/ with args.json (the flags), command.txt (quoted: it can be pasted), versions.txt and a copy of the script;
-    refuses to write over another run."""
+    """Makes runs/<name>/ with args.json (the flags), command.txt (quoted: it can be pasted), versions.txt and a copy of
+    the script; refuses to write over another run."""
     if not run_name or Path(run_name).name != run_name or not run_name.isprintable():
         raise UserError(f"--run-name {run_name!r}: a folder's name, without slashes; --runs-dir says where it lies")
     run = Path(runs_dir) / run_name
@@ -57,8 +57,8 @@ def start_run(runs_dir: str, run_name: str, flags: dict, script: str) -> Path:
 
 
 def resumed_flags(run: Path, given: dict, defaults: dict, may_change: set[str]) -> dict:
-    """The flags that a run goes on with: those of its args.json, but for `may_change`, of which a given one counts. Others may
-    not be given. All three are flat dicts of flags."""
+    """The flags that a run goes on with: those of its args.json, but for `may_change`, of which a given one counts.
+    Others may not be given. All three are flat dicts of flags."""
     file = run / "args.json"
     if not file.is_file():
         raise UserError(f"{run}: not a run folder (no args.json in it); give the folder of a run, e.g. runs/NAME")
@@ -77,8 +77,8 @@ def resumed_flags(run: Path, given: dict, defaults: dict, may_change: set[str]) 
 
 
 def restore(run: Path, saved: dict, parts: dict, flags: dict) -> tuple[int, int]:
-    """Every part (by its name in the checkpoint `saved`; it has load_state_dict) is again as it was -> iteration and step. What the
-    logs say of later steps is forgotten; `flags` are what the run goes on with."""
+    """Every part (by its name in the checkpoint `saved`; it has load_state_dict) is again as it was -> iteration and
+    step. What the logs say of later steps is forgotten; `flags` are what the run goes on with."""
     try:
         for name, part in parts.items():
             part.load_state_dict(saved[name])
@@ -100,7 +100,8 @@ def keep_copy(file: str, copy: Path) -> str:
 
 
 def stop_on_interrupt(say) -> list:
-    """-> a list that a first Ctrl-C (or SIGTERM) fills, so that a loop can end in good order; a second one ends it at once."""
+    """-> a list that a first Ctrl-C (or SIGTERM) fills, so that a loop can end in good order; a second one ends it at
+    once."""
     stop = []
 
     def on_interrupt(signum, frame):
@@ -158,7 +159,8 @@ def plot_winrates(run: Path) -> Path | None:
 
 
 def plot_payoff(path: Path, names: list[str], payoff: dict[str, dict[str, list]]) -> None:
-    """payoff[a][b] = [wins, draws, losses] as a picture: the row's score against the column, grey where none was played."""
+    """payoff[a][b] = [wins, draws, losses] as a picture: the row's score against the column, grey where none was
+    played."""
     from matplotlib.figure import Figure                                    # not pyplot: no display, no global state
     n = len(names)
     scores = np.full((n, n), np.nan)

@@ -1,0 +1,146 @@
+"""All games of all learners: who plays which port, what networks remember of their games, who gets credit for a result.
+
+Who shall meet whom is the script's decision; here is what must hold whatever it decides: an opponent stays to the end
+of its game, its memory begins with the game, and a result goes to the ids that started it."""
+
+import json
+
+import numpy as np
+import torch
+
+from cleanmelee.dolphin import CPU_LEVELS
+from cleanmelee.frame import outcomes
+from cleanmelee.game import BOTS
+from cleanmelee.pool import Pool, Ratings, Rotation
+from cleanmelee.population import Learner
+from melee_common import BOT_SLOT, Observation, StackedPolicies, VecEnv, act
+
+MIRROR = ""                                             # an opponent: the learner itself, both sides learn
+ARRAYS = ("learner_of", "port", "dones", "rated", "may_change")
+
+
+class SelfPlay:
+    """The state of self-play beside that of the games. N games; an opponent is an id: MIRROR, another learner, a
+    checkpoint of the pool, a scripted bot, or one of `load_others`.
+
+        learner_of [N]    the learner (its index) that learns from a game, on both ports in a mirror match
+        port [N]          where that learner plays, 0 or 1
+        opponents [N]     ids
+        dones [N]         the next observation begins a game
+        may_change [N]    a game that begins draws an opponent; set anew by every `begin_iteration`
+        assignment [N, 2] index into `policies` of who plays a port (BOT_SLOT: nobody of ours)
+        policy_ids        learners first, then frozen opponents; `policies` and `states` go with them"""
+
+    def __init__(self, envs: VecEnv, learners: list[Learner], pool: Pool, ratings: Ratings, *, seed: int,
+                 one_at_a_time: bool = False, most_opponents: int = 4, stack: bool = False, load_others=None):
+        """one_at_a_time: all games are the first learner's until `hand_over`. most_opponents: frozen networks that may
+        play against a learner at once. stack: one batched forward for all networks. load_others(id) -> a frozen policy
+        that is not of the pool, or None."""
+        self.envs, self.learners, self.pool, self.ratings = envs, learners, pool, ratings
+        self.names = [learner.name for learner in learners]
+        n = envs.num_games
+        self.learner_of = np.zeros(n, np.int64) if one_at_a_time else np.arange(n) * len(learners) // n
+        self.port = np.zeros(n, np.int64)
+        self.opponents = [MIRROR] * n
+        self.dones, self.may_change, self.rated = np.ones((3, n), bool)
+        self.rotations = [Rotation(most_opponents) for _ in learners]
+        self.not_frozen = {MIRROR, *self.names, *BOTS, *CPU_LEVELS}
+        self.load_others, self.stack = load_others or (lambda name: None), stack
+        self.policy_ids: list[str] = []
+        self.states = {learner.name: learner.acting.initial_state(2 * n) for learner in learners}
+        self.rng = np.random.default_rng(seed)                              # opponents
+        self.noise = torch.Generator().manual_seed(seed)                    # action sampling
+        self.begin_iteration()
+
+    def begin_iteration(self) -> None:
+        """Weights may have changed since the last one; results are counted anew."""
+        active = set(self.pool.ids())
+        for rotation, playing in zip(self.rotations, self._playing(), strict=True):
+            rotation.refresh(playing, active)
+        self.stacked = None
+        self.may_change[:] = True
+        self.scores = {name: [] for name in self.names}                     # against others
+        self.finished = self.truncated = 0
+
+    def begin_games(self) -> np.ndarray:
+        """The games that begin now, for which the caller sets ports and opponents; then `look_up_policies`."""
+        begun = np.flatnonzero(self.dones)
+        for g in begun[self.may_change[begun]]:
+            self.opponents[g] = MIRROR                                      # the last one's game is over
+        for rotation, playing in zip(self.rotations, self._playing(), strict=True):
+            rotation.begin(playing)
+        return begun
+
+    def set_opponent(self, game: int, drawn: str) -> None:
+        """`drawn`, or in its place a frozen policy that plays already, if no more may play at once."""
+        frozen = drawn not in self.not_frozen and self.load_others(drawn) is None
+        self.opponents[game] = self.rotations[self.learner_of[game]].pick(drawn, self.rng) if frozen else drawn
+
+    def look_up_policies(self, begun: np.ndarray) -> None:
+        """Policies, memories and scripted bots for the opponents as they are set now."""
+        for g in begun:
+            self.rated[g] = True
+            self.envs.set_bot(g, 1 - self.port[g], BOTS.get(self.opponents[g], 0))
+        before = self.policy_ids
+        self.policy_ids = [*self.names, *sorted(set(self.opponents) - self.not_frozen)]
+        self.policies = [learner.acting for learner in self.learners]
+        self.policies += [self.load_others(name) or self.pool.load(name) for name in self.policy_ids[len(self.names):]]
+        self.states = {name: self.states[name] if name in self.states else policy.initial_state(2 * len(self.port))
+                       for name, policy in zip(self.policy_ids, self.policies, strict=True)}
+        index = {name: k for k, name in enumerate(self.policy_ids)} | dict.fromkeys((*BOTS, *CPU_LEVELS), BOT_SLOT)
+        self.assignment = self.learner_of[:, None].repeat(2, 1)
+        self.assignment[np.arange(len(self.port)), 1 - self.port] = [
+            self.learner_of[g] if name == MIRROR else index[name] for g, name in enumerate(self.opponents)]
+        self.stacked = self.stacked if self.policy_ids == before else None
+
+    def _playing(self) -> list[set[str]]:
+        """The frozen networks that play against each learner."""
+        return [{self.opponents[g] for g in np.flatnonzero(self.learner_of == k)} - self.not_frozen
+                for k in range(len(self.names))]
+
+    def act(self, obs: Observation) -> np.ndarray:
+        """obs of all games -> actions [N, 2, 13] of everybody"""
+        if self.stack and self.stacked is None and len({repr(policy.config) for policy in self.policies}) == 1:
+            self.stacked = StackedPolicies(self.policies)
+        states = [self.states[name] for name in self.policy_ids]
+        actions = act(self.policies, self.assignment, obs, states, self.dones, self.noise, self.stacked)
+        self.states = dict(zip(self.policy_ids, states, strict=True))
+        return actions
+
+    def record(self, terminated: np.ndarray, truncated: np.ndarray, broken: np.ndarray, frames: np.ndarray) -> None:
+        """After a step: [N] how games ended, FRAME [N] their last frames. A broken game has no result."""
+        self.dones = terminated | truncated
+        games = np.flatnonzero(self.dones & ~broken)
+        if not len(games):
+            return
+        scores = (1 + outcomes(frames[games]) * (1 - 2 * self.port[games])) / 2
+        for g, score in zip(games, scores.tolist(), strict=True):
+            if self.opponents[g] != MIRROR and self.rated[g]:
+                me = self.names[self.learner_of[g]]
+                self.ratings.record(me, self.opponents[g], score)
+                self.scores[me].append(score)
+        self.finished += len(games)
+        self.truncated += int(truncated[games].sum())
+
+    def hand_over(self, learner: int) -> None:
+        """Round-robin: all games go on with this learner; results of games that another one began do not count."""
+        self.learner_of[:], self.rated[:], self.may_change[:] = learner, False, True
+        self.states = {each.name: each.acting.initial_state(2 * len(self.port)) for each in self.learners}
+        for each in self.learners:
+            each.teacher_state = ()                                      # it followed other games than it will see next
+
+    def state_dict(self) -> dict:
+        return {**{name: getattr(self, name).tolist() for name in ARRAYS}, "opponents": self.opponents,
+                "recent": [rotation.recent for rotation in self.rotations],
+                "states": {name: list(state) for name, state in self.states.items()},
+                "rng": json.dumps(self.rng.bit_generator.state), "noise": self.noise.get_state()}
+
+    def load_state_dict(self, state: dict) -> None:
+        for name in ARRAYS:
+            setattr(self, name, np.array(state[name], getattr(self, name).dtype))
+        self.opponents = list(state["opponents"])
+        for rotation, recent in zip(self.rotations, state["recent"], strict=True):
+            rotation.recent = list(recent)
+        self.states = {name: tuple(tensors) for name, tensors in state["states"].items()}
+        self.rng.bit_generator.state = json.loads(state["rng"])
+        self.noise.set_state(state["noise"])
