@@ -130,7 +130,7 @@ class Args:
     teacher_kl_half_life: Annotated[float, Range(1)] = 2_000_000
     """game frames after which --teacher-kl has halved (off: 1e18, it stays)"""
     update_interval: str = "batch_ready"
-    """batch_ready: learn after --rollout-length decisions (off); or after so many game frames of a learner, e.g. 10000"""
+    """batch_ready: learn after --rollout-length decisions (off); or after so many game frames of a learner"""
     train_interval: Annotated[int, COUNT] = 1
     """iterations between two updates; each learns from all of them (off: 1)"""
 
@@ -708,8 +708,8 @@ def main(args: Args) -> None:
     parameters = sum(p.numel() for p in initial.parameters())
     console.print(
         f"[bold]CleanMelee[/] self-play PPO  {args.character} on {args.stage} ({args.game_type})  {args.backbone} "
-        f"{args.hidden} ({parameters:,} parameters)\n{num_iterations} iterations of {steps_per_iteration} game frames ({M} "
-        f"games x {T * args.train_interval} decisions x {args.action_repeat} frames); a reward's half-life is "
+        f"{args.hidden} ({parameters:,} parameters)\n{num_iterations} iterations of {steps_per_iteration} game frames "
+        f"({M} games x {T * args.train_interval} decisions x {args.action_repeat} frames); a reward's half-life is "
         f"{half_life:.1f} s; run folder {run}")
     evaluator = Evaluator(run, evaluation_settings(args), global_step, in_background=args.eval_in_background,
                           log=console.print, on_row=wandb.log if args.track else lambda row: None)
@@ -771,8 +771,8 @@ def main(args: Args) -> None:
                         learnt[f"losses/{key}"] for key in ("policy_loss", "value_loss", "entropy", "approx_kl"))
                     console.print(
                         f"{row['iteration']:5d}  {name if P > 1 else ''}  collected {steps_per_iteration}  steps "
-                        f"{row['global_step']:,}  SPS {sps:,.0f}  policy {policy_loss:.4f}  value {value_loss:.4f}  entropy "
-                        f"{entropy:.4f}  KL {kl:.4f}")
+                        f"{row['global_step']:,}  SPS {sps:,.0f}  policy {policy_loss:.4f}  value {value_loss:.4f}  "
+                        f"entropy {entropy:.4f}  KL {kl:.4f}")
                 append_jsonl(run / "metrics.jsonl", row)
                 if args.track:
                     wandb.log(row, step=row["global_step"])

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from cleanmelee import game
+from cleanmelee.cli import from_flags, to_flags
 from cleanmelee.dolphin import controllers_from_gamestate, frame_from_gamestate, keep_raw_events
 from cleanmelee.frame import FRAME
 from melee_common import NUM_BUTTONS, NUM_STICK, Observation, Policy, decode_actions, observe, to_torch
@@ -155,10 +156,11 @@ FRAMES = 2 * 4 * 16                                                         # ga
 
 
 def tiny(tmp_path, name, iterations=3, **options) -> Args:
-    return Args(**{
+    return from_flags(Args, {
         "num_games": 4, "rollout_length": 16, "action_repeat": 2, "timesteps": iterations * FRAMES, "hidden": "16,16",
-        "batch_size": 64, "eval_interval": 0, "eval_games": 2, "eval_opponents": "idle", "eval_in_background": False, "pool_interval": 1, "history_prob": .5, "seed": 5,
-        "max_episode_frames": 40, "runs_dir": str(tmp_path), "run_name": name, **options})
+        "batch_size": 64, "eval_interval": 0, "eval_games": 2, "eval_opponents": "idle", "eval_in_background": False,
+        "pool_interval": 1, "history_prob": .5, "seed": 5, "max_episode_frames": 40, "runs_dir": str(tmp_path),
+        "run_name": name, **options})
 
 
 def metrics(run: Path) -> list[dict]:
@@ -169,7 +171,8 @@ def metrics(run: Path) -> list[dict]:
 
 def as_flags(args: Args) -> list[str]:
     """The command line that stands for these arguments."""
-    changed = {k.replace("_", "-"): v for k, v in vars(args).items() if v != getattr(Args, k)}
+    defaults = to_flags(Args())
+    changed = {k.replace("_", "-"): v for k, v in to_flags(args).items() if v != defaults[k]}
     return [f"--{k}={v}" if not isinstance(v, bool) else f"--{k}" if v else f"--no-{k}" for k, v in changed.items()]
 
 

@@ -18,7 +18,8 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from cleanmelee.pool import Pool, Ratings
 from melee_common import Policy
-from ppo_selfplay import HISTORY_PROB, MIRROR, MatchArgs, Matchmaker
+from cleanmelee.selfplay import MIRROR
+from ppo_selfplay import HISTORY_PROB, Args, Matchmaker
 
 LEARNERS = ["agent1", "agent2", "agent3"]
 
@@ -52,11 +53,11 @@ def group(name: str) -> str:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         pool, ratings = league(folder)
-        rows = {name: draw(Matchmaker(MatchArgs(matchmaking=name), LEARNERS, pool, ratings)) for name in HISTORY_PROB}
-        rows["pfsp, even"] = draw(Matchmaker(MatchArgs(matchmaking="pfsp", pfsp_weighting="even"), LEARNERS, pool, ratings))
+        rows = {name: draw(Matchmaker(Args(matchmaking=name), LEARNERS, pool, ratings)) for name in HISTORY_PROB}
+        rows["pfsp, even"] = draw(Matchmaker(Args(matchmaking="pfsp", pfsp_weighting="even"), LEARNERS, pool, ratings))
         rows["self, bots mixed in"] = draw(Matchmaker(
-            MatchArgs(matchmaking="self", opponent_bots="level1,level5", bot_prob=.2), LEARNERS, pool, ratings))
-        matchmaker = Matchmaker(MatchArgs(league=True), LEARNERS, pool, ratings)
+            Args(matchmaking="self", opponent_bots="level1,level5", bot_prob=.2), LEARNERS, pool, ratings))
+        matchmaker = Matchmaker(Args(league=True), LEARNERS, pool, ratings)
         rows |= {f"--league: {matchmaker.role[me]}": draw(matchmaker, me) for me in LEARNERS}
     columns = sorted({group(name) for row in rows.values() for name in row}, key=lambda name: (name != "itself", name))
     table = Table("strategy", *columns, title="opponents in 2000 games")

@@ -35,7 +35,8 @@ from cleanmelee.frame import CHARACTERS, CONTROLLER, STAGES
 from cleanmelee.pool import Pool, Ratings
 from cleanmelee.population import make_learners
 from melee_common import VecEnv, act, decode_actions, load_checkpoint, load_policy, mirrored, observe
-from ppo_selfplay import Arena
+from cleanmelee.selfplay import SelfPlay
+from cleanmelee.cli import from_flags
 
 SIZES = {"mlp": "512,512", "gru": "256"}
 FLOORS = {"mlp-8": 3_500, "mlp-8-mirror": 5_000}                            # agent frames a second
@@ -67,25 +68,27 @@ def run_selfplay(run: Path, iterations: int, games: int, *flags: str) -> tuple[l
 def alone(run: Path, repeats: int, threads: int = 0) -> tuple[float, float, int]:
     """-> seconds of acting alone, of learning alone, and agent frames, for one iteration as they were at the end of a run."""
     torch.set_num_threads(threads or THREADS)
-    args = ppo.Args(**json.loads((run / "args.json").read_text()))
+    args = from_flags(ppo.Args, json.loads((run / "args.json").read_text()))
     saved, mewtwo, stage = load_checkpoint(run / "checkpoints" / "latest.pt"), CHARACTERS[args.character], STAGES[args.stage]
     envs = VecEnv(args.num_games, mewtwo, stage, seed=args.seed, action_repeat=args.action_repeat)
-    learner, = make_learners(load_policy(run / "checkpoints" / "initial.pt")[0], args)
-    arena = Arena(args, envs, [learner], Pool(run / "pool"), Ratings())
-    for name, part in {"envs": envs, "learner_main": learner, "arena": arena}.items():
+    hyper = {"learning_rate": args.learning_rate, "entropy_coef": args.entropy_coef, "ppo_clip": args.ppo_clip}
+    learner, = make_learners(load_policy(run / "checkpoints" / "initial.pt")[0], hyper, seed=args.seed)
+    pool, ratings = Pool(run / "pool"), Ratings()
+    selfplay = SelfPlay(envs, [learner], pool, ratings, seed=args.seed)
+    for name, part in {"envs": envs, "ratings": ratings, "learner_main": learner, "selfplay": selfplay}.items():
         part.load_state_dict(saved[name])
-    rollout = ppo.collect(arena, args, {"env": 0., "policy": 0.})["main"]
-    states, no_resets = [arena.states[name] for name in arena.networks], np.zeros(args.num_games, bool)
+    rollout = ppo.collect(selfplay, ppo.Matchmaker(args, ["main"], pool, ratings), args, {"env": 0., "policy": 0.})["main"]
+    states, no_resets = [selfplay.states[name] for name in selfplay.policy_ids], np.zeros(args.num_games, bool)
     noise, seconds = torch.Generator(), []
     for _ in range(repeats + 1):
         start = time.perf_counter()
         with torch.inference_mode():
             for _ in range(args.rollout_length):
                 obs = observe(envs.frames, envs.controllers)
-                actions = act(arena.policies, arena.assignment, obs, states, no_resets, noise)
+                actions = act(selfplay.policies, selfplay.assignment, obs, states, no_resets, noise)
                 envs.step(decode_actions(actions, mirrored(envs.frames)))
         acted = time.perf_counter()
-        ppo.update(learner, [rollout], args, None, 0)
+        ppo.update(learner, [ppo.prepare(learner, rollout, args, None)], args, 0)
         seconds.append((acted - start, time.perf_counter() - acted))
     return *np.median(seconds[1:], 0).tolist(), int(rollout["learns"].sum())
 

@@ -55,8 +55,8 @@ def test_spaces_and_types():
 def test_same_seed_same_games_whoever_plays(tmp_path):
     """With every kind of opponent in the draw; another seed gives other games."""
     pool = Pool(tmp_path / "pool")
-    names = [pool.add(Policy("gru", (16,)), "main", step, action_repeat=repeat) for step, repeat in ((1, 1), (2, 3))]
-    file = save_checkpoint(tmp_path / "file.pt", Policy("mlp", (8,)), frame_delay=4)
+    names = [pool.add(Policy("gru", (16,), action_repeat=repeat), "main", step) for step, repeat in ((1, 1), (2, 3))]
+    file = save_checkpoint(tmp_path / "file.pt", Policy("mlp", (8,), frame_delay=4))
     make = lambda: MeleeEnv([str(tmp_path / "pool"), file, "attacker", pool], max_episode_frames=30)
     runs = [play(make(), 240, seed) for seed in (1, 1, 2)]
     assert runs[0] == runs[1] and runs[0] != runs[2]
@@ -68,7 +68,7 @@ def test_same_seed_same_games_whoever_plays(tmp_path):
 def test_an_opponent_stays_for_its_game(tmp_path, monkeypatch):
     pool, acted = Pool(tmp_path), []
     for step in (1, 2, 3):
-        pool.add(Policy("mlp", (8,)), "main", step, action_repeat=2)
+        pool.add(Policy("mlp", (8,), action_repeat=2), "main", step)
     policies = {id(pool.load(name)): name for name in pool.ids()}
     step = Policy.step
     monkeypatch.setattr(Policy, "step", lambda self, *rest: acted.append(policies[id(self)]) or step(self, *rest))

@@ -36,10 +36,10 @@ def drawn(pool, *arguments, times=60) -> set:
 
 def test_ids_agents_and_steps(tmp_path):
     pool = Pool(tmp_path)
-    first, second, other = (pool.add(tiny(), agent, step, action_repeat=3) for agent, step in
+    first, second, other = (pool.add(tiny(), agent, step, note=3) for agent, step in
                             (("main", 5), ("main", 70), ("main_exploiter.1", 6)))
     assert (first, pool.agent(other), pool.step(other)) == ("main_000000000005", "main_exploiter.1", 6)
-    assert load_checkpoint(pool.path(first))["action_repeat"] == 3
+    assert load_checkpoint(pool.path(first))["note"] == 3
     assert pool.ids() == pool.all_ids() == [first, other, second]           # oldest first, whoever it is
     assert pool.current("main") == second and pool.current("main_exploiter.1") == other
     assert pool.current("main_exploiter") is None

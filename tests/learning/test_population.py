@@ -13,6 +13,8 @@ import torch
 
 import melee_common
 from cleanmelee import evaluation
+from cleanmelee import selfplay as selfplay_room
+from cleanmelee.cli import parse_matchups
 import ppo_selfplay
 from bench_matchmaking import LEARNERS, draw, league
 from cleanmelee.cli import UserError
@@ -25,9 +27,12 @@ from melee_common import (
     HEADS, NUM_BUTTONS, Policy, VecEnv, action_kl, action_logprobs, load_checkpoint, load_policy, matchups,
     save_checkpoint,
 )
-from ppo_selfplay import MIRROR, OPPONENT, Arena, MatchArgs, Matchmaker, compute_gae
+from cleanmelee.selfplay import MIRROR, SelfPlay
+from ppo_selfplay import OPPONENT, Matchmaker, assign_opponents, compute_gae, evaluation_settings
 from ppo_selfplay import Args, main
 from helpers import FRAMES, as_flags, command, metrics, random_actions, random_observation, slow_gae, tiny
+
+HYPER = {"learning_rate": 3e-4, "entropy_coef": 7e-4, "ppo_clip": .2}
 
 
 def learning_curve(run: Path) -> dict[str, np.ndarray]:
@@ -55,7 +60,7 @@ def share(counts, test) -> float:
 
 
 def drawn(history, me="agent1", **options):
-    return draw(Matchmaker(MatchArgs(**options), LEARNERS, *history), me)
+    return draw(Matchmaker(Args(**options), LEARNERS, *history), me)
 
 
 def test_each_strategy_meets_whom_it_says(history):
@@ -82,7 +87,7 @@ def test_pfsp_forgets_nobody(history):
     """Even one that always loses is met now and then, and more often once its defeats are long past."""
     pool, _ = history
     ratings, names = Ratings(), pool.ids()
-    matchmaker = Matchmaker(MatchArgs(matchmaking="pfsp", history_prob=1.), LEARNERS, pool, ratings)
+    matchmaker = Matchmaker(Args(matchmaking="pfsp", history_prob=1.), LEARNERS, pool, ratings)
     for _ in range(200):
         for k, name in enumerate(names):
             ratings.record("agent1", name, float(k == 0))
@@ -96,7 +101,7 @@ def test_pfsp_forgets_nobody(history):
     for _ in range(2000):
         for name in names:
             everyone.record("agent1", name, 1.)
-    assert (Matchmaker(MatchArgs(), LEARNERS, pool, everyone).pfsp("agent1", names, "even") > 0).all()
+    assert (Matchmaker(Args(), LEARNERS, pool, everyone).pfsp("agent1", names, "even") > 0).all()
 
 
 def test_history_begins_with_the_initial_policy(tmp_path):
@@ -126,37 +131,37 @@ def test_roles_of_the_league(history):
     hopeless = Ratings()
     for _ in range(60):
         hopeless.record("agent2", "agent1", 0.)
-    exploiter = draw(Matchmaker(MatchArgs(league=True), LEARNERS, pool, hopeless), "agent2")
+    exploiter = draw(Matchmaker(Args(league=True), LEARNERS, pool, hopeless), "agent2")
     assert {Pool.agent(name) for name in exploiter} == {"agent1"} and len(exploiter) == 8      # its past instead
 
-    matchmaker = Matchmaker(MatchArgs(league=True, league_reset_frames=100), LEARNERS, pool, hopeless)
+    matchmaker = Matchmaker(Args(league=True, league_reset_frames=100), LEARNERS, pool, hopeless)
     rng = np.random.default_rng(0)
-    assert not matchmaker.starts_anew("agent2", 99, rng) and matchmaker.starts_anew("agent2", 100, rng)
-    assert not any(matchmaker.starts_anew("agent1", 10 ** 9, rng) for _ in range(20))
-    again = [matchmaker.starts_anew("agent3", 100, rng) for _ in range(400)]
+    assert not matchmaker.league.starts_anew("agent2", 99, rng) and matchmaker.league.starts_anew("agent2", 100, rng)
+    assert not any(matchmaker.league.starts_anew("agent1", 10 ** 9, rng) for _ in range(20))
+    again = [matchmaker.league.starts_anew("agent3", 100, rng) for _ in range(400)]
     assert 60 < sum(again) < 140
     lucky = Ratings()
     for _ in range(9):
         lucky.record("agent2", "agent1", 1.)
-    matchmaker.ratings = lucky
-    assert not matchmaker.starts_anew("agent2", 1, rng)                     # a few games prove nothing
+    matchmaker.league.ratings = lucky
+    assert not matchmaker.league.starts_anew("agent2", 1, rng)                     # a few games prove nothing
     for _ in range(5):
         lucky.record("agent2", "agent1", 1.)
-    assert matchmaker.starts_anew("agent2", 1, rng)                         # it has done what it was for
+    assert matchmaker.league.starts_anew("agent2", 1, rng)                         # it has done what it was for
     lucky.forget("agent2")
-    assert not matchmaker.starts_anew("agent2", 1, rng) and lucky.elo("agent2") == 1500
+    assert not matchmaker.league.starts_anew("agent2", 1, rng) and lucky.elo("agent2") == 1500
     assert lucky.winrate("agent2", "agent1") == lucky.winrate("agent1", "agent2") == .5
     assert lucky.payoff["agent2"]["agent1"] == [14, 0, 0]                   # what was counted stays
 
 
 def test_the_number_of_networks_at_a_time_is_bounded(tmp_path, monkeypatch):
-    most, seat = [], Arena.seat
+    most = []
 
-    def watched(self):
-        seat(self)
-        most.append(len(self.networks) - 1)
+    def watched(selfplay, *rest):
+        assign_opponents(selfplay, *rest)
+        most.append(len(selfplay.policy_ids) - 1)
 
-    monkeypatch.setattr(Arena, "seat", watched)
+    monkeypatch.setattr(ppo_selfplay, "assign_opponents", watched)
     for bound in (2, 3):
         most.clear()
         main(tiny(tmp_path, f"run{bound}", 12, matchmaking="historical", opponents_per_iteration=bound, num_games=8))
@@ -171,13 +176,15 @@ def test_bounded_opponents_stay_fresh(tmp_path, games, most):
     pool.add(tiny_policy, "main", 0)
     met, ages = set(), []
     with VecEnv(games, CHARACTERS["fox"], 32) as envs:
-        arena = Arena(args, envs, make_learners(tiny_policy, args), pool, Ratings())
+        ratings = Ratings()
+        selfplay = SelfPlay(envs, make_learners(tiny_policy, HYPER, seed=3), pool, ratings, seed=3, most_opponents=most)
+        matchmaker = Matchmaker(args, ["main"], pool, ratings)
         for iteration in range(1, 601):
-            arena.begin_iteration()
-            arena.resets = (iteration + np.arange(games)) % 10 == 0         # games that begin: not all at the same time
-            arena.seat()
-            frozen = [name for name in arena.opponents if name != MIRROR]
-            assert len(set(frozen)) == len(arena.networks) - 1 <= most
+            selfplay.begin_iteration()
+            selfplay.dones = (iteration + np.arange(games)) % 10 == 0       # games that begin: not all at the same time
+            assign_opponents(selfplay, matchmaker, args)
+            frozen = [name for name in selfplay.opponents if name != MIRROR]
+            assert len(set(frozen)) == len(selfplay.policy_ids) - 1 <= most
             if iteration > 200:
                 met.update(frozen)
                 ages += [len(pool.all_ids()) - 1 - pool.all_ids().index(name) for name in frozen]
@@ -189,35 +196,35 @@ def test_bounded_opponents_stay_fresh(tmp_path, games, most):
 @pytest.mark.parametrize("swap", ["reset", "rollout"])
 def test_when_opponents_change(tmp_path, monkeypatch, swap):
     """Games end twice in a rollout: with `rollout` the second one keeps the first one's opponent."""
-    draws, begun, matchmaker_draw, seat = [], [], Matchmaker.draw, Arena.seat
+    draws, begun, matchmaker_draw = [], [], Matchmaker.draw
     monkeypatch.setattr(Matchmaker, "draw", lambda self, *a: (draws.append(1), matchmaker_draw(self, *a))[1])
-    monkeypatch.setattr(Arena, "seat", lambda self: (begun.append(int(self.resets.sum())), seat(self)))
+    monkeypatch.setattr(ppo_selfplay, "assign_opponents", lambda selfplay, *rest: (
+        begun.append(int(selfplay.dones.sum())), assign_opponents(selfplay, *rest)))
     main(tiny(tmp_path, "run", 6, opponent_swap=swap, max_episode_frames=10))
     assert len(draws) == sum(begun) if swap == "reset" else len(draws) <= 4 * 6 < sum(begun)
 
 
 def test_characters_stages_and_ports_take_turns(tmp_path, monkeypatch):
-    seen, act = set(), ppo_selfplay.act
+    seen, act = set(), selfplay_room.act
 
     def watched(policies, assignment, obs, states, resets, *rest):
         for g in np.flatnonzero(resets):
             frame = envs[0].frames[g]
-            port = arenas[0].port[g]
+            port = players[0].port[g]
             mine, theirs = frame["players"]["character"][[port, 1 - port]]
             seen.add((int(port), int(mine), int(theirs), int(frame["stage"])))
         return act(policies, assignment, obs, states, resets, *rest)
 
-    envs, arenas, vec_init, arena_init = [], [], VecEnv.__init__, Arena.__init__
+    envs, players, vec_init, init = [], [], VecEnv.__init__, SelfPlay.__init__
     monkeypatch.setattr(VecEnv, "__init__", lambda self, *a, **k: (envs.append(self), vec_init(self, *a, **k))[1])
-    monkeypatch.setattr(Arena, "__init__", lambda self, *a: (arenas.append(self), arena_init(self, *a))[1])
-    monkeypatch.setattr(ppo_selfplay, "act", watched)
+    monkeypatch.setattr(SelfPlay, "__init__", lambda self, *a, **k: (players.append(self), init(self, *a, **k))[1])
+    monkeypatch.setattr(selfplay_room, "act", watched)
     main(tiny(tmp_path, "run", 12, character="fox,link", opponent_character="marth", stage="battlefield,final_destination",
               max_episode_frames=8, num_workers=2))
     expected = {(port, CHARACTERS[mine], CHARACTERS["marth"], STAGES[stage]) for port in (0, 1) for mine in ("fox", "link")
                 for stage in ("battlefield", "final_destination")}
     assert seen == expected
-    characters, _ = matchups(argparse.Namespace(character="low_tiers", opponent_character="", stage="all"), np.arange(60),
-                             np.zeros(60, int))
+    characters, _ = matchups(parse_matchups("low_tiers", "", "all"), np.arange(60), np.zeros(60, int))
     assert len(set(map(tuple, characters.tolist()))) == 5 and (characters[:, 0] == characters[:, 1]).all()
 
 
@@ -243,10 +250,9 @@ def test_learners_share_nothing(tmp_path, monkeypatch):
 
 
 def test_a_round_of_pbt():
-    args = argparse.Namespace(**vars(Args(population_size=5, pbt=True, matchmaking="population", hidden="8")))
-    learners, ratings = make_learners(Policy("mlp", (8,)), args), Ratings()
-    rates = [learner.hyper["learning_rate"] for learner in learners]
-    assert len(set(rates)) == 5 and all(args.learning_rate / 3.01 < rate < 3.01 * args.learning_rate for rate in rates)
+    learners, ratings = make_learners(Policy("mlp", (8,)), HYPER, seed=1, size=5, vary=True), Ratings()
+    rates = [learner.hyper["learning_rate"] / HYPER["learning_rate"] for learner in learners]
+    assert len(set(rates)) == 5 and all(1 / 3.01 < rate < 3.01 for rate in rates)
     for k, learner in enumerate(learners):
         ratings.row(learner.name)[0] = 1500 + 10. * k
     ratings.recent = {"agent1": {"agent2": [0., 9.]}, "agent2": {"agent1": [9., 9.]}}
@@ -260,10 +266,8 @@ def test_a_round_of_pbt():
 
 
 def test_a_turn_ends_by_win_rate_patience_or_frames_and_keeps_its_best():
-    args = Args(population_size=2, train_order="round-robin", turn_winrate=.8, turn_patience=2, turn_frames=1000, turn_games=4,
-                hidden="8")
-    learners = make_learners(Policy("mlp", (8,)), args)
-    turn, weight = Turn(args), learners[0].policy.value_head.weight
+    learners = make_learners(Policy("mlp", (8,)), HYPER, seed=1, size=2)
+    turn, weight = Turn(winrate=.8, games=4, patience=2, frames=1000), learners[0].policy.value_head.weight
 
     def played(score, mark, step, games=4):
         turn.scores += [score] * games
@@ -313,7 +317,7 @@ def test_resume_equals_never_having_stopped(tmp_path, options):
 def test_resume_with_memory(tmp_path, options):
     """What a recurrent policy and its teacher remember of games that a checkpoint cuts in two goes on as well."""
     torch.manual_seed(2)
-    save_checkpoint(tmp_path / "bc.pt", Policy("gru", (12, 12)), action_repeat=2)
+    save_checkpoint(tmp_path / "bc.pt", Policy("gru", (12, 12), action_repeat=2))
     frames = FRAMES * options.get("population_size", 1)
     for name, iterations in (("whole", 7), ("parts", 4)):
         main(tiny(tmp_path, name, timesteps=iterations * frames, pretrained=str(tmp_path / "bc.pt"), **options))
@@ -329,8 +333,8 @@ def test_one_update_on_fixed_rollouts(tmp_path, monkeypatch, backbone):
     after the update are equal to 1e-5."""
     collect, update, kept, weights = ppo_selfplay.collect, ppo_selfplay.update, [], {}
 
-    def same_rollouts(arena, args, clock):
-        rollouts = collect(arena, args, clock)
+    def same_rollouts(*given):
+        rollouts = collect(*given)
         kept.append(rollouts)
         for name, rollout in rollouts.items():                              # every way of acting has sampled the same actions
             assert (rollout["actions"] == kept[0][name]["actions"]).all()
@@ -434,14 +438,19 @@ def test_vtrace_against_a_slow_sum():
 
 def one_update(tmp_path, name, **options):
     """-> the learner before, after and what the update said, from the same rollout for every caller."""
-    kept, update = {}, ppo_selfplay.update
+    kept, prepare, update = {"rollouts": []}, ppo_selfplay.prepare, ppo_selfplay.update
     args = tiny(tmp_path, name, 1, history_prob=0., **options)
     with pytest.MonkeyPatch.context() as patch:
-        def watched(learner, rollouts, args, teacher, step):
-            before = {k: v.clone() for k, v in learner.policy.state_dict().items()}
-            kept.update(before=before, learner=learner, rollouts=rollouts)
-            kept["row"] = update(learner, rollouts, args, teacher, step)
+        def watched_prepare(learner, rollout, *rest):
+            kept["rollouts"].append(rollout)
+            return prepare(learner, rollout, *rest)
+
+        def watched(learner, *rest):
+            kept.update(learner=learner, before={k: v.clone() for k, v in learner.policy.state_dict().items()})
+            kept["row"] = update(learner, *rest)
             return kept["row"]
+
+        patch.setattr(ppo_selfplay, "prepare", watched_prepare)
         patch.setattr(ppo_selfplay, "update", watched)
         main(args)
     return kept
@@ -521,7 +530,7 @@ def test_accumulated_gradients_are_those_of_the_minibatch(tmp_path, backbone):
 
 def kl_of_update(kept):
     rollout, learner = kept["rollouts"][0], kept["learner"]
-    old = Policy(learner.policy.config["backbone"], tuple(learner.policy.config["hidden"]))
+    old = Policy(**learner.policy.config)
     old.load_state_dict(kept["before"])
     T, N = rollout["starts"].shape
     obs = melee_common.Observation(*(torch.from_numpy(np.ascontiguousarray(x)).flatten(1, 2) for x in rollout["obs"]))
@@ -550,12 +559,11 @@ def test_an_epoch_that_goes_too_far_is_taken_back(tmp_path, backbone):
 
 
 def test_the_teacher_forgets_games_that_are_handed_over():
-    args = Args(population_size=2, train_order="round-robin", hidden="8")
-    learners = make_learners(Policy("mlp", (8,)), args)
+    learners = make_learners(Policy("mlp", (8,)), HYPER, seed=1, size=2)
     with VecEnv(4, CHARACTERS["fox"], 32) as envs:
-        arena = Arena(args, envs, learners, argparse.Namespace(ids=list), Ratings())
+        selfplay = SelfPlay(envs, learners, argparse.Namespace(ids=list), Ratings(), seed=1, one_at_a_time=True)
         learners[1].teacher_state = (torch.ones(8, 8),)
-        arena.hand_over(1)
+        selfplay.hand_over(1)
     assert learners[1].teacher_state == ()
 
 
@@ -571,7 +579,7 @@ def test_burning_in_the_value_head_leaves_the_policy_alone(tmp_path):
 
 def test_the_teacher_holds_the_policy(tmp_path):
     """How far the actions have moved from the teacher's, on the same observations."""
-    save_checkpoint(tmp_path / "bc.pt", Policy("gru", (12, 12)), action_repeat=2)
+    save_checkpoint(tmp_path / "bc.pt", Policy("gru", (12, 12), action_repeat=2))
     seen, actions = random_observation(0, 8, 64), torch.from_numpy(random_actions(np.random.default_rng(0), 8, 64))
     drift = {}
     for name, options in {"free": {}, "held": {"teacher_kl": 30.},
@@ -581,7 +589,7 @@ def test_the_teacher_holds_the_policy(tmp_path):
         with torch.no_grad():
             logits = [policy.logits(policy.unroll(seen, policy.initial_state(64), torch.zeros(8, 64, dtype=torch.bool))[0], actions)
                       for policy in (old, new)]
-            drift[name] = action_kl(*logits).mean().item()
+            drift[name] = action_kl(*logits).sum(-1).mean().item()
     assert drift["held"] < .5 * drift["free"] and drift["forgotten"] > .7 * drift["free"], drift
     assert metrics(tmp_path / "held")[-1]["losses/teacher_kl"] > 0
 
@@ -589,14 +597,14 @@ def test_the_teacher_holds_the_policy(tmp_path):
 def test_action_kl_is_that_of_the_distributions():
     torch.manual_seed(0)
     p, q = torch.randn(2, 40, melee_common.NUM_LOGITS).unbind()
-    expected = torch.distributions.kl_divergence(
-        *(torch.distributions.Bernoulli(logits=x[:, :NUM_BUTTONS]) for x in (p, q))).sum(-1)
+    expected = [torch.distributions.kl_divergence(
+        *(torch.distributions.Bernoulli(logits=x[:, :NUM_BUTTONS]) for x in (p, q))).sum(-1)]
     offset = NUM_BUTTONS
     for size in list(HEADS.values())[1:]:
-        expected += torch.distributions.kl_divergence(
-            *(torch.distributions.Categorical(logits=x[:, offset:offset + size]) for x in (p, q)))
+        expected.append(torch.distributions.kl_divergence(
+            *(torch.distributions.Categorical(logits=x[:, offset:offset + size]) for x in (p, q))))
         offset += size
-    assert torch.allclose(action_kl(p, q), expected, atol=1e-4) and action_kl(p, p).abs().max() < 1e-5
+    assert torch.allclose(action_kl(p, q), torch.stack(expected, -1), atol=1e-4) and action_kl(p, p).abs().max() < 1e-5
 
 
 def test_a_policy_that_did_not_act_is_noticed(tmp_path, monkeypatch):
@@ -621,18 +629,19 @@ def test_intervals_of_updates(tmp_path):
 
 # -------------------------------------------------------------------------------------------------------------- strength
 
-def strength_args(**options):
-    return argparse.Namespace(**vars(Args(**{
-        "eval_games": 4, "eval_opponents": "idle,level1", "max_episode_frames": 60, "action_repeat": 3, **options})))
+def strength(**options) -> dict:
+    """Keyword arguments of measure_strength."""
+    return evaluation_settings(Args(**{
+        "eval_games": 4, "eval_opponents": "idle,level1", "max_episode_frames": 60, **options}))
 
 
 def test_strength_in_the_background_is_the_same(tmp_path):
     rows = {}
     for background in (False, True):
         run = tmp_path / str(background)
-        save_checkpoint(run / "checkpoints" / "initial.pt", Policy("mlp", (8,)), action_repeat=3)
+        save_checkpoint(run / "checkpoints" / "initial.pt", Policy("mlp", (8,), action_repeat=3))
         torch.manual_seed(3)
-        evaluator = Evaluator(run, strength_args(eval_in_background=background), 0)
+        evaluator = Evaluator(run, strength(), 0, in_background=background)
         policies = [Policy("mlp", (8,)) for _ in range(2)]
         for step, policy in enumerate(policies):
             evaluator.submit(policy, step)
@@ -652,31 +661,32 @@ def test_strength_in_the_background_is_the_same(tmp_path):
 def test_what_a_kill_leaves_unmeasured_is_measured_later(tmp_path):
     run = tmp_path / "run"
     policy = Policy("mlp", (8,))
-    save_checkpoint(run / "checkpoints" / "initial.pt", policy, action_repeat=3)
-    killed = Evaluator(run, strength_args(eval_in_background=False), 0)
-    killed.submit(policy, 100), killed.submit(policy, 200)
-    assert [row["global_step"] for row in Evaluator(run, strength_args(eval_in_background=False), 150).finished()] == [100]
+    save_checkpoint(run / "checkpoints" / "initial.pt", policy)
+    killed = Evaluator(run, strength(), 0, in_background=False)
+    killed.submit(policy, 100)
+    killed.submit(policy, 200)
+    assert [row["global_step"] for row in Evaluator(run, strength(), 150, in_background=False).finished()] == [100]
     assert not list(run.glob("checkpoints/eval_*"))                         # 200 will be reached and measured again
 
 
 def test_strength_knows_a_collapse_and_a_held_out_policy(tmp_path):
     torch.manual_seed(0)
     initial, mashing, frozen = Policy("mlp", (8,)), Policy("mlp", (8,)), Policy("mlp", (8,))
-    save_checkpoint(tmp_path / "held.pt", initial, action_repeat=3)
+    save_checkpoint(tmp_path / "held.pt", initial)
     with torch.no_grad():
         mashing.controller_head.logits["buttons"].bias.fill_(3.)
         for name, layer in frozen.controller_head.logits.items():
             layer.bias.fill_(-20.)
             if name != "buttons":
                 layer.bias[len(layer.bias) // 2 if name != "shoulder" else 0] = 20.
-    args = strength_args(held_out=str(tmp_path / "held.pt"))
-    sound = evaluation.measure_strength(initial, initial, 0, args)
+    args = strength(held_out=str(tmp_path / "held.pt"))
+    sound = evaluation.measure_strength(initial, initial, 0, **args)
     assert sound["eval/collapse"] == [] and sound["eval/drift"] < .05 and 0 <= sound["eval/winrate_heldout"] <= 1
-    broken = evaluation.measure_strength(mashing, initial, 0, args)
+    broken = evaluation.measure_strength(mashing, initial, 0, **args)
     assert "mashing" in broken["eval/collapse"] and broken["eval/drift"] > .2
-    still = evaluation.measure_strength(frozen, initial, 0, args)
+    still = evaluation.measure_strength(frozen, initial, 0, **args)
     assert {"frozen", "entropy"} == set(still["eval/collapse"])             # in games of a second, nobody is hurt anyway
-    still = evaluation.measure_strength(frozen, initial, 0, strength_args(max_episode_frames=1800, eval_opponents="idle"))
+    still = evaluation.measure_strength(frozen, initial, 0, **strength(max_episode_frames=1800, eval_opponents="idle"))
     assert {"frozen", "entropy", "passive"} == set(still["eval/collapse"])
 
 
@@ -716,14 +726,14 @@ def test_what_cannot_work_is_told_in_one_line(tmp_path, options, words):
 
 
 def test_an_opponent_with_another_action_repeat_is_refused(tmp_path):
-    save_checkpoint(tmp_path / "other.pt", Policy("mlp", (8,)), action_repeat=1)
+    save_checkpoint(tmp_path / "other.pt", Policy("mlp", (8,), action_repeat=1))
     with pytest.raises(UserError, match="action-repeat"):
         main(tiny(tmp_path, "run", 1, opponent=str(tmp_path / "other.pt")))
 
 
 def test_a_best_response_meets_nobody_else(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    save_checkpoint(tmp_path / "frozen.pt", Policy("gru", (8, 8)), action_repeat=2)
+    save_checkpoint(tmp_path / "frozen.pt", Policy("gru", (8, 8), action_repeat=2))
     main(tiny(tmp_path, "run", 6, opponent=str(tmp_path / "frozen.pt"), max_episode_frames=10, track_elo=True))
     rows = metrics(tmp_path / "run")
     assert rows[-1]["charts/agent_frames"] == sum(row["charts/agent_frames"] > 0 for row in rows) * 4 * 16      # one side learns
@@ -738,12 +748,13 @@ def test_opponents_are_kept_with_the_run(tmp_path, monkeypatch):
     """The files of --opponent and --held-out may change or go, and the run may be resumed from another folder."""
     torch.manual_seed(1)
     for name in ("frozen", "held"):
-        save_checkpoint(tmp_path / f"{name}.pt", Policy("mlp", (8,)), action_repeat=2)
+        save_checkpoint(tmp_path / f"{name}.pt", Policy("mlp", (8,), action_repeat=2))
     options = {"opponent": "frozen.pt", "held_out": "held.pt", "eval_interval": 3, "runs_dir": "."}
     monkeypatch.chdir(tmp_path)
     main(tiny(tmp_path, "whole", 6, **options))
     main(tiny(tmp_path, "parts", 3, **options))
-    (tmp_path / "frozen.pt").unlink(), (tmp_path / "held.pt").unlink()
+    for name in ("frozen", "held"):
+        (tmp_path / f"{name}.pt").unlink()
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     main(Args(resume="../parts", timesteps=6 * FRAMES))
@@ -754,8 +765,8 @@ def test_opponents_are_kept_with_the_run(tmp_path, monkeypatch):
 
 def test_opponents_that_must_not_be(tmp_path):
     a, b, slow = (str(tmp_path / f"{name}.pt") for name in ("a", "b", "slow"))
-    policy = Policy("mlp", (8,))
-    save_checkpoint(a, policy, action_repeat=2), save_checkpoint(slow, policy, action_repeat=2, frame_delay=3)
+    save_checkpoint(a, Policy("mlp", (8,), action_repeat=2))
+    save_checkpoint(slow, Policy("mlp", (8,), action_repeat=2, frame_delay=3))
     Path(b).write_bytes(Path(a).read_bytes())
     for options, words in (({"opponent": a, "held_out": b}, "held-out"), ({"opponent": slow}, "opponent.*3 frames"),
                            ({"held_out": slow}, "held-out.*3 frames")):
@@ -767,7 +778,7 @@ def test_opponents_that_must_not_be(tmp_path):
 def test_pool_files_for_other_games_are_passed_over(tmp_path, capsys):
     main(tiny(tmp_path, "run", 1))
     for name, about in {"fast": {"action_repeat": 1}, "slow": {"action_repeat": 2, "frame_delay": 3}}.items():
-        save_checkpoint(tmp_path / "run" / "pool" / f"{name}_000000000000.pt", Policy("mlp", (8,)), **about)
+        save_checkpoint(tmp_path / "run" / "pool" / f"{name}_000000000000.pt", Policy("mlp", (8,), **about))
     main(Args(resume=str(tmp_path / "run"), timesteps=8 * FRAMES))
     payoff = load_checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt")["ratings"]["payoff"]
     assert payoff["main"] and not {name for name in payoff if "fast" in name or "slow" in name}
@@ -782,7 +793,7 @@ def test_an_evaluator_that_cannot_live_does_not_end_the_training(tmp_path, monke
     assert len(metrics(tmp_path / "run")) == 6 and time.monotonic() - started < 20
     assert not (tmp_path / "run" / "eval.jsonl").exists()
     log = []
-    evaluator = Evaluator(tmp_path / "run", strength_args(), 0, log.append)
+    evaluator = Evaluator(tmp_path / "run", strength(), 0, log=log.append)
     assert [step for step, _ in evaluator.jobs] == [0]                      # kept: what was wrong may be put right
     for step in range(10):
         evaluator.submit(Policy("mlp", (8,)), step)
@@ -791,23 +802,23 @@ def test_an_evaluator_that_cannot_live_does_not_end_the_training(tmp_path, monke
 
 
 def test_a_kill_between_a_row_and_its_file_loses_and_repeats_nothing(tmp_path, monkeypatch):
-    save_checkpoint(tmp_path / "checkpoints" / "initial.pt", Policy("mlp", (8,)), action_repeat=3)
-    args, rows = strength_args(eval_in_background=False), tmp_path / "eval.jsonl"
-    evaluator = Evaluator(tmp_path, args, 0, log=lambda line: None)
+    save_checkpoint(tmp_path / "checkpoints" / "initial.pt", Policy("mlp", (8,), action_repeat=3))
+    options, rows = {"in_background": False, "log": lambda line: None}, tmp_path / "eval.jsonl"
+    evaluator = Evaluator(tmp_path, strength(), 0, **options)
     evaluator.submit(Policy("mlp", (8,)), 0)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             evaluator.report()
     assert rows.read_text().count("\n") == 1 and list(tmp_path.glob("checkpoints/eval_*"))
-    Evaluator(tmp_path, args, 0, log=lambda line: None).report()
+    Evaluator(tmp_path, strength(), 0, **options).report()
     assert rows.read_text().count("\n") == 1 and not list(tmp_path.glob("checkpoints/eval_*"))
 
 
 def test_a_policy_that_wins_from_one_side_only_is_flagged_and_the_control_stays_even(monkeypatch):
     monkeypatch.setattr(evaluation, "outcomes", lambda frames: np.ones(len(frames)))                  # port 1 always wins
     policy = Policy("mlp", (8,))
-    row = evaluation.measure_strength(policy, policy, 0, strength_args(eval_games=32, eval_opponents="idle"))
+    row = evaluation.measure_strength(policy, policy, 0, **strength(eval_games=32, eval_opponents="idle"))
     assert (row["eval/winrate_control"], row["eval/port_1_score"], row["eval/collapse"]) == (.5, 1, ["one-sided"])
 
 
@@ -817,7 +828,7 @@ def test_the_control_and_the_drift_are_fair_where_the_matchup_is_not(tmp_path, m
     monkeypatch.setattr(evaluation, "outcomes", lambda frames: np.where(
         frames["players"]["character"][:, 0] == CHARACTERS["fox"], 1, -1))
     policy = Policy("mlp", (8,))
-    row = evaluation.measure_strength(policy, policy, 0, strength_args(
+    row = evaluation.measure_strength(policy, policy, 0, **strength(
         character="fox", opponent_character="gameandwatch", eval_games=32, eval_opponents="idle"))
     assert row["eval/winrate_control"] == .5 and row["eval/winrate_initial"] == 1 and row["eval/collapse"] == []
     assert row["eval/drift"] < .03 and "eval/winrate_reference" not in row
@@ -832,4 +843,4 @@ def test_drift_compares_the_same_games(monkeypatch):
         return envs.frames.copy()
 
     monkeypatch.setattr(evaluation, "play_games", fake)
-    assert evaluation.measure_strength(Policy("mlp", (8,)), Policy("mlp", (8,)), 0, strength_args())["eval/drift"] == 0
+    assert evaluation.measure_strength(Policy("mlp", (8,)), Policy("mlp", (8,)), 0, **strength())["eval/drift"] == 0

@@ -267,10 +267,10 @@ def test_training_against_melees_own_computer_player(dolphin, tmp_path, monkeypa
     """It plays itself, from one port of each game, and nothing it does enters a batch."""
     seen, play = [], ppo_selfplay.collect
 
-    def collect(arena, args, clock):
-        rollout = play(arena, args, clock)["main"]
-        envs = arena.envs
-        seen.append((rollout["learns"], envs.controllers["main_x"].copy(), envs.games.characters.copy(), arena.assignment))
+    def collect(selfplay, matchmaker, args, clock):
+        rollout = play(selfplay, matchmaker, args, clock)["main"]
+        envs = selfplay.envs
+        seen.append((rollout["learns"], envs.controllers["main_x"].copy(), envs.games.characters.copy(), selfplay.assignment))
         return {"main": rollout}
 
     monkeypatch.setattr(ppo_selfplay, "collect", collect)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from cleanmelee import evaluation
+from cleanmelee import evaluation, selfplay
 import ppo_selfplay
 from cleanmelee.cli import UserError
 from cleanmelee.pool import Pool, Ratings
@@ -96,12 +96,12 @@ def test_ctrl_c_leaves_a_resumable_checkpoint_and_no_process(tmp_path):
 
 def test_pretrained_weights_are_the_learners(tmp_path, monkeypatch):
     source = Policy("gru", (24, 12))
-    save_checkpoint(tmp_path / "bc.pt", source, action_repeat=1)
+    save_checkpoint(tmp_path / "bc.pt", source)
     seen = {}
 
-    def measure(policy, initial, step, args):
+    def measure(policy, initial, step, **settings):
         if step == 0:
-            seen.update({k: v.clone() for k, v in policy.state_dict().items()}, repeat=args.action_repeat)
+            seen.update({k: v.clone() for k, v in policy.state_dict().items()}, repeat=policy.action_repeat)
             assert all(torch.equal(v, policy.state_dict()[k]) for k, v in initial.state_dict().items())
         return {"global_step": step, "games": 0, "eval/drift": 0., "eval/collapse": []}
 
@@ -117,7 +117,7 @@ def test_pretrained_weights_are_the_learners(tmp_path, monkeypatch):
 @pytest.mark.parametrize("backbone", ["mlp", "gru"])
 def test_opponent_rows_never_enter_the_batch(tmp_path, monkeypatch, backbone):
     """Opponents are made to press up on the d-pad on every frame, the learner never does: no batch may hold such a row."""
-    act, action_logprobs = ppo_selfplay.act, ppo_selfplay.action_logprobs
+    act, action_logprobs = selfplay.act, ppo_selfplay.action_logprobs
     count = {"learner": 0, "opponent": 0, "batches": 0}
 
     def marked_act(policies, assignment, *rest):
@@ -133,7 +133,7 @@ def test_opponent_rows_never_enter_the_batch(tmp_path, monkeypatch, backbone):
             assert not actions[..., 7].any()
         return action_logprobs(logits, actions)
 
-    monkeypatch.setattr(ppo_selfplay, "act", marked_act)
+    monkeypatch.setattr(selfplay, "act", marked_act)
     monkeypatch.setattr(ppo_selfplay, "action_logprobs", checked)
     main(tiny(tmp_path, "run", 6, history_prob=.7, backbone=backbone))
     assert count["opponent"] > 100 and count["batches"] > 0
@@ -143,7 +143,7 @@ def test_opponent_rows_never_enter_the_batch(tmp_path, monkeypatch, backbone):
 def test_an_opponent_stays_for_its_game_and_gets_its_result(tmp_path, monkeypatch):
     """Follows who really acted in every game, and compares with whom the ratings were told about."""
     names, games, finished, recorded = {}, {}, [], []
-    load, act, record = Pool.load, ppo_selfplay.act, Ratings.record
+    load, act, record = Pool.load, selfplay.act, Ratings.record
 
     def named_load(self, name):
         policy = load(self, name)
@@ -165,7 +165,7 @@ def test_an_opponent_stays_for_its_game_and_gets_its_result(tmp_path, monkeypatc
         record(self, a, b, score)
 
     monkeypatch.setattr(Pool, "load", named_load)
-    monkeypatch.setattr(ppo_selfplay, "act", watched_act)
+    monkeypatch.setattr(selfplay, "act", watched_act)
     monkeypatch.setattr(Ratings, "record", watched_record)
     main(tiny(tmp_path, "run", 8, history_prob=.6))
     expected = [(a, b) if a == "main" else (b, a) for a, b in finished if (a, b) != ("main", "main")]
@@ -179,7 +179,7 @@ def test_an_opponent_stays_for_its_game_and_gets_its_result(tmp_path, monkeypatc
 def test_the_learner_scores_actions_as_the_actor_did(tmp_path, monkeypatch, backbone):
     """Observations, actions, memory and its resets are stored where they belong: the rollout's log-probabilities are those of
     the moment of acting."""
-    act, action_logprobs, evaluate_actions = ppo_selfplay.act, ppo_selfplay.action_logprobs, ppo_selfplay.evaluate_actions
+    act, action_logprobs, evaluate_actions = selfplay.act, ppo_selfplay.action_logprobs, ppo_selfplay.evaluate_actions
     scored, acted, compared = {}, [], []
 
     def step(self, obs, state, noise):
@@ -205,7 +205,7 @@ def test_the_learner_scores_actions_as_the_actor_did(tmp_path, monkeypatch, back
         return values, logprobs
 
     monkeypatch.setattr(Policy, "step", step)
-    monkeypatch.setattr(ppo_selfplay, "act", watched_act)
+    monkeypatch.setattr(selfplay, "act", watched_act)
     monkeypatch.setattr(ppo_selfplay, "evaluate_actions", watched_evaluation)
     main(tiny(tmp_path, "run", 6, backbone=backbone, history_prob=.6, learning_rate=1e-2))
     assert len(compared) == 6
@@ -216,8 +216,8 @@ def test_results_are_credited_to_the_side_that_won(tmp_path, monkeypatch):
         if resets[0]:
             frozen.append(int((assignment[0] > 0).argmax()) if (assignment[0] > 0).any() else None)
         return act(policies, assignment, obs, states, resets, *rest)
-    monkeypatch.setattr(ppo_selfplay, "act", watched_act)
-    monkeypatch.setattr(ppo_selfplay, "outcomes", lambda frames: np.ones(len(frames), int))   # player 0 always wins
+    monkeypatch.setattr(selfplay, "act", watched_act)
+    monkeypatch.setattr(selfplay, "outcomes", lambda frames: np.ones(len(frames), int))   # player 0 always wins
     monkeypatch.setattr(Ratings, "record", lambda self, a, b, score: scores.append(score))
     main(tiny(tmp_path, "run", 24, num_games=1, history_prob=1.))
     expected = [float(port == 1) for port in frozen if port is not None]
@@ -296,7 +296,8 @@ def test_evaluation_credits_the_policy(tmp_path, monkeypatch):
 
     monkeypatch.setattr(evaluation, "play_games", won)
     policy = Policy("mlp", (8,))
-    row = evaluation.measure_strength(policy, policy, 0, tiny(tmp_path, "run", eval_games=4, eval_opponents="idle,random"))
+    row = evaluation.measure_strength(policy, policy, 0, **ppo_selfplay.evaluation_settings(
+        tiny(tmp_path, "run", eval_games=4, eval_opponents="idle,random")))
     assert [row[f"eval/winrate_{name}"] for name in ("idle", "random", "attacker", "initial", "control")] == [1, 1, 1, 1, .5]
     assert row["eval/drift"] == 0
 
@@ -362,8 +363,8 @@ def test_a_broken_game_costs_its_own_rows_alone(tmp_path, monkeypatch):
         return terminated, truncated | broken, broken
 
     monkeypatch.setattr(ppo_selfplay.VecEnv, "step", breaking)
-    monkeypatch.setattr(ppo_selfplay, "collect", lambda arena, args, clock: (
-        lambda rollouts: (learns.append(rollouts["main"]["learns"]), rollouts)[1])(collect(arena, args, clock)))
+    monkeypatch.setattr(ppo_selfplay, "collect", lambda *given: (
+        lambda rollouts: (learns.append(rollouts["main"]["learns"]), rollouts)[1])(collect(*given)))
     main(tiny(tmp_path, "run", 1, history_prob=0., max_episode_frames=10))
     expected = np.ones((16, 4, 2), bool)
     expected[10:13, 1] = False
@@ -424,7 +425,7 @@ def test_impossible_values(tmp_path, name, value):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("field", ["learner_main", "envs", "ratings", "arena", "turn", "iteration", "stage"])
+@pytest.mark.parametrize("field", ["learner_main", "envs", "ratings", "selfplay", "turn", "iteration", "stage"])
 def test_a_damaged_checkpoint_is_not_resumed(tmp_path, field):
     main(tiny(tmp_path, "run", 1))
     path = tmp_path / "run" / "checkpoints" / "latest.pt"
@@ -493,5 +494,5 @@ def test_a_run_is_never_overwritten(tmp_path):
 
 def test_evaluation_is_symmetric_in_ports(tmp_path):
     policy, args = Policy("mlp", (8,)).eval(), tiny(tmp_path, "run", eval_games=4)
-    a, b = evaluation.measure_strength(policy, policy, 0, args), evaluation.measure_strength(policy, policy, 0, args)
+    a, b = evaluation.measure_strength(policy, policy, 0, **ppo_selfplay.evaluation_settings(args)), evaluation.measure_strength(policy, policy, 0, **ppo_selfplay.evaluation_settings(args))
     assert a == b and a["games"] == 4 and BOT_SLOT == -1
