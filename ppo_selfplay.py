@@ -263,8 +263,6 @@ def check(args: Args) -> None:
     parse_names(args.eval_opponents, BOTS, "bot")
     bots = parse_names(args.opponent_bots, BOTS, "bot") if args.opponent_bots else []
     computer, parallel = args.opponent in CPU_LEVELS, args.train_order == "parallel"
-    if args.game_type == "dolphin":
-        check_dolphin(args.live)
     rollout = 2 * args.num_games * args.rollout_length * args.train_interval
     games = args.num_games * (args.population_size if parallel else 1)
     learns_from_others = history_prob(args) or args.opponent or bots and args.bot_prob
@@ -301,6 +299,8 @@ def check(args: Args) -> None:
         load_opponent(getattr(args, flag), args.action_repeat, as_flag(flag))
     if len(files) == 2 and Path(args.opponent).read_bytes() == Path(args.held_out).read_bytes():
         raise UserError(f"--held-out {args.held_out}: the policy of --opponent, which training meets; choose another")
+    if args.game_type == "dolphin":
+        check_dolphin(args.live)
     if args.checkpoint:
         check_writable("--checkpoint", Path(args.checkpoint))
 

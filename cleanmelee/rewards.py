@@ -31,8 +31,7 @@ class RewardArgs:
     reward_confusion: float = 0.0
     """Mewtwo: reward for a hit with another move that follows Confusion, in combo or in the air, zero-sum (off: 0)"""
     reward_teleport: float = 0.0
-    """Mewtwo: as the reward for recovery, but paid when the teleport begins and kept if it ends on stage or ledge (off:
-    0)"""
+    """Mewtwo: as for recovery, but paid when the teleport begins and kept if it ends on stage or ledge (off: 0)"""
     reward_bucket: float = 0.0
     """Game & Watch: reward for each projectile caught with Oil Panic, zero-sum (off: 0)"""
     reward_hammer: float = 0.0
@@ -46,8 +45,7 @@ class RewardArgs:
     reward_stomp: float = 0.0
     """Ganondorf: reward for each hit that follows his down aerial in one combo, zero-sum (off: 0)"""
     reward_kick: float = 0.0
-    """Zelda: reward for each Lightning Kick (forward or back aerial) that hits with its sweet spot, zero-sum (off:
-    0)"""
+    """Zelda: reward for each Lightning Kick (forward or back aerial) that hits sweetly, zero-sum (off: 0)"""
     reward_dins: float = 0.0
     """Zelda: further reward for each percent dealt from afar by Din's Fire, zero-sum (off: 0)"""
 

@@ -87,10 +87,9 @@ def test_an_opponent_stays_for_its_game(tmp_path, monkeypatch):
 def test_a_policy_inside_plays_as_it_would_outside():
     """The opponent sees its own side, keeps its memory through the game, holds its controller, and acts as late as trained."""
     torch.manual_seed(0)
-    policy = Policy("gru", (16,)).eval()
+    policy = Policy("gru", (16,), action_repeat=2, frame_delay=3).eval()
     for layer in policy.controller_head.logits.values():                    # a fresh policy hardly minds what it sees
         layer.weight.data *= 300
-    policy.action_repeat, policy.frame_delay = 2, 3
     env = MeleeEnv(policy, port=1, action_repeat=1, max_episode_frames=40)
     env.reset(seed=5)
     state, chosen, noise = policy.initial_state(1), [], torch.Generator()

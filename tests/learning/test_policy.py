@@ -10,7 +10,7 @@ import torch
 from cleanmelee.cli import UserError
 from cleanmelee.frame import CONTROLLER, FRAME
 from melee_common import (
-    ACTION_SIZE, BACKBONES, HEADS, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, OWN_CONTROLLER, STICK_GRID,
+    ACTION_SIZE, BACKBONES, HEADS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, OWN_CONTROLLER, STICK_GRID,
     STICK_NEUTRAL, STICK_TABLE, Observation, Policy, action_logprobs, decode_actions, encode_controllers,
     load_checkpoint, load_policy, mirrored, observe, parse_hidden, reset_state, save_checkpoint, to_torch,
 )
@@ -268,10 +268,10 @@ def test_bad_checkpoints_are_told_in_one_line(tmp_path):
     (tmp_path / "empty.pt").write_bytes(b"")
     (tmp_path / "half.pt").write_bytes(path.read_bytes()[:2000])
     torch.save(data | {"schema": "other"}, tmp_path / "schema.pt")
-    torch.save(data | {"config": {"backbone": "mlp", "hidden": [9]}}, tmp_path / "sizes.pt")
+    torch.save(data | {"config": data["config"] | {"hidden": [9]}}, tmp_path / "sizes.pt")
     torch.save(data | {"evil": Evil()}, tmp_path / "evil.pt")
     torch.save(data | {"policy": {3: 3}}, tmp_path / "types.pt")
-    torch.save(data | {"action_repeat": "abc"}, tmp_path / "repeat.pt")
+    torch.save(data | {"config": data["config"] | {"action_repeat": "abc"}}, tmp_path / "repeat.pt")
     torch.save(data | {"format": 99, "versions": None}, tmp_path / "format.pt")
     for name in ("missing", "empty", "half", "schema", "sizes", "evil", "types", "repeat", "format"):
         with pytest.raises(UserError) as error:

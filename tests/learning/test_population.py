@@ -817,7 +817,7 @@ def test_a_kill_between_a_row_and_its_file_loses_and_repeats_nothing(tmp_path, m
 
 def test_a_policy_that_wins_from_one_side_only_is_flagged_and_the_control_stays_even(monkeypatch):
     monkeypatch.setattr(evaluation, "outcomes", lambda frames: np.ones(len(frames)))                  # port 1 always wins
-    policy = Policy("mlp", (8,))
+    policy = Policy("mlp", (8,), action_repeat=3)
     row = evaluation.measure_strength(policy, policy, 0, **strength(eval_games=32, eval_opponents="idle"))
     assert (row["eval/winrate_control"], row["eval/port_1_score"], row["eval/collapse"]) == (.5, 1, ["one-sided"])
 
@@ -827,7 +827,7 @@ def test_the_control_and_the_drift_are_fair_where_the_matchup_is_not(tmp_path, m
     drift, though both characters are played differently by whoever plays them."""
     monkeypatch.setattr(evaluation, "outcomes", lambda frames: np.where(
         frames["players"]["character"][:, 0] == CHARACTERS["fox"], 1, -1))
-    policy = Policy("mlp", (8,))
+    policy = Policy("mlp", (8,), action_repeat=3)
     row = evaluation.measure_strength(policy, policy, 0, **strength(
         character="fox", opponent_character="gameandwatch", eval_games=32, eval_opponents="idle"))
     assert row["eval/winrate_control"] == .5 and row["eval/winrate_initial"] == 1 and row["eval/collapse"] == []

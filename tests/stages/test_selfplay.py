@@ -211,7 +211,7 @@ def test_the_learner_scores_actions_as_the_actor_did(tmp_path, monkeypatch, back
     assert len(compared) == 6
 
 def test_results_are_credited_to_the_side_that_won(tmp_path, monkeypatch):
-    frozen, scores, act = [], [], ppo_selfplay.act
+    frozen, scores, act = [], [], selfplay.act
     def watched_act(policies, assignment, obs, states, resets, *rest):
         if resets[0]:
             frozen.append(int((assignment[0] > 0).argmax()) if (assignment[0] > 0).any() else None)
