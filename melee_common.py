@@ -144,8 +144,10 @@ def _gathered(me: int) -> tuple[list, list, list]:
     floats = [(f"{who}.{field}", ("players", k, field), scale) for who, k in players for field, scale in _PLAYER_FLOATS]
     floats += [(f"stage.{field}", (field,), _PLATFORM_SCALE) for field in ("platform_left", "platform_right")]
     floats += [(f"{item}.{field}", ("items", k, field), scale) for item, k in items for field, scale in _ITEM_FLOATS]
-    smalls = [(f"{who}.{field}", ("players", k, field), scale) for who, k in players for field, scale in _PLAYER_SMALL_INTS]
-    smalls += [(f"{item}.{field}", ("items", k, field), scale) for item, k in items for field, scale in _ITEM_SMALL_INTS]
+    smalls = [(f"{who}.{field}", ("players", k, field), scale)
+              for who, k in players for field, scale in _PLAYER_SMALL_INTS]
+    smalls += [(f"{item}.{field}", ("items", k, field), scale)
+               for item, k in items for field, scale in _ITEM_SMALL_INTS]
     ids = [(f"{who}.{field}", ("players", k, field), size) for who, k in players
            for field, size in (("action", NUM_ACTIONS), ("character", NUM_CHARACTERS))]
     ids += [("stage.id", ("stage",), NUM_STAGES)]
@@ -156,8 +158,9 @@ def _gathered(me: int) -> tuple[list, list, list]:
 # The one table of columns. What is computed (relative position, whose item, the own last controller) follows what is
 # gathered.
 _FLOATS, _SMALLS, _IDS = _gathered(0)
-FLOAT_NAMES = [name for name, _, _ in _FLOATS + _SMALLS] + ["opponent.dx", "opponent.dy"] + [
-    f"item{slot}.mine" for slot in range(NUM_ITEMS)] + [f"controller.{name}" for name in (*_STICKS, "shoulder", *BUTTONS)]
+FLOAT_NAMES = [name for name, _, _ in _FLOATS + _SMALLS] + ["opponent.dx", "opponent.dy"]
+FLOAT_NAMES += [f"item{slot}.mine" for slot in range(NUM_ITEMS)]
+FLOAT_NAMES += [f"controller.{name}" for name in (*_STICKS, "shoulder", *BUTTONS)]
 INT_NAMES = [name for name, _, _ in _IDS]
 NUM_FLOATS, NUM_INTS = len(FLOAT_NAMES), len(INT_NAMES)
 INT_LIMITS = np.array([size - 1 for _, _, size in _IDS], np.int16)
@@ -237,7 +240,8 @@ def observe(frames: np.ndarray, controllers: np.ndarray) -> Observation:
 def schema_hash() -> str:
     """Changes whenever a checkpoint's inputs or outputs would mean something else."""
     parts = [FRAME.descr, CONTROLLER.descr, _PLAYER_FLOATS, _PLAYER_SMALL_INTS, _ITEM_FLOATS, _ITEM_SMALL_INTS,
-             sorted(_SIDEWAYS), "owners of items that are there", list(BUTTONS), STICK_GRID.tolist(), SHOULDER_GRID.tolist(),
+             sorted(_SIDEWAYS), "owners of items that are there", list(BUTTONS), STICK_GRID.tolist(),
+             SHOULDER_GRID.tolist(),
              list(HEADS), NUM_FLOATS, NUM_INTS]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
@@ -294,7 +298,8 @@ class Embedding(nn.Module):
             nn.init.normal_(table.weight, std=.3)
         features = [name for name, _ in _ITEM_FLOATS + _ITEM_SMALL_INTS] + ["mine"]
         self.item = _linear(len(features), item_dim)
-        item_columns = np.array([FLOAT_NAMES.index(f"item{slot}.{name}") for slot in range(NUM_ITEMS) for name in features])
+        item_columns = np.array([FLOAT_NAMES.index(f"item{slot}.{name}")
+                                 for slot in range(NUM_ITEMS) for name in features])
         other = np.setdiff1d(np.arange(NUM_FLOATS), item_columns)
         self.register_buffer("item_columns", torch.from_numpy(item_columns), persistent=False)
         self.register_buffer("other_columns", torch.from_numpy(other), persistent=False)
@@ -397,12 +402,14 @@ def action_kl(logits: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         coins = torch.stack([F.logsigmoid(buttons), F.logsigmoid(-buttons)], -1)                    # [..., 8, 2]
         return coins, sticks.log_softmax(-1), shoulder.log_softmax(-1)
 
-    coins, sticks, shoulder = ((p.exp() * (p - q)).sum(-1) for p, q in zip(log_odds(logits), log_odds(other), strict=True))
+    pairs = zip(log_odds(logits), log_odds(other), strict=True)
+    coins, sticks, shoulder = ((p.exp() * (p - q)).sum(-1) for p, q in pairs)
     return torch.cat([coins.sum(-1, keepdim=True), sticks, shoulder], -1)
 
 
 @torch.no_grad()
-def evaluate_actions(policy: "Policy", obs: Observation, state: tuple, starts, actions) -> tuple[torch.Tensor, torch.Tensor]:
+def evaluate_actions(policy: "Policy", obs: Observation, state: tuple, starts: torch.Tensor,
+                     actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Values and log-probabilities [T, B] that `policy` gives to a rollout, which begins with memory `state`. Some
     columns at a time: a forward over all of a long rollout needs megabytes for each game."""
     parts, columns = [], max(1, 4096 // len(actions))
@@ -498,7 +505,8 @@ class Policy(nn.Module):
             raise UserError(f"unknown backbone {backbone!r}: choose one of {', '.join(BACKBONES)}")
         if not hidden or any(n < 1 for n in hidden):
             raise UserError(f"hidden sizes must be positive whole numbers, got {hidden}")
-        self.config = {"backbone": backbone, "hidden": list(hidden), "action_repeat": action_repeat, "frame_delay": frame_delay}
+        self.config = {"backbone": backbone, "hidden": list(hidden), "action_repeat": action_repeat,
+                       "frame_delay": frame_delay}
         self.embedding = Embedding()
         self.backbone = BACKBONES[backbone](self.embedding.size, tuple(hidden))
         self.value_head = _linear(self.backbone.size, 1, 1.)
@@ -587,9 +595,13 @@ class Games:
     def __init__(self, n: int, memory: mmap.mmap | None = None):
         offset = 0
         for name, layout in self.LAYOUT.items():
-            dtype, shape = (np.dtype(layout[0]), (n, layout[1])) if isinstance(layout, tuple) else (np.dtype(layout), (n,))
+            kind, *width = layout if isinstance(layout, tuple) else (layout,)
+            dtype, shape = np.dtype(kind), (n, *width)
             count = int(np.prod(shape))
-            array = np.zeros(shape, dtype) if memory is None else np.frombuffer(memory, dtype, count, offset).reshape(shape)
+            if memory is None:
+                array = np.zeros(shape, dtype)
+            else:
+                array = np.frombuffer(memory, dtype, count, offset).reshape(shape)
             offset += -(-count * dtype.itemsize // 64) * 64                 # every array starts on a cache line
             setattr(self, name, array)
         self.num_bytes = offset
@@ -645,10 +657,10 @@ class Games:
 class VecEnv:
     """`num_games` games stepped together, in this process or in worker processes over shared memory.
 
-        envs.frames [N] FRAME             the current frames; after `step` of finished games: the first frame of the next
+        envs.frames [N] FRAME             the current frames; after `step` of finished games the next one's first
         envs.controllers [N, 2]           the input that made them (neutral at a game's start)
         envs.step(controllers [N, 2])     -> terminated [N], truncated [N], broken [N]
-        envs.final_frames, envs.final_controllers       the same of the games that ended in this step, at their last frame
+        envs.final_frames, envs.final_controllers       of the games that ended in this step, at their last frame
 
     A worker that dies, raises or hangs is replaced; its games come back truncated and marked broken, the others never
     notice, and the traceback goes to `log`. More than `max_restarts` failures within an hour end the run: UserError.
@@ -832,8 +844,8 @@ class VecEnv:
         self._workers[k].kill()
         self._failed_at = [at for at in self._failed_at if at > time.monotonic() - 3600] + [time.monotonic()]
         if len(self._failed_at) > self.max_restarts:
-            raise UserError(f"workers failed more than {self.max_restarts} times within an hour (--max-restarts); the last one, "
-                            f"worker {k}, {trouble.strip().splitlines()[-1]}")
+            raise UserError(f"workers failed more than {self.max_restarts} times within an hour (--max-restarts); the "
+                            f"last one, worker {k}, {trouble.strip().splitlines()[-1]}")
         self.log(f"worker {k} (games {low} to {high - 1}) {trouble.strip()}; replaced, its games are truncated")
         if self._before:
             self._mark_broken(k)
@@ -852,10 +864,12 @@ class VecEnv:
         for name in ("seed", "episode") if self.dolphin else Games.LAYOUT:
             array, data = getattr(self.games, name), state[name].numpy().tobytes()
             if len(data) != array.nbytes:
-                raise UserError(f"the checkpoint holds {name} of another number of games; resume with the same --num-games")
+                raise UserError(f"the checkpoint holds {name} of another number of games; resume with its --num-games")
             array[:] = np.frombuffer(data, array.dtype).reshape(array.shape)
 
     def close(self) -> None:
+        if self._threads is not None:
+            self._threads.shutdown()
         for worker in self._workers:
             worker.kill()
         self._workers = []
@@ -884,17 +898,22 @@ class StackedPolicies:
     def __init__(self, policies: list[Policy]):
         columns = zip(*(policy.parameters() for policy in policies), strict=True)
         names = [name for name, _ in policies[0].named_parameters()]
-        self.params = {name: torch.stack([p.detach() for p in column]) for name, column in zip(names, columns, strict=True)}
+        self.params = {name: torch.stack([p.detach() for p in column])
+                       for name, column in zip(names, columns, strict=True)}
         # buffers: all the same
         skeleton, buffers = copy.deepcopy(policies[0]).to("meta"), dict(policies[0].named_buffers())
         self.forward = torch.vmap(lambda params, floats, ints, state, noise: torch.func.functional_call(
             skeleton, (params, buffers), (Observation(floats, ints), state, noise)))
 
-    def step(self, obs: list[Observation], states: list[tuple], noise: list[torch.Tensor]) -> list[tuple[torch.Tensor, tuple]]:
+    def step(self, obs: list[Observation], states: list[tuple],
+             noise: list[torch.Tensor]) -> list[tuple[torch.Tensor, tuple]]:
         """For each policy its observations [B_k, ...], state and noise [B_k, 81] -> for each (actions [B_k, 13], new
         state)."""
         sizes = [len(x) for x in noise]
-        pad = lambda tensors: torch.stack([F.pad(x, (0, 0) * (x.dim() - 1) + (0, max(sizes) - len(x))) for x in tensors])
+
+        def pad(tensors):
+            return torch.stack([F.pad(x, (0, 0) * (x.dim() - 1) + (0, max(sizes) - len(x))) for x in tensors])
+
         actions, new = self.forward(self.params, pad([o.floats for o in obs]), pad([o.ints for o in obs]),
                                     tuple(pad(parts) for parts in zip(*states, strict=True)), pad(noise))
         return [(actions[k, :size], tuple(s[k, :size] for s in new)) for k, size in enumerate(sizes)]
@@ -1007,7 +1026,8 @@ def save_checkpoint(path: str | Path, policy: Policy, **extra) -> Path:
 
 def _check_finite(policy: Policy, what: str) -> None:
     if not all(torch.isfinite(p).all() for p in policy.parameters()):
-        raise UserError(f"{what}the weights are no longer finite numbers; lower the learning rate or choose another checkpoint")
+        raise UserError(f"{what}the weights are no longer finite numbers; lower the learning rate or choose another "
+                        "checkpoint")
 
 
 def load_checkpoint(path: str | Path) -> dict:
@@ -1023,8 +1043,8 @@ def load_checkpoint(path: str | Path) -> dict:
                         "choose another file or train a new one") from None
     revision = (data.get("versions") or {}).get("git", "unknown")
     if data["format"] != CHECKPOINT_FORMAT:
-        raise UserError(f"{path}: checkpoint format {data['format']}, this code reads {CHECKPOINT_FORMAT}; train it anew or "
-                        f"check out the revision it was made with ({revision})")
+        raise UserError(f"{path}: checkpoint format {data['format']}, this code reads {CHECKPOINT_FORMAT}; train it "
+                        f"anew or check out the revision it was made with ({revision})")
     if data["schema"] != schema_hash():
         raise UserError(f"{path}: made for frame schema {data['schema']}, this code has {schema_hash()}; "
                         f"train it anew or check out the revision it was made with ({revision})")
@@ -1032,7 +1052,8 @@ def load_checkpoint(path: str | Path) -> dict:
     for name, low, high in (("action_repeat", 1, 3600), ("frame_delay", 0, 3600)):
         value = config.get(name)
         if type(value) is not int or not low <= value <= high:
-            raise UserError(f"{path}: its {name} is {value!r}, not a whole number from {low} to {high}; the file is damaged")
+            raise UserError(f"{path}: its {name} is {value!r}, not a whole number from {low} to {high}; the file is "
+                            "damaged")
     return data
 
 
@@ -1054,9 +1075,11 @@ def load_policy(path: str | Path) -> tuple[Policy, dict]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def matchups(combinations: list[tuple[str, str, str]], games: np.ndarray, port: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def matchups(combinations: list[tuple[str, str, str]], games: np.ndarray,
+             port: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(own character, opponent's, stage) by name, e.g. of `parse_matchups` -> characters [N, 2] and stages [N] of the
     games numbered games [N], in which one's own port is port [N] (0 or 1). They take turns, each from either port."""
     chosen = [combinations[g // 2 % len(combinations)] for g in games]
     characters = np.array([(CHARACTERS[own], CHARACTERS[opponent]) for own, opponent, _ in chosen])
-    return np.where(port[:, None] == 0, characters, characters[:, ::-1]), np.array([STAGES[stage] for _, _, stage in chosen])
+    stages = np.array([STAGES[stage] for _, _, stage in chosen])
+    return np.where(port[:, None] == 0, characters, characters[:, ::-1]), stages

@@ -80,15 +80,17 @@ def measure_strength(policy: Policy, initial: Policy, step: int, *, seed: int, g
     for name in [name for name in block if name != reference]:
         wins = float(scores[block[name]].sum())
         low, high = wilson_interval(wins, games)
-        row |= {f"eval/winrate_{name}": wins / games, f"eval/winrate_{name}_low": low, f"eval/winrate_{name}_high": high}
+        row |= {f"eval/winrate_{name}": wins / games, f"eval/winrate_{name}_low": low,
+                f"eval/winrate_{name}_high": high}
 
     port_1 = float((outcomes(final[block[control]]) + 1).mean() / 2)
     untouched = ((final["players"]["percent"] == 0) & (final["players"]["stocks"] == stocks)).all(1)
     flags = collapse_flags(presses[control], presses[reference], games, control_score=row["eval/winrate_control"],
                            port_1_score=port_1, untouched=untouched[block[control]].mean(),
                            untouched_before=untouched[block[reference]].mean())
-    return row | {"eval/drift": presses[control].distance(presses[reference]), "eval/action_entropy": presses[control].entropy(),
-                  "eval/port_1_score": port_1, "eval/collapse": flags}
+    return row | {"eval/drift": presses[control].distance(presses[reference]),
+                  "eval/action_entropy": presses[control].entropy(), "eval/port_1_score": port_1,
+                  "eval/collapse": flags}
 
 
 class ActionCounts:
@@ -144,9 +146,8 @@ def collapse_flags(now: ActionCounts, before: ActionCounts, games: int, *, contr
 
 def describe_strength(row: dict) -> str:
     """A row of eval.jsonl in a line."""
-    names = [key.removeprefix("eval/winrate_") for key in row if f"{key}_low" in row]
-    rates = ("{} {:.0%} [{:.0%}, {:.0%}]".format(name, *(row[f"eval/winrate_{name}{end}"] for end in ("", "_low", "_high")))
-             for name in names)
+    rates = (f"{key.removeprefix('eval/winrate_')} {row[key]:.0%} [{row[f'{key}_low']:.0%}, {row[f'{key}_high']:.0%}]"
+             for key in row if f"{key}_low" in row)
     flags = "".join(f"; collapse: {flag}" for flag in row["eval/collapse"])
     return f"{', '.join(rates)}; drift {row['eval/drift']:.2f}{flags}"
 
@@ -166,7 +167,8 @@ class Evaluator:
         self.process, self.failures = None, 0
         waiting = sorted((int(path.stem.split("_")[1]), path) for path in self.folder.glob("eval_*.pt"))
         written = run / "eval.jsonl"
-        done = {json.loads(line)["global_step"] for line in written.read_text().splitlines()} if written.exists() else set()
+        rows = written.read_text().splitlines() if written.exists() else []
+        done = {json.loads(row)["global_step"] for row in rows}
         self.jobs = []
         for step, path in waiting:
             if step > global_step or step in done:                   # measured again when training is there; or already
@@ -195,7 +197,8 @@ class Evaluator:
                 if row is None:
                     return
             else:
-                row = measure_strength(load_policy(path)[0], load_policy(self.folder / "initial.pt")[0], step, **self.settings)
+                initial, _ = load_policy(self.folder / "initial.pt")
+                row = measure_strength(load_policy(path)[0], initial, step, **self.settings)
             yield row
             self.jobs.pop(0)
             path.unlink(missing_ok=True)
@@ -206,7 +209,8 @@ class Evaluator:
         if self.process is None:
             self._start()
         if self.asked != step:
-            job = {"policy": str(path), "initial": str(self.folder / "initial.pt"), "step": step, "settings": self.settings}
+            job = {"policy": str(path), "initial": str(self.folder / "initial.pt"), "step": step,
+                   "settings": self.settings}
             with contextlib.suppress(BrokenPipeError):                      # its end shows below
                 print(json.dumps(job), file=self.process.stdin, flush=True)
             self.asked = step
@@ -221,8 +225,8 @@ class Evaluator:
         if self.failures < self.MAX_FAILURES:
             self.log("the process that evaluates has died; it is started again")
             return self._ask(step, path, wait)
-        self.log(f"warning: the process that evaluates died {self.failures} times; this run goes on without evaluations, and "
-                 "after --resume with them; --no-eval-in-background shows what is wrong")
+        self.log(f"warning: the process that evaluates died {self.failures} times; this run goes on without "
+                 "evaluations, and after --resume with them; --no-eval-in-background shows what is wrong")
         self.jobs = []                                                      # their files stay, for --resume
         return None
 
@@ -230,8 +234,9 @@ class Evaluator:
         here = str(Path(__file__).parents[1])
         code = (f"import sys; sys.path.insert(0, {here!r}); from cleanmelee.evaluation import serve_evaluations; "
                 "serve_evaluations()")
-        self.process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                                        env=os.environ | {"OMP_NUM_THREADS": "1"})
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"})
         self.poll = select.poll()
         self.poll.register(self.process.stdout, select.POLLIN)
         self.asked = None                                                   # the step of the job that it has
@@ -250,5 +255,6 @@ def serve_evaluations() -> None:
     os.nice(5)                                                              # training first, but not alone
     for line in sys.stdin:
         job = json.loads(line)
-        row = measure_strength(load_policy(job["policy"])[0], load_policy(job["initial"])[0], job["step"], **job["settings"])
+        policy, initial = (load_policy(job[name])[0] for name in ("policy", "initial"))
+        row = measure_strength(policy, initial, job["step"], **job["settings"])
         print(json.dumps(row), flush=True)

@@ -21,8 +21,8 @@ def load_opponent(path: str | Path, action_repeat: int = 0, flag: str = "") -> P
     Raises UserError, which names `flag`, if it was not made for them or cannot be read."""
     policy = load_policy(path)[0].requires_grad_(False)
     if action_repeat and (policy.action_repeat, policy.frame_delay) != (action_repeat, 0):
-        raise UserError(f"{flag} {path}: made for --action-repeat {policy.action_repeat} and a delay of {policy.frame_delay} "
-                        f"frames, not for {action_repeat} and 0".lstrip())
+        raise UserError(f"{flag} {path}: made for --action-repeat {policy.action_repeat} and a delay of ".lstrip() +
+                        f"{policy.frame_delay} frames, not for {action_repeat} and 0")
     return policy
 
 
@@ -66,7 +66,8 @@ class Pool:
                     for name in self._files() - set(index["all"]):
                         self._join(index, name, None)
         except OSError as error:
-            raise UserError(f"{self.directory}: cannot be used as a pool ({error.strerror}); choose another folder") from None
+            raise UserError(f"{self.directory}: cannot be used as a pool ({error.strerror}); choose another folder"
+                            ) from None
 
     # ---- reading
 
@@ -140,7 +141,8 @@ class Pool:
         `ratings`). `extra` is what a checkpoint needs to be played elsewhere, such as its action_repeat."""
         name = f"{agent}_{step:012d}"
         if not _POOL_ID.fullmatch(name):
-            raise UserError(f"agent {agent!r}, step {step}: a pool's agents are named with letters, digits, '-', '_' and '.'")
+            raise UserError(f"agent {agent!r}, step {step}: a pool's agents are named with letters, digits, "
+                            "'-', '_' and '.'")
         with self._change() as (index, _):
             save_checkpoint(self.path(name), policy, step=step, **extra)
             self._join(index, name, ratings)
@@ -318,7 +320,8 @@ class Ratings:
     K, START = 32., 1500.
     DECAY, FADE = .98, .999                                                 # 34, or 693 games on, one counts half
 
-    def __init__(self, table: dict[str, list[float]] | None = None, payoff: dict | None = None, recent: dict | None = None):
+    def __init__(self, table: dict[str, list[float]] | None = None, payoff: dict | None = None,
+                 recent: dict | None = None):
         self.table = {name: list(row) for name, row in (table or {}).items()}
         self.payoff, self.recent = ({a: {b: list(cell) for b, cell in row.items()} for a, row in (nested or {}).items()}
                                     for nested in (payoff, recent))

@@ -45,8 +45,8 @@ class Learner:
 
     def state_dict(self) -> dict:
         return {"policy": self.policy.state_dict(), "optimizer": self.optimizer.state_dict(), "hyper": self.hyper,
-                "rng": json.dumps(self.rng.bit_generator.state), "updates": self.updates, "agent_frames": self.agent_frames,
-                "born": self.born, "teacher_state": list(self.teacher_state)}
+                "rng": json.dumps(self.rng.bit_generator.state), "updates": self.updates,
+                "agent_frames": self.agent_frames, "born": self.born, "teacher_state": list(self.teacher_state)}
 
     def load_state_dict(self, state: dict) -> None:
         self.hyper = dict(state["hyper"])
@@ -69,7 +69,8 @@ def make_learners(initial: Policy, hyper: dict[str, float], *, seed: int, size: 
         learner = Learner(name, policy, dict(hyper), [seed, k], asynchronous)
         if vary:
             spread = math.log(3)
-            learner.hyper = {key: value * math.exp(learner.rng.uniform(-spread, spread)) for key, value in hyper.items()}
+            for key in hyper:
+                learner.hyper[key] *= math.exp(learner.rng.uniform(-spread, spread))
         learners.append(learner)
     return learners
 

@@ -66,8 +66,9 @@ def _stage_sides() -> np.ndarray:
     stages = game.TABLES.stages
     sides = np.float32([[-1e9, 1e9, -1e9, -2e9, 2e9, -2e9]]).repeat(len(stages), 0)  # an unknown stage has no end
     known = stages[stages["num_floors"] > 0]
-    sides[stages["num_floors"] > 0] = np.stack([known["floor_left"][:, 0], known["floor_right"][:, 0], known["floor_y"][:, 0],
-                                                known["blast_left"], known["blast_right"], known["blast_bottom"]], 1)
+    sides[stages["num_floors"] > 0] = np.stack([
+        known["floor_left"][:, 0], known["floor_right"][:, 0], known["floor_y"][:, 0],
+        known["blast_left"], known["blast_right"], known["blast_bottom"]], 1)
     return sides
 
 
@@ -92,7 +93,8 @@ def _way_out(frames: np.ndarray) -> np.ndarray:
     x, y, action = players["x"], players["y"], players["action"]
     out = (np.maximum(left - x, 0) / (left - blast_left) + np.maximum(x - right, 0) / (blast_right - right)
            + np.maximum(floor - BELOW_STAGE - y, 0) / (floor - BELOW_STAGE - blast_bottom))
-    out[(players["airborne"] == 0) | _between(action, LEDGE_ACTIONS) | _between(action, (LAST_DEAD + 1, LAST_REBIRTH))] = 0
+    coming_back = _between(action, LEDGE_ACTIONS) | _between(action, (LAST_DEAD + 1, LAST_REBIRTH))
+    out[(players["airborne"] == 0) | coming_back] = 0
     out[action <= LAST_DEAD] = 1
     return np.minimum(out, 1)
 
@@ -276,8 +278,9 @@ def dins_term(step: Step) -> np.ndarray:
 
 
 SHAPED_TERMS = {
-    "win": win_term, "approach": approach_term, "combo": combo_term, "edgeguard": edgeguard_term, "recovery": recovery_term,
-    "confusion": confusion_term, "teleport": teleport_term, "bucket": bucket_term, "hammer": hammer_term,
+    "win": win_term, "approach": approach_term, "combo": combo_term, "edgeguard": edgeguard_term,
+    "recovery": recovery_term, "confusion": confusion_term, "teleport": teleport_term, "bucket": bucket_term,
+    "hammer": hammer_term,
     "zoning": zoning_term, "bomb": bomb_term, "spacing": spacing_term, "stomp": stomp_term, "kick": kick_term,
     "dins": dins_term}  # name in the flag: Step -> [N, 2], without its coefficient
 REWARD_TERMS = {"stock": stock_term, "damage": damage_term} | SHAPED_TERMS

@@ -45,10 +45,12 @@ def start_run(runs_dir: str, run_name: str, flags: dict, script: str) -> Path:
     run = Path(runs_dir) / run_name
     try:
         if run.exists() and any(run.iterdir()):
-            raise UserError(f"{run}: this run exists already; choose another --run-name, or --resume it where that is offered")
+            raise UserError(f"{run}: this run exists already; choose another --run-name, or --resume it where that is "
+                            "offered")
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{run}: cannot make this folder ({error.strerror}); choose another --runs-dir or --run-name") from None
+        raise UserError(f"{run}: cannot make this folder ({error.strerror}); choose another --runs-dir or --run-name"
+                        ) from None
     (run / "args.json").write_text(json.dumps(flags, indent=1) + "\n")
     (run / "command.txt").write_text(shlex.join(sys.argv) + "\n")
     (run / "versions.txt").write_text("".join(f"{k} {v}\n" for k, v in versions().items()))
@@ -138,13 +140,15 @@ def iteration_progress(console, total: int, completed: int):
 
 def plot_winrates(run: Path) -> Path | None:
     """eval.jsonl as a picture: win rate against each scripted opponent over game frames, with 95 % intervals."""
-    rows = [json.loads(line) for line in (run / "eval.jsonl").read_text().splitlines()] if (run / "eval.jsonl").exists() else []
+    log = run / "eval.jsonl"
+    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     if len(rows) < 2:
         return None
     from matplotlib.figure import Figure                                    # not pyplot: no display, no global state
     axes = (figure := Figure(figsize=(7, 4), layout="constrained")).subplots()
     steps = [row["global_step"] for row in rows]
-    names = [key.removeprefix("eval/winrate_") for key in rows[0] if f"{key}_low" in rows[0] and key != "eval/winrate_control"]
+    names = [key.removeprefix("eval/winrate_") for key in rows[0] if f"{key}_low" in rows[0]]
+    names = [name for name in names if name != "control"]
     for name in names:
         low, rate, high = ([row[f"eval/winrate_{name}{end}"] for row in rows] for end in ("_low", "", "_high"))
         axes.fill_between(steps, low, high, alpha=.2)
