@@ -810,7 +810,7 @@ def main(args: Args) -> None:
         envs.close()
         if parallel is not None:
             parallel.close()
-        lock.close()
+        lock.release()
         if args.track:
             wandb.finish()
 

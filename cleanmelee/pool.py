@@ -9,6 +9,7 @@ import re
 import sys
 from pathlib import Path
 
+import filelock
 import numpy as np
 import rich.table
 
@@ -243,9 +244,7 @@ class Pool:
         """-> the indexes, to be changed, and an empty list for ids whose files shall go. Nobody else changes them
         meanwhile. At the end the indexes are written, and only then files deleted: no index ever names as active what
         is gone."""
-        import fcntl                                                        # here: it is not there on Windows
-        with open(self.directory / ".lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with filelock.FileLock(self.directory / ".lock"):
             index = self._read() or self._rebuilt()
             before = json.dumps(index)
             index = json.loads(before)                                      # a change that fails changes nothing

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import filelock
 import numpy as np
 import rich.progress
 
@@ -117,15 +118,15 @@ def stop_on_interrupt(say) -> list:
     return stop
 
 
-def lock_run(run: Path):
-    """Two processes in one run folder would mix their logs. Hold on to what is returned: it is the lock."""
-    import fcntl                                                            # here: it is not there on Windows
-    file = open(run / ".lock", "w")
+def lock_run(run: Path) -> filelock.FileLock:
+    """Two processes in one run folder would mix their logs. Hold on to what is returned, and `release` it at the end; a
+    process that is killed lets go of it."""
+    lock = filelock.FileLock(run / ".lock")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
         raise UserError(f"{run}: another process is training in this folder; wait for it or stop it") from None
-    return file
+    return lock
 
 
 def iteration_progress(console, total: int, completed: int):

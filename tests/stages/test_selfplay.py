@@ -454,7 +454,7 @@ def test_one_process_a_run(tmp_path):
     held = lock_run(tmp_path / "run")
     with pytest.raises(UserError, match="another process"):
         main(Args(resume=str(tmp_path / "run"), timesteps=2 * FRAMES))
-    held.close()
+    held.release()
     main(Args(resume=str(tmp_path / "run"), timesteps=2 * FRAMES))
 
 
