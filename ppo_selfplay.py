@@ -151,8 +151,8 @@ class Args:
     opponent_swap: Literal["reset", "rollout"] = "reset"
     """when a game slot draws a new opponent: reset at every new game, rollout at the first new game of a rollout"""
     opponent: str = ""
-    """train against this frozen policy alone, to measure how far it can be exploited, or in Dolphin against Melee's own
-    computer player, cpu1 to cpu9 (off: empty)"""
+    """train against this frozen policy alone, to see how far it can be exploited; in Dolphin cpu1 to cpu9 (off:
+    empty)"""
     opponent_bots: str = ""
     """scripted opponents to mix in, separated by commas, e.g. level1,level5 (off: empty)"""
     bot_prob: Annotated[float, SHARE] = .1
@@ -175,8 +175,7 @@ class Args:
     eval_games: Annotated[int, Range(2, 65536)] = 32
     """games against each opponent in an evaluation, half of them from either port"""
     eval_opponents: str = "idle,random,attacker,level1,level3,level5"
-    """scripted opponents of an evaluation, separated by commas, level1 to level9 among them; besides these the initial
-    policy and, as a control, itself"""
+    """scripted opponents of an evaluation, by commas; besides these the initial policy and, as a control, itself"""
     held_out: str = "attacker"
     """an opponent that training never meets, a bot or the file of a policy; part of every evaluation (off: empty)"""
     eval_in_background: bool = True
@@ -191,8 +190,7 @@ class Args:
     pbt_interval: Annotated[int, COUNT] = 100
     """iterations between two rounds of --pbt"""
     league: bool = False
-    """AlphaStar's roles in place of --matchmaking: learner 1 is the main agent, 2 its exploiter, 3 the league's
-    exploiter, and so on (off: False; needs --population-size 3 or more)"""
+    """AlphaStar's roles in place of --matchmaking: main agent, its exploiter, the league's, and so on (off: False)"""
     league_reset_frames: Annotated[int, Range(1)] = 4_000_000
     """game frames after which an exploiter that does not win starts anew (off: 1000000000000)"""
     train_order: Literal["parallel", "round-robin"] = "parallel"
@@ -247,8 +245,7 @@ def fill_in(args: Args, policy: Policy) -> None:
         if not (args.update_interval.isdecimal() and int(args.update_interval) > 0):
             raise UserError(f"--update-interval {args.update_interval}: give batch_ready or game frames, e.g. 10000")
         args.rollout_length = max(1, round(int(args.update_interval) / (args.num_games * args.action_repeat)))
-    # a resumed run may start from another folder
-    args.checkpoint = args.checkpoint and str(Path(args.checkpoint).resolve())
+    args.checkpoint = args.checkpoint and str(Path(args.checkpoint).resolve())      # --resume may start elsewhere
     args.run_name = args.run_name or f"ppo_{args.character}_seed{args.seed}_{time.strftime('%Y%m%d_%H%M%S')}"
 
 
@@ -267,18 +264,17 @@ def check(args: Args) -> None:
     games = args.num_games * (args.population_size if parallel else 1)
     learns_from_others = history_prob(args) or args.opponent or bots and args.bot_prob
     for flag, wrong, rule in (
-            ("num_workers", args.num_workers > games, f"must lie between 0 and {games:g}"),
-            ("eval_games", args.eval_games % 2, "must be even, since half of the games are played from either port"),
-            ("max_buffer_size", 0 < args.max_buffer_size < rollout,
+            (f"--num-workers {args.num_workers}", args.num_workers > games, f"must lie between 0 and {games}"),
+            (f"--eval-games {args.eval_games}", args.eval_games % 2, "must be even: half are played from either port"),
+            (f"--max-buffer-size {args.max_buffer_size}", 0 < args.max_buffer_size < rollout,
              f"must hold at least one rollout, {rollout} agent frames"),
-            ("opponent_bots", args.held_out in bots, f"{args.held_out} is --held-out, which training must not meet"),
-            ("opponent", computer and args.game_type != "dolphin",
+            (f"--opponent-bots {args.opponent_bots}", args.held_out in bots,
+             f"{args.held_out} is --held-out, which training must not meet"),
+            (f"--opponent {args.opponent}", computer and args.game_type != "dolphin",
              "needs Dolphin, with --game-type dolphin, --dolphin and --iso"),
-            ("opponent", computer and "sheik" in parse_characters(args.opponent_character or args.character),
-             "a computer player cannot be made to choose sheik; give it another --opponent-character")):
-        if wrong:
-            raise UserError(f"{as_flag(flag)} {getattr(args, flag)}: {rule}")
-    for flag, wrong, rule in (
+            (f"--opponent {args.opponent}",
+             computer and "sheik" in parse_characters(args.opponent_character or args.character),
+             "a computer player cannot be made to choose sheik; give it another --opponent-character"),
             ("--vtrace", args.vtrace and not args.async_learning, "needs --async-learning"),
             ("--max-buffer-size", args.max_buffer_size and not args.async_learning, "needs --async-learning"),
             ("--teacher-kl", args.teacher_kl and not args.pretrained, "needs --pretrained"),
