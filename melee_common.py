@@ -1,4 +1,15 @@
-"""What every stage shares: controller codec, observation, policy, vectorised games, checkpoints."""
+"""What every stage of CleanMelee shares: controller codec, observation, networks, vectorised games, checkpoints.
+
+    one game frame                 FRAME record    (cleanmelee/frame.py), from a .slp file, the embedded game or Dolphin
+    observe(frames, controllers)   Observation     (floats, ints), one row for each player, seen from that player's side
+    Policy.step / Policy.unroll    action indices  [..., 13]: eight buttons, main x/y, c x/y, shoulder
+    decode_actions(actions, ..)    CONTROLLER record, which makes the next frame
+
+Time: post[t-1] + pre[t] -> post[t]. A policy that has seen frames[t] chooses controllers[t + 1]. Every stage keeps to
+that.
+
+Sections, in the order of their arrows: controller codec, observation, policy, vectorised games, matches between
+policies, checkpoints. To add a backbone, write a class beside MLP and GRU and name it in BACKBONES."""
 
 import copy
 import hashlib
@@ -407,21 +418,6 @@ def action_kl(logits: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return torch.cat([coins.sum(-1, keepdim=True), sticks, shoulder], -1)
 
 
-@torch.no_grad()
-def evaluate_actions(policy: "Policy", obs: Observation, state: tuple, starts: torch.Tensor,
-                     actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Values and log-probabilities [T, B] that `policy` gives to a rollout, which begins with memory `state`. Some
-    columns at a time: a forward over all of a long rollout needs megabytes for each game."""
-    parts, columns = [], max(1, 4096 // len(actions))
-    for s in (slice(k, k + columns) for k in range(0, actions.shape[1], columns)):
-        seen = Observation(obs.floats[:, s], obs.ints[:, s])
-        features, _ = policy.unroll(seen, tuple(x[s] for x in state), starts[:, s])
-        logprobs, _ = action_logprobs(policy.logits(features, actions[:, s]), actions[:, s])
-        parts.append((policy.value(features), logprobs.sum(-1)))
-    values, logprobs = (torch.cat(column, 1) for column in zip(*parts, strict=True))
-    return values, logprobs
-
-
 class MLP(nn.Module):
     """Layers of the sizes `hidden`, a ReLU after each. It remembers nothing.
 
@@ -548,6 +544,21 @@ class Policy(nn.Module):
 
     def logits(self, features: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         return self.controller_head(features, actions)
+
+
+@torch.no_grad()
+def evaluate_actions(policy: Policy, obs: Observation, state: tuple, starts: torch.Tensor,
+                     actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values and log-probabilities [T, B] that `policy` gives to a rollout, which begins with memory `state`. Some
+    columns at a time: a forward over all of a long rollout needs megabytes for each game."""
+    parts, columns = [], max(1, 4096 // len(actions))
+    for s in (slice(k, k + columns) for k in range(0, actions.shape[1], columns)):
+        seen = Observation(obs.floats[:, s], obs.ints[:, s])
+        features, _ = policy.unroll(seen, tuple(x[s] for x in state), starts[:, s])
+        logprobs, _ = action_logprobs(policy.logits(features, actions[:, s]), actions[:, s])
+        parts.append((policy.value(features), logprobs.sum(-1)))
+    values, logprobs = (torch.cat(column, 1) for column in zip(*parts, strict=True))
+    return values, logprobs
 
 
 def reset_state(state: tuple, resets: torch.Tensor) -> tuple:
@@ -884,6 +895,16 @@ class VecEnv:
         self.close()
 
 
+def matchups(combinations: list[tuple[str, str, str]], games: np.ndarray,
+             port: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(own character, opponent's, stage) by name, e.g. of `parse_matchups` -> characters [N, 2] and stages [N] of the
+    games numbered games [N], in which one's own port is port [N] (0 or 1). They take turns, each from either port."""
+    chosen = [combinations[g // 2 % len(combinations)] for g in games]
+    characters = np.array([(CHARACTERS[own], CHARACTERS[opponent]) for own, opponent, _ in chosen])
+    stages = np.array([STAGES[stage] for _, _, stage in chosen])
+    return np.where(port[:, None] == 0, characters, characters[:, ::-1]), stages
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Matches between policies
 # ---------------------------------------------------------------------------------------------------------------------
@@ -989,22 +1010,7 @@ def play_games(policies: list[Policy], envs: VecEnv, assignment: np.ndarray, gen
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# A single-agent environment, for learners from elsewhere
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def onnx_session(model: bytes):
-    """onnxruntime on one thread that sleeps while it waits: the game needs the other cores."""
-    import onnxruntime                                                      # here: most runs need no second runtime
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 4                                          # its own lines about a bad file
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# What a run leaves behind: checkpoints, pool, ratings, logs
+# Checkpoints: one file that rebuilds everything, and that nothing is run from
 # ---------------------------------------------------------------------------------------------------------------------
 
 CHECKPOINT_FORMAT = 2
@@ -1070,16 +1076,11 @@ def load_policy(path: str | Path) -> tuple[Policy, dict]:
     return policy.eval(), data
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Strength: what a policy can do against opponents that do not learn with it
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def matchups(combinations: list[tuple[str, str, str]], games: np.ndarray,
-             port: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(own character, opponent's, stage) by name, e.g. of `parse_matchups` -> characters [N, 2] and stages [N] of the
-    games numbered games [N], in which one's own port is port [N] (0 or 1). They take turns, each from either port."""
-    chosen = [combinations[g // 2 % len(combinations)] for g in games]
-    characters = np.array([(CHARACTERS[own], CHARACTERS[opponent]) for own, opponent, _ in chosen])
-    stages = np.array([STAGES[stage] for _, _, stage in chosen])
-    return np.where(port[:, None] == 0, characters, characters[:, ::-1]), stages
+def onnx_session(model: bytes):
+    """onnxruntime on one thread that sleeps while it waits: the game needs the other cores."""
+    import onnxruntime                                                      # here: most runs need no second runtime
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 4                                          # its own lines about a bad file
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
