@@ -16,7 +16,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    if not config.getoption("-m"):                                          # nothing was asked for: leave the slow ones out
+    if not config.getoption("-m"):                                      # nothing was asked for: leave the slow ones out
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="slow: run with -m slow"))

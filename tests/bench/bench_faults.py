@@ -2,9 +2,9 @@
 
     python tests/bench/bench_faults.py                # one and a half minutes
 
-Eight games on four workers, played at random beside a twin without workers that nothing befalls. `back after` is the time of
-the step in which it happened, at whose end the worker's games have begun anew; the other games wait for that step, but lose
-nothing: `others lost` counts their frames that differ from the twin's.
+Eight games on four workers, played at random beside a twin without workers that nothing befalls. `back after` is the
+time of the step in which it happened, at whose end the worker's games have begun anew; the other games wait for that
+step, but lose nothing: `others lost` counts their frames that differ from the twin's.
 """
 
 import functools
@@ -71,7 +71,8 @@ def worker_faults() -> None:
 
 
 def run_killed(folder: str) -> None:
-    """Kills a run and all that belongs to it at three moments, resumes it, and compares it with one that was left alone."""
+    """Kills a run and all that belongs to it at three moments, resumes it, and compares it with one that was left
+    alone."""
     def start(name, *more):
         return subprocess.Popen([sys.executable, "ppo_selfplay.py", *(more or (
             f"--run-name={name}", f"--runs-dir={folder}", "--num-games=8", "--num-workers=4", "--timesteps=300000",
@@ -98,7 +99,10 @@ def run_killed(folder: str) -> None:
         kills.append((reached, time.perf_counter() - began, reached % 20))
     assert run.wait() == 0
     for reached, seconds, lost in kills:
-        print(f"run killed after iteration {reached}: past it again {seconds:.1f} s after --resume, {lost} iterations repeated")
+        print(
+            f"run killed after iteration {reached}: past it again {seconds:.1f} s after --resume, {lost} "
+            f"iterations repeated"
+        )
     same = curve(metrics("killed")) == curve(metrics("whole"))
     print(f"learning curve equal to that of a run that was left alone, {len(metrics('whole'))} iterations: {same}")
     assert same

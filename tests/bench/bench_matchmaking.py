@@ -2,8 +2,8 @@
 
     python tests/bench/bench_matchmaking.py          # seconds
 
-Learner agent1 has eight checkpoints and plays better with every one; agent2 and agent3 are there as learners and with four
-checkpoints each. agent1 loses to agent3's, wins against agent2's.
+Learner agent1 has eight checkpoints and plays better with every one; agent2 and agent3 are there as learners and with
+four checkpoints each. agent1 loses to agent3's, wins against agent2's.
 """
 
 import sys

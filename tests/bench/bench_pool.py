@@ -2,9 +2,9 @@
 
     python tests/bench/bench_pool.py                               # two processes, 4000 operations each; about a minute
 
-Every policy carries its own id in its weights, so a read that is torn, stale or of another file shows. Afterwards both indexes
-must hold exactly what was added, and the folder exactly the files that are active or in use. Prints one line; exits non-zero
-if anything was broken.
+Every policy carries its own id in its weights, so a read that is torn, stale or of another file shows. Afterwards both
+indexes must hold exactly what was added, and the folder exactly the files that are active or in use. Prints one line;
+exits non-zero if anything was broken.
 """
 
 import contextlib
@@ -36,7 +36,8 @@ def mark(policy: Policy, agent: str, step: int) -> None:
 def work(directory: str, agent: str, operations: int) -> dict:
     """-> how often what was done, and what was wrong."""
     torch.set_num_threads(1)
-    rng, pool, policy = np.random.default_rng(int(agent.removeprefix("agent"))), Pool(directory, HISTORY), Policy("mlp", (8,))
+    rng, pool, policy = (
+        np.random.default_rng(int(agent.removeprefix("agent"))), Pool(directory, HISTORY), Policy("mlp", (8,)))
     done, in_use, step, slowest = Counter(), set(), 0, 0.
     with contextlib.redirect_stderr(io.StringIO()) as warnings:
         for operation in rng.choice(["add", "draw", "prune"], operations, p=[.3, .6, .1]):
@@ -59,11 +60,14 @@ def work(directory: str, agent: str, operations: int) -> dict:
             slowest = max(slowest, time.perf_counter() - start)
     pool.prune(in_use, agents={agent}, owner=agent)
     lines = warnings.getvalue().splitlines()
-    return {**done, "wrong": done["wrong"], "warnings": lines[:3], "in_use": sorted(in_use), "steps": step, "slowest": slowest}
+    return {
+        **done, "wrong": done["wrong"], "warnings": lines[:3], "in_use": sorted(in_use), "steps": step,
+        "slowest": slowest}
 
 
 def stress(directory: Path, processes: int, operations: int) -> dict:
-    """Runs the workers side by side and checks what they leave behind -> counts; `problems` is empty if all went well."""
+    """Runs the workers side by side and checks what they leave behind -> counts; `problems` is empty if all went
+    well."""
     command = [sys.executable, __file__, "--operations", str(operations), "--directory", str(directory), "--worker"]
     start = time.perf_counter()
     running = [subprocess.Popen([*command, f"agent{k}"], stdout=subprocess.PIPE, text=True) for k in range(processes)]
@@ -85,7 +89,9 @@ def stress(directory: Path, processes: int, operations: int) -> dict:
     for name in files:
         load_checkpoint(pool.path(name))                                    # raises if one is broken
     totals = {key: sum(r.get(key, 0) for r in reports) for key in ("add", "draw", "prune", "wrong")}
-    return {**totals, "seconds": seconds, "slowest": max((r["slowest"] for r in reports), default=0.), "problems": problems}
+    return {
+        **totals, "seconds": seconds, "slowest": max((r["slowest"] for r in reports), default=0.0),
+        "problems": problems}
 
 
 def main(operations: int = 4000, processes: int = 2, directory: str = "", worker: str = "") -> None:
@@ -100,8 +106,11 @@ def main(operations: int = 4000, processes: int = 2, directory: str = "", worker
         return
     with tempfile.TemporaryDirectory() as temporary:
         r = stress(Path(directory or temporary), processes, operations)
-    print(f"{processes} processes, {r['add']} adds, {r['draw']} draws, {r['prune']} prunes in {r['seconds']:.0f} s; slowest "
-          f"{1000 * r['slowest']:.0f} ms; {r['wrong']} wrong reads; problems: {'; '.join(r['problems']) or 'none'}")
+    print(
+        f"{processes} processes, {r['add']} adds, {r['draw']} draws, {r['prune']} prunes in {r['seconds']:.0f} "
+        f"s; slowest "
+        f"{1000 * r['slowest']:.0f} ms; {r['wrong']} wrong reads; problems: {'; '.join(r['problems']) or 'none'}"
+    )
     sys.exit(bool(r["wrong"] or r["problems"]))
 
 

@@ -1,16 +1,18 @@
-"""How fast self-play learns on this machine, how near it comes to what its parts allow, and what a game costs in memory.
+"""How fast self-play learns on this machine, how near it comes to what its parts allow, and what a game costs in
+memory.
 
-    python tests/bench/bench_selfplay.py                              # everything; exits 1 under a floor and says under which
+    python tests/bench/bench_selfplay.py                     # everything; exits 1 under a floor and says under which
     python tests/bench/bench_selfplay.py --rows mlp-8 async --quick   # does it work? Its numbers are no measurement
 
-An agent frame is one decision of the learner that it has learnt from (charts/agent_frames). A decision lasts three game frames
-(--action-repeat) and a game has two sides: 3 game frames bring 2 agent frames in a mirror match, where both sides learn, and 1
-in a game against history; at the defaults, with a quarter of the latter, 1.75.
+An agent frame is one decision of the learner that it has learnt from (charts/agent_frames). A decision lasts three game
+frames (--action-repeat) and a game has two sides: 3 game frames bring 2 agent frames in a mirror match, where both
+sides learn, and 1 in a game against history; at the defaults, with a quarter of the latter, 1.75.
 
-A row is a run of ppo_selfplay.py at its defaults, but for its network, without evaluations beside it, and with a pool that fills
-in the warm-up, so that as many frozen networks play as later in a long run. Speed is the median of its warm iterations, whose
-time env, policy and learn share. The ceiling is measured apart, with the networks, games and opponents that the run ended with:
-acting alone (networks and games; no rewards, results or rollout) and learning alone (updates on one rollout, no acting).
+A row is a run of ppo_selfplay.py at its defaults, but for its network, without evaluations beside it, and with a pool
+that fills in the warm-up, so that as many frozen networks play as later in a long run. Speed is the median of its warm
+iterations, whose time env, policy and learn share. The ceiling is measured apart, with the networks, games and
+opponents that the run ended with: acting alone (networks and games; no rewards, results or rollout) and learning alone
+(updates on one rollout, no acting).
 """
 
 import json
@@ -47,7 +49,8 @@ Row = Literal["mlp-8", "mlp-8-mirror", "mlp-64", "mlp-256", "gru-8", "gru-64", "
 @dataclass
 class Args:
     rows: tuple[Row, ...] = Row.__args__
-    """what to measure: network and number of games; async: --async-learning over synchronous; memory: of workers and games"""
+    """what to measure: network and number of games; async: --async-learning over synchronous; memory: of workers and
+    games"""
     quick: bool = False
     """few iterations, to see that it works (off: False)"""
 
@@ -66,10 +69,12 @@ def run_selfplay(run: Path, iterations: int, games: int, *flags: str) -> tuple[l
 
 
 def alone(run: Path, repeats: int, threads: int = 0) -> tuple[float, float, int]:
-    """-> seconds of acting alone, of learning alone, and agent frames, for one iteration as they were at the end of a run."""
+    """-> seconds of acting alone, of learning alone, and agent frames, for one iteration as they were at the end of a
+    run."""
     torch.set_num_threads(threads or THREADS)
     args = from_flags(ppo.Args, json.loads((run / "args.json").read_text()))
-    saved, mewtwo, stage = load_checkpoint(run / "checkpoints" / "latest.pt"), CHARACTERS[args.character], STAGES[args.stage]
+    saved, mewtwo, stage = (
+        load_checkpoint(run / "checkpoints" / "latest.pt"), CHARACTERS[args.character], STAGES[args.stage])
     envs = VecEnv(args.num_games, mewtwo, stage, seed=args.seed, action_repeat=args.action_repeat)
     hyper = {"learning_rate": args.learning_rate, "entropy_coef": args.entropy_coef, "ppo_clip": args.ppo_clip}
     learner, = make_learners(load_policy(run / "checkpoints" / "initial.pt")[0], hyper, seed=args.seed)
@@ -77,7 +82,8 @@ def alone(run: Path, repeats: int, threads: int = 0) -> tuple[float, float, int]
     selfplay = SelfPlay(envs, [learner], pool, ratings, seed=args.seed)
     for name, part in {"envs": envs, "ratings": ratings, "learner_main": learner, "selfplay": selfplay}.items():
         part.load_state_dict(saved[name])
-    rollout = ppo.collect(selfplay, ppo.Matchmaker(args, ["main"], pool, ratings), args, {"env": 0., "policy": 0.})["main"]
+    rollout = ppo.collect(selfplay, ppo.Matchmaker(args, ["main"], pool, ratings), args, {"env": 0.0, "policy": 0.0})[
+        "main"]
     states, no_resets = [selfplay.states[name] for name in selfplay.policy_ids], np.zeros(args.num_games, bool)
     noise, seconds = torch.Generator(), []
     for _ in range(repeats + 1):
@@ -96,7 +102,7 @@ def alone(run: Path, repeats: int, threads: int = 0) -> tuple[float, float, int]
 def measure_row(name: str, run: Path, quick: bool) -> tuple[float, float]:
     """Prints a line -> agent frames a second, share of the ceiling."""
     network, games, *mirror = name.split("-")
-    warm_up = 2 if quick else 12                                            # by then the first games, of 1200 steps, are over
+    warm_up = 2 if quick else 12                                      # by then the first games, of 1200 steps, are over
     rows, peak = run_selfplay(
         run, warm_up + (2 if quick else 5), int(games), f"--backbone={network}", f"--hidden={SIZES[network]}",
         "--pool-interval=1", f"--matchmaking={'self' if mirror else 'simple_mix'}")
@@ -105,8 +111,12 @@ def measure_row(name: str, run: Path, quick: bool) -> tuple[float, float]:
     speed, (env, policy, learn) = float(np.median(frames / split.sum(1))), split.sum(0) / split.sum()
     acting, learning, one = alone(run, 1 if quick else 3)
     share = speed * (acting + learning) / one
-    print(f"{name:13s}{speed:15,.0f}{int(games) * 128 * 3 / np.median(split.sum(1)):14,.0f}{env:6.0%}{policy:8.0%}{learn:7.0%}"
-          f"{one / acting:14,.0f}{one / learning:15,.0f}{speed / share:9,.0f}{share:7.0%}{peak:9,d}", flush=True)
+    print(
+        f"{name:13s}{speed:15,.0f}{int(ga"
+        f"mes) * 128 * 3 / np.median(split.sum(1)):14,.0f}{env:6.0%}{policy:8.0%}{learn:7.0%}"
+        f"{one / acting:14,.0f}{one / learning:15,.0f}{speed / share:9,.0f}{share:7.0%}{peak:9,d}",
+        flush=True,
+    )
     return speed, share
 
 
@@ -117,14 +127,20 @@ def measure_async(folder: Path, quick: bool) -> None:
         for name, flags in (("sync", ()), ("async", ("--async-learning",))))
     acting, learning, _ = alone(folder / "sync", 3)
     acting_one, learning_one, _ = alone(folder / "sync", 3, threads=1)
-    print(f"\n--async-learning, mlp at 8 games: {overlapped:,} game frames/s over {sync:,}, {overlapped / sync:.2f} times as fast. "
-          f"Alone, one after the other,\nan iteration acts for {acting:.2f} s and learns for {learning:.2f} s with {THREADS} "
-          f"threads. With a thread each, side by side, {acting_one:.2f} s and {learning_one:.2f} s:\nat best "
-          f"{(acting + learning) / max(acting_one, learning_one):.2f} times as fast, less waits for Python's lock and for memory")
+    print(
+        f"\n--async-learning, mlp at 8 games: {overlapped:,} game frames/s over {sync:,}, "
+        f"{overlapped / sync:.2f} times as fast. "
+        f"Alone, one after the other,\nan iteration acts for {acting:.2f} s and learns for {learning:.2f} s with "
+        f"{THREADS} "
+        f"threads. With a thread each, side by side, {acting_one:.2f} s and {learning_one:.2f} s:\nat best "
+        f"{(acting + learning) / max(acting_one, learning_one):.2f} times as fast, less waits for Python's lock "
+        f"and for memory"
+    )
 
 
 def measure_memory() -> tuple[float, float]:
-    """MB of a worker and of a further game in parent and workers, as proportional set sizes: shared pages count in parts."""
+    """MB of a worker and of a further game in parent and workers, as proportional set sizes: shared pages count in
+    parts."""
     def pss(pid: int | str) -> float:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("Pss:")).split()[1]) / 1024
@@ -136,7 +152,10 @@ def measure_memory() -> tuple[float, float]:
                 envs.step(np.zeros((games, 2), CONTROLLER))
             workers = [pss(worker.pid) for worker in envs._workers]
             total[games] = pss("self") + sum(workers)
-    print(f"{max(workers):.1f} MB a worker (of two, with four games each), {(total[264] - total[8]) / 256:.3f} MB a further game")
+    print(
+        f"{max(workers):.1f} MB a worker (of two, with four games each), {(total[264] - total[8]) / 256:.3f} MB "
+        f"a further game"
+    )
     return max(workers), (total[264] - total[8]) / 256
 
 
@@ -147,8 +166,11 @@ def main(args: Args) -> None:
         worker, game = measure_memory()
         failed += [f"a worker takes {worker:.1f} MB, not under {WORKER_MB}"] * (worker >= WORKER_MB)
         failed += [f"a further game takes {game:.2f} MB, not under {GAME_MB}"] * (game >= GAME_MB)
-    print(f"\n{'':13s}{'agent frames/s':>15s}{'game frames/s':>14s}{'env':>6s}{'policy':>8s}{'learn':>7s}{'acting alone':>14s}"
-          f"{'learning alone':>15s}{'ceiling':>9s}{'share':>7s}{'peak MB':>9s}")
+    print(
+        f"\n{'':13s}{'agent frames/s':>15"
+        f"s}{'game frames/s':>14s}{'env':>6s}{'policy':>8s}{'learn':>7s}{'acting alone':>14s}"
+        f"{'learning alone':>15s}{'ceiling':>9s}{'share':>7s}{'peak MB':>9s}"
+    )
     with tempfile.TemporaryDirectory() as folder:
         for name in (row for row in args.rows if row not in ("async", "memory")):
             speeds[name], share = measure_row(name, Path(folder) / name, args.quick)

@@ -34,7 +34,7 @@ def play(envs, steps, seed=0):
     return seen
 
 
-# ------------------------------------------------------------------------------------------------------------ advantages
+# ----------------------------------------------------------------------------------------------------------- advantages
 
 
 def test_gae_against_a_slow_loop():
@@ -56,7 +56,7 @@ def test_truncation_bootstraps_and_termination_does_not():
     assert compute_gae(zero, zero, one, no, yes, .9, .95)[0][0, 0] == pytest.approx(.9)
 
 
-# ----------------------------------------------------------------------------------------------------- rewards, outcomes
+# ---------------------------------------------------------------------------------------------------- rewards, outcomes
 
 def test_rewards_are_zero_sum_and_credit_the_dealer():
     before, after = np.zeros(3, FRAME), np.zeros(3, FRAME)
@@ -82,7 +82,7 @@ def test_wilson_interval():
     assert wilson_interval(0, 0) == (0, 1) and wilson_interval(20, 20)[1] == pytest.approx(1)
 
 
-# ----------------------------------------------------------------------------------------------------------------- games
+# ---------------------------------------------------------------------------------------------------------------- games
 
 def test_same_seed_same_games_and_another_seed_differs():
     bots = [[BOTS["random"], BOTS["attacker"]]] * 4
@@ -170,7 +170,8 @@ def test_a_killed_worker_is_replaced_and_the_others_never_notice():
         terminated, truncated, broken = (x.copy() for x in envs.step(controllers))
         assert time.monotonic() - started < 1
         alone.step(controllers)
-        assert broken.tolist() == truncated.tolist() == [False, False, True, True, False, False] and not terminated.any()
+        assert (
+            broken.tolist() == truncated.tolist() == [False, False, True, True, False, False] and not terminated.any())
         healthy = [0, 1, 4, 5]
         assert envs.frames[healthy].tobytes() == alone.frames[healthy].tobytes()
         assert (envs.frames["frame_id"][2:4] == game.FIRST_CONTROL_FRAME - 1).all()

@@ -22,7 +22,8 @@ TOWARDS = NUM_STICK - 1
 
 
 def towards(frames, controllers) -> bool:
-    """frames [T, ..], controllers [T, .., 2] that made them: does everybody hold the stick to where the opponent was?"""
+    """frames [T, ..], controllers [T, .., 2] that made them: does everybody hold the stick to where the opponent
+    was?"""
     where = np.where(mirrored(frames[:-1]), -1, 1)
     return bool((controllers["main_x"][1:] == where).all() and {-1, 1} == set(np.unique(where)))
 
@@ -30,7 +31,8 @@ def towards(frames, controllers) -> bool:
 def reflected(frames, controllers):
     """The same game on the other side of a mirror."""
     frames, controllers = frames.copy(), controllers.copy()
-    for part, names in (("players", ("x", "self_vx_air", "self_vx_ground", "kb_vx", "facing")), ("items", ("x", "vx", "facing"))):
+    for part, names in (
+        ("players", ("x", "self_vx_air", "self_vx_ground", "kb_vx", "facing")), ("items", ("x", "vx", "facing"))):
         for name in names:
             frames[part][name] *= -1
     frames["platform_left"], frames["platform_right"] = frames["platform_right"].copy(), frames["platform_left"].copy()
@@ -56,21 +58,24 @@ def test_what_a_mirrored_player_chose_is_mirrored_back():
         sign = np.where(mirror, -1, 1) if name in ("main_x", "c_x") else 1
         assert np.array_equal(controllers[name], sign * plain[name])
     assert np.array_equal(encode_controllers(controllers, mirror), encode_controllers(plain))
-    assert np.array_equal(decode_actions(actions[0, 0], np.True_), decode_actions(actions[:1, :1], np.array([[True]]))[0, 0])
+    assert np.array_equal(
+        decode_actions(actions[0, 0], np.True_), decode_actions(actions[:1, :1], np.array([[True]]))[0, 0])
 
 
 def test_both_sides_of_the_embedded_game_are_alike():
-    """Who makes the same choices from the other port plays the same game, and sees the same of it, until somebody dies: where
-    they come back is up to the port."""
+    """Who makes the same choices from the other port plays the same game, and sees the same of it, until somebody dies:
+    where they come back is up to the port."""
     rng, n = np.random.default_rng(2), 32
     fighters, chosen = np.array([CHARACTERS["mewtwo"], CHARACTERS["fox"]]), random_actions(rng, 150, n, 2)
     seen, alive = [], []
     for order in (slice(None), slice(None, None, -1)):
-        with VecEnv(n, fighters[order], STAGES["final_destination"], seed=3, max_episode_frames=0, action_repeat=3) as envs:
+        with VecEnv(
+            n, fighters[order], STAGES["final_destination"], seed=3, max_episode_frames=0, action_repeat=3) as envs:
             for actions in chosen:
                 envs.step(decode_actions(actions[:, order], mirrored(envs.frames)))
                 seen.append(observe(envs.frames, envs.controllers).floats[:, order])
-                alive.append((envs.frames["players"]["action"] > 13).all(1) & (envs.frames["players"]["stocks"] == 4).all(1))
+                alive.append(
+                    (envs.frames["players"]["action"] > 13).all(1) & (envs.frames["players"]["stocks"] == 4).all(1))
     alive = np.array(alive[:150])
     assert alive.sum() > 2000
     assert np.allclose(np.array(seen[:150])[alive], np.array(seen[150:])[alive], atol=2e-3)
@@ -106,8 +111,11 @@ def test_evaluations(history):
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_matches(walker, tmp_path, asynchronous):
-    play.main(play.Args(walker, walker, num_games=2, max_episode_frames=100, record=str(tmp_path), results=str(tmp_path / "r.jsonl"),
-                        async_inference=asynchronous, action_repeat=1))
+    play.main(
+        play.Args(
+            walker, walker, num_games=2, max_episode_frames=100, record=str(tmp_path),
+            results=str(tmp_path / "r.jsonl"), async_inference=asynchronous, action_repeat=1)
+    )
     replays = [read_replay(path) for path in tmp_path.glob("*.slp")]
     assert len(replays) == 2
     for replay in replays:
@@ -131,13 +139,17 @@ def test_gymnasium(history, port):
 
 def test_self_play(history, tmp_path, monkeypatch):
     monkeypatch.setattr(ppo_selfplay, "Policy", lambda *_: stubborn(TOWARDS))
-    ppo_selfplay.main(ppo_selfplay.Args(
-        num_games=2, rollout_length=90, timesteps=180, action_repeat=1, eval_interval=0, learning_rate=0, runs_dir=str(tmp_path)))
+    ppo_selfplay.main(
+        ppo_selfplay.Args(
+            num_games=2, rollout_length=90, timesteps=180, action_repeat=1, eval_interval=0, learning_rate=0,
+            runs_dir=str(tmp_path))
+    )
     assert towards(*map(np.stack, zip(*history, strict=True)))
 
 
 def test_cloning(history, tmp_path):
-    """Labels of a recorded walker are "towards" on both ports, and where nothing changes in its view nothing is new to learn."""
+    """Labels of a recorded walker are "towards" on both ports, and where nothing changes in its view nothing is new to
+    learn."""
     test_evaluations(history)
     frames, controllers = map(np.stack, zip(*history[:-1], strict=True))
     write_slp(tmp_path / "game.slp", frames[:, 0], controllers[:, 0])
@@ -145,7 +157,7 @@ def test_cloning(history, tmp_path):
     data = pack(replays, subjects(replays))
     sides, crossed = mirrored(frames[:-1, 0]), (np.diff(mirrored(frames[:, 0]), axis=0) != 0)[:-1]
     for player in (0, 1):
-        end = data.starts[player + 1]                                       # a recording begins with frames of the countdown
+        end = data.starts[player + 1]                                  # a recording begins with frames of the countdown
         actions, changed = data.actions[end - len(sides):end], data.changed[end - len(sides):end].numpy()
         assert (actions[:, NUM_BUTTONS] == TOWARDS).all() and crossed[:, player].any()
         assert (changed[1:] == crossed[:, player]).all()

@@ -89,7 +89,8 @@ def test_observation_shows_each_player_itself_first():
         assert np.array_equal(obs.floats[:, player, own:own + 8], (owner == player) & (frames["items"]["present"] > 0))
         opponent = frames["players"]["x"][:, 1 - player] - frames["players"]["x"][:, player]
         assert np.allclose(obs.floats[:, player, own - 2], np.abs(opponent) * .03, atol=1e-4)
-        assert np.array_equal(obs.floats[:, player, OWN_CONTROLLER][:, 0], side[:, player] * controllers["main_x"][:, player])
+        assert np.array_equal(
+            obs.floats[:, player, OWN_CONTROLLER][:, 0], side[:, player] * controllers["main_x"][:, player])
 
 
 def test_observation_hides_the_opponents_controller():
@@ -151,7 +152,7 @@ def test_every_parameter_learns(backbone):
     policy = Policy(backbone, (16, 16))
     optimizer = torch.optim.Adam(policy.parameters(), 1e-2)
     before = {name: p.detach().clone() for name, p in policy.named_parameters()}
-    for seed in range(3):                                                   # zero-initialised residuals need a second step
+    for seed in range(3):                                                # zero-initialised residuals need a second step
         obs = random_observation(seed, 6, 8)
         actions = torch.from_numpy(random_actions(np.random.default_rng(seed), 6, 8))
         features, _ = policy.unroll(obs, policy.initial_state(8), torch.zeros(6, 8, dtype=torch.bool))
@@ -222,7 +223,8 @@ def test_checkpoint_rebuilds_the_policy(tmp_path):
     loaded, data = load_policy(tmp_path / "a" / "p.pt")
     obs = random_observation(7, 4)
     with torch.no_grad():
-        assert torch.equal(policy.features(obs, policy.initial_state(4))[0], loaded.features(obs, loaded.initial_state(4))[0])
+        assert torch.equal(
+            policy.features(obs, policy.initial_state(4))[0], loaded.features(obs, loaded.initial_state(4))[0])
     assert data["step"] == 7 and list((tmp_path / "a").iterdir()) == [tmp_path / "a" / "p.pt"]
 
 

@@ -32,7 +32,7 @@ def drawn(pool, *arguments, times=60) -> set:
     return {pool.sample(np.random.default_rng(k), *arguments) for k in range(times)}
 
 
-# ---------------------------------------------------------------------------------------------------------------- indexes
+# -------------------------------------------------------------------------------------------------------------- indexes
 
 def test_ids_agents_and_steps(tmp_path):
     pool = Pool(tmp_path)
@@ -58,11 +58,11 @@ def test_the_surplus_leaves_as_a_newer_one_joins_and_its_file_goes_later(tmp_pat
     first = fill(pool, range(1, 7))[0]
     fill(pool, [1, 2], agent="other")                                       # every agent has its own history
     assert steps_of(n for n in pool.ids() if pool.agent(n) == "main") == [4, 5, 6] and len(pool.ids()) == 5
-    assert len(pool.all_ids()) == len(list(tmp_path.glob("*.pt"))) == 8     # nothing goes before a checkpoint is written
+    assert len(pool.all_ids()) == len(list(tmp_path.glob("*.pt"))) == 8    # nothing goes before a checkpoint is written
     assert drawn(pool) == set(pool.ids())
     pool.prune(in_use={first})
     assert {path.stem for path in tmp_path.glob("*.pt")} == {*pool.ids(), first}
-    assert len(pool.all_ids()) == 8 and first not in drawn(pool)            # kept for the game that is on, and for nothing else
+    assert len(pool.all_ids()) == 8 and first not in drawn(pool)    # kept for the game that is on, and for nothing else
     pool.prune(in_use=set())
     assert {path.stem for path in tmp_path.glob("*.pt")} == set(pool.ids())
 
@@ -82,7 +82,7 @@ def test_pruning_the_worst_spares_the_newest(tmp_path):
     assert steps_of(pool.ids()) == [1, 3, 5]                                # 2 left when 4 came, 4 when 5 came
     pool.prune(set(), ratings)
     assert {path.stem for path in tmp_path.glob("*.pt")} == set(pool.ids())
-    fill(pool, [6])                                                         # without ratings nobody can be called the worst
+    fill(pool, [6])                                                     # without ratings nobody can be called the worst
     assert steps_of(pool.ids()) == [1, 3, 5, 6]
     pool.prune(set(), ratings)
     assert steps_of(pool.ids()) == [1, 3, 6]
@@ -118,7 +118,7 @@ def test_each_run_deletes_only_its_own_and_nothing_that_another_uses(tmp_path):
     assert Pool(tmp_path).load(a1) is not None
 
 
-# ------------------------------------------------------------------------------------------------- what can be wrong on disk
+# -------------------------------------------------------------------------------------------- what can be wrong on disk
 
 @pytest.mark.parametrize("damage", [
     lambda p: p.unlink(), lambda p: p.write_bytes(b""), lambda p: p.write_bytes(b"{"), lambda p: p.write_text("[1, 2]"),
@@ -170,7 +170,8 @@ def test_weights(tmp_path):
 def test_two_processes_share_a_pool(tmp_path):
     """The benchmark's full size is `python tests/bench/bench_pool.py`."""
     result = bench_pool.stress(tmp_path, processes=2, operations=250)
-    assert result["problems"] == [] and result["wrong"] == 0 and min(result["add"], result["draw"], result["prune"]) > 20
+    assert (
+        result["problems"] == [] and result["wrong"] == 0 and min(result["add"], result["draw"], result["prune"]) > 20)
 
 
 def test_a_kill_in_the_middle_of_a_change_leaves_a_sound_pool(tmp_path, capfd):
@@ -191,7 +192,7 @@ def test_a_kill_in_the_middle_of_a_change_leaves_a_sound_pool(tmp_path, capfd):
     assert "lost or damaged" not in capfd.readouterr().err
 
 
-# ---------------------------------------------------------------------------------------------------------------- policies
+# ------------------------------------------------------------------------------------------------------------- policies
 
 def test_a_frozen_policy_does_not_follow_the_learner(tmp_path):
     pool, policy = Pool(tmp_path), tiny()
@@ -201,7 +202,7 @@ def test_a_frozen_policy_does_not_follow_the_learner(tmp_path):
     policy.value_head.weight.data += 1
     assert (pool.load(name).value_head.weight == before).all() and not frozen.value_head.weight.requires_grad
     assert pool.load(name) is frozen
-    Pool(tmp_path).add(policy, "main", 1)                                   # the same id, written anew by another process
+    Pool(tmp_path).add(policy, "main", 1)                                 # the same id, written anew by another process
     assert (pool.load(name).value_head.weight == policy.value_head.weight).all()
     pool.path(name).unlink()                                                # pruned while a game against it is on
     assert (pool.load(name).value_head.weight == policy.value_head.weight).all()
@@ -225,7 +226,8 @@ def test_a_swap_in_mid_game_clears_that_slot_alone(tmp_path):
     pool, torch_noise = Pool(tmp_path), lambda: torch.Generator().manual_seed(1)
     a, b, c = (pool.load(pool.add(Policy("gru", (16,)), "main", step)) for step in (1, 2, 3))
     rng = np.random.default_rng(0)
-    obs = Observation(rng.normal(size=(3, 2, NUM_FLOATS)).astype(np.float32), rng.integers(0, 3, (3, 2, NUM_INTS), np.int16))
+    obs = Observation(
+        rng.normal(size=(3, 2, NUM_FLOATS)).astype(np.float32), rng.integers(0, 3, (3, 2, NUM_INTS), np.int16))
     policies, assignment = [a, b], np.array([[0, 1], [0, 1], [0, 0]])
     states, running = [p.initial_state(6) for p in policies], np.zeros(3, bool)
     for _ in range(3):
@@ -243,12 +245,12 @@ def test_a_swap_in_mid_game_clears_that_slot_alone(tmp_path):
     assert torch.allclose(states[2][0][0], fresh[0], atol=1e-6)             # it acts, from an empty memory
 
     act(policies, assignment, obs, states, running, torch_noise())
-    states[0][0][4] += 1                                                    # what a left behind in slot 5's neighbour stays
+    states[0][0][4] += 1                                                # what a left behind in slot 5's neighbour stays
     swap_policy(policies, assignment, states, 2, 1, a)                      # and back: no memory of the first stay
     assert not states[0][0][5].any() and states[0][0][4].abs().sum() > 0
 
 
-# ----------------------------------------------------------------------------------------------------------------- ratings
+# -------------------------------------------------------------------------------------------------------------- ratings
 
 def test_ratings():
     ratings = Ratings()
@@ -271,9 +273,12 @@ def test_ratings_survive_a_checkpoint(tmp_path):
     path = save_checkpoint(tmp_path / "x.pt", tiny(), ratings=ratings.state_dict())
     again = Ratings(**load_checkpoint(path)["ratings"])
     assert again.state_dict() == ratings.state_dict()
-    again.record("latest", "main_000000000001", 1.)                         # it goes on by itself
-    assert again.payoff["latest"] == {"main_000000000001": [3, 1, 1]} and ratings.payoff["latest"]["main_000000000001"][0] == 2
-    assert Ratings(ratings.table).payoff == {}                              # checkpoints of older runs have only the table
+    again.record("latest", "main_000000000001", 1.)  # it goes on by itself
+    assert (
+        again.payoff["latest"] == {"main_000000000001": [3, 1, 1]}
+        and ratings.payoff["latest"]["main_000000000001"][0] == 2
+    )
+    assert Ratings(ratings.table).payoff == {}                           # checkpoints of older runs have only the table
 
 
 def test_win_rates_forget():
@@ -290,7 +295,7 @@ def test_win_rates_forget():
     assert ratings.winrate("a", "b") + ratings.winrate("b", "a") == pytest.approx(1)
 
 
-# ---------------------------------------------------------------------------------------------------------------- strengths
+# ------------------------------------------------------------------------------------------------------------ strengths
 
 def results(strengths: dict[str, float], games: int, rng, draws: float = 0.) -> dict:
     payoff, names = {}, list(strengths)
@@ -326,7 +331,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
 def test_strengths_without_evidence_stay_finite_and_say_so():
     fitted = fit_elo({"winner": {"loser": [10, 0, 0]}, "x": {"y": [5, 0, 5]}})
     assert 1600 < fitted["winner"][0] < 2200 and fitted["winner"][2] - fitted["winner"][1] > 500
-    assert fitted["x"][0] == pytest.approx(fitted["y"][0])                  # who never met the others is uncertain by the prior
+    assert fitted["x"][0] == pytest.approx(fitted["y"][0])          # who never met the others is uncertain by the prior
     assert fitted["x"][2] - fitted["x"][1] > 1500
     both = Ratings()
     for score in (1., .5, 0., 1.):

@@ -1,4 +1,5 @@
-"""Opponents, populations, and the ways of learning that a plain run leaves off: each test fails if its promise is broken."""
+"""Opponents, populations, and the ways of learning that a plain run leaves off: each test fails if its promise is
+broken."""
 
 import argparse
 import json
@@ -48,7 +49,7 @@ def assert_same_curve(a: Path, b: Path, atol: float) -> None:
         assert np.allclose(a[key], b[key], atol=atol, rtol=1e-3), key
 
 
-# ----------------------------------------------------------------------------------------------------------- matchmaking
+# ---------------------------------------------------------------------------------------------------------- matchmaking
 
 @pytest.fixture(scope="module")
 def history(tmp_path_factory):
@@ -113,7 +114,8 @@ def test_history_begins_with_the_initial_policy(tmp_path):
         agent_frames = metrics(run)[0]["charts/agent_frames"]
         assert agent_frames == 4 * 16 if strategy == "historical" else 4 * 16 < agent_frames < 2 * 4 * 16
         initial = load_checkpoint(run / "checkpoints" / "initial.pt")["policy"]
-        assert all(torch.equal(initial[k], v) for k, v in Pool(run / "pool").load("main_000000000000").state_dict().items())
+        assert all(
+            torch.equal(initial[k], v) for k, v in Pool(run / "pool").load("main_000000000000").state_dict().items())
 
 
 def test_bots_and_a_fixed_opponent(history):
@@ -170,7 +172,8 @@ def test_the_number_of_networks_at_a_time_is_bounded(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("games, most", [(8, 4), (64, 4), (64, 1000)])
 def test_bounded_opponents_stay_fresh(tmp_path, games, most):
-    """A quarter of the games, each ten iterations long, against history, which grows by one checkpoint every 25 iterations."""
+    """A quarter of the games, each ten iterations long, against history, which grows by one checkpoint every 25
+    iterations."""
     args = Args(num_games=games, opponents_per_iteration=most, hidden="4", seed=3)
     pool, tiny_policy = Pool(tmp_path, history_size=20), Policy("mlp", (4,))
     pool.add(tiny_policy, "main", 0)
@@ -219,16 +222,23 @@ def test_characters_stages_and_ports_take_turns(tmp_path, monkeypatch):
     monkeypatch.setattr(VecEnv, "__init__", lambda self, *a, **k: (envs.append(self), vec_init(self, *a, **k))[1])
     monkeypatch.setattr(SelfPlay, "__init__", lambda self, *a, **k: (players.append(self), init(self, *a, **k))[1])
     monkeypatch.setattr(selfplay_room, "act", watched)
-    main(tiny(tmp_path, "run", 12, character="fox,link", opponent_character="marth", stage="battlefield,final_destination",
-              max_episode_frames=8, num_workers=2))
-    expected = {(port, CHARACTERS[mine], CHARACTERS["marth"], STAGES[stage]) for port in (0, 1) for mine in ("fox", "link")
-                for stage in ("battlefield", "final_destination")}
+    main(
+        tiny(
+            tmp_path, "run", 12, character="fox,link", opponent_character="marth",
+            stage="battlefield,final_destination", max_episode_frames=8, num_workers=2)
+    )
+    expected = {
+        (port, CHARACTERS[mine], CHARACTERS["marth"], STAGES[stage])
+        for port in (0, 1)
+        for mine in ("fox", "link")
+        for stage in ("battlefield", "final_destination")
+    }
     assert seen == expected
     characters, _ = matchups(parse_matchups("low_tiers", "", "all"), np.arange(60), np.zeros(60, int))
     assert len(set(map(tuple, characters.tolist()))) == 5 and (characters[:, 0] == characters[:, 1]).all()
 
 
-# ------------------------------------------------------------------------------------------------------------ population
+# ----------------------------------------------------------------------------------------------------------- population
 
 def storages(learner):
     moments = [x for state in learner.optimizer.state.values() for x in state.values()]
@@ -238,7 +248,8 @@ def storages(learner):
 
 def test_learners_share_nothing(tmp_path, monkeypatch):
     kept, pbt = [], ppo_selfplay.pbt_round
-    monkeypatch.setattr(ppo_selfplay, "pbt_round", lambda learners, *rest: (kept.append(learners), pbt(learners, *rest))[1])
+    monkeypatch.setattr(
+        ppo_selfplay, "pbt_round", lambda learners, *rest: (kept.append(learners), pbt(learners, *rest))[1])
     main(tiny(tmp_path, "run", 16, population_size=4, pbt=True, pbt_interval=1, matchmaking="population"))
     learners = kept[-1]
     for k, a in enumerate(learners):
@@ -262,7 +273,7 @@ def test_a_round_of_pbt():
     assert all(torch.equal(x.policy.value_head.weight, old) for x, old in zip(learners[1:], before[1:], strict=True))
     assert {round(learners[0].hyper[key] / learners[4].hyper[key], 6) for key in learners[0].hyper} <= {.8, 1.2}
     assert ratings.elo("agent1") == ratings.elo("agent5")
-    assert ratings.winrate("agent1", "agent2") == ratings.winrate("agent2", "agent1") == .5     # those were other weights
+    assert ratings.winrate("agent1", "agent2") == ratings.winrate("agent2", "agent1") == .5   # those were other weights
 
 
 def test_a_turn_ends_by_win_rate_patience_or_frames_and_keeps_its_best():
@@ -291,12 +302,16 @@ def test_a_turn_ends_by_win_rate_patience_or_frames_and_keeps_its_best():
 OPTIONS = {
     "population": {"population_size": 3, "matchmaking": "population"},
     "pbt": {"population_size": 3, "pbt": True, "pbt_interval": 2},
-    "round-robin": {"population_size": 2, "train_order": "round-robin", "matchmaking": "population", "turn_patience": 1,
-                    "turn_games": 1},
-    "league": {"population_size": 3, "league": True, "league_reset_frames": 400}, "pfsp": {"matchmaking": "pfsp", "prune": "worst"},
-    "bots": {"opponent_bots": "random,level3", "bot_prob": .5, "opponent_swap": "rollout"},
-    "characters": {"character": "fox,marth", "stage": "all", "train_interval": 2}, "near": {"matchmaking": "league"},
-    "no files kept": {"keep_retired": False, "history_size": 2}}
+    "round-robin": {
+        "population_size": 2, "train_order": "round-robin", "matchmaking": "population", "turn_patience": 1,
+        "turn_games": 1},
+    "league": {"population_size": 3, "league": True, "league_reset_frames": 400},
+    "pfsp": {"matchmaking": "pfsp", "prune": "worst"},
+    "bots": {"opponent_bots": "random,level3", "bot_prob": 0.5, "opponent_swap": "rollout"},
+    "characters": {"character": "fox,marth", "stage": "all", "train_interval": 2},
+    "near": {"matchmaking": "league"},
+    "no files kept": {"keep_retired": False, "history_size": 2},
+}
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
@@ -329,14 +344,14 @@ def test_resume_with_memory(tmp_path, options):
 
 @pytest.mark.parametrize("backbone", ["mlp", "gru"])
 def test_one_update_on_fixed_rollouts(tmp_path, monkeypatch, backbone):
-    """The same rollouts, learnt from one learner after the other, side by side, and with stacked networks acting: the weights
-    after the update are equal to 1e-5."""
+    """The same rollouts, learnt from one learner after the other, side by side, and with stacked networks acting: the
+    weights after the update are equal to 1e-5."""
     collect, update, kept, weights = ppo_selfplay.collect, ppo_selfplay.update, [], {}
 
     def same_rollouts(*given):
         rollouts = collect(*given)
         kept.append(rollouts)
-        for name, rollout in rollouts.items():                              # every way of acting has sampled the same actions
+        for name, rollout in rollouts.items():                        # every way of acting has sampled the same actions
             assert (rollout["actions"] == kept[0][name]["actions"]).all()
         return {name: kept[0][name] | {"actor": rollout["actor"]} for name, rollout in rollouts.items()}
 
@@ -349,7 +364,11 @@ def test_one_update_on_fixed_rollouts(tmp_path, monkeypatch, backbone):
     monkeypatch.setattr(ppo_selfplay, "update", watched)
     flags = {"sequential": {}, "actions": {"parallel_actions": True}, "training": {"parallel_training": True}}
     for run, options in flags.items():
-        main(tiny(tmp_path, run, 1, timesteps=2 * FRAMES, population_size=2, backbone=backbone, learning_rate=1e-2, **options))
+        main(
+            tiny(
+                tmp_path, run, 1, timesteps=2 * FRAMES, population_size=2, backbone=backbone, learning_rate=1e-2,
+                **options)
+        )
     for name in ("agent1", "agent2"):
         for run in ("actions", "training"):
             expected = weights["sequential", name]
@@ -359,8 +378,9 @@ def test_one_update_on_fixed_rollouts(tmp_path, monkeypatch, backbone):
 def test_parallel_paths_learn_as_the_sequential_one(tmp_path, backbone):
     """Same seed, same learning curve, to 1e-4: one batched forward for stacked networks, and learners in threads."""
     options = {"population_size": 3, "matchmaking": "pfsp", "backbone": backbone, "iterations": 5}
-    for name, flags in {"sequential": {}, "actions": {"parallel_actions": True}, "training": {"parallel_training": True},
-                        "both": {"parallel_actions": True, "parallel_training": True}}.items():
+    for name, flags in {
+        "sequential": {}, "actions": {"parallel_actions": True}, "training": {"parallel_training": True},
+        "both": {"parallel_actions": True, "parallel_training": True}}.items():
         main(tiny(tmp_path, name, **options, **flags))
     for name in ("actions", "training", "both"):
         assert_same_curve(tmp_path / "sequential", tmp_path / name, 1e-4)
@@ -405,7 +425,8 @@ def test_asynchronous_learning_lags_by_one(tmp_path, monkeypatch):
 
 def test_asynchronous_runs_are_repeatable_and_can_run_ahead(tmp_path):
     rollout = 2 * 4 * 16
-    for name, options in {"a": {}, "b": {}, "ahead": {"max_buffer_size": 3 * rollout, "vtrace": True}, "sync": {}}.items():
+    for name, options in {
+        "a": {}, "b": {}, "ahead": {"max_buffer_size": 3 * rollout, "vtrace": True}, "sync": {}}.items():
         main(tiny(tmp_path, name, 8, async_learning=name != "sync", pool_interval=100, save_interval=100, **options))
     assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
     assert len(metrics(tmp_path / "ahead")) == 8 and metrics(tmp_path / "a") != metrics(tmp_path / "sync")
@@ -434,7 +455,7 @@ def test_vtrace_against_a_slow_sum():
     assert not np.allclose(advantages, plain[0])
 
 
-# ------------------------------------------------------------------------------------------------------------ the update
+# ----------------------------------------------------------------------------------------------------------- the update
 
 def one_update(tmp_path, name, **options):
     """-> the learner before, after and what the update said, from the same rollout for every caller."""
@@ -489,8 +510,12 @@ def plain_gradient(kept, args) -> dict[str, torch.Tensor]:
     return {name: p.grad * min(1., args.max_grad_norm / norm) for name, p in policy.named_parameters()}
 
 
-@pytest.mark.parametrize("options", [{}, {"entropy_coef": .5}, {"entropy_coef": 0.}, {"value_coef": 4.}, {"value_coef": 0.},
-                                     {"gae_lambda": .3}, {"gamma": .8}, {"max_grad_norm": .01}, {"max_grad_norm": 1e9}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"entropy_coef": 0.5}, {"entropy_coef": 0.0}, {"value_coef": 4.0}, {"value_coef": 0.0}, {"gae_lambda": 0.3},
+        {"gamma": 0.8}, {"max_grad_norm": 0.01}, {"max_grad_norm": 1e9}],
+)
 def test_a_step_is_the_one_that_the_coefficients_ask_for(tmp_path, options):
     """Adam's first moment after one step is a tenth of the gradient. Every coefficient here changes it by more than the
     tolerance: a wrong sign, or one that is ignored, shows."""
@@ -499,8 +524,12 @@ def test_a_step_is_the_one_that_the_coefficients_ask_for(tmp_path, options):
     kept = one_update(tmp_path, "run", **common, **options)
     args = Args(**options)
     expected, learner = plain_gradient(kept, args), kept["learner"]
-    others = [Args(**{key: value, **{k: v for k, v in options.items() if k != key}}) for key, value in (
-        ("entropy_coef", -args.entropy_coef - .1), ("value_coef", args.value_coef + 1), ("gae_lambda", .6), ("gamma", .9))]
+    others = [
+        Args(**{key: value, **{k: v for k, v in options.items() if k != key}})
+        for key, value in (
+            ("entropy_coef", -args.entropy_coef - 0.1), ("value_coef", args.value_coef + 1), ("gae_lambda", 0.6),
+            ("gamma", 0.9))
+    ]
     far = lambda a, b: max((a[name] - b[name]).abs().max().item() for name in a)
     got = {name: learner.optimizer.state[p]["exp_avg"] / .1 for name, p in learner.policy.named_parameters()}
     scale = max(g.abs().max().item() for g in expected.values())
@@ -552,7 +581,8 @@ def test_an_epoch_that_goes_too_far_is_taken_back(tmp_path, backbone):
         assert kl_of_update(free) > .02 >= kl_of_update(held) and held["row"]["losses/reverted"] == 1
         assert not held["row"]["losses/update_kl"] <= .02                   # of the epoch that was taken back
         assert held["row"]["losses/minibatches"] <= free["row"]["losses/minibatches"]
-    steps = lambda kept: max((x["step"].item() for x in kept["learner"].optimizer.state_dict()["state"].values()), default=0)
+    steps = lambda kept: max(
+        (x["step"].item() for x in kept["learner"].optimizer.state_dict()["state"].values()), default=0)
     assert steps(held) == 0 < steps(free)                                   # Adam's state as well
     calm = one_update(tmp_path, "calm", learning_rate=1e-5, target_kl=.02)
     assert calm["row"]["losses/reverted"] == 0 and 0 < calm["row"]["losses/update_kl"] < .02
@@ -587,8 +617,11 @@ def test_the_teacher_holds_the_policy(tmp_path):
         main(tiny(tmp_path, name, 8, pretrained=str(tmp_path / "bc.pt"), learning_rate=3e-3, **options))
         new, old = (load_policy(tmp_path / name / "checkpoints" / f"{which}.pt")[0] for which in ("latest", "initial"))
         with torch.no_grad():
-            logits = [policy.logits(policy.unroll(seen, policy.initial_state(64), torch.zeros(8, 64, dtype=torch.bool))[0], actions)
-                      for policy in (old, new)]
+            logits = [
+                policy.logits(
+                    policy.unroll(seen, policy.initial_state(64), torch.zeros(8, 64, dtype=torch.bool))[0], actions)
+                for policy in (old, new)
+            ]
             drift[name] = action_kl(*logits).sum(-1).mean().item()
     assert drift["held"] < .5 * drift["free"] and drift["forgotten"] > .7 * drift["free"], drift
     assert metrics(tmp_path / "held")[-1]["losses/teacher_kl"] > 0
@@ -627,7 +660,7 @@ def test_intervals_of_updates(tmp_path):
     assert len(rows) == 2 and rows[0]["charts/agent_frames"] == 2 * 2 * 4 * 16
 
 
-# -------------------------------------------------------------------------------------------------------------- strength
+# ------------------------------------------------------------------------------------------------------------- strength
 
 def strength(**options) -> dict:
     """Keyword arguments of measure_strength."""
@@ -685,7 +718,7 @@ def test_strength_knows_a_collapse_and_a_held_out_policy(tmp_path):
     broken = evaluation.measure_strength(mashing, initial, 0, **args)
     assert "mashing" in broken["eval/collapse"] and broken["eval/drift"] > .2
     still = evaluation.measure_strength(frozen, initial, 0, **args)
-    assert {"frozen", "entropy"} == set(still["eval/collapse"])             # in games of a second, nobody is hurt anyway
+    assert {"frozen", "entropy"} == set(still["eval/collapse"])            # in games of a second, nobody is hurt anyway
     still = evaluation.measure_strength(frozen, initial, 0, **strength(max_episode_frames=1800, eval_opponents="idle"))
     assert {"frozen", "entropy", "passive"} == set(still["eval/collapse"])
 
@@ -697,28 +730,31 @@ def test_training_does_not_wait_for_its_evaluation(tmp_path):
     assert steps == [0, 2 * FRAMES, 4 * FRAMES, 6 * FRAMES]
 
 
-# ------------------------------------------------------------------------------------------------------------ bad values
+# ----------------------------------------------------------------------------------------------------------- bad values
 
-@pytest.mark.parametrize("options, words", [
-    ({"matchmaking": "population"}, "population-size"), ({"pbt": True}, "population-size"),
-    ({"league": True}, "population-size"), ({"population_size": 0}, "population-size"),
-    ({"vtrace": True}, "async-learning"), ({"max_buffer_size": 500}, "async-learning"), ({"teacher_kl": 1.}, "pretrained"),
-    ({"async_learning": True, "max_buffer_size": 10}, "at least one rollout"), ({"update_interval": "often"}, "batch_ready"),
-    ({"opponent_bots": "pikachu"}, "level1"), ({"opponent_bots": "attacker"}, "held-out"),
-    ({"held_out": "nowhere.pt"}, "nowhere"), ({"eval_opponents": ""}, "idle"), ({"opponent": "nowhere.pt"}, "nowhere"),
-    ({"opponent": "cpu9"}, "cpu9: needs Dolphin"),
-    ({"opponent": "cpu9", "game_type": "dolphin", "character": "fox,sheik"}, "choose sheik"),
-    ({"character": "fox,pikachu"}, "pikachu"), ({"stage": "hyrule"}, "final_destination"),
-    ({"history_prob": 1.5}, "history-prob"), ({"turn_winrate": 2.}, "turn-winrate"),
-    ({"train_order": "round-robin", "parallel_training": True}, "train-order"),
-    ({"population_size": 2, "pbt": True, "matchmaking": "self", "history_prob": None}, "needs results"),
-    ({"population_size": 2, "pbt": True, "history_prob": 0.}, "needs results"),
-    ({"population_size": 3, "pbt": True, "league": True}, "league"),
-    ({"population_size": 2, "pbt": True, "train_order": "round-robin"}, "round-robin"),
-    ({"async_learning": True, "train_interval": 2, "max_buffer_size": 200}, "at least one rollout, 256"),
-    ({"population_size": 2, "train_order": "round-robin", "num_workers": 5}, "num-workers"),
-    ({"opponents_per_iteration": 1}, "opponents-per-iteration"), ({"worker_timeout": 0.}, "worker-timeout"),
-])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"matchmaking": "population"}, "population-size"), ({"pbt": True}, "population-size"),
+        ({"league": True}, "population-size"), ({"population_size": 0}, "population-size"),
+        ({"vtrace": True}, "async-learning"), ({"max_buffer_size": 500}, "async-learning"),
+        ({"teacher_kl": 1.0}, "pretrained"), ({"async_learning": True, "max_buffer_size": 10}, "at least one rollout"),
+        ({"update_interval": "often"}, "batch_ready"), ({"opponent_bots": "pikachu"}, "level1"),
+        ({"opponent_bots": "attacker"}, "held-out"), ({"held_out": "nowhere.pt"}, "nowhere"),
+        ({"eval_opponents": ""}, "idle"), ({"opponent": "nowhere.pt"}, "nowhere"),
+        ({"opponent": "cpu9"}, "cpu9: needs Dolphin"),
+        ({"opponent": "cpu9", "game_type": "dolphin", "character": "fox,sheik"}, "choose sheik"),
+        ({"character": "fox,pikachu"}, "pikachu"), ({"stage": "hyrule"}, "final_destination"),
+        ({"history_prob": 1.5}, "history-prob"), ({"turn_winrate": 2.0}, "turn-winrate"),
+        ({"train_order": "round-robin", "parallel_training": True}, "train-order"),
+        ({"population_size": 2, "pbt": True, "matchmaking": "self", "history_prob": None}, "needs results"),
+        ({"population_size": 2, "pbt": True, "history_prob": 0.0}, "needs results"),
+        ({"population_size": 3, "pbt": True, "league": True}, "league"),
+        ({"population_size": 2, "pbt": True, "train_order": "round-robin"}, "round-robin"),
+        ({"async_learning": True, "train_interval": 2, "max_buffer_size": 200}, "at least one rollout, 256"),
+        ({"population_size": 2, "train_order": "round-robin", "num_workers": 5}, "num-workers"),
+        ({"opponents_per_iteration": 1}, "opponents-per-iteration"), ({"worker_timeout": 0.0}, "worker-timeout")],
+)
 def test_what_cannot_work_is_told_in_one_line(tmp_path, options, words):
     with pytest.raises(UserError, match=words):
         main(tiny(tmp_path, "run", 1, **options))
@@ -736,7 +772,8 @@ def test_a_best_response_meets_nobody_else(tmp_path, capsys, monkeypatch):
     save_checkpoint(tmp_path / "frozen.pt", Policy("gru", (8, 8), action_repeat=2))
     main(tiny(tmp_path, "run", 6, opponent=str(tmp_path / "frozen.pt"), max_episode_frames=10, track_elo=True))
     rows = metrics(tmp_path / "run")
-    assert rows[-1]["charts/agent_frames"] == sum(row["charts/agent_frames"] > 0 for row in rows) * 4 * 16      # one side learns
+    # one side learns
+    assert rows[-1]["charts/agent_frames"] == sum(row["charts/agent_frames"] > 0 for row in rows) * 4 * 16
     payoff = load_checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt")["ratings"]["payoff"]
     assert set(payoff["main"]) == {OPPONENT}
     table = capsys.readouterr().out.partition("Elo (start 1500)")[2]
@@ -798,7 +835,8 @@ def test_an_evaluator_that_cannot_live_does_not_end_the_training(tmp_path, monke
     for step in range(10):
         evaluator.submit(Policy("mlp", (8,)), step)
         evaluator.report(wait=True)
-    assert len(log) == 3 and "without evaluations" in log[-1] and len(list(tmp_path.glob("run/checkpoints/eval_*"))) == 1
+    assert (
+        len(log) == 3 and "without evaluations" in log[-1] and len(list(tmp_path.glob("run/checkpoints/eval_*"))) == 1)
 
 
 def test_a_kill_between_a_row_and_its_file_loses_and_repeats_nothing(tmp_path, monkeypatch):
@@ -816,15 +854,15 @@ def test_a_kill_between_a_row_and_its_file_loses_and_repeats_nothing(tmp_path, m
 
 
 def test_a_policy_that_wins_from_one_side_only_is_flagged_and_the_control_stays_even(monkeypatch):
-    monkeypatch.setattr(evaluation, "outcomes", lambda frames: np.ones(len(frames)))                  # port 1 always wins
+    monkeypatch.setattr(evaluation, "outcomes", lambda frames: np.ones(len(frames)))                # port 1 always wins
     policy = Policy("mlp", (8,), action_repeat=3)
     row = evaluation.measure_strength(policy, policy, 0, **strength(eval_games=32, eval_opponents="idle"))
     assert (row["eval/winrate_control"], row["eval/port_1_score"], row["eval/collapse"]) == (.5, 1, ["one-sided"])
 
 
 def test_the_control_and_the_drift_are_fair_where_the_matchup_is_not(tmp_path, monkeypatch):
-    """The game is decided by the character: Fox always wins. The control is even all the same, and without learning there is no
-    drift, though both characters are played differently by whoever plays them."""
+    """The game is decided by the character: Fox always wins. The control is even all the same, and without learning
+    there is no drift, though both characters are played differently by whoever plays them."""
     monkeypatch.setattr(evaluation, "outcomes", lambda frames: np.where(
         frames["players"]["character"][:, 0] == CHARACTERS["fox"], 1, -1))
     policy = Policy("mlp", (8,), action_repeat=3)

@@ -72,7 +72,7 @@ def put_item(frames, item_type, owner) -> None:
         frames["items"][name][:, 0] = value
 
 
-# ------------------------------------------------------------------------------------------------------ all terms at once
+# ---------------------------------------------------------------------------------------------------- all terms at once
 
 @pytest.fixture(scope="module")
 def played():
@@ -81,7 +81,8 @@ def played():
     characters = ids[np.stack([np.arange(n) % 10, (np.arange(n) // 6) % 10], 1)]
     kinds = np.array([[game.BOTS["attacker"], game.BOTS["random"]], [game.BOTS["attacker"]] * 2])[np.arange(n) % 2]
     steps = []
-    with melee_common.VecEnv(n, characters, [31, 32] * (n // 2), seed=3, bot_kinds=kinds, max_episode_frames=0, action_repeat=3) as envs:
+    with melee_common.VecEnv(
+        n, characters, [31, 32] * (n // 2), seed=3, bot_kinds=kinds, max_episode_frames=0, action_repeat=3) as envs:
         for _ in range(1500):
             before = envs.frames.copy()
             terminated, truncated, _ = envs.step(np.zeros((n, 2), CONTROLLER))
@@ -137,29 +138,31 @@ def test_off_is_exactly_nothing_and_is_not_computed(played, monkeypatch):
 
 def test_a_coefficient_scales_its_term(played):
     for name in REWARD_TERMS:
-        before, after, ended = max(played[:400], key=lambda step: np.abs(compute_rewards(*step[:2], only(name), step[2])).sum())
+        before, after, ended = max(
+            played[:400], key=lambda step: np.abs(compute_rewards(*step[:2], only(name), step[2])).sum())
         np.testing.assert_allclose(compute_rewards(before, after, only(name, -.25), ended),
                                    compute_rewards(before, after, only(name), ended) * np.float32(-.25), rtol=1e-6)
 
 
 def test_real_replays_give_finite_rewards():
-    folder = ROOT.parent / "shared" / "replays"                             # other people's games, where they are at hand
+    folder = ROOT.parent / "shared" / "replays"                           # other people's games, where they are at hand
     if not folder.is_dir():
         pytest.skip("no replays here")
-    replays, _ = load_replays([path for path in sorted(folder.glob("*.slp")) if path.stat().st_size < 2_000_000][:12], num_workers=0)
+    replays, _ = load_replays(
+        [path for path in sorted(folder.glob("*.slp")) if path.stat().st_size < 2_000_000][:12], num_workers=0)
     assert replays
     for replay in replays:
         for name, paid in reward_terms(replay.frames[:-3:3], replay.frames[3::3], EVERYTHING).items():
             assert np.isfinite(paid).all() and (name not in ZERO_SUM or (paid.sum(1) == 0).all()), (replay.path, name)
 
 
-# ------------------------------------------------------------------------------------------------------------ potentials
+# ----------------------------------------------------------------------------------------------------------- potentials
 
 @pytest.mark.parametrize("name", POTENTIALS)
 @pytest.mark.parametrize("gamma", [1., .97])
 def test_a_potential_pays_nothing_but_where_one_began_and_stands(played, name, gamma):
-    """The discounted sum over any stretch of a game is gamma^T potential(last) - potential(first), 0 after the end of the
-    game: no way round in between pays more than another."""
+    """The discounted sum over any stretch of a game is gamma^T potential(last) - potential(first), 0 after the end of
+    the game: no way round in between pays more than another."""
     level = REWARD_TERMS[name].__wrapped__
     n = len(played[0][0])
     total, weight, first = np.zeros((n, 2)), np.ones((n, 1)), level(played[0][0]).astype(float)
@@ -182,10 +185,16 @@ def test_a_potential_pays_nothing_but_where_one_began_and_stands(played, name, g
 
 @pytest.mark.parametrize("name", POTENTIALS)
 def test_a_loop_of_states_returns_nothing(name):
-    """Out over the edge, teleporting, dying, reborn, and back to where it began: as a whole it pays 0 to both players."""
-    loop = np.concatenate([frame(MEWTWO, MEWTWO, x, y) for x, y in (
-        ((-10, 10), (0, 0)), ((-90, 10), (-20, 5)), ((-150, 60), (-60, 20)), ((-95, 40), (-5, 0)), ((-200, 0), (-139, 0)),
-        ((-16, 0), (112, 0)), ((-10, 10), (0, 0)))])
+    """Out over the edge, teleporting, dying, reborn, and back to where it began: as a whole it pays 0 to both
+    players."""
+    loop = np.concatenate(
+        [
+            frame(MEWTWO, MEWTWO, x, y)
+            for x, y in (
+                ((-10, 10), (0, 0)), ((-90, 10), (-20, 5)), ((-150, 60), (-60, 20)), ((-95, 40), (-5, 0)),
+                ((-200, 0), (-139, 0)), ((-16, 0), (112, 0)), ((-10, 10), (0, 0)))
+        ]
+    )
     loop["players"]["airborne"][1:5] = [[1, 1], [1, 1], [1, 0], [1, 0]]
     loop["players"]["action"][:, 0] = [14, 29, 357, 35, 0, 12, 14]
     paid = compute_rewards(loop[:-1], loop[1:], only(name))
@@ -234,7 +243,7 @@ def test_walking_a_stage_is_never_off_it(stage):
     match = Game(FOX, FOX, stage)
     for x in np.linspace(sides[0], sides[1], 30):
         y = game.floor_height(game.TABLES.stages[stage], 0, x)
-        match.place(0, x, y, airborne=True)                                 # airborne at floor level: the lowest that counts
+        match.place(0, x, y, airborne=True)                            # airborne at floor level: the lowest that counts
         assert common._way_out(match.frames)[0, 0] == 0
 
 
@@ -322,7 +331,7 @@ def test_confusion_pays_the_next_other_hit_of_the_combo():
     assert pay("confusion", before, struck(before, 10, attack=19)) == [0, 0]          # Confusion again
     assert pay("confusion", frame(MEWTWO, FOX), before) == [0, 0]                     # Confusion itself
     new_combo = struck(before, 14, attack=14)
-    new_combo["players"]["combo"][0, 0] = 1                                 # too late, unless the foe is still in the air
+    new_combo["players"]["combo"][0, 0] = 1                               # too late, unless the foe is still in the air
     assert pay("confusion", before, new_combo) == [0, 0]
     before["players"]["airborne"][0, 1] = 1
     assert pay("confusion", before, new_combo) == [1, -1]
@@ -332,7 +341,8 @@ def test_confusion_pays_the_next_other_hit_of_the_combo():
 
 
 def test_confusion_in_the_game():
-    """Side special beside the foe; once Mewtwo is free again an up tilt, while the foe is in the air or on the ground."""
+    """Side special beside the foe; once Mewtwo is free again an up tilt, while the foe is in the air or on the
+    ground."""
     for airborne in (True, False):
         match = Game(MEWTWO, FOX)
         match.place(0, 0, facing=1), match.place(1, 12)
@@ -385,8 +395,12 @@ def test_hammer_in_the_game():
     assert len(dealt) > 3                                                   # nine hammers
 
 
-@pytest.mark.parametrize("name, character, items", [
-    ("zoning", LINK, ("ARROW", "LINK_BOOMERANG", "LINK_BOMB")), ("dins", ZELDA, ("ZELDA_FIRE", "ZELDA_FIRE_EXPLOSION"))])
+@pytest.mark.parametrize(
+    "name, character, items",
+    [
+        ("zoning", LINK, ("ARROW", "LINK_BOOMERANG", "LINK_BOMB")),
+        ("dins", ZELDA, ("ZELDA_FIRE", "ZELDA_FIRE_EXPLOSION"))],
+)
 def test_zoning_pays_damage_by_own_items_from_afar(name, character, items):
     for item in items:                                                      # ids from libmelee, not from our table
         item_type = melee.enums.ProjectileType[item].value
@@ -495,11 +509,11 @@ def test_kick_in_the_game():
     assert sour < common.SOUR_SPOT < sweet
 
 
-# ----------------------------------------------------------------------------------------------------- facts, command line
+# -------------------------------------------------------------------------------------------------- facts, command line
 
 def test_near_and_far_against_the_reach_of_blows():
-    """A body is about 4 units wide. No ground or aerial attack of anybody reaches FAR; most of Ganondorf's victims' jabs and
-    tilts do not reach NEAR, his forward tilt does."""
+    """A body is about 4 units wide. No ground or aerial attack of anybody reaches FAR; most of Ganondorf's victims'
+    jabs and tilts do not reach NEAR, his forward tilt does."""
     def reach(character, action):
         rows = game.TABLES.characters[character]["hit_row"][action]
         boxes = game.TABLES.hitboxes[rows[rows > 0]]
@@ -517,15 +531,24 @@ def test_help_names_every_flag_with_its_off_value_and_a_run_takes_them_all(tmp_p
     assert flags[:2] == ["reward_stock", "reward_damage"] and {f"reward_{name}" for name in REWARD_TERMS} == set(flags)
     assert [getattr(RewardArgs(), flag) for flag in flags] == [1., .01] + [0.] * (len(flags) - 2)
     environment = os.environ | {"COLUMNS": "300"}
-    text = subprocess.run([sys.executable, "ppo_selfplay.py", "--help"], cwd=ROOT, capture_output=True, text=True, env=environment,
-                          timeout=120).stdout
+    text = subprocess.run(
+        [sys.executable, "ppo_selfplay.py", "--help"], cwd=ROOT, capture_output=True, text=True, env=environment,
+        timeout=120).stdout
     for flag in flags:
         line = text[text.index("--" + flag.replace("_", "-")):]
         assert "(off: 0)" in line[:line.index("--reward", 2) if flag != flags[-1] else 300 * 4], flag
     given = [part for flag in flags for part in ("--" + flag.replace("_", "-"), ".125")]
-    run = subprocess.run([sys.executable, "ppo_selfplay.py", "--timesteps", "96", "--num-games", "2", "--rollout-length", "16",
-                          "--hidden", "8,8", "--eval-interval", "0", "--max-episode-frames", "30", "--runs-dir", str(tmp_path),
-                          "--run-name", "run", *given], cwd=ROOT, capture_output=True, text=True, env=environment, timeout=120)
+    run = subprocess.run(
+        [
+            sys.executable, "ppo_selfplay.py", "--timesteps", "96", "--num-games", "2", "--rollout-length", "16",
+            "--hidden", "8,8", "--eval-interval", "0", "--max-episode-frames", "30", "--runs-dir", str(tmp_path),
+            "--run-name", "run", *given],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+    )
     assert run.returncode == 0, run.stderr
     args = json.loads((tmp_path / "run" / "args.json").read_text())
     assert all(args[flag] == .125 for flag in flags)

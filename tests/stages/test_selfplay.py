@@ -24,7 +24,7 @@ from helpers import FRAMES, as_flags, command, metrics, tiny
 ROOT = Path(__file__).resolve().parents[2]
 
 
-# ---------------------------------------------------------------------------------------------- determinism and resuming
+# --------------------------------------------------------------------------------------------- determinism and resuming
 
 @pytest.mark.parametrize("options", [{}, {"backbone": "gru"}, {"num_workers": 2}, {"history_size": 2}],
                          ids=["mlp", "gru", "workers", "pruning"])
@@ -92,7 +92,7 @@ def test_ctrl_c_leaves_a_resumable_checkpoint_and_no_process(tmp_path):
     assert steps == metrics(tmp_path / "stopped")[-1]["global_step"]
 
 
-# ---------------------------------------------------------------------------------------------------- self-play promises
+# --------------------------------------------------------------------------------------------------- self-play promises
 
 def test_pretrained_weights_are_the_learners(tmp_path, monkeypatch):
     source = Policy("gru", (24, 12))
@@ -116,7 +116,8 @@ def test_pretrained_weights_are_the_learners(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("backbone", ["mlp", "gru"])
 def test_opponent_rows_never_enter_the_batch(tmp_path, monkeypatch, backbone):
-    """Opponents are made to press up on the d-pad on every frame, the learner never does: no batch may hold such a row."""
+    """Opponents are made to press up on the d-pad on every frame, the learner never does: no batch may hold such a
+    row."""
     act, action_logprobs = selfplay.act, ppo_selfplay.action_logprobs
     count = {"learner": 0, "opponent": 0, "batches": 0}
 
@@ -177,8 +178,8 @@ def test_an_opponent_stays_for_its_game_and_gets_its_result(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("backbone", ["mlp", "gru"])
 def test_the_learner_scores_actions_as_the_actor_did(tmp_path, monkeypatch, backbone):
-    """Observations, actions, memory and its resets are stored where they belong: the rollout's log-probabilities are those of
-    the moment of acting."""
+    """Observations, actions, memory and its resets are stored where they belong: the rollout's log-probabilities are
+    those of the moment of acting."""
     act, action_logprobs, evaluate_actions = selfplay.act, ppo_selfplay.action_logprobs, ppo_selfplay.evaluate_actions
     scored, acted, compared = {}, [], []
 
@@ -226,8 +227,14 @@ def test_results_are_credited_to_the_side_that_won(tmp_path, monkeypatch):
 
 def test_rewards_know_the_coefficients_the_decided_games_and_the_discount(tmp_path, monkeypatch):
     seen, step = [], ppo_selfplay.VecEnv.step
-    monkeypatch.setattr(ppo_selfplay.VecEnv, "step", lambda self, controllers: (      # the third game is decided in each step
-        lambda terminated, truncated, broken: (np.arange(len(broken)) == 2, np.arange(len(broken)) == 1, broken))(*step(self, controllers)))
+    # the third game is decided in each step
+    monkeypatch.setattr(
+        ppo_selfplay.VecEnv,
+        "step",
+        lambda self, controllers: (
+            lambda terminated, truncated, broken: (np.arange(len(broken)) == 2, np.arange(len(broken)) == 1, broken)
+        )(*step(self, controllers)),
+    )
     monkeypatch.setattr(ppo_selfplay, "compute_rewards", lambda before, after, args, ended, gamma: (
         seen.append((args.reward_stomp, ended.tolist(), gamma)), np.zeros((len(after), 2), np.float32))[1])
     main(tiny(tmp_path, "run", 1, num_games=3, reward_stomp=.5, gamma=.9))
@@ -245,7 +252,8 @@ def test_the_discount_goes_by_game_time(tmp_path):
 def test_rewards_reach_the_side_that_earned_them(tmp_path, monkeypatch):
     seen = []
     compute_gae = ppo_selfplay.compute_gae
-    monkeypatch.setattr(ppo_selfplay, "compute_rewards", lambda before, after, *_: np.float32([[1, -1]]).repeat(len(after), 0))
+    monkeypatch.setattr(
+        ppo_selfplay, "compute_rewards", lambda before, after, *_: np.float32([[1, -1]]).repeat(len(after), 0))
     monkeypatch.setattr(ppo_selfplay, "compute_gae", lambda rewards, *rest: (seen.append(rewards.copy()),
                                                                              compute_gae(rewards, *rest))[1])
     main(tiny(tmp_path, "run", 1))
@@ -254,9 +262,10 @@ def test_rewards_reach_the_side_that_earned_them(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("backbone", ["mlp", "gru"])
 def test_next_values_are_those_of_the_frame_that_followed(tmp_path, monkeypatch, backbone):
-    """The value is made to be the player's own x: then next_values must be where each player stood after the step, in the
-    game's last frame if it was cut off there."""
-    features, unroll, step, compute_gae = Policy.features, Policy.unroll, ppo_selfplay.VecEnv.step, ppo_selfplay.compute_gae
+    """The value is made to be the player's own x: then next_values must be where each player stood after the step, in
+    the game's last frame if it was cut off there."""
+    features, unroll, step, compute_gae = (
+        Policy.features, Policy.unroll, ppo_selfplay.VecEnv.step, ppo_selfplay.compute_gae)
     first = lambda x, obs: torch.cat([obs.floats[..., :1], x[..., 1:]], -1)
     x_after, seen = [], []
 
@@ -285,12 +294,14 @@ def test_next_values_are_those_of_the_frame_that_followed(tmp_path, monkeypatch,
 
 
 def test_evaluation_credits_the_policy(tmp_path, monkeypatch):
-    """The learner is made to win every game against others, from whichever port it plays; against itself no port is better."""
+    """The learner is made to win every game against others, from whichever port it plays; against itself no port is
+    better."""
     def won(policies, envs, assignment, generator, watch):
         watch(np.zeros((*assignment.shape, 13), np.int8), np.ones(len(assignment), bool))
         frames = envs.frames.copy()
         port = np.arange(len(frames)) % 2                                   # the policy's
-        assert (assignment[np.arange(len(frames)), port] == (np.arange(len(frames)) // 4 == 4)).all()    # but in "reference"
+        # but in "reference"
+        assert (assignment[np.arange(len(frames)), port] == (np.arange(len(frames)) // 4 == 4)).all()
         frames["players"]["stocks"] = np.arange(2) == port[:, None]
         return frames
 
@@ -298,13 +309,18 @@ def test_evaluation_credits_the_policy(tmp_path, monkeypatch):
     policy = Policy("mlp", (8,))
     row = evaluation.measure_strength(policy, policy, 0, **ppo_selfplay.evaluation_settings(
         tiny(tmp_path, "run", eval_games=4, eval_opponents="idle,random")))
-    assert [row[f"eval/winrate_{name}"] for name in ("idle", "random", "attacker", "initial", "control")] == [1, 1, 1, 1, .5]
+    assert [row[f"eval/winrate_{name}"] for name in ("idle", "random", "attacker", "initial", "control")] == [
+        1, 1, 1, 1, 0.5]
     assert row["eval/drift"] == 0
 
 
 def test_no_minibatch_is_too_small_to_normalise(tmp_path):
     """34 rows in minibatches of 33: a tail of one row once turned the policy into NaN."""
-    main(tiny(tmp_path, "run", 2, num_games=1, rollout_length=17, batch_size=33, history_prob=0., action_repeat=1, timesteps=34))
+    main(
+        tiny(
+            tmp_path, "run", 2, num_games=1, rollout_length=17, batch_size=33, history_prob=0.0, action_repeat=1,
+            timesteps=34)
+    )
     assert all(np.isfinite(row["losses/policy_loss"]) for row in metrics(tmp_path / "run"))
     policy, _ = load_policy(tmp_path / "run" / "checkpoints" / "latest.pt")
     assert all(torch.isfinite(p).all() for p in policy.parameters())
@@ -319,7 +335,8 @@ def test_a_frozen_copy_inherits_the_rating(tmp_path):
 
 
 def test_truncated_games_bootstrap_from_their_last_frame(tmp_path, monkeypatch):
-    """With a value function that is 7 everywhere and no reward, every return is 7 gamma^k > 0 only if cut games bootstrap."""
+    """With a value function that is 7 everywhere and no reward, every return is 7 gamma^k > 0 only if cut games
+    bootstrap."""
     captured = {}
     compute_gae = ppo_selfplay.compute_gae
 
@@ -328,7 +345,8 @@ def test_truncated_games_bootstrap_from_their_last_frame(tmp_path, monkeypatch):
         return compute_gae(rewards, values, next_values, terminated, truncated, *rest)
 
     monkeypatch.setattr(ppo_selfplay, "compute_gae", capture)
-    monkeypatch.setattr(Policy, "value", lambda self, features: features[..., 0] * 0 + 7 + 0 * self.value_head(features)[..., 0])
+    monkeypatch.setattr(
+        Policy, "value", lambda self, features: features[..., 0] * 0 + 7 + 0 * self.value_head(features)[..., 0])
     main(tiny(tmp_path, "run", 2))
     assert captured["truncated"].any() and np.allclose(captured["next_values"], 7)
 
@@ -352,7 +370,8 @@ def test_a_dying_worker_leaves_no_row_in_the_batch(tmp_path, monkeypatch):
 
 
 def test_a_broken_game_costs_its_own_rows_alone(tmp_path, monkeypatch):
-    """Games end every 5 steps; one breaks in the 13th: the rows of its third game go, those of the two before it stay."""
+    """Games end every 5 steps; one breaks in the 13th: the rows of its third game go, those of the two before it
+    stay."""
     learns, n = [], [0]
     step, collect = ppo_selfplay.VecEnv.step, ppo_selfplay.collect
 
@@ -371,24 +390,28 @@ def test_a_broken_game_costs_its_own_rows_alone(tmp_path, monkeypatch):
     assert (learns[0] == expected).all()
 
 
-# ------------------------------------------------------------------------------------------------------------- front door
+# ----------------------------------------------------------------------------------------------------------- front door
 
 def test_command_line_from_start_to_elo_table(tmp_path):
-    result = command("--num-games", "2", "--timesteps", "400", "--rollout-length", "16", "--hidden", "16", "--runs-dir",
-                     str(tmp_path), "--run-name", "r", "--track-elo", "--eval-interval", "2", "--eval-games", "2",
-                     "--max-episode-frames", "60", "--pool-interval", "1", "--character", "fox", "--eval-opponents", "idle,attacker", "--stage", "battlefield",
-                     "--checkpoint", str(tmp_path / "out.pt"), "--save-interval", "1", "--backbone", "gru", "--track")
+    result = command(
+        "--num-games", "2", "--timesteps", "400", "--rollout-length", "16", "--hidden", "16", "--runs-dir",
+        str(tmp_path), "--run-name", "r", "--track-elo", "--eval-interval", "2", "--eval-games", "2",
+        "--max-episode-frames", "60", "--pool-interval", "1", "--character", "fox", "--eval-opponents", "idle,attacker",
+        "--stage", "battlefield", "--checkpoint", str(tmp_path / "out.pt"), "--save-interval", "1", "--backbone", "gru",
+        "--track")
     assert result.returncode == 0, result.stderr
     for text in ("SPS", "KL", "Elo", "Rank", "eval at 0"):
         assert text in result.stdout, text
     run = tmp_path / "r"
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert {"global_step", "charts/SPS", "losses/policy_loss", "losses/value_loss", "losses/entropy", "losses/approx_kl",
-            "losses/clipfrac", "losses/explained_variance", "time/env", "time/policy", "time/learn"} <= set(rows[0])
+    assert {
+        "global_step", "charts/SPS", "losses/policy_loss", "losses/value_loss", "losses/entropy", "losses/approx_kl",
+        "losses/clipfrac", "losses/explained_variance", "time/env", "time/policy", "time/learn"} <= set(rows[0])
     assert rows[0]["global_step"] == 2 * 16 * 3 and all(abs(r["losses/first_ratio_error"]) < 1e-5 for r in rows)
     evals = [json.loads(line) for line in (run / "eval.jsonl").read_text().splitlines()]
     assert [e["global_step"] for e in evals][0] == 0 and evals[-1]["global_step"] == rows[-1]["global_step"]
-    assert all(e["eval/winrate_attacker_low"] <= e["eval/winrate_attacker"] <= e["eval/winrate_attacker_high"] for e in evals)
+    assert all(
+        e["eval/winrate_attacker_low"] <= e["eval/winrate_attacker"] <= e["eval/winrate_attacker_high"] for e in evals)
     assert {p.name for p in run.iterdir()} >= {"args.json", "command.txt", "versions.txt", "pool", "winrates.png"}
     assert list(run.glob("wandb/offline-run-*/*.wandb"))
     assert (run / "winrates.png").read_bytes().startswith(b"\x89PNG")
@@ -413,12 +436,16 @@ def test_command_line_from_start_to_elo_table(tmp_path):
 def test_mistakes_end_in_one_clear_line(tmp_path, flags, words):
     result = command("--runs-dir", str(tmp_path), "--run-name", "r", *flags)
     assert result.returncode != 0 and words in result.stderr and "Traceback" not in result.stderr
-    assert not (tmp_path / "r").exists()                                    # the name is still free for the corrected command
+    assert not (tmp_path / "r").exists()                              # the name is still free for the corrected command
 
 
-@pytest.mark.parametrize("name, value", [("learning_rate", np.nan), ("ppo_clip", np.nan), ("reward_stock", np.inf), ("seed", -1),
-                                         ("action_repeat", 10 ** 20), ("hidden", "99999999999"), ("run_name", "../elsewhere"),
-                                         ("checkpoint", "/dev/null"), ("num_games", 10 ** 12)])
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("learning_rate", np.nan), ("ppo_clip", np.nan), ("reward_stock", np.inf), ("seed", -1),
+        ("action_repeat", 10**20), ("hidden", "99999999999"), ("run_name", "../elsewhere"), ("checkpoint", "/dev/null"),
+        ("num_games", 10**12)],
+)
 def test_impossible_values(tmp_path, name, value):
     with pytest.raises(UserError, match=name.replace("_", "-")):
         main(tiny(tmp_path, "run", 1, **{name: value}))
@@ -494,5 +521,7 @@ def test_a_run_is_never_overwritten(tmp_path):
 
 def test_evaluation_is_symmetric_in_ports(tmp_path):
     policy, args = Policy("mlp", (8,)).eval(), tiny(tmp_path, "run", eval_games=4)
-    a, b = evaluation.measure_strength(policy, policy, 0, **ppo_selfplay.evaluation_settings(args)), evaluation.measure_strength(policy, policy, 0, **ppo_selfplay.evaluation_settings(args))
+    a, b = (
+        evaluation.measure_strength(policy, policy, 0, **ppo_selfplay.evaluation_settings(args)),
+        evaluation.measure_strength(policy, policy, 0, **ppo_selfplay.evaluation_settings(args)))
     assert a == b and a["games"] == 4 and BOT_SLOT == -1
