@@ -1,23 +1,19 @@
-"""Bots: fixed opponents. They read the game only through frames and act only through controllers."""
+"""Bots: fixed opponents. They read the game only through frames and act only through controllers.
+
+The beginner who presses at random, the attacker, and the way in for all of them; the levels have a file of their own.
+"""
 
 import numpy as np
 
-from cleanmelee.frame import (
-    BUTTON_A, BUTTON_B, BUTTON_L, BUTTON_R, BUTTON_X, BUTTON_Y, BUTTON_Z, CONTROLLER, FOX, FRAME,
-)
+from cleanmelee.frame import BUTTON_A, BUTTON_B, BUTTON_L, BUTTON_R, BUTTON_X, BUTTON_Y, BUTTON_Z
 from cleanmelee.game.compiler import bot_jit
 from cleanmelee.game.ids import *  # noqa: F403
 from cleanmelee.game.inputs import clear_controller, copy_controller
-from cleanmelee.game.knowledge import KNOWLEDGE
+from cleanmelee.game.knowledge import FIRST_LEVEL, KNOWLEDGE
 from cleanmelee.game.levels import level_bot
-from cleanmelee.game.state import BOT, BOTS, FIRST_LEVEL, HIDDEN
-from cleanmelee.game.step import reset_games, step_games
+from cleanmelee.game.randomness import random_uniform
 from cleanmelee.game.tables import TABLES
 from cleanmelee.game.terrain import place_platforms
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Bots: fixed opponents. They read the game only through frames and act only through controllers.
-# ---------------------------------------------------------------------------------------------------------------------
 
 RANDOM_BUTTONS = np.array([
     0, 0, 0, 0, 0, BUTTON_A, BUTTON_A, BUTTON_B, BUTTON_X, BUTTON_Y, BUTTON_L, BUTTON_R, BUTTON_Z])
@@ -112,11 +108,6 @@ def attacker_bot(bot, me, foe, frame_id, edge):
             pad.buttons = BUTTON_X
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Levels: in control
-# ---------------------------------------------------------------------------------------------------------------------
-
-
 @bot_jit
 def run_bots(frames, bots, controllers, t, k):
     moving = np.empty(1, t.stages.dtype)
@@ -144,18 +135,3 @@ def run_bots(frames, bots, controllers, t, k):
 def bot_controllers(frames, bots, controllers):
     """Write the next controller of every slot with a bot. bots, controllers [N, 2]."""
     run_bots(frames, bots, controllers, TABLES, KNOWLEDGE)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Compilation
-# ---------------------------------------------------------------------------------------------------------------------
-
-def warm_up():
-    """Compile everything now, or load it from numba's cache."""
-    frames, hidden = np.zeros(1, FRAME), np.zeros(1, HIDDEN)
-    bots, controllers = np.zeros((1, 2), BOT), np.zeros((1, 2), CONTROLLER)
-    bots["kind"] = BOTS["random"]
-    reset_games(frames, hidden, np.ones(1, bool), np.full((1, 2), FOX), np.full(1, 32), np.zeros(1, np.uint64))
-    bot_controllers(frames, bots, controllers)
-    step_games(frames, hidden, controllers)
-    random_uniform(np.uint64(0), 0, 0)

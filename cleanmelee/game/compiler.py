@@ -1,8 +1,9 @@
-"""How the game's functions are compiled, and where the machine code and the tables made from the data are kept.
+"""How the game's functions are compiled, and where machine code, and the tables made from the data, are kept.
 
-numba keeps machine code on disk, but stamps it by the file of the function alone: after an edit of what that function calls in another
-file it would go on running the old code. So the code lies in folders named by a digest of every source that it can see: one for the
-rules, one for the bots, who see the rules too. An edit of a bot costs the bots' compilation, an edit of a rule that of everything.
+numba keeps machine code on disk, but stamps it by the function's own file: after an edit of what the function calls in
+another file it would go on running the old code. So the code lies in folders named by a digest of every source that it
+can see: one for the rules, one for the bots, who see the rules too. An edit of a bot compiles the bots, an edit of a
+rule compiles everything.
 """
 
 import hashlib
@@ -74,7 +75,7 @@ PLACE = next((place for place in places() if is_writable(place)), None)
 
 
 def remove_old():
-    """Remove what earlier sources have left in our place. A process that is just reading it has to compile again, no more."""
+    """Remove what earlier sources left in our place. Who is just reading it has to compile again, no more."""
     for folder in PLACE.glob("*-*"):
         kind, made_of = folder.name.split("-", 1)
         if made_of != {"rules": RULES_DIGEST, "bots": BOTS_DIGEST}.get(kind, made_of):
@@ -116,7 +117,7 @@ class Kept(FunctionCache):
     def load_overload(self, sig, target_context):
         try:
             code = super().load_overload(sig, target_context)
-        except Exception:                              # pickle and LLVM raise what they like over an empty or a torn file
+        except Exception:                              # an empty or torn file: pickle and LLVM raise what they like
             code = None
             self.forget()
         if code is None:
@@ -147,7 +148,8 @@ class NotKept(NullCache):
 
 
 def compiled(function, folder, what):
-    dispatcher = numba.njit(nogil=True, error_model="numpy")(function)  # numpy's error model: division by zero is no exception
+    """numpy's error model: a division by zero is no exception."""
+    dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
     dispatcher._cache = NotKept(what) if PLACE is None else Kept(function, PLACE / folder, what)
     return dispatcher
 

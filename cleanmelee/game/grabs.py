@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from cleanmelee.game.actions import in_damage, is_held, is_holding, set_action
 from cleanmelee.game.characters import MAX_FRAMES
 from cleanmelee.game.combat import hitlag_frames, knockback, land_hit, launch, remember_hit, stale_factor
 from cleanmelee.game.compiler import jit

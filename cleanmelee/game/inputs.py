@@ -7,6 +7,9 @@ from cleanmelee.game.compiler import jit
 from cleanmelee.game.ids import *  # noqa: F403
 
 
+SIDE_SPECIAL = .6                                      # how far the stick must be out for a special to the side
+
+
 @jit
 def legal_axis(value):
     if not abs(value) <= 10:                           # also NaN

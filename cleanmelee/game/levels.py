@@ -3,20 +3,21 @@
 import numpy as np
 
 from cleanmelee.frame import BUTTON_A, BUTTON_B, BUTTON_L, BUTTON_R, BUTTON_X, BUTTON_Z, NUM_ITEMS
+from cleanmelee.game.actions import in_damage, is_held, on_ledge
 from cleanmelee.game.characters import NUM_ACTIONS
 from cleanmelee.game.combat import is_shielding, knockback
 from cleanmelee.game.compiler import bot_jit
 from cleanmelee.game.ids import *  # noqa: F403
 from cleanmelee.game.inputs import clear_controller
 from cleanmelee.game.knowledge import (
-    FAR_RISE, NUM_SWINGS, SWING_AIR_SPECIAL, SWING_BAIR, SWING_DAIR, SWING_DASH, SWING_DASH_GRAB, SWING_DSMASH,
-    SWING_DTILT, SWING_FAIR, SWING_FSMASH, SWING_FTILT, SWING_GRAB, SWING_JAB, SWING_NAIR, SWING_SPECIAL,
-    SWING_UAIR, SWING_USMASH, SWING_UTILT,
+    FAR_RISE, FIRST_LEVEL, MAX_DELAY, NUM_SWINGS, SWING_AIR_SPECIAL, SWING_BAIR, SWING_DAIR, SWING_DASH,
+    SWING_DASH_GRAB, SWING_DSMASH, SWING_DTILT, SWING_FAIR, SWING_FSMASH, SWING_FTILT, SWING_GRAB, SWING_JAB,
+    SWING_NAIR, SWING_SPECIAL, SWING_UAIR, SWING_USMASH, SWING_UTILT,
 )
-from cleanmelee.game.state import FIRST_LEVEL, MAX_DELAY
+from cleanmelee.game.randomness import random_uniform
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Levels: eyes. Its own character a player knows at once; the other, and what is done to him, he sees `delay` frames late.
+# Eyes. Its own character a player knows at once; the other, and what is done to him, he sees `delay` frames late.
 # ---------------------------------------------------------------------------------------------------------------------
 
 FREE, CAPTIVE, FLUNG, GUARDING = 0, 1, 2, 3            # what the other has done to me
@@ -103,7 +104,7 @@ def busy_frames(seen, c, swings, delay):
 
 @bot_jit
 def threat(me, mine, seen, c, swings, delay, error, floor, edge):
-    """Frames until the swing that the other is seen to make reaches me, -1 if it does not: (frames, last, is a grab)."""
+    """Frames until the swing that the other is seen to make reaches me, -1 if it does not: (frames, last, a grab)."""
     index = swing_of(swings, seen.character, seen.action)
     if index < 0:
         return -1.0, 0.0, False
@@ -118,7 +119,7 @@ def threat(me, mine, seen, c, swings, delay, error, floor, edge):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Levels: striking
+# Striking
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -232,7 +233,7 @@ def press_special(pad, direction, side):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Levels: in trouble
+# In trouble
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -307,7 +308,7 @@ def ledge_choice(bot, pad, me, level, frame_id):
 
 @bot_jit
 def recover(bot, pad, me, c, style, level, frame_id, s):
-    """Back to the stage: drift, double jump once it is low, the side special that travels, the up special at the last."""
+    """Back to the stage: drift, double jump once it is low, the side special that travels, at last the up special."""
     edge, floor = s.floor_right[0], s.floor_y[0]
     inward = -1.0 if me.x > 0 else 1.0
     out, height = abs(me.x) - edge, me.y - floor
@@ -360,7 +361,7 @@ def can_act_in_air(me, c):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Levels: in control
+# In control
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -520,7 +521,8 @@ def ground_choice(bot, pad, me, seen, c, style, level, k, t, s, frame_id, goal, 
                 bot.wait = 3 + int(level.think)
                 return
         x, y = foresee(seen, d, level.delay * level.foresight + 15, s.floor_y[0], edge)
-        if bot.plan == 5 and style.up_rise >= FAR_RISE and edge < abs(x) < edge + 45 and -30 < y - me.y < 40 and seen.airborne and \
+        recovering = seen.airborne and edge < abs(x) < edge + 45 and -30 < y - me.y < 40
+        if bot.plan == 5 and style.up_rise >= FAR_RISE and recovering and \
                 abs(me.x) > edge - 25 and me.x * x > 0 and chance(bot, .2 * level.edge_guard, frame_id, 86):
             pad.buttons, bot.wait, bot.full_hop, bot.chasing = BUTTON_X, 2, y > me.y, 1
             return

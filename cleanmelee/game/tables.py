@@ -254,7 +254,7 @@ def build_tables():
         row["blast_left"], row["blast_right"], row["blast_top"], row["blast_bottom"] = blast
         row["spawn_x"], row["spawn_y"] = np.transpose(spawns)
         row["wall_bottom"], row["hull"] = WALL_BOTTOM.get(stage, -30), HULL.get(stage, 2)
-        row["slope_start"], row["slope"] = SLOPES.get(stage, (NO_SLOPE, 0))
+        row["slope_start"], row["slope"] = SLOPES.get(stage, (np.inf, 0))
         row["revive_x"], row["revive_y"] = REVIVE.get(stage, ((16, -16), 112.85))
     projectiles = np.zeros(NUM_ITEM_TYPES, PROJECTILE)
     for item_type, values in PROJECTILE_ROWS.items():
@@ -308,7 +308,7 @@ def load_tables():
 
 
 def keep_tables(tables, path):
-    """Whole or not at all, since several processes may start together; what earlier sources and data made is removed."""
+    """Whole or not at all, since several processes may start together; what earlier sources made is removed."""
     try:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             written = pathlib.Path(folder) / path.name

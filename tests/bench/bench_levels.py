@@ -147,7 +147,7 @@ def port_symmetry(level, character, stage, num_games):
 
 def own_figures(character, stage, num_games):
     """Every level against itself."""
-    for number in range(1, game.NUM_LEVELS + 1):
+    for number in range(1, game.knowledge.NUM_LEVELS + 1):
         _, tally, _ = play(f"level{number}", f"level{number}", (character, character), stage, num_games)
         show(f"level{number}", figures(tally, np.ones((num_games, 2), bool)))
 

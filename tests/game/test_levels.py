@@ -10,7 +10,7 @@ from cleanmelee import game
 
 TEN, STAGES = list(game.CHARACTERS.values()), list(game.STAGES.values())
 MEWTWO, FOX = game.CHARACTERS["mewtwo"], game.CHARACTERS["fox"]
-DELAYS = game.KNOWLEDGE.levels["delay"].astype(int)
+DELAYS = game.knowledge.KNOWLEDGE.levels["delay"].astype(int)
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +60,8 @@ def test_a_stronger_level_beats_a_weaker_one():
 
 
 def test_delays_shorten_from_level_to_level():
-    assert (np.diff(DELAYS[1:]) < 0).all() and DELAYS.max() <= game.MAX_DELAY and len(DELAYS) == 10
-    assert [game.BOTS[f"level{n}"] for n in range(1, 10)] == list(range(game.FIRST_LEVEL, game.FIRST_LEVEL + 9))
+    assert (np.diff(DELAYS[1:]) < 0).all() and DELAYS.max() <= game.knowledge.MAX_DELAY and len(DELAYS) == 10
+    assert [game.BOTS[f"level{n}"] for n in range(1, 10)] == list(range(game.knowledge.FIRST_LEVEL, game.knowledge.FIRST_LEVEL + 9))
 
 
 @pytest.mark.parametrize("level", [1, 5, 9])
@@ -164,9 +164,9 @@ def test_level_nine_finds_back_to_the_stage(character):
 
 
 def test_every_swing_of_every_character_is_known():
-    swings = game.KNOWLEDGE.swings[TEN][:, :game.SWING_SPECIAL]
+    swings = game.knowledge.KNOWLEDGE.swings[TEN][:, :game.knowledge.SWING_SPECIAL]
     unknown = np.argwhere(swings["first"] == 0)        # Ganondorf's up tilt strikes after the last frame of the tables
-    assert unknown.tolist() == [[TEN.index(game.CHARACTERS["ganondorf"]), game.SWING_UTILT]]
+    assert unknown.tolist() == [[TEN.index(game.CHARACTERS["ganondorf"]), game.knowledge.SWING_UTILT]]
     swings = swings[swings["first"] > 0]
     assert (swings["frames"] >= swings["last"]).mean() > .95
     assert (swings["front"] > swings["back"]).all() and (swings["high"] > swings["low"]).all()

@@ -459,7 +459,7 @@ def test_power_shield_takes_no_harm_for_four_frames():
         match = Game(MARTH, FOX)
         match.players["action"][1] = game.SHIELD_REFLECT
         match.hidden["players"]["action_frames"][0, 1] = frames
-        game.block(match.players_record(1), match.secret_record(1), 10.0, 1.0)
+        game.combat.block(match.players_record(1), match.secret_record(1), 10.0, 1.0)
         lost.append(60 - float(match.players["shield"][1]))
     assert lost[0] == lost[1] == 0 and lost[2] > 5
 
@@ -470,7 +470,7 @@ def test_shield_damage_and_stun_follow_the_pressure(damage, press):
     match = Game(MARTH, FOX)
     match.players["action"][1] = game.SHIELD
     match.hidden["players"]["trigger"][0, 1] = press
-    game.block(match.players_record(1), match.secret_record(1), damage, 1.0)
+    game.combat.block(match.players_record(1), match.secret_record(1), damage, 1.0)
     assert 60 - match.players["shield"][1] == pytest.approx(damage * (1 - (.1 + .2 * press)), abs=1e-3)
     stun = (damage * (1 - (.05 + .65 * press)) / .3 + 4.45) / 2.235
     lag, frames = int(match.players["hitlag"][1]), 0
@@ -506,7 +506,7 @@ def test_a_shield_leans_with_the_stick_and_a_light_one_is_larger():
     secret, sizes = match.secret_record(1), {}
     for name, stick, press in (("straight", 0.0, 1.0), ("low", -.6, 1.0), ("light", 0.0, .4)):
         secret["stick_y"], secret["trigger"] = stick, press
-        radius, bottom, top, _ = game.shield_bubble(match.players_record(1), secret, ROW[MEWTWO])
+        radius, bottom, top, _ = game.combat.shield_bubble(match.players_record(1), secret, ROW[MEWTWO])
         sizes[name] = radius, .5 * (bottom + top)
     assert sizes["low"][1] < sizes["straight"][1] - 1 and sizes["low"][0] == sizes["straight"][0]
     assert sizes["light"][0] > 1.1 * sizes["straight"][0]
@@ -588,14 +588,14 @@ def test_tumble_ends_with_a_flick():
 def test_stale_queue_holds_nine_and_forgets_the_oldest():
     secret = Game().secret_record(0)
     for attack in (7, 8, 7):
-        game.remember_hit(secret, attack)
-    assert game.stale_factor(secret, 7) == pytest.approx(1 - .09 - .07)
+        game.combat.remember_hit(secret, attack)
+    assert game.combat.stale_factor(secret, 7) == pytest.approx(1 - .09 - .07)
     for attack in range(20, 27):
-        game.remember_hit(secret, attack)
-    assert game.stale_factor(secret, 7) == pytest.approx(1 - .02)
-    assert game.stale_factor(secret, 8) == pytest.approx(1 - .01)
-    game.remember_hit(secret, 30)
-    assert game.stale_factor(secret, 8) == 1
+        game.combat.remember_hit(secret, attack)
+    assert game.combat.stale_factor(secret, 7) == pytest.approx(1 - .02)
+    assert game.combat.stale_factor(secret, 8) == pytest.approx(1 - .01)
+    game.combat.remember_hit(secret, 30)
+    assert game.combat.stale_factor(secret, 8) == 1
 
 
 def test_death_clears_the_stale_queue_and_the_percent():
@@ -631,9 +631,9 @@ def test_every_floor_of_every_stage_holds(stage):
     match, s = Game(stage=stage), game.TABLES.stages[stage]
     for floor in range(s["num_floors"]):
         left, right, y = (float(s[name][floor]) for name in ("floor_left", "floor_right", "floor_y"))
-        if stage == YOSHIS_STORY and floor == game.RANDALL_FLOOR:
+        if stage == YOSHIS_STORY and floor == game.stages.RANDALL_FLOOR:
             match.frames["frame_id"], (left, y) = 300, game.TABLES.randall[310]
-            right = left + game.RANDALL_WIDTH
+            right = left + game.stages.RANDALL_WIDTH
         match.place(0, .5 * (left + right), y + 12, airborne=True)
         match.players["self_vx_air"][0] = match.players["self_vy"][0] = 0
         for _ in range(40):
@@ -725,13 +725,13 @@ def test_the_stage_has_walls():
 @pytest.mark.parametrize("stage", game.STAGES.values())
 def test_the_stage_has_an_underside(stage):
     match, s = Game(stage=stage), game.TABLES.stages[stage]
-    start = float(game.underside(s, s["floor_right"][0] - 3)) - 10
+    start = float(game.terrain.underside(s, s["floor_right"][0] - 3)) - 10
     match.place(0, s["floor_right"][0] - 3, start, airborne=True)
     match.players["self_vy"][0] = 4.0
     for _ in range(20):
         match.step()
         x, y = float(match.players["x"][0]), float(match.players["y"][0])
-        assert x >= s["floor_right"][0] - .01 or y <= game.underside(s, x) + .01 or y > 20, (x, y)
+        assert x >= s["floor_right"][0] - .01 or y <= game.terrain.underside(s, x) + .01 or y > 20, (x, y)
 
 
 def test_a_blow_from_below_bounces_off_the_underside():

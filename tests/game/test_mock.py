@@ -375,12 +375,12 @@ def test_knockback_follows_the_formula(victim, percent):
 
 
 def test_sakurai_angle():
-    assert game.launch_angle(361, 31.0, False) == 0 and game.launch_angle(361, 40.0, False) == 44
-    assert game.launch_angle(361, 10.0, True) == 45 and game.launch_angle(90, 10.0, False) == 90
+    assert game.combat.launch_angle(361, 31.0, False) == 0 and game.combat.launch_angle(361, 40.0, False) == 44
+    assert game.combat.launch_angle(361, 10.0, True) == 45 and game.combat.launch_angle(90, 10.0, False) == 90
 
 
 def test_set_knockback_ignores_percent():
-    assert game.knockback(0.0, 5, 5, 75, 100, 80, 0) == game.knockback(150.0, 5, 5, 75, 100, 80, 0)
+    assert game.combat.knockback(0.0, 5, 5, 75, 100, 80, 0) == game.combat.knockback(150.0, 5, 5, 75, 100, 80, 0)
 
 
 def test_staling_reduces_repeated_moves():
@@ -547,7 +547,7 @@ def shoot(match, item_type, held=0, frames=120):
         button = game.BUTTON_B if index <= held else 0
         match.step(p1=dict(buttons=button))
         flying = present_items(match, item_type)
-        flying = flying[flying["timer"] != game.HELD_TIMER]
+        flying = flying[flying["timer"] != game.items.HELD_TIMER]
         if len(flying):
             seen.append(flying[0].copy())
     return seen
@@ -605,7 +605,7 @@ def test_shadow_ball_grows_with_charge():
         match.place(1, 20, facing=-1)
         match.step(p1=dict(buttons=game.BUTTON_B))
         match.step(frames=20 + wait)
-        assert present_items(match, game.SHADOW_BALL)["timer"] == game.HELD_TIMER
+        assert present_items(match, game.SHADOW_BALL)["timer"] == game.items.HELD_TIMER
         match.step(p1=dict(buttons=game.BUTTON_B))
         match.step(frames=60)
         damages.append(float(match.players[1]["percent"]))
@@ -660,7 +660,7 @@ def test_dream_lands_wind_pushes_two_tenths_a_frame():
     match.place(0, 40)
     match.place(1, -40)
     pushed = set()
-    for _ in range(3 * game.WIND_PERIOD):
+    for _ in range(3 * game.terrain.WIND_PERIOD):
         before = match.players["x"].copy()
         match.step()
         moved = np.round(match.players["x"] - before, 3)
@@ -668,7 +668,7 @@ def test_dream_lands_wind_pushes_two_tenths_a_frame():
         if wind:
             pushed.add(wind)
             assert moved[0 if wind == 2 else 1] == pytest.approx(.2 if wind == 2 else -.2, abs=.001) or \
-                abs(match.players["x"][0 if wind == 2 else 1]) > game.WIND_EDGE - 1
+                abs(match.players["x"][0 if wind == 2 else 1]) > game.terrain.WIND_EDGE - 1
         else:
             assert (moved == 0).all()
         match.place(0, 40)

@@ -113,9 +113,9 @@ def test_falcon_dive_bounces_off_its_victim_and_is_free_again():
     for character in (FALCON, GANONDORF):
         match = duel(character, FOX, distance=6)
         special(match, main_y=1.)
-        assert wait(match, 40, hurt(1)) > 0 and match.players["action"][0] == game.DIVE_HIT
+        assert wait(match, 40, hurt(1)) > 0 and match.players["action"][0] == game.characters.DIVE_HIT
         assert match.players["self_vy"][0] > 0
-        wait(match, 70, lambda m: m.players["action"][0] not in (game.DIVE_HIT,))
+        wait(match, 70, lambda m: m.players["action"][0] not in (game.characters.DIVE_HIT,))
         assert match.players["action"][0] in (game.FALL, game.LANDING)
 
 
@@ -213,7 +213,7 @@ def test_a_smash_held_for_a_second_does_a_third_more(pad):
                 break
         done.append((float(match.players["percent"][1]), frame))
     assert done[1][0] == pytest.approx(done[0][0] * 1.3671, rel=1e-3)
-    assert done[1][1] - done[0][1] == game.SMASH_FRAMES
+    assert done[1][1] - done[0][1] == game.combat.SMASH_FRAMES
 
 
 def test_who_winds_up_a_smash_flies_farther():
@@ -246,7 +246,7 @@ def test_needles_stick_in_platforms_and_slopes():
         match = Game(first=SHEIK, stage=stage)
         match.place(0, x, y=low + 18, airborne=True, facing=1)
         special(match)
-        stuck = lambda m: (present_items(m, game.NEEDLE)["state"] == game.STUCK).any()
+        stuck = lambda m: (present_items(m, game.NEEDLE)["state"] == game.items.STUCK).any()
         assert wait(match, 60, stuck) > 0
         needle = present_items(match, game.NEEDLE)[0]
         s = game.TABLES.stages[stage]
@@ -363,7 +363,7 @@ def test_the_boomerang_flies_out_and_back_into_the_hand():
         path.append(float(flying["x"][0]))
     far = int(np.argmax(path))
     assert path[far] > path[0] + 30 and 5 < far < len(path) - 5
-    assert abs(path[-1] - match.players["x"][0]) < game.BOOMERANG_CATCH + 3 and len(path) < 150
+    assert abs(path[-1] - match.players["x"][0]) < game.characters.BOOMERANG_CATCH + 3 and len(path) < 150
 
 
 def test_the_boomerang_hits_going_and_coming_and_there_is_only_one():
@@ -395,7 +395,7 @@ def test_a_bomb_is_pulled_and_thrown():
     assert match.players["action"][0] == game.ITEM_THROW
     assert wait(match, 60, hurt(1)) > 0 and match.players["percent"][0] == 0
     assert match.players["percent"][1] == pytest.approx(6)
-    match.step(frames=game.BOMB_BLAST_FRAMES + 12)
+    match.step(frames=game.characters.BOMB_BLAST_FRAMES + 12)
     assert not len(present_items(match, game.BOMB))
 
 
@@ -404,7 +404,7 @@ def test_a_bombs_fuse_hurts_its_owner():
     born = int(present_items(match, game.BOMB)["timer"][0])
     frames = wait(match, 320, hurt(0))
     assert frames == pytest.approx(born, abs=2) and match.players["percent"][1] == 0
-    assert match.players["percent"][0] == pytest.approx(game.BOMB_BLAST_DAMAGE)
+    assert match.players["percent"][0] == pytest.approx(game.characters.BOMB_BLAST_DAMAGE)
 
 
 @pytest.mark.parametrize("airborne, action", [(False, 356), (True, 357)])
@@ -445,12 +445,12 @@ def test_dins_fire_is_steered_and_explodes_after_letting_go():
                                main_y=stick if match.players["action"][0] == 344 else 0))
         heights.append(float(present_items(match, game.DINS_FIRE)["y"][0]))
     assert heights[0] > heights[1] + 10
-    assert wait(match, 60, lambda m: len(present_items(m, game.DINS_EXPLOSION))) == pytest.approx(game.DINS_DELAY, abs=2)
+    assert wait(match, 60, lambda m: len(present_items(m, game.DINS_EXPLOSION))) == pytest.approx(game.characters.DINS_DELAY, abs=2)
     fire = present_items(match, game.DINS_EXPLOSION)[0]
     match.place(1, float(fire["x"]), y=float(fire["y"]))
     match.step()
     assert match.players["percent"][1] == pytest.approx(8) and match.players["percent"][0] == 0
-    match.step(frames=game.DINS_DELAY)
+    match.step(frames=game.characters.DINS_DELAY)
     assert match.players["percent"][1] == pytest.approx(8) and not match.frames["items"]["present"].any()
 
 
@@ -526,7 +526,7 @@ def test_judge_draws_all_nine_hammers_but_never_the_last_two():
         match = Game(first=GAMEANDWATCH, seed=seed)
         for number in range(6):
             action = special(match, main_x=1.)
-            drawn.append(action - game.JUDGE_FIRST)
+            drawn.append(action - game.characters.JUDGE_FIRST)
             if number == 0:
                 firsts.add(drawn[-1])
             else:
@@ -540,7 +540,7 @@ def swing_hammer(number, distance=15):
     """The blow of one of the hammers 1 to 9 -> the match after it."""
     match = duel(GAMEANDWATCH, GANONDORF, distance=distance)
     special(match, main_x=1.)
-    match.players["action"][0] = game.JUDGE_FIRST + number - 1
+    match.players["action"][0] = game.characters.JUDGE_FIRST + number - 1
     wait(match, 30, hurt(1))
     return match
 
@@ -562,7 +562,7 @@ def test_who_is_frozen_thaws_sooner_when_he_mashes():
             match.step(p2=dict(buttons=A * (mash and frames % 2)))
             frames += 1
         times.append(frames)
-    assert times[1] < .8 * times[0] and times[0] >= game.FREEZE_FRAMES
+    assert times[1] < .8 * times[0] and times[0] >= game.combat.FREEZE_FRAMES
 
 
 def test_chef_throws_sausages_in_an_arc():
@@ -601,7 +601,7 @@ def test_the_stick_turns_game_and_watchs_rise(stick, degrees):
 
 def test_oil_panic_catches_three_shots_and_pours_them_out():
     match = duel(FALCO, GAMEANDWATCH, distance=60)
-    while match.hidden["players"]["bucket"][0, 1] < game.FILLED_BUCKET:
+    while match.hidden["players"]["bucket"][0, 1] < game.characters.FILLED_BUCKET:
         match.step(p1=dict(buttons=B * (int(match.frames["frame_id"][0]) % 4 == 0)), p2=dict(buttons=B, main_y=-1.))
         assert match.frames["frame_id"][0] < 600, "the bucket never filled"
     assert match.players["percent"][1] == 0
@@ -706,7 +706,7 @@ def random_games(characters, num_frames, seed, stages=(FINAL_DESTINATION, BATTLE
     controllers = np.zeros((num_games, 2), game.CONTROLLER)
     buttons = np.array([0, 0, 0, A, A, B, B, B, X, game.BUTTON_Y, game.BUTTON_L, R, Z])
     last, stay = frames["players"]["action"].copy(), np.zeros((num_games, 2), int)
-    longest, ended = np.zeros(game.NUM_ACTIONS, int), 0
+    longest, ended = np.zeros(game.characters.NUM_ACTIONS, int), 0
     for frame in range(num_frames):
         change = random.random((num_games, 2)) < .15
         sticks = random.integers(-80, 81, (4, num_games, 2)) / 80
@@ -722,7 +722,7 @@ def random_games(characters, num_frames, seed, stages=(FINAL_DESTINATION, BATTLE
         stay = np.where((action == last) & (players["state_age"] > 1), stay + 1, 0)
         last = action.copy()
         np.maximum.at(longest, action.ravel(), stay.ravel())
-        assert (action >= 0).all() and (action < game.NUM_ACTIONS).all()
+        assert (action >= 0).all() and (action < game.characters.NUM_ACTIONS).all()
         if frame % 60 == 0:
             for name in game.PLAYER.names:
                 assert np.isfinite(players[name]).all(), name

@@ -17,14 +17,14 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from cleanmelee import game
 
-DATA = game.DATA
+DATA = game.tables.DATA
 ANYONE = -1                                            # a row for every character without one of his own
-MAX_FRAMES, NUM_ACTIONS = game.MAX_FRAMES, game.NUM_ACTIONS
+MAX_FRAMES, NUM_ACTIONS = game.characters.MAX_FRAMES, game.characters.NUM_ACTIONS
 REPEATING = (14, 15, 16, 17, 21, 29, 32, 35, 38, 40)   # actions that start over by themselves
 FALLING = (29, 30, 31, 32, 33, 34, 35, 38)
 NATURAL_NEXT = {12, 13, 14, 29, 30, 31, 32, 33, 34, 35, 38, 40, 179, 184, 192, 216, 246, 253, 261, 263,
                 *range(341, 400)}
-EDGES = {stage: rows[0][0][2] for stage, rows in game.STAGE_ROWS.items()}
+EDGES = {stage: rows[0][0][2] for stage, rows in game.stages.STAGE_ROWS.items()}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -136,10 +136,10 @@ def measure_velocities(player, curves):
             curves[player["character"][t], player["action"][t], player["frame"][t]].append((
                 np.nan, (player["x"][t] - player["x"][t - 1]) * facing, player["y"][t] - player["y"][t - 1], False, False, False))
             continue
-        action, first, last = game.TURNED_RISE
+        action, first, last = game.characters.TURNED_RISE
         if player["character"][t] == game.GAMEANDWATCH and player["action"][t] == action and first <= player["frame"][t] <= last:
             stick = player["stick_x"][t - player["frame"][t] + first - 1]
-            turn = np.radians(max(game.RISE_TURN * (abs(stick) - game.RISE_DEAD_ZONE), 0))
+            turn = np.radians(max(game.characters.RISE_TURN * (abs(stick) - game.characters.RISE_DEAD_ZONE), 0))
             x, y = player["air_vx"][t] * np.sign(stick), player["vy"][t]
             curves[game.GAMEANDWATCH, action, player["frame"][t]].append((
                 np.nan, x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn), False, False, False))
@@ -233,7 +233,7 @@ def most_agreed(intervals):
 def listed_frames():
     """Lengths of actions as libmelee lists them, without what was measured before."""
     listed = collections.Counter()
-    with open(game.melee_folder() / "framedata.csv", newline="") as file:
+    with open(game.tables.melee_folder() / "framedata.csv", newline="") as file:
         for line in csv.DictReader(file):
             key = int(line["character"]), int(line["action"])
             listed[key] = max(listed[key], int(line["frame"]))
@@ -286,7 +286,7 @@ def velocity_rows(curves):
 
 
 def ledge_rows(poses):
-    table = np.full((game.NUM_CHARACTERS, 8, 2), np.nan)
+    table = np.full((game.characters.NUM_CHARACTERS, 8, 2), np.nan)
     for (character, pose), values in poses.items():
         if character in game.CHARACTERS.values():
             table[character, pose] = np.median(values, 0)
@@ -440,7 +440,7 @@ def build_moves(folder):
         first, last = frames or (int(line["hit_start"] or 0), int(line["hit_end"] or 0))
         for action in actions:
             if character == game.GAMEANDWATCH:
-                action = game.GAMEANDWATCH_ACTIONS.get(action, action)
+                action = game.characters.GAMEANDWATCH_ACTIONS.get(action, action)
             numbers = [float(line[name] or 0) for name in ("damage", "angle", "kbg", "wdsk", "bkb")]
             rows.append([character, action, attack, first, last, int(line["hitbox"][2:]),
                          *(f"{number:g}" for number in numbers), line["effect"].lower()])

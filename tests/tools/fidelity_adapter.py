@@ -103,7 +103,7 @@ def step(state, inputs, stage):
                                      np.where(state["action"] == game.LEDGE_CATCH, ledge_left, UNKNOWN_TIMER))
     secrets["throw_frames"] = throw_lengths(players)
     secrets["grab_timer"] = UNKNOWN_TIMER * 10
-    secrets["guard_frames"] = np.ceil(np.abs(state["ground_vx"]) / game.GUARD_PUSH)  # read as a shield's stun begins
+    secrets["guard_frames"] = np.ceil(np.abs(state["ground_vx"]) / game.combat.GUARD_PUSH)  # read as a shield's stun begins
 
     game.step_games(frames, hidden, controllers)
 
