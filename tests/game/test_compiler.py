@@ -1,4 +1,4 @@
-"""Machine code and tables are kept between starts, and never those of other sources. On a small package with the game's own compiler.py."""
+"""Machine code is kept between starts, and never that of other sources: on a small package with the game's compiler.py."""
 
 import os
 import pathlib
@@ -16,8 +16,8 @@ FILES = {
     "frame.py": "FIRST = 1\n",
     "game/__init__.py": "",
     "game/motion.py": "from small.game.compiler import jit\n\n\n@jit\ndef fall(y):\n    return y - 2\n",
-    "game/step.py": "from small.frame import FIRST\nfrom small.game.compiler import jit\nfrom small.game.motion import fall\n\n\n"
-                    "@jit\ndef step(y):\n    return fall(y) + FIRST\n",
+    "game/step.py": "from small.frame import FIRST\nfrom small.game.compiler import jit\n"
+                    "from small.game.motion import fall\n\n\n@jit\ndef step(y):\n    return fall(y) + FIRST\n",
     "game/bots.py": "from small.game.compiler import bot_jit\nfrom small.game.step import step\n\n\n"
                     "@bot_jit\ndef think(y):\n    return step(y) * 10\n"}
 PLAY = "import numba; before = numba.config.CACHE_DIR\n" \
@@ -48,7 +48,8 @@ class Small:
         """One start of a program: -> what it computes, what it says."""
         clean = {name: value for name, value in os.environ.items() if name not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")}
         clean |= dict(HOME=str(self.home), TMPDIR=str(self.temporary), PYTHONDONTWRITEBYTECODE="1")
-        result = subprocess.run([sys.executable, "-c", PLAY], cwd=self.root, env=clean | environment, text=True, capture_output=True)
+        result = subprocess.run([sys.executable, "-c", PLAY], cwd=self.root, env=clean | environment,
+                                text=True, capture_output=True)
         assert result.returncode == 0, result.stderr
         return result.stdout.split(), result.stderr
 
@@ -69,7 +70,8 @@ def test_an_edit_is_seen_wherever_its_caller_stands_and_old_code_goes(small):
     values, said = small.play()
     assert values == ["4", "40"] and said.startswith(ALL) and said.count("\n") == 1
     assert small.play() == (["4", "40"], "")           # nothing to compile, nothing said
-    for name, old, new, values in (("game/motion.py", "y - 2", "y - 3", ["3", "30"]), ("frame.py", "1", "2", ["4", "40"])):
+    for name, old, new, values in (("game/motion.py", "y - 2", "y - 3", ["3", "30"]),
+                                   ("frame.py", "1", "2", ["4", "40"])):
         before = small.folders("rules") + small.folders("bots")
         small.edit(name, old, new)
         assert small.play()[0] == values and not any(folder.exists() for folder in before)

@@ -1,4 +1,4 @@
-"""The scripted levels: order of strength, delay, what they may see, and that every character gets along on every stage."""
+"""The scripted levels: order of strength, delay, what they may see, and every character on every stage."""
 
 import inspect
 
@@ -61,7 +61,7 @@ def test_a_stronger_level_beats_a_weaker_one():
 
 def test_delays_shorten_from_level_to_level():
     assert (np.diff(DELAYS[1:]) < 0).all() and DELAYS.max() <= game.knowledge.MAX_DELAY and len(DELAYS) == 10
-    assert [game.BOTS[f"level{n}"] for n in range(1, 10)] == list(range(game.knowledge.FIRST_LEVEL, game.knowledge.FIRST_LEVEL + 9))
+    assert [game.BOTS[f"level{n}"] for n in range(1, 10)] == [game.knowledge.FIRST_LEVEL + n for n in range(9)]
 
 
 @pytest.mark.parametrize("level", [1, 5, 9])
@@ -85,7 +85,8 @@ def test_a_blow_is_felt_after_the_delay(film, level):
     sticks, start = ("main_x", "main_y"), 100
     def changed(index, players):
         if index >= start:
-            for name, value in (("action", game.DAMAGE_FLY), ("airborne", 1), ("y", 30), ("hitlag", max(0, start + 60 - index)),
+            for name, value in (("action", game.DAMAGE_FLY), ("airborne", 1), ("y", 30),
+                                ("hitlag", max(0, start + 60 - index)),
                                 ("hitstun", 40), ("in_hitstun", 1), ("kb_vx", 3), ("kb_vy", 2)):
                 players[name][:, 1] = value
     given = answers(film, level, changed)[:, :, 1]

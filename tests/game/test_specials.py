@@ -181,6 +181,17 @@ def mashed(character, button=A, frames=50, every=3):
     return match, seen
 
 
+def test_sheik_and_zelda_transform_into_each_other():
+    match = Game(first=SHEIK)
+    seen = [SHEIK]
+    for index in range(300):
+        down_b = dict(main_y=-1, buttons=game.BUTTON_B) if index in (0, 150) else None
+        match.step(p1=down_b)
+        if match.players["character"][0] != seen[-1]:
+            seen.append(int(match.players["character"][0]))
+    assert seen == [SHEIK, ZELDA, SHEIK] and match.players["action"][0] == game.WAIT
+
+
 @pytest.mark.parametrize("character, chain", [
     (FOX, [44, 45, 47, 48]), (FALCO, [44, 45, 47, 48]), (SHEIK, [44, 45, 47, 48]), (FALCON, [44, 45, 46, 47, 48]),
     (MEWTWO, [44, 47, 48]), (LINK, [44, 45, 46]), (MARTH, [44, 45]), (GAMEANDWATCH, [341, 342, 343])])
@@ -250,7 +261,8 @@ def test_needles_stick_in_platforms_and_slopes():
         assert wait(match, 60, stuck) > 0
         needle = present_items(match, game.NEEDLE)[0]
         s = game.TABLES.stages[stage]
-        assert needle["y"] == pytest.approx(27.2 if stage == BATTLEFIELD else game.floor_height(s, 0, needle["x"]), abs=.1)
+        floor = 27.2 if stage == BATTLEFIELD else game.floor_height(s, 0, needle["x"])
+        assert needle["y"] == pytest.approx(floor, abs=.1)
 
 
 def test_a_blow_puts_out_a_projectile_and_a_weak_one_does_not_stop_a_strong_one():
@@ -445,7 +457,8 @@ def test_dins_fire_is_steered_and_explodes_after_letting_go():
                                main_y=stick if match.players["action"][0] == 344 else 0))
         heights.append(float(present_items(match, game.DINS_FIRE)["y"][0]))
     assert heights[0] > heights[1] + 10
-    assert wait(match, 60, lambda m: len(present_items(m, game.DINS_EXPLOSION))) == pytest.approx(game.characters.DINS_DELAY, abs=2)
+    frames = wait(match, 60, lambda m: len(present_items(m, game.DINS_EXPLOSION)))
+    assert frames == pytest.approx(game.characters.DINS_DELAY, abs=2)
     fire = present_items(match, game.DINS_EXPLOSION)[0]
     match.place(1, float(fire["x"]), y=float(fire["y"]))
     match.step()
@@ -454,7 +467,8 @@ def test_dins_fire_is_steered_and_explodes_after_letting_go():
     assert match.players["percent"][1] == pytest.approx(8) and not match.frames["items"]["present"].any()
 
 
-@pytest.mark.parametrize("character, stick, delay", [(ZELDA, {}, 6), (MEWTWO, dict(main_x=1.), 12), (FOX, dict(main_y=-1.), 0)])
+@pytest.mark.parametrize("character, stick, delay", [
+    (ZELDA, {}, 6), (MEWTWO, dict(main_x=1.), 12), (FOX, dict(main_y=-1.), 0)])
 def test_nayru_confusion_and_shine_reflect(character, stick, delay):
     match = duel(FALCO, character, distance=130)
     special(match)
@@ -488,7 +502,8 @@ def test_the_chain_is_out_while_b_is_held():
     assert match.players["action"][0] == 350 and len(present_items(match, game.CHAIN))
     match.step()
     assert match.players["action"][0] == 351
-    assert wait(match, 60, lambda m: m.players["action"][0] == game.WAIT) > 0 and not match.frames["items"]["present"].any()
+    assert wait(match, 60, lambda m: m.players["action"][0] == game.WAIT) > 0
+    assert not match.frames["items"]["present"].any()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -591,7 +606,8 @@ def test_the_stick_turns_game_and_watchs_rise(stick, degrees):
     match.place(0, 0, y=20, airborne=True, facing=1)
     special(match, main_y=1.)
     match.step(p1=dict(main_x=float(stick)), frames=2)
-    assert np.degrees(np.arctan2(match.players["self_vx_air"][0], match.players["self_vy"][0])) == pytest.approx(degrees, abs=.1)
+    way = np.arctan2(match.players["self_vx_air"][0], match.players["self_vy"][0])
+    assert np.degrees(way) == pytest.approx(degrees, abs=.1)
     heights = [match.players["y"][0]]
     for _ in range(25):
         match.step(p1=dict(main_x=-float(stick)))      # too late to matter
@@ -671,7 +687,10 @@ def test_the_up_special_returns_from_off_stage(character, side):
     match.place(0, 100 * side, y=-30, airborne=True, facing=-side)
     match.players["jumps"][0] = 0
     special(match, main_y=1.)
-    back = lambda m: m.players["action"][0] >= 14 and (not m.players["airborne"][0] or m.players["action"][0] == game.LEDGE_CATCH)
+    def back(m):
+        action = m.players["action"][0]
+        return action >= game.WAIT and (not m.players["airborne"][0] or action == game.LEDGE_CATCH)
+
     for _ in range(150):
         below = match.players["y"][0] < 0
         stick = -.6 if not below else -.3 if abs(match.players["x"][0]) > 95 else 0.  # not into the underside
@@ -683,7 +702,8 @@ def test_the_up_special_returns_from_off_stage(character, side):
 
 @pytest.mark.parametrize("character", ALL)
 @pytest.mark.parametrize("airborne", [False, True])
-@pytest.mark.parametrize("stick", [{}, dict(main_x=1.), dict(main_y=1.), dict(main_y=-1.)], ids=["B", "side", "up", "down"])
+@pytest.mark.parametrize("stick", [{}, dict(main_x=1.), dict(main_y=1.), dict(main_y=-1.)],
+                         ids=["B", "side", "up", "down"])
 def test_every_special_ends(character, airborne, stick):
     match = duel(character)
     if airborne:
@@ -697,7 +717,7 @@ def test_every_special_ends(character, airborne, stick):
 
 
 def random_games(characters, num_frames, seed, stages=(FINAL_DESTINATION, BATTLEFIELD)):
-    """Random controllers, held for a few frames, games restarted when over; -> (longest stay by action, games ended)."""
+    """Random controllers, held for a few frames, games restarted when over; -> (longest stay by action, games over)."""
     num_games, random = len(characters), np.random.default_rng(seed)
     frames, hidden = np.zeros(num_games, game.FRAME), np.zeros(num_games, game.HIDDEN)
     stage = np.array(stages)[np.arange(num_games) % len(stages)]
@@ -728,7 +748,8 @@ def random_games(characters, num_frames, seed, stages=(FINAL_DESTINATION, BATTLE
                 assert np.isfinite(players[name]).all(), name
             assert np.isfinite(items["x"]).all() and np.isfinite(items["y"]).all()
             present = items["present"]
-            assert ((present == 0) | (present == 1)).all() and (np.diff(present, axis=1) <= 0).all()  # packed, never past the end
+            assert ((present == 0) | (present == 1)).all()
+            assert (np.diff(present, axis=1) <= 0).all()  # packed, never past the end
             assert np.isin(items["owner"][present == 1], (0, 1)).all()
         over = game.game_over(frames)
         if over.any():
@@ -739,9 +760,10 @@ def random_games(characters, num_frames, seed, stages=(FINAL_DESTINATION, BATTLE
     return longest, ended
 
 
-# Actions that inputs end, or that last as long as somebody wants: standing, hanging, holding a shield, waiting to be dead.
+# Actions that inputs end, or that last as long as somebody wants: standing, hanging, holding a shield, being dead.
 OPEN_ENDED = {game.SLEEP, game.WAIT, game.LEDGE_HANG, game.SHIELD, game.CROUCH, game.TEETER_WAIT, game.RUN,
-              game.WALK_SLOW, game.WALK_MIDDLE, game.WALK_FAST, game.FALL, game.FALL_AERIAL, game.FALL_SPECIAL, game.TUMBLE}
+              game.WALK_SLOW, game.WALK_MIDDLE, game.WALK_FAST, game.FALL, game.FALL_AERIAL,
+              game.FALL_SPECIAL, game.TUMBLE}
 
 
 def check_random_games(num_games, num_frames, seed):
