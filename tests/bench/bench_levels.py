@@ -82,12 +82,13 @@ HEADER = (f"{'':>24} {'minutes':>8} {'damage/min':>11} {'KO % (median)':>13} {'s
 def play(first, second, characters, stages, num_games, seed=0, max_frames=game.TIME_LIMIT):
     """num_games games between two bots, the first on port 1 in half of them: final frames [N], Tally, side [N].
 
-    characters (first, second), each an id or ids [N]; stages an id or ids [N]."""
+    first, second: a bot's name or names [N]; characters (first, second), each an id or ids [N]; stages an id or ids [N]."""
     frames, hidden = np.zeros(num_games, game.FRAME), np.zeros(num_games, game.HIDDEN)
     bots, controllers = np.zeros((num_games, 2), game.BOT), np.zeros((num_games, 2), game.CONTROLLER)
     side = np.arange(num_games) % 2                    # the port index of the first
     rows = np.arange(num_games)
-    bots["kind"][rows, side], bots["kind"][rows, 1 - side] = game.BOTS[first], game.BOTS[second]
+    for column, names in ((side, first), (1 - side, second)):
+        bots["kind"][rows, column] = [game.BOTS[name] for name in np.broadcast_to(names, num_games)]
     bots["seed"] = np.random.default_rng(seed).integers(1, 2 ** 63, (num_games, 2), np.uint64)
     chosen = np.empty((num_games, 2), int)
     chosen[rows, side], chosen[rows, 1 - side] = characters
