@@ -1,4 +1,4 @@
-"""Hits: hitboxes and bodies, damage, knockback, shields."""
+"""Combat: hitboxes and bodies, damage, knockback, shields. After both players have moved."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Inputs change the action that is on."""
+"""Controls: what the inputs make of the action that is on, a function for each kind of action. Before the velocity."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The action runs out: how long it lasts and what follows."""
+"""Endings: how long an action lasts and what follows it. Before the inputs, so that these meet the new action."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Grabs and throws, and what the victim can do about a blow."""
+"""Grabs and throws, how blows and grabs connect, and what the victim can do about them. After combat's tests."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The controller: what the game reads from sticks, triggers and buttons."""
+"""Inputs: what the game reads from sticks, triggers and buttons. Every frame begins with it."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Items. Slots are packed from 0, oldest first; a ninth is not made."""
+"""Items, the last of a frame. Slots are packed from 0, oldest first; a ninth is not made."""
 
 import numpy as np
 

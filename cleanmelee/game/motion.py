@@ -1,4 +1,4 @@
-"""Velocity: gravity, drift, friction, and the specials that have their own."""
+"""Motion: velocity by gravity, drift, friction, and the specials that have their own. After the inputs."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What inputs start: dashes, jumps, attacks, specials, shields."""
+"""What inputs start: dashes, jumps, attacks, specials, shields. controls.py says in which action they may."""
 
 import numpy as np
 

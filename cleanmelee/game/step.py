@@ -30,6 +30,10 @@ from cleanmelee.game.terrain import (
 )
 
 
+DEATH_FRAMES, STAR_FRAMES = 60, 176
+EMPTY_FRAME, EMPTY_HIDDEN = np.zeros(1, FRAME), np.zeros(1, HIDDEN)
+
+
 @jit
 def is_solid(p):
     """Stands in the other's way."""
@@ -44,9 +48,6 @@ def push_apart(a, b, reach):
     if abs(distance) >= reach or abs(a.y - b.y) > 1 or not is_solid(a) or not is_solid(b):
         return 0.0
     return .3 if distance > 0 else -.3
-
-
-DEATH_FRAMES, STAR_FRAMES = 60, 176
 
 
 @jit
@@ -285,9 +286,6 @@ def reset_games(frames, hidden, mask, characters, stages, seeds):
         raise ValueError(f"unknown stage ids {sorted(map(int, unknown))}; the game knows {STAGES}")
     reset_all(frames, hidden, np.asarray(mask, np.bool_), np.asarray(characters, np.int64),
               np.asarray(stages, np.int64), np.asarray(seeds, np.uint64), EMPTY_FRAME, EMPTY_HIDDEN, TABLES)
-
-
-EMPTY_FRAME, EMPTY_HIDDEN = np.zeros(1, FRAME), np.zeros(1, HIDDEN)
 
 
 @jit

@@ -1,4 +1,4 @@
-"""The stage: floors and platforms, walls, ledges, wind, blast zones."""
+"""Terrain: floors and platforms, walls, ledges, wind, blast zones. They meet where the velocity leads to."""
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from cleanmelee.game.stages import (
 TECH_WINDOW, TECH_INTANGIBLE = 20, 15                  # frames; the second, after a tech at a wall, is a guess
 BOUNCE_KEEPS = .8                                      # share of the knockback that a bounce leaves; public
 WALL_TOUCH, WALL_JUMP_WINDOW = 2.0, 3                  # how near and how fresh a flick off the wall must be; guesses
+WIND_PERIOD, WIND_FRAMES, WIND_SPEED = 1100, 270, .2   # frames; units a frame
+WIND_EDGE, WIND_LOW, WIND_HIGH = 76.2, -7, 40          # where it blows
 TETHER_REACH = 18                                      # of Link's hookshot in the air, beyond the arms; a guess
 
 
@@ -332,9 +334,6 @@ def ledge_motion(p, h, c, s, t):
         p.y += dy
         if p.y > height and p.airborne and p.x * side < s.floor_right[0] and p.action < LEDGE_JUMP_SLOW:
             p.y, p.airborne, p.jumps = floor_height(s, 0, p.x) + .0001, 0, 2
-
-
-WIND_PERIOD, WIND_FRAMES, WIND_SPEED, WIND_EDGE, WIND_LOW, WIND_HIGH = 1100, 270, .2, 76.2, -7, 40
 
 
 @jit

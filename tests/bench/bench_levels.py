@@ -1,6 +1,6 @@
 """The scripted levels as yardsticks: who beats whom, and how they compare with people.
 
-    python tests/bench/bench_levels.py                              # Mewtwo dittos on Final Destination, 200 games a pair
+    python tests/bench/bench_levels.py                              # Mewtwo on Final Destination, 200 games a pair
     python tests/bench/bench_levels.py --character fox --games 100
     python tests/bench/bench_levels.py --people REPLAYS/*.slp       # level 9 beside the people in these replays
 
@@ -82,7 +82,7 @@ HEADER = (f"{'':>24} {'minutes':>8} {'damage/min':>11} {'KO % (median)':>13} {'s
 def play(first, second, characters, stages, num_games, seed=0, max_frames=game.TIME_LIMIT):
     """num_games games between two bots, the first on port 1 in half of them: final frames [N], Tally, side [N].
 
-    first, second: a bot's name or names [N]; characters (first, second), each an id or ids [N]; stages an id or ids [N]."""
+    first, second: a bot's name or names [N]; characters of both: each an id or ids [N]; stages: an id or ids [N]."""
     frames, hidden = np.zeros(num_games, game.FRAME), np.zeros(num_games, game.HIDDEN)
     bots, controllers = np.zeros((num_games, 2), game.BOT), np.zeros((num_games, 2), game.CONTROLLER)
     side = np.arange(num_games) % 2                    # the port index of the first
@@ -187,7 +187,8 @@ def main():
     parser.add_argument("--character", default="mewtwo", choices=game.CHARACTERS)
     parser.add_argument("--stage", default="final_destination", choices=game.STAGES)
     parser.add_argument("--games", type=int, default=200, help="games a pair (the mirror match plays twice as many)")
-    parser.add_argument("--people", nargs="*", default=None, metavar="SLP", help="only compare level 9 with these replays")
+    parser.add_argument("--people", nargs="*", default=None, metavar="SLP",
+                        help="only compare level 9 with these replays")
     args = parser.parse_args()
     game.warm_up()
     character, stage, begin = game.CHARACTERS[args.character], game.STAGES[args.stage], time.perf_counter()

@@ -1,5 +1,6 @@
-"""Machine code is kept between starts, and never that of other sources: on a small package with the game's compiler.py."""
+"""Machine code is kept between starts, and never that of other sources: on a small package with the game's own."""
 
+import ast
 import os
 import pathlib
 import shutil
@@ -7,6 +8,8 @@ import subprocess
 import sys
 
 import pytest
+
+from cleanmelee.game import compiler, tables
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GAME = ROOT / "cleanmelee" / "game"
@@ -137,3 +140,31 @@ def test_numbas_own_setting_names_the_place(small, tmp_path):
     assert small.play(NUMBA_CACHE_DIR=str(chosen))[0] == ["4", "40"]
     assert small.play(NUMBA_CACHE_DIR=str(chosen)) == (["4", "40"], "")
     assert len(list(chosen.glob("*/rules-*/*/*.nbi"))) == 2 and not small.kept.exists()
+
+
+def test_the_rules_know_nothing_of_the_bots():
+    """Or an edit of a bot would leave stale rules: their digest does not cover the bots' files."""
+    for path in GAME.glob("*.py"):
+        text, bots = path.read_text(), path.name in compiler.BOT_FILES
+        assert bots or path.name in ("__init__.py", "compiler.py") or "bot_jit" not in text, path.name
+        assert not bots or "import jit" not in text, path.name
+        if not bots and path.name != "__init__.py":
+            named = {node.module for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)}
+            assert not named & {f"cleanmelee.game.{name.removesuffix('.py')}" for name in compiler.BOT_FILES}, path.name
+
+
+def test_the_tables_are_kept_and_a_torn_file_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "PLACE", tmp_path)
+    (tmp_path / "tables-0123456789abcdef.npz").write_text("of other sources")
+    made = tables.load_tables()
+    kept, = tmp_path.iterdir()
+    monkeypatch.setattr(tables, "build_tables", lambda: pytest.fail("they were kept"))
+    for table, again in zip(made, tables.load_tables(), strict=True):
+        assert table.tobytes() == again.tobytes() and table.dtype == again.dtype
+    monkeypatch.setattr(tables, "build_tables", lambda: made)
+    for length in (0, 100, kept.stat().st_size // 2):
+        kept.write_bytes(kept.read_bytes()[:length])
+        assert tables.load_tables() is made
+        assert len(list(tmp_path.iterdir())) == 1 and kept.stat().st_size > 10_000
+    monkeypatch.setattr(tables, "PLACE", None)
+    assert tables.load_tables() is made

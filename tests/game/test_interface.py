@@ -1,4 +1,4 @@
-"""What the rest of the program may rely on: frames and controllers in, the same game from the same seed, bots to play."""
+"""What the rest of the program may rely on: frames, controllers, the same game from the same seed, bots."""
 
 import numpy as np
 import pytest
