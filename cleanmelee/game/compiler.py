@@ -15,7 +15,7 @@ import tempfile
 
 import numba
 import numpy as np
-from numba.core.caching import FunctionCache, NullCache
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache, UserProvidedCacheLocator
 
 PACKAGE = pathlib.Path(__file__).resolve().parent
 BOT_FILES = "knowledge.py", "levels.py", "bots.py"     # of these the rules know nothing
@@ -103,8 +103,16 @@ def announce(what):
     print(f"compiling the embedded game: {what} (about {SECONDS[what]} s, {when})", file=sys.stderr, flush=True)
 
 
+class OurFolder(CompileResultCacheImpl):
+    """Our folder or none: numba would else go on to places of its own, where no digest is looked at."""
+
+    _locator_classes = [UserProvidedCacheLocator]
+
+
 class Kept(FunctionCache):
     """numba's cache of one function, to which a file that cannot be read or written means that it has to compile."""
+
+    _impl_class = OurFolder
 
     def __init__(self, function, folder, what):
         before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder)
@@ -150,7 +158,10 @@ class NotKept(NullCache):
 def compiled(function, folder, what):
     """numpy's error model: a division by zero is no exception."""
     dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
-    dispatcher._cache = NotKept(what) if PLACE is None else Kept(function, PLACE / folder, what)
+    try:
+        dispatcher._cache = Kept(function, PLACE / folder, what) if PLACE else NotKept(what)
+    except RuntimeError:                               # the folder can no longer be written
+        dispatcher._cache = NotKept(what)
     return dispatcher
 
 
