@@ -1,32 +1,25 @@
-"""Bots: fixed opponents. They read the game only through frames and act only through controllers."""
+"""Bots: fixed opponents. They read the game only through frames and act only through controllers.
 
-import pathlib
-import sys
+The beginner who presses at random, the attacker, and the way in for all of them; the levels have a file of their own.
+"""
 
 import numpy as np
 
-from cleanmelee.frame import (
-    BUTTON_A, BUTTON_B, BUTTON_L, BUTTON_R, BUTTON_X, BUTTON_Y, BUTTON_Z, CONTROLLER, FOX, FRAME,
-)
-from cleanmelee.game.compiler import jit
+from cleanmelee.frame import BUTTON_A, BUTTON_B, BUTTON_L, BUTTON_R, BUTTON_X, BUTTON_Y, BUTTON_Z
+from cleanmelee.game.compiler import bot_jit
 from cleanmelee.game.ids import *  # noqa: F403
 from cleanmelee.game.inputs import clear_controller, copy_controller
-from cleanmelee.game.knowledge import KNOWLEDGE
+from cleanmelee.game.knowledge import FIRST_LEVEL, KNOWLEDGE
 from cleanmelee.game.levels import level_bot
-from cleanmelee.game.state import BOT, BOTS, FIRST_LEVEL, HIDDEN
-from cleanmelee.game.step import reset_games, step_all, step_games
+from cleanmelee.game.randomness import random_uniform
 from cleanmelee.game.tables import TABLES
 from cleanmelee.game.terrain import place_platforms
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Bots: fixed opponents. They read the game only through frames and act only through controllers.
-# ---------------------------------------------------------------------------------------------------------------------
 
 RANDOM_BUTTONS = np.array([
     0, 0, 0, 0, 0, BUTTON_A, BUTTON_A, BUTTON_B, BUTTON_X, BUTTON_Y, BUTTON_L, BUTTON_R, BUTTON_Z])
 
 
-@jit
+@bot_jit
 def random_bot(bot, frame_id):
     """Holds a random stick and button for two to fifteen frames, like a beginner."""
     if bot.wait > 0:
@@ -45,7 +38,7 @@ def random_bot(bot, frame_id):
         bot.held.r = 1.0
 
 
-@jit
+@bot_jit
 def attacker_bot(bot, me, foe, frame_id, edge):
     """Comes close, hits when the other is in reach, and finds back to the stage. Decides every few frames."""
     if bot.wait > 0:
@@ -115,12 +108,7 @@ def attacker_bot(bot, me, foe, frame_id, edge):
             pad.buttons = BUTTON_X
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Levels: in control
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-@jit
+@bot_jit
 def run_bots(frames, bots, controllers, t, k):
     moving = np.empty(1, t.stages.dtype)
     for game in range(len(frames)):
@@ -147,24 +135,3 @@ def run_bots(frames, bots, controllers, t, k):
 def bot_controllers(frames, bots, controllers):
     """Write the next controller of every slot with a bot. bots, controllers [N, 2]."""
     run_bots(frames, bots, controllers, TABLES, KNOWLEDGE)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Compilation
-# ---------------------------------------------------------------------------------------------------------------------
-
-COLD_COMPILE_SECONDS = 40
-
-
-def warm_up():
-    """Compile everything now, or load it from numba's cache."""
-    index_files = pathlib.Path(step_all.stats.cache_path).glob("step.step_all*.nbi")
-    if not any(index_files):
-        print(f"compiling the embedded game (about {COLD_COMPILE_SECONDS} s, once per machine)", file=sys.stderr)
-    frames, hidden = np.zeros(1, FRAME), np.zeros(1, HIDDEN)
-    bots, controllers = np.zeros((1, 2), BOT), np.zeros((1, 2), CONTROLLER)
-    bots["kind"] = BOTS["random"]
-    reset_games(frames, hidden, np.ones(1, bool), np.full((1, 2), FOX), np.full(1, 32), np.zeros(1, np.uint64))
-    bot_controllers(frames, bots, controllers)
-    step_games(frames, hidden, controllers)
-    random_uniform(np.uint64(0), 0, 0)

@@ -16,42 +16,43 @@ gravity fall_max fast_fall air_slope air_base air_max air_friction weight landin
 
 ATTRIBUTE_ROWS = {
     # walk             dash and run                           jumps                                 air
-    1: ((.1, .2, 1.6, .08), (1.9, .1, .02, 2.2, 11, 21, 5, 3), (.72, .83, 1.7, 3.68, 2.1, 1.2, .9),
+    FOX: ((.1, .2, 1.6, .08), (1.9, .1, .02, 2.2, 11, 21, 5, 3), (.72, .83, 1.7, 3.68, 2.1, 1.2, .9),
         (.23, 2.8, 3.4, .06, .02, .83, .02, 75, 4, 11)),
-    2: ((.1, .15, .85, .08), (2.0, .15, .01, 2.3, 15, 21, 7, 4), (.95, .75, 2.1, 3.1, 1.9, .9, .9),
+    CAPTAIN_FALCON: ((.1, .15, .85, .08), (2.0, .15, .01, 2.3, 15, 21, 7, 4), (.95, .75, 2.1, 3.1, 1.9, .9, .9),
         (.13, 2.9, 3.5, .04, .02, 1.12, .01, 104, 4, 16)),
-    6: ((.1, .1, 1.2, .1), (1.3, .1, .02, 1.3, 12, 27, 5, 6), (.8, .8, 1.4, 2.2, 1.5, 1.0, 1.0),
+    LINK: ((.1, .1, 1.2, .1), (1.3, .1, .02, 1.3, 12, 27, 5, 6), (.8, .8, 1.4, 2.2, 1.5, 1.0, 1.0),
         (.11, 2.13, 3.0, .04, .02, 1.0, .005, 104, 4, 14)),
-    7: ((.1, .2, 1.2, .08), (1.7, .1, .02, 1.8, 7, 21, 5, 3), (.8, .8, 1.4, 2.8, 2.14, 1.1, 1.0),
+    SHEIK: ((.1, .2, 1.2, .08), (1.7, .1, .02, 1.8, 7, 21, 5, 3), (.8, .8, 1.4, 2.8, 2.14, 1.1, 1.0),
         (.12, 2.13, 3.0, .04, .02, .8, .04, 90, 4, 12)),
-    16: ((.1, .3, 1.0, .04), (1.4, 0, .1, 1.4, 18, 29, 5, 5), (.9, .7, 1.4, 2.3, 1.4, 0, .95),
-         (.082, 1.5, 2.3, .03, .02, 1.2, .016, 85, 4, 17)),
-    18: ((0, .15, 1.6, .06), (1.5, .06, 0, 1.8, 15, 27, 5, 4), (1.0, .8, 1.2, 2.4, 1.5, .88, 1.0),
-         (.085, 2.2, 2.5, .03, .02, .9, .005, 87, 4, 15)),
-    19: ((.1, .1, .7, .1), (1.1, .06, .02, 1.1, 11, 21, 5, 6), (.8, .8, 1.4, 2.1, 1.6, .86, .95),
-         (.073, 1.4, 1.85, .03, .018, .95, .005, 90, 4, 15)),
-    22: ((.1, .2, 1.4, .08), (1.9, .1, .02, 1.5, 11, 21, 5, 5), (.7, 1.0, 1.7, 4.1, 1.9, .94, .94),
-         (.17, 3.1, 3.5, .05, .02, .83, .02, 80, 4, 14)),
-    24: ((.1, .1, 1.1, .06), (1.5, .06, .02, 1.5, 8, 25, 5, 4), (1.0, .8, 1.5, 2.3, 1.4, 1.0, .95),
-         (.095, 1.7, 2.3, .03, .02, 1.0, .016, 60, 4, 12)),
-    25: ((0, .08, .73, .07), (1.3, .08, .03, 1.35, 14, 27, 8, 6), (.9, .6, 1.5, 2.6, 2.0, .95, .9),
-         (.13, 2.0, 2.6, .04, .02, .78, .02, 109, 5, 17)),
+    MEWTWO: ((.1, .3, 1.0, .04), (1.4, 0, .1, 1.4, 18, 29, 5, 5), (.9, .7, 1.4, 2.3, 1.4, 0, .95),
+        (.082, 1.5, 2.3, .03, .02, 1.2, .016, 85, 4, 17)),
+    MARTH: ((0, .15, 1.6, .06), (1.5, .06, 0, 1.8, 15, 27, 5, 4), (1.0, .8, 1.2, 2.4, 1.5, .88, 1.0),
+        (.085, 2.2, 2.5, .03, .02, .9, .005, 87, 4, 15)),
+    ZELDA: ((.1, .1, .7, .1), (1.1, .06, .02, 1.1, 11, 21, 5, 6), (.8, .8, 1.4, 2.1, 1.6, .86, .95),
+        (.073, 1.4, 1.85, .03, .018, .95, .005, 90, 4, 15)),
+    FALCO: ((.1, .2, 1.4, .08), (1.9, .1, .02, 1.5, 11, 21, 5, 5), (.7, 1.0, 1.7, 4.1, 1.9, .94, .94),
+        (.17, 3.1, 3.5, .05, .02, .83, .02, 80, 4, 14)),
+    GAMEANDWATCH: ((.1, .1, 1.1, .06), (1.5, .06, .02, 1.5, 8, 25, 5, 4), (1.0, .8, 1.5, 2.3, 1.4, 1.0, .95),
+        (.095, 1.7, 2.3, .03, .02, 1.0, .016, 60, 4, 12)),
+    GANONDORF: ((0, .08, .73, .07), (1.3, .08, .03, 1.35, 14, 27, 8, 6), (.9, .6, 1.5, 2.6, 2.0, .95, .9),
+        (.13, 2.0, 2.6, .04, .02, .78, .02, 109, 5, 17)),
 }
 
 LEDGE_BOX = {  # top of the box that reaches for the ledge, and the upward speed of a jump from the ledge
-    1: (-8.8, 3.68), 7: (-9.0, 2.8), 16: (-8.8, 2.3), 18: (-11.3, 2.4), 22: (-8.4, 3.9), 24: (-9.5, 2.8)}
+    FOX: (-8.8, 3.68), SHEIK: (-9.0, 2.8), MEWTWO: (-8.8, 2.3), MARTH: (-11.3, 2.4), FALCO: (-8.4, 3.9),
+    GAMEANDWATCH: (-9.5, 2.8)}
 UP_LAUNCH = {  # up specials aimed by the stick, measured but for Zelda's:
     # (wait on the ground, wait in the air, flight), frames, speed, first slower frame, slower by, speed kept at the end
-    1: ((353, 354, 356), 30, 3.8, 6, .1, 1.0), 22: ((353, 354, 356), 22, 4.2, 3, .17, 1.0),
-    16: ((353, 356, 357), 10, 5.0, 99, 0, .2), 7: ((355, 358, 359), 10, 4.5, 99, 0, .12),
-    19: ((349, 352, 353), 20, 4.5, 99, 0, .12)}
+    FOX: ((353, 354, 356), 30, 3.8, 6, .1, 1.0), FALCO: ((353, 354, 356), 22, 4.2, 3, .17, 1.0),
+    MEWTWO: ((353, 356, 357), 10, 5.0, 99, 0, .2), SHEIK: ((355, 358, 359), 10, 4.5, 99, 0, .12),
+    ZELDA: ((349, 352, 353), 20, 4.5, 99, 0, .12)}
 GUESSED_SPECIALS = {  # (airborne, direction, action), where no replay shows them
-    6: [(0, 1, 344), (1, 1, 347), (0, 2, 350), (1, 2, 353), (0, 3, 356), (1, 3, 357), (0, 4, 358), (1, 4, 359)],
-    7: [(0, 4, 361), (1, 4, 363)],
-    19: [(0, 1, 341), (1, 1, 342), (0, 2, 343), (1, 2, 346), (0, 3, 349), (1, 3, 352), (0, 4, 355), (1, 4, 357)],
-    25: [(0, 1, 347), (1, 1, 348), (0, 2, 349), (1, 2, 351), (0, 3, 353), (1, 3, 354), (0, 4, 357), (1, 4, 359)]}
+    LINK: [(0, 1, 344), (1, 1, 347), (0, 2, 350), (1, 2, 353), (0, 3, 356), (1, 3, 357), (0, 4, 358), (1, 4, 359)],
+    SHEIK: [(0, 4, 361), (1, 4, 363)],
+    ZELDA: [(0, 1, 341), (1, 1, 342), (0, 2, 343), (1, 2, 346), (0, 3, 349), (1, 3, 352), (0, 4, 355), (1, 4, 357)],
+    GANONDORF: [(0, 1, 347), (1, 1, 348), (0, 2, 349), (1, 2, 351), (0, 3, 353), (1, 3, 354), (0, 4, 357), (1, 4, 359)]}
 TRANSFORMS = {  # Sheik and Zelda change on the ground and in the air: into whom, what begins it, what follows
-    7: (19, (361, 363), (356, 358)), 19: (7, (355, 357), (362, 364))}
+    SHEIK: (ZELDA, (361, 363), (356, 358)), ZELDA: (SHEIK, (355, 357), (362, 364))}
 
 HOLD_ROWS = {  # go on while B is held: (ground, air), what letting go leads to, frames at most, further id when full
     LINK: ((345, 348), (346, 349), 60, 0), MARTH: ((342, 346), (343, 347), 110, 1),
@@ -80,20 +81,22 @@ HOVER_ROWS = {  # specials that hang in the air: (first action, last action, sha
 STEERED_ROWS = {  # the specials in whose fall the stick counts; the others only lose speed
     FOX: [(344, 346), (358, 359)], FALCO: [(344, 346), (358, 359)], SHEIK: [(357, 360)],
     GAMEANDWATCH: [(341, 353), (374, 374)], LINK: [(360, 360)], ZELDA: [(351, 354)]}
-TURNED_RISE = (374, 2, 27)                             # Game & Watch's up special: action, first and last frame of the rise
-RISE_TURN, RISE_DEAD_ZONE = 30.0, .14                  # degrees that a full stick turns it by, less what is not felt; measured
-HELPLESS_FALL = {MARTH: (.4, 2.5)}                     # after the up special: share of the drift, speed; 1, fall_max for others
+TURNED_RISE = (374, 2, 27)                             # Game & Watch's up special: action, first and last frame
+RISE_TURN, RISE_DEAD_ZONE = 30.0, .14                  # degrees by a full stick; what is not felt; measured
+HELPLESS_FALL = {MARTH: (.4, 2.5)}                     # after the up special: share of drift, speed; else 1, fall_max
 HIT_ROWS = {  # what the attacker goes over to when he touches: Raptor Boost, Falcon Dive and their dark twins
     CAPTAIN_FALCON: {349: 350, 351: 352, 353: 356, 354: 356}, GANONDORF: {349: 350, 351: 352, 353: 356, 354: 356}}
 JUDGE_AIR, JUDGE_ONE_COST = 9, 12                      # ids further in the air; percent that hammer 1 costs its user
 DIVE_BOUNCE, JUDGE_FIRST, DIVE_HIT = 2.0, 355, 356     # the speed off a caught victim is a guess
 FILLED_BUCKET = 3                                      # shots that Oil Panic takes before it can be poured
 GRAB_REACH = {  # how far in front the caught victim stands while pulled in, and while held
-    1: (5.74, 8.28), 2: (8.19, 7.87), 7: (7.4, 7.35), 16: (11.0, 11.98), 18: (16.41, 9.1), 22: (6.57, 9.49)}
+    FOX: (5.74, 8.28), CAPTAIN_FALCON: (8.19, 7.87), SHEIK: (7.4, 7.35), MEWTWO: (11.0, 11.98), MARTH: (16.41, 9.1),
+    FALCO: (6.57, 9.49)}
 WALL_JUMPERS = (FOX, CAPTAIN_FALCON, SHEIK, FALCO)
-LANDS_HALFWAY = (7, 18)                                # an air dodge out of the jumpsquat moves them half a frame
-PUSH_WIDTH = {2: 3.5}                                  # half of how close two may stand; 3.3 for the others
-WALL_WIDTH = {24: {29: 1.67, 27: 2.42, 28: 2.42, 66: 2.68, 69: 4.11, 263: 4.08, 347: 2.65, 373: 4.03, 374: 4.03}}  # 2
+LANDS_HALFWAY = SHEIK, MARTH                           # an air dodge out of the jumpsquat moves them half a frame
+PUSH_WIDTH = {CAPTAIN_FALCON: 3.5}                     # half of how close two may stand; 3.3 for the others
+WALL_WIDTH = {  # by action; 2 elsewhere
+    GAMEANDWATCH: {29: 1.67, 27: 2.42, 28: 2.42, 66: 2.68, 69: 4.11, 263: 4.08, 347: 2.65, 373: 4.03, 374: 4.03}}
 LEDGE_BOX_WIDTH, LEDGE_BOX_HEIGHT = 14.5, 11.5
 LEDGE_SPECIALS = {  # that can catch a ledge; seen in replays for Falco, Sheik and Game & Watch, public for the others
     FOX: (352, 354, 356, 358, 359), FALCO: (352, 354, 356, 358, 359), CAPTAIN_FALCON: (353, 354), GANONDORF: (353, 354),
@@ -101,7 +104,7 @@ LEDGE_SPECIALS = {  # that can catch a ledge; seen in replays for Falco, Sheik a
     GAMEANDWATCH: (373, 374)}
 PROJECTILE = np.dtype([(name, "f4") for name in (
     "life radius damage angle growth set_knockback base gravity attack_id".split())])
-PROJECTILE_ROWS = {  # blows: lasers and needles measured, the others public; lives, speeds and radii as data/README.md says
+PROJECTILE_ROWS = {  # blows: lasers and needles measured, others public; lives, speeds and radii: data/README.md
     FOX_LASER: (34, 1.5, 3, 0, 0, 0, 0, 0, NEUTRAL_SPECIAL),
     FALCO_LASER: (99, 1.5, 3, 361, 100, 5, 0, 0, NEUTRAL_SPECIAL),
     NEEDLE: (30, 1.5, 3, 361, 34, 0, 24, 0, NEUTRAL_SPECIAL),
@@ -112,7 +115,7 @@ PROJECTILE_ROWS = {  # blows: lasers and needles measured, the others public; li
     DINS_FIRE: (98, 2, 0, 0, 0, 0, 0, 0, 19), DINS_EXPLOSION: (4, 5, 8, 70, 60, 0, 40, 0, 19)}
 SHADOW_BALL_DAMAGE = np.array([3, 5, 8, 11, 14, 17, 20, 25])  # by charge; growth and base gain 5 a step; public
 FULL_ARROW, FULL_ARROW_DAMAGE, ARROW_SPEED = 60, 18, (2.0, 4.5)  # frames of drawing; public; the speeds are a guess
-BOOMERANG_CALM, BOOMERANG_DRAG, BOOMERANG_CATCH = 1.6, .06, 9  # fastest way back, slowing on the way out, reach; guesses
+BOOMERANG_CALM, BOOMERANG_DRAG, BOOMERANG_CATCH = 1.6, .06, 9  # speed back, slowing out, reach; guesses
 BOMB_RADIUS, BOMB_BLAST_FRAMES, BOMB_BLAST_DAMAGE = 8, 4, 4  # of the explosion; the damage is public
 DINS_DELAY, DINS_SPEED, DINS_STEERING = 22, 1.7, 1.4   # frames from letting go to the blast (public); guesses
 EXTRA_SHOT_ROWS = {  # further shots: action, frame, type, offset from where the shooter was, velocity
@@ -129,19 +132,19 @@ EXTRA_SHOT = np.dtype([("action", "i2"), ("frame", "i2"), ("type", "i2"), ("x", 
                        ("vy", "f4")])
 MAX_EXTRA_SHOTS = 12
 SHOT_ROWS = {  # type; then on the ground and in the air: action, frame, offset from where the shooter was, velocity
-    1: (FOX_LASER, (342, 5, 16.47, 7.68, 7, 0), (345, 5, 16.41, 9.59, 7, 0)),
-    22: (FALCO_LASER, (342, 16, 10.58, 8.13, 5, 0), (345, 8, 14.64, 9.31, 5, 0)),
-    7: (NEEDLE, (344, 3, 8, 8.75, 4, 0), (348, 3, 7, 4.875, 2.83, -2.83)),
-    16: (SHADOW_BALL, (345, 8, 13.73, 11.72, .8, 0), (350, 8, 10.05, 9.99, .8, 0)),
-    24: (SAUSAGE, (353, 18, 8, 9, 1, 1.6), (354, 18, 8, 9, 1, 1.6))}
+    FOX: (FOX_LASER, (342, 5, 16.47, 7.68, 7, 0), (345, 5, 16.41, 9.59, 7, 0)),
+    FALCO: (FALCO_LASER, (342, 16, 10.58, 8.13, 5, 0), (345, 8, 14.64, 9.31, 5, 0)),
+    SHEIK: (NEEDLE, (344, 3, 8, 8.75, 4, 0), (348, 3, 7, 4.875, 2.83, -2.83)),
+    MEWTWO: (SHADOW_BALL, (345, 8, 13.73, 11.72, .8, 0), (350, 8, 10.05, 9.99, .8, 0)),
+    GAMEANDWATCH: (SAUSAGE, (353, 18, 8, 9, 1, 1.6), (354, 18, 8, 9, 1, 1.6))}
 CHARGE_ROWS = {  # charging on the ground and in the air, what a shield press makes of it, frames a step, steps, loop
-    7: ((342, 346), (343, 347), 18, 5, 18), 16: ((342, 347), (344, 349), 14, 7, 8)}
+    SHEIK: ((342, 346), (343, 347), 18, 5, 18), MEWTWO: ((342, 347), (344, 349), 14, 7, 8)}
 HELD_ROWS = {  # actions with an item in hand: (first, last, type, offset); it is logged where it appeared
-    1: [(341, 346, FOX_BLASTER, 0, 0)], 22: [(341, 346, FALCO_BLASTER, 0, 0)],
-    16: [(342, 342, SHADOW_BALL, -7.65, 8.94), (347, 347, SHADOW_BALL, -6.7, 8.1)],
+    FOX: [(341, 346, FOX_BLASTER, 0, 0)], FALCO: [(341, 346, FALCO_BLASTER, 0, 0)],
+    MEWTWO: [(342, 342, SHADOW_BALL, -7.65, 8.94), (347, 347, SHADOW_BALL, -6.7, 8.1)],
     LINK: [(344, 349, BOW, 5, 8)], SHEIK: [(342, 344, NEEDLES_HELD, 0, 0), (346, 348, NEEDLES_HELD, 0, 0),
                                            (349, 354, CHAIN, 6, 8)],
-    24: [(341, 344, 0x72, 5.39, 5.16), (345, 345, 0x73, 12.4, 1.5), (346, 346, 0x74, 4.8, 14.83),
+    GAMEANDWATCH: [(341, 344, 0x72, 5.39, 5.16), (345, 345, 0x73, 12.4, 1.5), (346, 346, 0x74, 4.8, 14.83),
          (347, 347, 0x75, -.65, 6.96), (350, 350, 0x75, -.65, 6.96), (348, 348, 0x76, 5.59, 7.99),
          (351, 351, 0x76, 5.59, 7.99), (349, 349, 0x77, -.45, 13.51), (352, 352, 0x77, -.45, 13.51),
          (374, 374, 0x7C, 0, -2.55)]}
@@ -162,7 +165,8 @@ CHARACTER = np.dtype([(name, "f4") for name in ATTRIBUTES] + [
     ("smash_hold", "i2", NUM_ACTIONS),                 # frame on which A held charges this smash, 0 never
     ("tilt_high", "i2"), ("tilt_low", "i2"),           # forward tilts aimed up and down
     ("hover_keep", "f4", NUM_ACTIONS), ("hover_loss", "f4", NUM_ACTIONS), ("hover_frames", "i2", NUM_ACTIONS),
-    ("hover_gravity", "f4", NUM_ACTIONS), ("steered", "i2", NUM_ACTIONS), ("helpless_drift", "f4"), ("helpless_fall", "f4"),
+    ("hover_gravity", "f4", NUM_ACTIONS), ("steered", "i2", NUM_ACTIONS),
+    ("helpless_drift", "f4"), ("helpless_fall", "f4"),
     ("hit_action", "i2", NUM_ACTIONS),                 # what touching somebody leads to, 0 nothing
     ("follow_from", "i2", NUM_ACTIONS),                # B from this frame on goes on with the sword dance, 0 never
     ("rises", "i2", NUM_ACTIONS),                      # an up special that its animation lifts

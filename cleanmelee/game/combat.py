@@ -1,8 +1,9 @@
-"""Hits: hitboxes and bodies, damage, knockback, shields."""
+"""Combat: hitboxes and bodies, damage, knockback, shields. After both players have moved."""
 
 import numpy as np
 
 from cleanmelee.frame import GAMEANDWATCH
+from cleanmelee.game.actions import in_damage, is_held, leave_ground, set_action
 from cleanmelee.game.characters import (
     DIVE_BOUNCE, DIVE_HIT, JUDGE_AIR, JUDGE_FIRST, JUDGE_ONE_COST, MAX_FRAMES, NUM_ACTIONS,
 )
@@ -12,7 +13,7 @@ from cleanmelee.game.ids import *  # noqa: F403
 CLANK_LEAD, REBOUND_FRAMES = 9, 20                     # the frames are a guess
 REPLACING_FRAMES = 10                                  # so soon after a hit the next one's knockback replaces the last
 STALE_STEPS = np.array([.09, .08, .07, .06, .05, .04, .03, .02, .01])
-SHIELD_SIZE, SHIELD_LIGHT, SHIELD_LEAN = .55, .25, 3.0  # guesses: radius by height, more when held lightly, by the stick
+SHIELD_SIZE, SHIELD_LIGHT, SHIELD_LEAN = .55, .25, 3.0  # guesses: radius by height; more held lightly; by the stick
 SMASH_FRAMES, SMASH_GAIN = 60, .3671                   # a smash held so long does so much more
 FREEZE_FRAMES = 90                                     # a guess
 GUARD_PUSH = .1207                                     # a blow's push by the frames of the stun, measured
@@ -92,7 +93,7 @@ def body(p, c):
 
 @jit
 def shield_bubble(v, vh, c):
-    """The shield as a capsule without length: it shrinks with its health, grows when held lightly, leans with the stick."""
+    """The shield as a capsule without length: less with less health, more held lightly, leaning with the stick."""
     scale = .15 + .85 * max(v.shield, 0.0) / SHIELD_HEALTH
     radius = (SHIELD_SIZE * c.height + 1) * scale * (1 + SHIELD_LIGHT * (1 - press(vh)))
     middle = .5 * c.height + SHIELD_LEAN * vh.stick_y

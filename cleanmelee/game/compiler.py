@@ -1,5 +1,175 @@
-"""How the game's functions are compiled."""
+"""How the game's functions are compiled, and where machine code, and the tables made from the data, are kept.
+
+numba keeps machine code on disk, but stamps it by the function's own file: after an edit of what the function calls in
+another file it would go on running the old code. So the code lies in folders named by a digest of every source that it
+can see: one for the rules, one for the bots, who see the rules too. An edit of a bot compiles the bots, an edit of a
+rule compiles everything.
+"""
+
+import hashlib
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
 
 import numba
+import numpy as np
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache, UserProvidedCacheLocator
 
-jit = numba.njit(cache=True, nogil=True, error_model="numpy")  # numpy's error model: a division by zero is no exception
+PACKAGE = pathlib.Path(__file__).resolve().parent
+BOT_FILES = "knowledge.py", "levels.py", "bots.py"     # of these the rules know nothing
+SECONDS = {"rules and bots": 50, "bots": 12}           # what compiling takes on one core
+
+
+def digest(*parts):
+    """Hexadecimal digest of texts and of files' names and contents."""
+    whole = hashlib.sha256()
+    for part in parts:
+        content = part.read_bytes() if isinstance(part, pathlib.Path) else b""
+        name = part.name if isinstance(part, pathlib.Path) else part
+        whole.update(f"{name} {len(content)}\n".encode() + content)
+    return whole.hexdigest()[:16]
+
+
+SOURCES = [PACKAGE.parent / "frame.py", *sorted(PACKAGE.glob("*.py"))]
+RULES_DIGEST = digest(f"Python {sys.version}", f"numba {numba.__version__}", f"numpy {np.__version__}",
+                      *(path for path in SOURCES if path.name not in BOT_FILES))
+BOTS_DIGEST = digest(RULES_DIGEST, *(path for path in SOURCES if path.name in BOT_FILES))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The place: beside the sources, else the user's own cache, else the folder for temporary files, else none
+# ---------------------------------------------------------------------------------------------------------------------
+
+def places():
+    """The folders that may be used, the best first. One that other checkouts share has a folder for each of them."""
+    own = f"cleanmelee_{digest(str(PACKAGE))}"
+    if numba.config.CACHE_DIR:
+        yield pathlib.Path(numba.config.CACHE_DIR).absolute() / own
+    else:
+        yield PACKAGE / "__pycache__"
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if os.path.isabs(home):                            # "~/.cache" as it stands: there is no home
+        yield pathlib.Path(home) / "cleanmelee" / own
+    try:
+        user = os.getuid() if hasattr(os, "getuid") else 0
+        temporary = pathlib.Path(tempfile.gettempdir()) / f"cleanmelee_{user}"
+        temporary.mkdir(mode=0o700, exist_ok=True)
+        if temporary.stat().st_uid == user:            # what lies there will be run: nobody else may have put it there
+            yield temporary / own
+    except OSError:                                    # not even that
+        return
+
+
+def is_writable(folder):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+        return True
+    except OSError:
+        return False
+
+
+PLACE = next((place for place in places() if is_writable(place)), None)
+
+
+def remove_old():
+    """Remove what earlier sources left in our place. Who is just reading it has to compile again, no more."""
+    for folder in PLACE.glob("*-*"):
+        kind, made_of = folder.name.split("-", 1)
+        if made_of != {"rules": RULES_DIGEST, "bots": BOTS_DIGEST}.get(kind, made_of):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The decorators
+# ---------------------------------------------------------------------------------------------------------------------
+
+announced = False
+
+
+def announce(what):
+    """Before the first function that has to be compiled: say so, since it takes a while, and make room."""
+    global announced
+    if announced:
+        return
+    announced = True
+    if PLACE is None:
+        when = "at every start: no folder to keep it in can be written; NUMBA_CACHE_DIR may name one"
+    else:
+        when = "once for this version"
+        remove_old()
+    print(f"compiling the embedded game: {what} (about {SECONDS[what]} s, {when})", file=sys.stderr, flush=True)
+
+
+class OurFolder(CompileResultCacheImpl):
+    """Our folder or none: numba would else go on to places of its own, where no digest is looked at."""
+
+    _locator_classes = [UserProvidedCacheLocator]
+
+
+class Kept(FunctionCache):
+    """numba's cache of one function, to which a file that cannot be read or written means that it has to compile."""
+
+    _impl_class = OurFolder
+
+    def __init__(self, function, folder, what):
+        before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder)
+        try:                                           # numba asks for the folder here and never again
+            super().__init__(function)
+        finally:
+            numba.config.CACHE_DIR = before
+        self.what = what
+
+    def load_overload(self, sig, target_context):
+        try:
+            code = super().load_overload(sig, target_context)
+        except Exception:                              # an empty or torn file: pickle and LLVM raise what they like
+            code = None
+            self.forget()
+        if code is None:
+            announce(self.what)
+        return code
+
+    def save_overload(self, sig, data):
+        try:
+            super().save_overload(sig, data)
+        except OSError:                                # a full disk, or another process cleans up
+            self.forget()
+
+    def forget(self):
+        try:
+            self.flush()
+        except OSError:
+            pass
+
+
+class NotKept(NullCache):
+    """Nowhere to keep machine code."""
+
+    def __init__(self, what):
+        self.what = what
+
+    def load_overload(self, sig, target_context):
+        announce(self.what)
+
+
+def compiled(function, folder, what):
+    """numpy's error model: a division by zero is no exception."""
+    dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
+    try:
+        dispatcher._cache = Kept(function, PLACE / folder, what) if PLACE else NotKept(what)
+    except RuntimeError:                               # the folder can no longer be written
+        dispatcher._cache = NotKept(what)
+    return dispatcher
+
+
+def jit(function):
+    """Compiles a rule of the game, at its first call."""
+    return compiled(function, f"rules-{RULES_DIGEST}", "rules and bots")
+
+
+def bot_jit(function):
+    """Compiles a part of a bot. Only the files in BOT_FILES may use it, and no other file may import from them."""
+    return compiled(function, f"bots-{BOTS_DIGEST}", "bots")

@@ -1,8 +1,9 @@
-"""Inputs change the action that is on."""
+"""Controls: what the inputs make of the action that is on, a function for each kind of action. Before the velocity."""
 
 import numpy as np
 
 from cleanmelee.frame import BUTTON_A, BUTTON_B, BUTTON_Z, GAMEANDWATCH, LINK, MARTH
+from cleanmelee.game.actions import in_damage, in_shine, leave_ground, set_action
 from cleanmelee.game.compiler import jit
 from cleanmelee.game.ids import *  # noqa: F403
 from cleanmelee.game.inputs import (
@@ -12,6 +13,13 @@ from cleanmelee.game.starts import (
     ground_attack, start_dash, start_double_jump, start_from_air, start_from_stand, start_ground_attack,
     start_platform_drop, start_shield, start_special, throw_item, walk_action,
 )
+
+
+RUN_X, ROLL_X = .62, .695                              # how far the stick must be out, to go on running, to roll
+TURN_DASH_X = .93                                      # how far a slow turn's stick must get in two frames to dash: UCF
+SHINE_FRAMES, OIL_PANIC_FRAMES = 18, 49                # the shortest shine, the shortest bucket
+SHIELD_BREAKER_GAIN = 21                               # damage that a full charge adds
+HANG_FRESH, HANG_TIRED = 640, 480                      # frames one can hang on the ledge, below and above 100 %
 
 
 @jit
@@ -135,11 +143,12 @@ def turn_inputs(p, h, c):
         set_action(p, h, JUMPSQUAT)
         return
     far = abs(h.stick_x) >= TURN_DASH_X or abs(h.last_stick_x) >= DASH_X
-    if frames <= 1 and h.flag == 0 and far and abs(h.stick_x) >= DASH_X and h.stick_x * p.facing < 0 and h.tilt_x_age < 3:
+    back = h.flag == 0 and abs(h.stick_x) >= DASH_X and h.stick_x * p.facing < 0
+    if frames <= 1 and far and back and h.tilt_x_age < 3:
         p.facing = -p.facing
         start_dash(p, h)
         return
-    if frames == 1 and h.flag == 0 and abs(h.stick_x) >= DASH_X and h.stick_x * p.facing < 0 and h.tilt_x_age == 1:
+    if frames == 1 and back and h.tilt_x_age == 1:
         h.flag = TURN_DASH                             # too slow for that: a dash once the turn is done
     if pressed(h, BUTTON_Z) or (pressed(h, BUTTON_A) and shield_held(h)):
         set_action(p, h, GRAB)

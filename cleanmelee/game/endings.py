@@ -1,8 +1,9 @@
-"""The action runs out: how long it lasts and what follows."""
+"""Endings: how long an action lasts and what follows it. Before the inputs, so that these meet the new action."""
 
 import numpy as np
 
 from cleanmelee.frame import BUTTON_A
+from cleanmelee.game.actions import in_damage, in_shine, is_down_damage, is_held, leave_ground, leaves_ledge, set_action
 from cleanmelee.game.characters import MAX_FRAMES
 from cleanmelee.game.combat import REBOUND_FRAMES
 from cleanmelee.game.compiler import jit
@@ -11,6 +12,7 @@ from cleanmelee.game.inputs import pressed, shield_held
 
 GUARD_ANIMATION = 20  # frames of the animation that fills a shield's stun, measured
 UNKNOWN_LENGTH = 40  # of an action that neither libmelee's table nor any replay shows
+WALL_TECH_FRAMES, WALL_JUMP_FRAMES = 26, 40            # guesses
 
 
 @jit

@@ -1,7 +1,8 @@
-"""Grabs and throws, and what the victim can do about a blow."""
+"""Grabs and throws, how blows and grabs connect, and what the victim can do about them. After combat's tests."""
 
 import numpy as np
 
+from cleanmelee.game.actions import in_damage, is_held, is_holding, set_action
 from cleanmelee.game.characters import MAX_FRAMES
 from cleanmelee.game.combat import hitlag_frames, knockback, land_hit, launch, remember_hit, stale_factor
 from cleanmelee.game.compiler import jit

@@ -1,10 +1,13 @@
-"""The controller: what the game reads from sticks, triggers and buttons."""
+"""Inputs: what the game reads from sticks, triggers and buttons. Every frame begins with it."""
 
 import numpy as np
 
 from cleanmelee.frame import BUTTON_B
 from cleanmelee.game.compiler import jit
 from cleanmelee.game.ids import *  # noqa: F403
+
+
+SIDE_SPECIAL = .6                                      # how far the stick must be out for a special to the side
 
 
 @jit

@@ -1,8 +1,9 @@
-"""Items. Slots are packed from 0, oldest first; a ninth is not made."""
+"""Items, the last of a frame. Slots are packed from 0, oldest first; a ninth is not made."""
 
 import numpy as np
 
 from cleanmelee.frame import LINK, NUM_ITEMS
+from cleanmelee.game.actions import is_held, set_action
 from cleanmelee.game.characters import (
     ARROW_SPEED, BOMB_BLAST_DAMAGE, BOMB_BLAST_FRAMES, BOMB_RADIUS, BOOMERANG_CALM, BOOMERANG_CATCH,
     BOOMERANG_DRAG, DINS_DELAY, DINS_STEERING, FILLED_BUCKET, FULL_ARROW, FULL_ARROW_DAMAGE, NUM_ACTIONS,
@@ -14,6 +15,7 @@ from cleanmelee.game.combat import (
 )
 from cleanmelee.game.compiler import jit
 from cleanmelee.game.ids import *  # noqa: F403
+from cleanmelee.game.randomness import random_uniform
 from cleanmelee.game.terrain import floor_height
 
 

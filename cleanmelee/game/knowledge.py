@@ -1,13 +1,38 @@
-"""Scripted levels 1 to 9: what they know. The tables of the game are public knowledge; its state comes through frames."""
+"""Bots: who they are, what they remember and know. The tables are public; a game's state comes through frames."""
 
 import collections
 
 import numpy as np
 
+from cleanmelee.frame import (
+    CAPTAIN_FALCON, CONTROLLER, FALCO, FOX, GAMEANDWATCH, GANONDORF, LINK, MARTH, MEWTWO, SHEIK, ZELDA,
+)
 from cleanmelee.game.characters import NUM_CHARACTERS
 from cleanmelee.game.endings import UNKNOWN_LENGTH
 from cleanmelee.game.ids import *  # noqa: F403
 from cleanmelee.game.tables import TABLES
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The bots by name, and what one of them remembers
+# ---------------------------------------------------------------------------------------------------------------------
+
+FIRST_LEVEL, NUM_LEVELS, MAX_DELAY = 4, 9, 40
+BOTS = {"idle": 1, "random": 2, "attacker": 3} | {f"level{n + 1}": FIRST_LEVEL + n for n in range(NUM_LEVELS)}
+SEEN = np.dtype([(name, "f4") for name in "x y vx vy kb_vx kb_vy facing percent stun shot_x shot_vx".split()] +
+                [(name, "i2") for name in "action action_frame airborne hurtbox character".split()])
+BOT = np.dtype([
+    ("kind", "i4"), ("wait", "i4"),                    # frames until the next decision
+    ("seed", "u8"), ("held", CONTROLLER),
+    # the rest is the memory of the levels
+    ("looks", "i4"), ("seen", SEEN, MAX_DELAY + 1),    # what the other did lately, a ring
+    ("condition", "i4"), ("hitlag", "f4"), ("since_struck", "i4"),
+    ("stick_x", "f4"), ("stick_y", "f4"),              # of the frame before
+    ("plan", "i4"), ("plan_frames", "i4"), ("guard", "i4"), ("full_hop", "i4"), ("chasing", "i4"),
+    ("off_stage", "i4"), ("since_tech", "i4"), ("last_swing", "i4")])
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Levels 1 to 9: how good each is, and how each character is played
+# ---------------------------------------------------------------------------------------------------------------------
 
 LEVEL_FIELDS = """
 delay error foresight think idle
@@ -15,7 +40,8 @@ approach defend grab combo shoot edge_guard
 short_hop fast_fall l_cancel di sdi tech recover mash
 """.split()
 LEVEL = np.dtype([(name, "f4") for name in LEVEL_FIELDS])
-LEVEL_ROWS = [  # delay: frames between what the other does and an answer to it; error: units by which it misjudges reach;
+LEVEL_ROWS = [
+    # delay: frames between what the other does and an answer to it; error: units by which it misjudges reach;
     # foresight: part of the delay it makes up for by reckoning ahead; think: frames between decisions; mash: frames
     # between presses when held; the others are probabilities
     # delay err fore think idle  appr  def grab combo shoot edge  hop  fast  l-c   di  sdi tech  rec mash
@@ -33,13 +59,14 @@ LEVEL_ROWS = [  # delay: frames between what the other does and an answer to it;
 STYLE = np.dtype([(name, "f4") for name in "up_rise up_reach up_aimed side_reach shot shot_from strike".split()])
 STYLE_ROWS = {  # the up special's height and width, is it aimed by the stick; width of a side special that travels;
     # direction of the special that shoots (0 none) and from how far; direction of one that strikes (0 none)
-    1: (70, 80, 1, 49, 1, 55, 4), 2: (25, 40, 0, 0, 0, 0, 0), 6: (35, 30, 0, 0, 1, 50, 0),
-    7: (60, 50, 1, 0, 1, 50, 0), 16: (50, 50, 1, 0, 1, 70, 0), 18: (49, 16, 0, 0, 0, 0, 2),
-    19: (50, 90, 1, 0, 2, 60, 0), 22: (45, 57, 1, 80, 1, 55, 4), 24: (70, 19, 0, 0, 1, 40, 0),
-    25: (35, 35, 0, 0, 0, 0, 0)}
+    FOX: (70, 80, 1, 49, 1, 55, 4), CAPTAIN_FALCON: (25, 40, 0, 0, 0, 0, 0), LINK: (35, 30, 0, 0, 1, 50, 0),
+    SHEIK: (60, 50, 1, 0, 1, 50, 0), MEWTWO: (50, 50, 1, 0, 1, 70, 0), MARTH: (49, 16, 0, 0, 0, 0, 2),
+    ZELDA: (50, 90, 1, 0, 2, 60, 0), FALCO: (45, 57, 1, 80, 1, 55, 4), GAMEANDWATCH: (70, 19, 0, 0, 1, 40, 0),
+    GANONDORF: (35, 35, 0, 0, 0, 0, 0)}
 
 # The ways to strike: on the ground, running, in the air, with a special. What each reaches is read off its hitboxes.
-SWING_ACTIONS = [JAB_1, FTILT, UTILT, DTILT, FSMASH, USMASH, DSMASH, GRAB, DASH_ATTACK, GRAB_DASH, NAIR, FAIR, BAIR, UAIR, DAIR]
+SWING_ACTIONS = [
+    JAB_1, FTILT, UTILT, DTILT, FSMASH, USMASH, DSMASH, GRAB, DASH_ATTACK, GRAB_DASH, NAIR, FAIR, BAIR, UAIR, DAIR]
 (SWING_JAB, SWING_FTILT, SWING_UTILT, SWING_DTILT, SWING_FSMASH, SWING_USMASH, SWING_DSMASH, SWING_GRAB, SWING_DASH,
  SWING_DASH_GRAB, SWING_NAIR, SWING_FAIR, SWING_BAIR, SWING_UAIR, SWING_DAIR, SWING_SPECIAL,
  SWING_AIR_SPECIAL) = range(17)
@@ -64,9 +91,9 @@ def build_swings(tables):
             on = boxes["size"] > 0
             row["action"], row["first"], row["last"] = action, frames[0], frames[-1]
             row["frames"] = c["interruptible"][action] or c["frames"][action] or UNKNOWN_LENGTH
-            for name, sign, values in (("back", -1, boxes["x"] - boxes["size"]), ("front", 1, boxes["x"] + boxes["size"]),
-                                       ("low", -1, boxes["y"] - boxes["size"]), ("high", 1, boxes["y"] + boxes["size"])):
-                row[name] = sign * (sign * values[on]).max()
+            for axis, least, most in (("x", "back", "front"), ("y", "low", "high")):
+                row[least] = (boxes[axis] - boxes["size"])[on].min()
+                row[most] = (boxes[axis] + boxes["size"])[on].max()
             strongest = np.flatnonzero(on)[np.argmax(boxes["damage"][on])]
             for name in ("damage", "angle", "growth", "base"):
                 row[name] = boxes[name].flat[strongest]

@@ -3,26 +3,27 @@
 import numpy as np
 
 from cleanmelee.frame import BUTTON_A, BUTTON_B, BUTTON_L, BUTTON_R, BUTTON_X, BUTTON_Z, NUM_ITEMS
+from cleanmelee.game.actions import in_damage, is_held, on_ledge
 from cleanmelee.game.characters import NUM_ACTIONS
 from cleanmelee.game.combat import is_shielding, knockback
-from cleanmelee.game.compiler import jit
+from cleanmelee.game.compiler import bot_jit
 from cleanmelee.game.ids import *  # noqa: F403
 from cleanmelee.game.inputs import clear_controller
 from cleanmelee.game.knowledge import (
-    FAR_RISE, NUM_SWINGS, SWING_AIR_SPECIAL, SWING_BAIR, SWING_DAIR, SWING_DASH, SWING_DASH_GRAB, SWING_DSMASH,
-    SWING_DTILT, SWING_FAIR, SWING_FSMASH, SWING_FTILT, SWING_GRAB, SWING_JAB, SWING_NAIR, SWING_SPECIAL,
-    SWING_UAIR, SWING_USMASH, SWING_UTILT,
+    FAR_RISE, FIRST_LEVEL, MAX_DELAY, NUM_SWINGS, SWING_AIR_SPECIAL, SWING_BAIR, SWING_DAIR, SWING_DASH,
+    SWING_DASH_GRAB, SWING_DSMASH, SWING_DTILT, SWING_FAIR, SWING_FSMASH, SWING_FTILT, SWING_GRAB, SWING_JAB,
+    SWING_NAIR, SWING_SPECIAL, SWING_UAIR, SWING_USMASH, SWING_UTILT,
 )
-from cleanmelee.game.state import FIRST_LEVEL, MAX_DELAY
+from cleanmelee.game.randomness import random_uniform
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Levels: eyes. Its own character a player knows at once; the other, and what is done to him, he sees `delay` frames late.
+# Eyes. Its own character a player knows at once; the other, and what is done to him, he sees `delay` frames late.
 # ---------------------------------------------------------------------------------------------------------------------
 
 FREE, CAPTIVE, FLUNG, GUARDING = 0, 1, 2, 3            # what the other has done to me
 
 
-@jit
+@bot_jit
 def see(bot, frame, index, delay):
     """Takes the other's state into memory; -> the slot of the one that is `delay` frames old."""
     foe, slot = frame.players[1 - index], bot.looks % (MAX_DELAY + 1)
@@ -43,7 +44,7 @@ def see(bot, frame, index, delay):
     return (bot.looks - 1 - min(delay, bot.looks - 1)) % (MAX_DELAY + 1)
 
 
-@jit
+@bot_jit
 def condition(p):
     if is_held(p.action):
         return CAPTIVE
@@ -52,7 +53,7 @@ def condition(p):
     return GUARDING if p.action == SHIELD_STUN else FREE
 
 
-@jit
+@bot_jit
 def feel(bot, me):
     """Counts the frames since the other last did something to me."""
     now = condition(me)
@@ -61,7 +62,7 @@ def feel(bot, me):
     bot.condition, bot.hitlag = now, me.hitlag
 
 
-@jit
+@bot_jit
 def foresee(seen, c, frames, floor, edge):
     """Where the other will be in so many frames, if he does nothing new: (x, y)."""
     x, y = seen.x, seen.y
@@ -77,7 +78,7 @@ def foresee(seen, c, frames, floor, edge):
     return x, max(y, floor) if abs(x) < edge and seen.y > floor - 3 else y
 
 
-@jit
+@bot_jit
 def swing_of(swings, character, action):
     for index in range(NUM_SWINGS):
         if swings[character, index].first and swings[character, index].action == action:
@@ -85,7 +86,7 @@ def swing_of(swings, character, action):
     return -1
 
 
-@jit
+@bot_jit
 def busy_frames(seen, c, swings, delay):
     """For how long the other cannot answer, as far as can be told."""
     if seen.action <= REBIRTH_WAIT:
@@ -101,9 +102,9 @@ def busy_frames(seen, c, swings, delay):
     return c.landing_lag[landing] * .5 - seen.action_frame - delay if landing >= 0 else 0.0
 
 
-@jit
+@bot_jit
 def threat(me, mine, seen, c, swings, delay, error, floor, edge):
-    """Frames until the swing that the other is seen to make reaches me, -1 if it does not: (frames, last, is a grab)."""
+    """Frames until the swing that the other is seen to make reaches me, -1 if it does not: (frames, last, a grab)."""
     index = swing_of(swings, seen.character, seen.action)
     if index < 0:
         return -1.0, 0.0, False
@@ -118,11 +119,11 @@ def threat(me, mine, seen, c, swings, delay, error, floor, edge):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Levels: striking
+# Striking
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@jit
+@bot_jit
 def kills(swing, percent, c, x, y, side, s):
     """Does the blow carry over a blast zone? Launch speed falls by .051 a frame."""
     damage, angle = swing.damage, 44.0 if swing.angle == 361 else swing.angle
@@ -133,7 +134,7 @@ def kills(swing, percent, c, x, y, side, s):
     return abs(across) > room or .6 * up > s.blast_top - y
 
 
-@jit
+@bot_jit
 def swing_usable(index, action, airborne):
     if airborne:
         return SWING_NAIR <= index <= SWING_DAIR or index == SWING_AIR_SPECIAL
@@ -142,7 +143,7 @@ def swing_usable(index, action, airborne):
     return index < SWING_DASH or index == SWING_SPECIAL
 
 
-@jit
+@bot_jit
 def best_swing(bot, me, seen, level, k, t, s, frame_id, guarding, busy):
     """The swing with the best prospect of reaching the other where he will be: (index, worth), -1 none does."""
     c, d = t.characters[me.character], t.characters[seen.character]
@@ -194,7 +195,7 @@ def best_swing(bot, me, seen, level, k, t, s, frame_id, guarding, busy):
     return best, worth
 
 
-@jit
+@bot_jit
 def press_swing(pad, index, me, side, style):
     """The inputs of a swing; the stick stays as it is where the swing does not need it."""
     pad.c_x, pad.c_y = 0, 0
@@ -222,7 +223,7 @@ def press_swing(pad, index, me, side, style):
         press_special(pad, int(style.strike), side)
 
 
-@jit
+@bot_jit
 def press_special(pad, direction, side):
     pad.main_x, pad.main_y, pad.buttons = 0, 0, BUTTON_B
     if direction == 2:
@@ -232,17 +233,17 @@ def press_special(pad, direction, side):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Levels: in trouble
+# In trouble
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@jit
+@bot_jit
 def chance(bot, probability, key, purpose):
     """The same draw for as long as the key stays: a decision once made is kept."""
     return random_uniform(bot.seed, key, purpose) < probability
 
 
-@jit
+@bot_jit
 def hurt_inputs(bot, pad, me, level, frame_id, floor):
     """In hitlag and hitstun: DI across the launch, smash DI toward the stage's middle, a press before landing."""
     hit = frame_id - bot.since_struck
@@ -261,7 +262,7 @@ def hurt_inputs(bot, pad, me, level, frame_id, floor):
         pad.main_x, pad.main_y = np.floor(3 * random_uniform(bot.seed, hit, 33)) - 1, 0
 
 
-@jit
+@bot_jit
 def captive_inputs(bot, pad, level, frame_id):
     """Mash: a button and a tilt, then nothing."""
     period = int(level.mash)
@@ -271,7 +272,7 @@ def captive_inputs(bot, pad, level, frame_id):
         pad.main_x = 1 if frame_id // period % 2 else -1
 
 
-@jit
+@bot_jit
 def floor_choice(bot, pad, me, level, frame_id):
     """Lying: after a moment one of stand, roll, attack."""
     if bot.wait > 0 or me.action_frame < 4 + level.think:
@@ -286,7 +287,7 @@ def floor_choice(bot, pad, me, level, frame_id):
         pad.main_x = 1 if choice < .78 else -1
 
 
-@jit
+@bot_jit
 def ledge_choice(bot, pad, me, level, frame_id):
     """Hanging: climb, roll, jump, attack, or let go and jump back."""
     if bot.wait > 0 or me.action_frame < 2 + .5 * level.delay * random_uniform(bot.seed, frame_id // 32, 35):
@@ -305,9 +306,9 @@ def ledge_choice(bot, pad, me, level, frame_id):
         pad.main_x = -.5 * inward
 
 
-@jit
+@bot_jit
 def recover(bot, pad, me, c, style, level, frame_id, s):
-    """Back to the stage: drift, double jump once it is low, the side special that travels, the up special at the last."""
+    """Back to the stage: drift, double jump once it is low, the side special that travels, at last the up special."""
     edge, floor = s.floor_right[0], s.floor_y[0]
     inward = -1.0 if me.x > 0 else 1.0
     out, height = abs(me.x) - edge, me.y - floor
@@ -341,7 +342,7 @@ def recover(bot, pad, me, c, style, level, frame_id, s):
         bot.wait = 10
 
 
-@jit
+@bot_jit
 def can_return(me, c, floor, edge):
     """From an edge-guard: the double jump still leads back above the stage."""
     speed = c.full_hop * c.double_jump if c.double_jump > 0 else 2.3
@@ -350,7 +351,7 @@ def can_return(me, c, floor, edge):
         abs(me.x + 6 * me.self_vx_air) < edge + .5 * width
 
 
-@jit
+@bot_jit
 def can_act_in_air(me, c):
     action = me.action
     if c.aerial[action] >= 0:
@@ -360,11 +361,11 @@ def can_act_in_air(me, c):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Levels: in control
+# In control
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@jit
+@bot_jit
 def air_choice(bot, pad, me, seen, c, style, level, k, t, s, frame_id, goal):
     """In the air above the stage, or out for an edge-guard: drift, strike, fall fast, L-cancel."""
     floor, edge = s.floor_y[0], s.floor_right[0]
@@ -394,7 +395,7 @@ def air_choice(bot, pad, me, seen, c, style, level, k, t, s, frame_id, goal):
         pad.buttons, bot.wait = BUTTON_X, 6
 
 
-@jit
+@bot_jit
 def is_ready(me, c):
     """Stands, walks or has just come out of something: everything may start."""
     action = me.action
@@ -405,7 +406,7 @@ def is_ready(me, c):
     return WAIT <= action <= RUN or CROUCH_START <= action <= CROUCH_END or TEETER <= action <= TEETER_WAIT
 
 
-@jit
+@bot_jit
 def guard_choice(bot, pad, me, seen, level, k, t, s, frame_id):
     """Behind the shield: wait for the blow, then grab, jump, roll or let go."""
     if bot.guard > 0:
@@ -427,7 +428,7 @@ def guard_choice(bot, pad, me, seen, level, k, t, s, frame_id):
         bot.wait = 4
 
 
-@jit
+@bot_jit
 def hold_choice(bot, pad, me, seen, level, t, s, frame_id):
     """Holding the other, once it is noticed: pummel a little, then the throw that kills or does most."""
     if not is_held(seen.action) or bot.wait > 0 or me.action != HOLD:
@@ -455,7 +456,7 @@ def hold_choice(bot, pad, me, seen, level, t, s, frame_id):
         pad.main_y = 1 if best == 2 else -1
 
 
-@jit
+@bot_jit
 def go(bot, pad, me, c, s, goal, run):
     """One step along the floor toward the goal: dash if it is far and the edge is not near, else walk."""
     way = goal - me.x
@@ -477,7 +478,7 @@ def go(bot, pad, me, c, s, goal, run):
         pad.main_x = .6 * side if room > 8 else .4 * side
 
 
-@jit
+@bot_jit
 def defend(bot, pad, me, seen, c, level, k, t, s, frame_id):
     """Answers the blow or the shot that is seen coming; True if it does."""
     d = t.characters[seen.character]
@@ -502,7 +503,7 @@ def defend(bot, pad, me, seen, c, level, k, t, s, frame_id):
     return False
 
 
-@jit
+@bot_jit
 def ground_choice(bot, pad, me, seen, c, style, level, k, t, s, frame_id, goal, busy):
     """On the floor and free: defend, strike, shoot, jump at the other, or move."""
     d = t.characters[seen.character]
@@ -520,7 +521,8 @@ def ground_choice(bot, pad, me, seen, c, style, level, k, t, s, frame_id, goal, 
                 bot.wait = 3 + int(level.think)
                 return
         x, y = foresee(seen, d, level.delay * level.foresight + 15, s.floor_y[0], edge)
-        if bot.plan == 5 and style.up_rise >= FAR_RISE and edge < abs(x) < edge + 45 and -30 < y - me.y < 40 and seen.airborne and \
+        recovering = seen.airborne and edge < abs(x) < edge + 45 and -30 < y - me.y < 40
+        if bot.plan == 5 and style.up_rise >= FAR_RISE and recovering and \
                 abs(me.x) > edge - 25 and me.x * x > 0 and chance(bot, .2 * level.edge_guard, frame_id, 86):
             pad.buttons, bot.wait, bot.full_hop, bot.chasing = BUTTON_X, 2, y > me.y, 1
             return
@@ -548,7 +550,7 @@ def ground_choice(bot, pad, me, seen, c, style, level, k, t, s, frame_id, goal, 
     go(bot, pad, me, c, s, goal, level.idle < .35 or chance(bot, .3, frame_id // 40, 85))
 
 
-@jit
+@bot_jit
 def choose_goal(bot, me, seen, level, s, frame_id, x, busy):
     """Where it wants to be. plan: 1 at the other, 2 just out of his reach, 3 where it is, 4 the middle, 5 the ledge."""
     edge = s.floor_right[0]
@@ -577,7 +579,7 @@ def choose_goal(bot, me, seen, level, s, frame_id, x, busy):
     return me.x if plan == 3 else min(max(x * .3, -20.0), 20.0)
 
 
-@jit
+@bot_jit
 def decide(bot, pad, me, seen, c, style, level, k, t, s, frame_id, away):
     """What the state of the own character asks for."""
     action, d = me.action, t.characters[seen.character]
@@ -620,7 +622,7 @@ def decide(bot, pad, me, seen, c, style, level, k, t, s, frame_id, away):
         pad.main_x, pad.main_y = .7 * inward, .7       # cannot act, may be punished: a stick held for the blow to come
 
 
-@jit
+@bot_jit
 def level_bot(bot, frame, index, k, t, s):
     """One frame of a scripted level: look, feel, decide."""
     level = k.levels[bot.kind - FIRST_LEVEL + 1]

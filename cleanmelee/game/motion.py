@@ -1,11 +1,16 @@
-"""Velocity: gravity, drift, friction, and the specials that have their own."""
+"""Motion: velocity by gravity, drift, friction, and the specials that have their own. After the inputs."""
 
 import numpy as np
 
 from cleanmelee.frame import GAMEANDWATCH
+from cleanmelee.game.actions import in_damage, is_helpless
 from cleanmelee.game.characters import MAX_FRAMES, RISE_DEAD_ZONE, RISE_TURN, TURNED_RISE
 from cleanmelee.game.compiler import jit
 from cleanmelee.game.ids import *  # noqa: F403
+
+
+AIR_DODGE_DRIFT = 29                                   # the frame from which an air dodge falls
+WALL_JUMP = 1.3, 3.6                                   # speed off the wall; measured with Falco
 
 
 @jit
@@ -68,8 +73,8 @@ def hover(p, h, c):
 
 @jit
 def turned_rise(p, h, curve):
-    """Game & Watch's up special: the stick as it was a frame before the rise turns all of it; its velocities tell by how much.
-    The curve is that of an upright rise, its x to the side that he turns to."""
+    """Game & Watch's up special: the stick as it was a frame before the rise turns all of it; its velocities
+    tell by how much. The curve is that of an upright rise, its x to the side that he turns to."""
     frame = h.action_frames
     if frame == TURNED_RISE[1]:
         turn = max(RISE_TURN * (abs(h.last_stick_x) - RISE_DEAD_ZONE), 0.0) * np.pi / 180

@@ -12,22 +12,28 @@ STAGE = np.dtype([
     ("spawn_x", "f4", 2), ("spawn_y", "f4", 2), ("revive_x", "f4", 2), ("revive_y", "f4")])
 
 STAGE_ROWS = {  # floors (y, left, right); blast zones (left, right, top, bottom); neutral spawns of ports 1 and 2
-    32: ([(0, -85.5657, 85.5657)], (-246, 246, 188, -140), [(-60, 10), (60, 10)]),
-    31: ([(0, -68.4, 68.4), (27.2, -57.6, -20), (27.2, 20, 57.6), (54.4, -18.8, 18.8)],
-         (-224, 224, 200, -108.8), [(-38.8, 35.2), (38.8, 35.2)]),
-    28: ([(.0089, -77.2713, 77.2713), (30.1422, -61.3929, -31.7254), (30.2426, 31.7036, 63.0745),
-          (51.4254, -19.0181, 19.0171)], (-255, 255, 250, -123), [(-46.6, 37.2), (47.4, 37.3)]),
-    8: ([(0, -56, 56), (23.45, -59.5, -28), (23.45, 28, 59.5), (42, -15.75, 15.75), (-33.2489, 0, 11.9)],  # last: Randall
+    FINAL_DESTINATION: (
+        [(0, -85.5657, 85.5657)], (-246, 246, 188, -140), [(-60, 10), (60, 10)]),
+    BATTLEFIELD: (
+        [(0, -68.4, 68.4), (27.2, -57.6, -20), (27.2, 20, 57.6), (54.4, -18.8, 18.8)],
+        (-224, 224, 200, -108.8), [(-38.8, 35.2), (38.8, 35.2)]),
+    DREAM_LAND: (
+        [(.0089, -77.2713, 77.2713), (30.1422, -61.3929, -31.7254), (30.2426, 31.7036, 63.0745),
+         (51.4254, -19.0181, 19.0171)],
+        (-255, 255, 250, -123), [(-46.6, 37.2), (47.4, 37.3)]),
+    YOSHIS_STORY: (                                    # the last floor is Randall
+        [(0, -56, 56), (23.45, -59.5, -28), (23.45, 28, 59.5), (42, -15.75, 15.75), (-33.2489, 0, 11.9)],
         (-175.7, 173.6, 168, -91), [(-42, 26.6), (42, 28)]),
-    3: ([(0, -87.75, 87.75), (25, -55, -25), (25, 25, 55)], (-230, 230, 180, -111), [(-40, 32), (40, 32)]),
-    2: ([(.0029, -63.3475, 63.3475), (16.125, -49.5, -21), (22.125, 21, 49.5), (42.75, -14.25, 14.25)],
-        (-198.75, 198.75, 202.5, -146.25),
-        [(-41.25, 21), (41.25, 27)]),
+    POKEMON_STADIUM: (
+        [(0, -87.75, 87.75), (25, -55, -25), (25, 25, 55)], (-230, 230, 180, -111), [(-40, 32), (40, 32)]),
+    FOUNTAIN: (
+        [(.0029, -63.3475, 63.3475), (16.125, -49.5, -21), (22.125, 21, 49.5), (42.75, -14.25, 14.25)],
+        (-198.75, 198.75, 202.5, -146.25), [(-41.25, 21), (41.25, 27)]),
 }
-REVIVE = {32: ((16, -50), 112.85)}  # where the platform of light appears, per port; measured on Final Destination only
-WALL_BOTTOM = {32: -16}                                # a body lower than this passes below the stage; -30 elsewhere
-HULL = {32: .51, 28: 2, 8: 20}  # how steeply the underside slants: measured; 2 elsewhere, a guess
-SLOPES = {8: (39.2, .2088)}  # Yoshi's Story falls off beyond x = 39.2
+REVIVE = {FINAL_DESTINATION: ((16, -50), 112.85)}      # the platform of light, per port; measured here only
+WALL_BOTTOM = {FINAL_DESTINATION: -16}                 # a body lower than this passes below the stage; -30 elsewhere
+HULL = {FINAL_DESTINATION: .51, DREAM_LAND: 2, YOSHIS_STORY: 20}  # the underside's slant; measured; else 2, a guess
+SLOPES = {YOSHIS_STORY: (39.2, .2088)}                 # the main floor falls off beyond x = 39.2
 PLATFORM_SPEEDS, PLATFORM_REST = (.1, .15), 700        # a move begins every PLATFORM_REST frames; to where is a guess:
 PLATFORM_LOW, PLATFORM_HIGH = 10.0, 35.0
 

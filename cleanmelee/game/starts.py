@@ -1,12 +1,17 @@
-"""What inputs start: dashes, jumps, attacks, specials, shields."""
+"""What inputs start: dashes, jumps, attacks, specials, shields. controls.py says in which action they may."""
 
 import numpy as np
 
 from cleanmelee.frame import BUTTON_A, BUTTON_Z, GAMEANDWATCH, LINK
+from cleanmelee.game.actions import leave_ground, set_action
 from cleanmelee.game.characters import FILLED_BUCKET
 from cleanmelee.game.compiler import jit
 from cleanmelee.game.ids import *  # noqa: F403
 from cleanmelee.game.inputs import c_stick_up, dash_flick, jump_pressed, pressed, shield_held, special_direction
+
+
+TILT_STEEP, TILT_ANGLED = 1.19, .31                    # tangents of 50 and 17 degrees
+TURNAROUND_FRAMES = 20                                 # for so long a tilt back turns a neutral special in the air
 
 
 @jit

@@ -2,11 +2,7 @@
 
 import numpy as np
 
-from cleanmelee.frame import CONTROLLER, NUM_PLAYERS
-
-# ---------------------------------------------------------------------------------------------------------------------
-# What Slippi does not show: timers, the last controller, random streams. A frame plus this is a whole game.
-# ---------------------------------------------------------------------------------------------------------------------
+from cleanmelee.frame import NUM_PLAYERS
 
 HIDDEN_PLAYER = np.dtype([
     ("stick_x", "f4"), ("stick_y", "f4"), ("c_x", "f4"), ("c_y", "f4"), ("trigger", "f4"),  # this frame's controller
@@ -39,22 +35,3 @@ HIDDEN_PLAYER = np.dtype([
 ])
 
 HIDDEN = np.dtype([("players", HIDDEN_PLAYER, NUM_PLAYERS), ("seed", "u8"), ("reserved", "u8")])
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Bots: fixed opponents. They read the game only through frames and act only through controllers.
-# ---------------------------------------------------------------------------------------------------------------------
-
-FIRST_LEVEL, NUM_LEVELS, MAX_DELAY = 4, 9, 40
-BOTS = {"idle": 1, "random": 2, "attacker": 3} | {f"level{n + 1}": FIRST_LEVEL + n for n in range(NUM_LEVELS)}
-SEEN = np.dtype([(name, "f4") for name in "x y vx vy kb_vx kb_vy facing percent stun shot_x shot_vx".split()] +
-                [(name, "i2") for name in "action action_frame airborne hurtbox character".split()])
-BOT = np.dtype([
-    ("kind", "i4"), ("wait", "i4"),                    # frames until the next decision
-    ("seed", "u8"), ("held", CONTROLLER),
-    # the rest is the memory of the levels, see below
-    ("looks", "i4"), ("seen", SEEN, MAX_DELAY + 1),    # what the other did lately, a ring
-    ("condition", "i4"), ("hitlag", "f4"), ("since_struck", "i4"),
-    ("stick_x", "f4"), ("stick_y", "f4"),              # of the frame before
-    ("plan", "i4"), ("plan_frames", "i4"), ("guard", "i4"), ("full_hop", "i4"), ("chasing", "i4"),
-    ("off_stage", "i4"), ("since_tech", "i4"), ("last_swing", "i4")])

@@ -1,4 +1,8 @@
-"""One frame of whole games, in Melee's order: hitlag, action end, inputs, velocity, position, stage. Their start and end."""
+"""One frame of whole games, from the parts of it to the whole, then a game's start and end.
+
+The order is Melee's (step_player, act, move): hitlag, the end of the action, inputs, velocity, position,
+stage, blast zone. Then, for both players at once (step_all): grabs, clanks, hits, items, hurtboxes.
+"""
 
 import numpy as np
 
@@ -6,6 +10,7 @@ from cleanmelee.frame import (
     BUTTON_A, BUTTON_B, CHARACTERS, FIRST_CONTROL_FRAME, FRAME, GAMEANDWATCH, PLATFORM_LEFT, PLATFORM_RIGHT,
     STAGES, TIME_LIMIT,
 )
+from cleanmelee.game.actions import is_down_damage, is_grab, is_held, leave_ground, leaves_ledge, on_ledge, set_action
 from cleanmelee.game.characters import MAX_FRAMES, NUM_ACTIONS, NUM_CHARACTERS
 from cleanmelee.game.combat import SHIELD_HEALTH, SHIELD_REGEN, SMASH_FRAMES, break_shield, clank, hit_test, press
 from cleanmelee.game.compiler import jit
@@ -16,12 +21,17 @@ from cleanmelee.game.ids import *  # noqa: F403
 from cleanmelee.game.inputs import pressed, read_controller
 from cleanmelee.game.items import step_items
 from cleanmelee.game.motion import air_velocity, ground_velocity, knockback_decay
+from cleanmelee.game.randomness import random_uniform
 from cleanmelee.game.state import HIDDEN
 from cleanmelee.game.tables import TABLES
 from cleanmelee.game.terrain import (
     blow, collide_in_air, floor_height, floor_under, held_ledge, ledge_motion, move_platforms, past_blast_zone,
     place_platforms, settle_ledge_tie, walk_off, wind_direction,
 )
+
+
+DEATH_FRAMES, STAR_FRAMES = 60, 176
+EMPTY_FRAME, EMPTY_HIDDEN = np.zeros(1, FRAME), np.zeros(1, HIDDEN)
 
 
 @jit
@@ -38,9 +48,6 @@ def push_apart(a, b, reach):
     if abs(distance) >= reach or abs(a.y - b.y) > 1 or not is_solid(a) or not is_solid(b):
         return 0.0
     return .3 if distance > 0 else -.3
-
-
-DEATH_FRAMES, STAR_FRAMES = 60, 176
 
 
 @jit
@@ -145,7 +152,8 @@ def act(p, h, c, s, t):
     if before == LANDING_SPECIAL and h.action_frames > 0:
         p.state_age += p.state_age / h.action_frames   # keeps the speed it has
     elif before == SHIELD_STUN:
-        p.state_age += p.state_age / h.action_frames if h.action_frames > 0 else GUARD_ANIMATION / max(h.guard_frames, 1)
+        started = h.action_frames > 0
+        p.state_age += p.state_age / h.action_frames if started else GUARD_ANIMATION / max(h.guard_frames, 1)
     else:
         p.state_age += 3 if before == LANDING_SPECIAL else 1
     h.action_frames += 1
@@ -278,9 +286,6 @@ def reset_games(frames, hidden, mask, characters, stages, seeds):
         raise ValueError(f"unknown stage ids {sorted(map(int, unknown))}; the game knows {STAGES}")
     reset_all(frames, hidden, np.asarray(mask, np.bool_), np.asarray(characters, np.int64),
               np.asarray(stages, np.int64), np.asarray(seeds, np.uint64), EMPTY_FRAME, EMPTY_HIDDEN, TABLES)
-
-
-EMPTY_FRAME, EMPTY_HIDDEN = np.zeros(1, FRAME), np.zeros(1, HIDDEN)
 
 
 @jit

@@ -2,14 +2,11 @@
 
 import collections
 import csv
-import hashlib
-import importlib
 import importlib.metadata
 import importlib.util
 import os
 import pathlib
 import tempfile
-import zipfile
 
 import numpy as np
 
@@ -21,6 +18,7 @@ from cleanmelee.game.characters import (
     PROJECTILE_ROWS, PUSH_WIDTH, RAPID_JABS, SHOT_ROWS, SMASH_HOLD, STEERED_ROWS, TRANSFORMS, UP_LAUNCH,
     WALL_JUMPERS, WALL_WIDTH,
 )
+from cleanmelee.game.compiler import PLACE, RULES_DIGEST, digest
 from cleanmelee.game.ids import *  # noqa: F403
 from cleanmelee.game.stages import HULL, RANDALL_PATH, RANDALL_PERIOD, REVIVE, SLOPES, STAGE, STAGE_ROWS, WALL_BOTTOM
 
@@ -256,7 +254,7 @@ def build_tables():
         row["blast_left"], row["blast_right"], row["blast_top"], row["blast_bottom"] = blast
         row["spawn_x"], row["spawn_y"] = np.transpose(spawns)
         row["wall_bottom"], row["hull"] = WALL_BOTTOM.get(stage, -30), HULL.get(stage, 2)
-        row["slope_start"], row["slope"] = SLOPES.get(stage, (NO_SLOPE, 0))
+        row["slope_start"], row["slope"] = SLOPES.get(stage, (np.inf, 0))
         row["revive_x"], row["revive_y"] = REVIVE.get(stage, ((16, -16), 112.85))
     projectiles = np.zeros(NUM_ITEM_TYPES, PROJECTILE)
     for item_type, values in PROJECTILE_ROWS.items():
@@ -295,31 +293,31 @@ def nearest_window(windows, character, action, box, frame):
 
 
 def load_tables():
-    """The tables, from the cache file if this very source, data and libmelee made it."""
-    import importlib.metadata
-    digest = hashlib.sha256(importlib.metadata.version("melee").encode())
-    for path in [*sorted(pathlib.Path(__file__).parent.glob("*.py")), *sorted(DATA.glob("*.csv"))]:
-        digest.update(path.read_bytes())
-    name = f"tables.{digest.hexdigest()[:16]}.npz"
-    folders = [pathlib.Path(__file__).resolve().parent / "__pycache__",
-               pathlib.Path(tempfile.gettempdir()) / f"cleanmelee_{os.getuid() if hasattr(os, 'getuid') else 0}"]
-    for folder in folders:
-        try:
-            with np.load(folder / name) as file:
-                return Tables(*(file[field] for field in Tables._fields))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            continue
-    tables = build_tables()
-    for folder in folders:
-        try:
-            folder.mkdir(exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=folder, suffix=".npz", delete=False) as file:
-                np.savez(file, **tables._asdict())
-            os.replace(file.name, folder / name)       # whole or not at all: several processes may start together
-            break
-        except OSError:
-            continue
+    """The tables, as kept by an earlier start if these very sources, data and libmelee made them, else anew."""
+    melee_folder()
+    made_of = digest(RULES_DIGEST, f"libmelee {importlib.metadata.version('melee')}", *sorted(DATA.glob("*.csv")))
+    kept = PLACE / f"tables-{made_of}.npz" if PLACE else None
+    try:
+        with np.load(kept) as file:
+            return Tables(*(file[field] for field in Tables._fields))
+    except Exception:                                  # none, empty or torn: numpy and zipfile raise what they like
+        tables = build_tables()
+    if kept:
+        keep_tables(tables, kept)
     return tables
+
+
+def keep_tables(tables, path):
+    """Whole or not at all, since several processes may start together; what earlier sources made is removed."""
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            written = pathlib.Path(folder) / path.name
+            np.savez(written, **tables._asdict())
+            os.replace(written, path)
+        for old in set(path.parent.glob("tables-*.npz")) - {path}:
+            old.unlink(missing_ok=True)
+    except OSError:
+        pass
 
 
 TABLES = load_tables()

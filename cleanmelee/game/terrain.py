@@ -1,15 +1,27 @@
-"""The stage: floors and platforms, walls, ledges, wind, blast zones."""
+"""Terrain: floors and platforms, walls, ledges, wind, blast zones. They meet where the velocity leads to."""
 
 import numpy as np
 
 from cleanmelee.frame import LINK, PLATFORM_UNIT, PLATFORM_ZERO
+from cleanmelee.game.actions import (
+    in_damage, in_shine, is_down_damage, is_flying, is_held, leave_ground, on_ledge, set_action,
+)
 from cleanmelee.game.characters import LEDGE_BOX_HEIGHT, LEDGE_BOX_WIDTH, MAX_FRAMES
 from cleanmelee.game.compiler import jit
 from cleanmelee.game.ids import *  # noqa: F403
 from cleanmelee.game.inputs import jump_held
+from cleanmelee.game.randomness import random_uniform
 from cleanmelee.game.stages import (
     PLATFORM_HIGH, PLATFORM_LOW, PLATFORM_REST, PLATFORM_SPEEDS, RANDALL_FLOOR, RANDALL_PERIOD, RANDALL_WIDTH,
 )
+
+
+TECH_WINDOW, TECH_INTANGIBLE = 20, 15                  # frames; the second, after a tech at a wall, is a guess
+BOUNCE_KEEPS = .8                                      # share of the knockback that a bounce leaves; public
+WALL_TOUCH, WALL_JUMP_WINDOW = 2.0, 3                  # how near and how fresh a flick off the wall must be; guesses
+WIND_PERIOD, WIND_FRAMES, WIND_SPEED = 1100, 270, .2   # frames; units a frame
+WIND_EDGE, WIND_LOW, WIND_HIGH = 76.2, -7, 40          # where it blows
+TETHER_REACH = 18                                      # of Link's hookshot in the air, beyond the arms; a guess
 
 
 @jit
@@ -152,8 +164,8 @@ def stop_at_wall(p, h, c, s, feet, old_x):
                 meet_wall(p, h, side)
                 return
         touching = -.01 <= (p.x - wall) * side - width * depth < WALL_TOUCH
-        if touching and c.wall_jumps and JUMP_FORWARD <= p.action <= FALL_AERIAL + 2 and h.stick_x * side >= DASH_X and \
-                h.tilt_x_age < WALL_JUMP_WINDOW:
+        flick = h.stick_x * side >= DASH_X and h.tilt_x_age < WALL_JUMP_WINDOW
+        if touching and flick and c.wall_jumps and JUMP_FORWARD <= p.action <= FALL_AERIAL + 2:
             p.self_vx_air, p.self_vy, p.fastfall, p.facing = 0, 0, 0, side
             set_action(p, h, WALL_TECH_JUMP)           # Melee has no id of its own for it
 
@@ -322,9 +334,6 @@ def ledge_motion(p, h, c, s, t):
         p.y += dy
         if p.y > height and p.airborne and p.x * side < s.floor_right[0] and p.action < LEDGE_JUMP_SLOW:
             p.y, p.airborne, p.jumps = floor_height(s, 0, p.x) + .0001, 0, 2
-
-
-WIND_PERIOD, WIND_FRAMES, WIND_SPEED, WIND_EDGE, WIND_LOW, WIND_HIGH = 1100, 270, .2, 76.2, -7, 40
 
 
 @jit

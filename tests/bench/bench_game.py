@@ -1,11 +1,11 @@
 """Speed of the embedded game on one core, warm, combat on, both players acting: a line per number of games.
 
     python tests/bench/bench_game.py               # exits 1 under a floor and says under which
-    python tests/bench/bench_game.py --record      # records tests/bench/game.slp anew: level 9 against itself, 20 seconds
+    python tests/bench/bench_game.py --record      # records tests/bench/game.slp anew: level 9 twice, 20 s
 
-Every game repeats the controllers of tests/bench/game.slp, each of them some frames later than the one before it, so that only the
-game is measured. Floors: 500,000 game frames a second at 8 and 1024 games, 150,000 for a single game called from Python; a
-compilation within 60 s, a warm import within 1 s, 4 kB of state per game.
+Every game repeats the controllers of tests/bench/game.slp, each of them some frames later than the one before it, so
+that only the game is measured. Floors: 500,000 game frames a second at 8 and 1024 games, 150,000 for a single game
+called from Python; a compilation within 65 s, a warm import within .65 s, 4 kB of state per game.
 """
 
 import os
@@ -23,7 +23,7 @@ from cleanmelee import game
 
 TAPE = ROOT / "tests" / "bench" / "game.slp"
 FLOORS, REPEATS, RECORDED = {1: 150_000, 8: 500_000, 1024: 500_000}, 5, 1200
-COLD_SECONDS, IMPORT_SECONDS, STATE_BYTES = 60, 1, 4096
+COLD_SECONDS, IMPORT_SECONDS, STATE_BYTES = 65, .65, 4096
 
 
 def start(characters):
@@ -34,7 +34,7 @@ def start(characters):
 
 
 def record():
-    from melee_common import SlpWriter
+    from cleanmelee.recording import SlpWriter
     frames, hidden = start([(game.FOX, game.MARTH)])
     bots, controllers = np.zeros((1, 2), game.BOT), np.zeros((1, 2), game.CONTROLLER)
     bots["kind"], bots["seed"] = game.BOTS["level9"], [1, 2]
@@ -63,14 +63,15 @@ def game_frames_per_second(num_games, tape):
 
 def seconds(code, **environment):
     begin = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | environment, check=True, stderr=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | environment, check=True,
+                   stderr=subprocess.DEVNULL)
     return time.perf_counter() - begin
 
 
 def main():
     if "--record" in sys.argv:
         return record()
-    from melee_common import read_replay
+    from cleanmelee.replays import read_replay
     game.warm_up()
     tape, missed = read_replay(TAPE).controllers[-RECORDED:], []
 

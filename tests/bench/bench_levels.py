@@ -1,6 +1,6 @@
 """The scripted levels as yardsticks: who beats whom, and how they compare with people.
 
-    python tests/bench/bench_levels.py                              # Mewtwo dittos on Final Destination, 200 games a pair
+    python tests/bench/bench_levels.py                              # Mewtwo on Final Destination, 200 games a pair
     python tests/bench/bench_levels.py --character fox --games 100
     python tests/bench/bench_levels.py --people REPLAYS/*.slp       # level 9 beside the people in these replays
 
@@ -82,12 +82,13 @@ HEADER = (f"{'':>24} {'minutes':>8} {'damage/min':>11} {'KO % (median)':>13} {'s
 def play(first, second, characters, stages, num_games, seed=0, max_frames=game.TIME_LIMIT):
     """num_games games between two bots, the first on port 1 in half of them: final frames [N], Tally, side [N].
 
-    characters (first, second), each an id or ids [N]; stages an id or ids [N]."""
+    first, second: a bot's name or names [N]; characters of both: each an id or ids [N]; stages: an id or ids [N]."""
     frames, hidden = np.zeros(num_games, game.FRAME), np.zeros(num_games, game.HIDDEN)
     bots, controllers = np.zeros((num_games, 2), game.BOT), np.zeros((num_games, 2), game.CONTROLLER)
     side = np.arange(num_games) % 2                    # the port index of the first
     rows = np.arange(num_games)
-    bots["kind"][rows, side], bots["kind"][rows, 1 - side] = game.BOTS[first], game.BOTS[second]
+    for column, names in ((side, first), (1 - side, second)):
+        bots["kind"][rows, column] = [game.BOTS[name] for name in np.broadcast_to(names, num_games)]
     bots["seed"] = np.random.default_rng(seed).integers(1, 2 ** 63, (num_games, 2), np.uint64)
     chosen = np.empty((num_games, 2), int)
     chosen[rows, side], chosen[rows, 1 - side] = characters
@@ -147,7 +148,7 @@ def port_symmetry(level, character, stage, num_games):
 
 def own_figures(character, stage, num_games):
     """Every level against itself."""
-    for number in range(1, game.NUM_LEVELS + 1):
+    for number in range(1, game.knowledge.NUM_LEVELS + 1):
         _, tally, _ = play(f"level{number}", f"level{number}", (character, character), stage, num_games)
         show(f"level{number}", figures(tally, np.ones((num_games, 2), bool)))
 
@@ -186,7 +187,8 @@ def main():
     parser.add_argument("--character", default="mewtwo", choices=game.CHARACTERS)
     parser.add_argument("--stage", default="final_destination", choices=game.STAGES)
     parser.add_argument("--games", type=int, default=200, help="games a pair (the mirror match plays twice as many)")
-    parser.add_argument("--people", nargs="*", default=None, metavar="SLP", help="only compare level 9 with these replays")
+    parser.add_argument("--people", nargs="*", default=None, metavar="SLP",
+                        help="only compare level 9 with these replays")
     args = parser.parse_args()
     game.warm_up()
     character, stage, begin = game.CHARACTERS[args.character], game.STAGES[args.stage], time.perf_counter()

@@ -15,13 +15,14 @@ TOOLS = Path(__file__).resolve().parents[1] / "tools"
 
 
 def test_a_game_of_its_own_scores_a_hundred(tmp_path):
-    with VecEnv(1, [[CHARACTERS["fox"], CHARACTERS["marth"]]], STAGES["final_destination"], seed=1, max_episode_frames=0,
-                bot_kinds=BOTS["attacker"]) as envs:
+    pair = [[CHARACTERS["fox"], CHARACTERS["marth"]]]
+    with VecEnv(1, pair, STAGES["final_destination"], seed=1, max_episode_frames=0, bot_kinds=BOTS["attacker"]) as envs:
         frames, controllers = [envs.frames.tobytes()], [envs.controllers.tobytes()]
         for _ in range(3000):
             if (envs.step(envs.controllers.copy())[0]).any():
                 break
-            frames.append(envs.frames.tobytes()), controllers.append(envs.controllers.tobytes())
+            frames.append(envs.frames.tobytes())
+            controllers.append(envs.controllers.tobytes())
     write_slp(tmp_path / "game.slp", np.frombuffer(b"".join(frames), envs.frames.dtype),
               np.frombuffer(b"".join(controllers), envs.controllers.dtype).reshape(-1, 2))
     out = subprocess.run([sys.executable, TOOLS / "fidelity.py", "--sim", TOOLS / "fidelity_adapter.py", "--no-free",

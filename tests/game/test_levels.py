@@ -1,4 +1,4 @@
-"""The scripted levels: order of strength, delay, what they may see, and that every character gets along on every stage."""
+"""The scripted levels: order of strength, delay, what they may see, and every character on every stage."""
 
 import inspect
 
@@ -10,7 +10,7 @@ from cleanmelee import game
 
 TEN, STAGES = list(game.CHARACTERS.values()), list(game.STAGES.values())
 MEWTWO, FOX = game.CHARACTERS["mewtwo"], game.CHARACTERS["fox"]
-DELAYS = game.KNOWLEDGE.levels["delay"].astype(int)
+DELAYS = game.knowledge.KNOWLEDGE.levels["delay"].astype(int)
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +53,17 @@ def answers(film, level, changed=None):
 
 
 def test_a_stronger_level_beats_a_weaker_one():
-    for strong, weak in ((9, 5), (5, 1), (3, 1)):
-        for character in (MEWTWO, FOX):
-            wins, *_ = bench_levels.match(f"level{strong}", f"level{weak}", character, 32, 20)
-            assert wins >= 14, f"level {strong} won {wins} of 20 games against level {weak}"
+    pairs = [(strong, weak, character) for strong, weak in ((9, 5), (5, 1), (3, 1)) for character in (MEWTWO, FOX)]
+    strong, weak, characters = np.repeat(pairs, 20, axis=0).T
+    final, _, side = bench_levels.play([f"level{n}" for n in strong], [f"level{n}" for n in weak],
+                                       (characters, characters), 32, len(characters))
+    wins = (bench_levels.outcomes(final) * (1 - 2 * side) > 0).reshape(len(pairs), 20).sum(1)
+    assert (wins >= 14).all(), dict(zip(pairs, wins, strict=True))
 
 
 def test_delays_shorten_from_level_to_level():
-    assert (np.diff(DELAYS[1:]) < 0).all() and DELAYS.max() <= game.MAX_DELAY and len(DELAYS) == 10
-    assert [game.BOTS[f"level{n}"] for n in range(1, 10)] == list(range(game.FIRST_LEVEL, game.FIRST_LEVEL + 9))
+    assert (np.diff(DELAYS[1:]) < 0).all() and DELAYS.max() <= game.knowledge.MAX_DELAY and len(DELAYS) == 10
+    assert [game.BOTS[f"level{n}"] for n in range(1, 10)] == [game.knowledge.FIRST_LEVEL + n for n in range(9)]
 
 
 @pytest.mark.parametrize("level", [1, 5, 9])
@@ -85,7 +87,8 @@ def test_a_blow_is_felt_after_the_delay(film, level):
     sticks, start = ("main_x", "main_y"), 100
     def changed(index, players):
         if index >= start:
-            for name, value in (("action", game.DAMAGE_FLY), ("airborne", 1), ("y", 30), ("hitlag", max(0, start + 60 - index)),
+            for name, value in (("action", game.DAMAGE_FLY), ("airborne", 1), ("y", 30),
+                                ("hitlag", max(0, start + 60 - index)),
                                 ("hitstun", 40), ("in_hitstun", 1), ("kb_vx", 3), ("kb_vy", 2)):
                 players[name][:, 1] = value
     given = answers(film, level, changed)[:, :, 1]
@@ -129,23 +132,37 @@ def test_a_mirror_match_does_not_depend_on_the_port():
     assert low < .5 < high
 
 
-@pytest.mark.parametrize("levels", [("level9", "level5"), ("level4", "level1")])
-def test_every_character_fights_to_the_end_on_every_stage(levels):
+MATCHES = [(9, 5, 21), (4, 1, 21), (1, 1, 0), (5, 5, 0), (9, 9, 0)]  # levels; how far on the second's character is
+
+
+@pytest.fixture(scope="module")
+def grid():
+    """Every character on every stage in all MATCHES at once: final FRAME [matches, N], Tally, characters, stages."""
     characters, stages = np.repeat(TEN, len(STAGES)), np.tile(STAGES, len(TEN))
-    final, *_ = bench_levels.play(*levels, (characters, np.roll(characters, 21)), stages, len(stages))
+    first, second = ([f"level{levels[who]}" for levels in MATCHES for _ in stages] for who in (0, 1))
+    others = np.concatenate([np.roll(characters, shift) for _, _, shift in MATCHES])
+    times = len(MATCHES)
+    final, tally, _ = bench_levels.play(first, second, (np.tile(characters, times), others), np.tile(stages, times),
+                                        times * len(stages))
+    return final.reshape(times, -1), tally, characters, stages
+
+
+def test_every_character_fights_to_the_end_on_every_stage(grid):
+    final, _, characters, stages = grid
     players = final["players"]
     for name in ("x", "y", "percent", "self_vx_air", "self_vy", "kb_vx", "kb_vy"):
         assert np.isfinite(players[name]).all()
-    unfinished = np.flatnonzero((players["stocks"] > 0).all(1))
-    assert game.game_over(final).all() and not len(unfinished), [(characters[g], stages[g]) for g in unfinished]
+    unfinished = np.argwhere((players["stocks"][:2] > 0).all(-1))  # two of the first level may run into the clock
+    assert game.game_over(final.ravel()).all()
+    assert not len(unfinished), [(MATCHES[m], characters[g], stages[g]) for m, g in unfinished]
 
 
-@pytest.mark.parametrize("level", [1, 5, 9])
-def test_few_stocks_are_thrown_away(level):
-    characters, stages = np.repeat(TEN, len(STAGES)), np.tile(STAGES, len(TEN))
-    _, tally, _ = bench_levels.play(f"level{level}", f"level{level}", (characters, characters), stages, len(stages))
-    lost, fell = tally.lost.sum(), tally.suicides.sum()
-    assert lost > 200 and fell <= .06 * lost, f"{fell} of {lost} stocks lost without a blow"
+def test_few_stocks_are_thrown_away(grid):
+    final, tally, *_ = grid
+    for index, match in enumerate(MATCHES):
+        games = slice(index * final.shape[1], (index + 1) * final.shape[1])
+        lost, fell = tally.lost[games].sum(), tally.suicides[games].sum()
+        assert lost > 200 and fell <= .06 * lost, f"{match}: {fell} of {lost} stocks lost without a blow"
 
 
 @pytest.mark.parametrize("character", TEN)
@@ -164,9 +181,9 @@ def test_level_nine_finds_back_to_the_stage(character):
 
 
 def test_every_swing_of_every_character_is_known():
-    swings = game.KNOWLEDGE.swings[TEN][:, :game.SWING_SPECIAL]
+    swings = game.knowledge.KNOWLEDGE.swings[TEN][:, :game.knowledge.SWING_SPECIAL]
     unknown = np.argwhere(swings["first"] == 0)        # Ganondorf's up tilt strikes after the last frame of the tables
-    assert unknown.tolist() == [[TEN.index(game.CHARACTERS["ganondorf"]), game.SWING_UTILT]]
+    assert unknown.tolist() == [[TEN.index(game.CHARACTERS["ganondorf"]), game.knowledge.SWING_UTILT]]
     swings = swings[swings["first"] > 0]
     assert (swings["frames"] >= swings["last"]).mean() > .95
     assert (swings["front"] > swings["back"]).all() and (swings["high"] > swings["low"]).all()

@@ -4,18 +4,18 @@ attribute tables where they differ by character, and stand here where Melee has 
 import numpy as np
 import pytest
 from cleanmelee import game
-from helpers import Game, hit, on_the_ledge
+from helpers import SEVEN, Game, hit, on_the_ledge
 
 BATTLEFIELD = game.STAGES["battlefield"]
 FOX = game.FOX
 MARTH = game.MARTH
 MEWTWO = game.MEWTWO
-
-
+FALCO = game.FALCO
 ALL = list(game.CHARACTERS.values())
 FALCON = game.CHARACTERS["captain_falcon"]
 YOSHIS_STORY, FOUNTAIN = 8, 2
 SHIELD = dict(buttons=game.BUTTON_R, r=1.0)
+MARTH_DTILT = dict(buttons=game.BUTTON_A, main_y=-.5)
 ROW = game.TABLES.characters
 
 
@@ -91,7 +91,7 @@ def test_walk_ends_at_its_speed(character):
     assert match.players["self_vx_ground"][0] == pytest.approx(ROW[character]["walk_max"], abs=.1)
 
 
-def test_dash_back_keeps_a_quarter_of_the_speed():
+def test_dash_back_keeps_a_quarter_of_the_speed_and_dashes_the_other_way():
     match = settled()
     match.step(dict(main_x=1.0), frames=6)
     before = float(match.players["self_vx_ground"][0])
@@ -99,6 +99,8 @@ def test_dash_back_keeps_a_quarter_of_the_speed():
     assert match.players["action"][0] == game.TURN
     expected = .25 * before - 2 * ROW[FOX]["friction"] if .25 * before > ROW[FOX]["walk_max"] else .25 * before - .08
     assert match.players["self_vx_ground"][0] == pytest.approx(expected, abs=1e-3)
+    match.step(dict(main_x=-1.0))
+    assert match.players["action"][0] == game.DASH and match.players["facing"][0] == -1
 
 
 def test_moonwalk_dashes_backward():
@@ -139,7 +141,8 @@ def test_crouch_from_a_stick_held_down():
 def test_two_players_push_each_other_three_tenths_a_frame():
     match = Game(FOX, FALCON)
     for distance, moved in ((6.75, .3), (6.85, 0)):    # Fox reaches 3.3, Captain Falcon 3.5
-        match.place(0, 0), match.place(1, distance)
+        match.place(0, 0)
+        match.place(1, distance)
         match.step()
         assert match.players["x"][1] - distance == pytest.approx(moved, abs=1e-3)
         assert match.players["x"][0] == pytest.approx(-moved, abs=1e-3)
@@ -303,6 +306,36 @@ def test_platforms_let_jumps_through_and_hold_those_who_fall():
     assert match.players["y"][0] < 1
 
 
+def test_double_jump_only_once():
+    match = Game(FALCO)
+    match.place(0, 0, 60, airborne=True)
+    match.step()
+    match.step(dict(buttons=game.BUTTON_X))
+    assert match.players["action"][0] in (game.DOUBLE_FORWARD, game.DOUBLE_BACKWARD) and not match.players["jumps"][0]
+    match.step(frames=3)
+    match.step(dict(buttons=game.BUTTON_X))
+    assert match.players["self_vy"][0] < 3.8 and match.players["jumps"][0] == 0
+
+
+@pytest.mark.parametrize("character", SEVEN)
+def test_fast_fall_and_terminal_speed(character):
+    row = game.TABLES.characters[character]
+    for stick, speed in ((0, row["fall_max"]), (-1.0, row["fast_fall"])):
+        match = Game(character)
+        match.place(0, 0, 180, airborne=True)
+        match.step(frames=4)
+        match.step(dict(main_y=stick), frames=36)
+        assert np.isclose(match.players["self_vy"][0], -speed, atol=1e-4)
+
+
+def test_platforms_are_landed_on_and_dropped_through():
+    match = Game(stage=BATTLEFIELD)
+    match.step(dict(main_y=-1.0), frames=8)
+    assert match.players["action"][0] == game.PLATFORM_DROP and match.players["airborne"][0]
+    match.step(frames=60)
+    assert abs(match.players["y"][0]) < .01 and not match.players["airborne"][0]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Ledge, techs, dodges
 # ---------------------------------------------------------------------------------------------------------------------
@@ -421,6 +454,44 @@ def test_dodges_are_untouchable_on_their_frames(character, action, pad):
     assert frames == list(range(row["dodge_first"][action], row["dodge_last"][action])) and len(frames) > 8
 
 
+def test_ledge_intangibility_lasts_37_frames():
+    match = on_the_ledge()
+    frames = 0
+    while match.players["hurtbox"][0] == 2:
+        frames += 1
+        match.step()
+    assert frames == 37 and match.players["action"][0] == game.LEDGE_HANG
+
+
+def test_ledge_getup_stands_on_the_stage():
+    match = on_the_ledge()
+    match.step(frames=10)
+    match.step(dict(main_y=1.0), frames=60)
+    match.step(frames=20)
+    assert match.players["action"][0] == game.WAIT and not match.players["airborne"][0]
+    assert abs(match.players["x"][0]) < 85.6
+
+
+def test_tech_lockout_lasts_forty_frames():
+    for early_press, action in ((False, game.TECH), (True, game.DOWN_BOUND_UP)):
+        match = Game()
+        match.place(0, 0, 20, airborne=True)
+        match.players["action"][0], match.players["jumps"][0] = game.TUMBLE, 0
+        match.players["self_vy"][0] = -1
+        if early_press:
+            match.step(p1=dict(buttons=game.BUTTON_L), frames=1)
+            match.place(0, 0, 20)
+            match.players["action"][0], match.players["self_vy"][0] = game.TUMBLE, -1
+            match.players["self_vx_air"][0] = 0
+        match.step(frames=2)
+        match.step(p1=dict(buttons=game.BUTTON_Z))
+        match.players["action"][0] = game.TUMBLE
+        for _ in range(30):
+            if match.players["airborne"][0]:
+                match.step()
+        assert match.players["action"][0] == action
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Shield
 # ---------------------------------------------------------------------------------------------------------------------
@@ -459,7 +530,7 @@ def test_power_shield_takes_no_harm_for_four_frames():
         match = Game(MARTH, FOX)
         match.players["action"][1] = game.SHIELD_REFLECT
         match.hidden["players"]["action_frames"][0, 1] = frames
-        game.block(match.players_record(1), match.secret_record(1), 10.0, 1.0)
+        game.combat.block(match.players_record(1), match.secret_record(1), 10.0, 1.0)
         lost.append(60 - float(match.players["shield"][1]))
     assert lost[0] == lost[1] == 0 and lost[2] > 5
 
@@ -470,19 +541,21 @@ def test_shield_damage_and_stun_follow_the_pressure(damage, press):
     match = Game(MARTH, FOX)
     match.players["action"][1] = game.SHIELD
     match.hidden["players"]["trigger"][0, 1] = press
-    game.block(match.players_record(1), match.secret_record(1), damage, 1.0)
+    game.combat.block(match.players_record(1), match.secret_record(1), damage, 1.0)
     assert 60 - match.players["shield"][1] == pytest.approx(damage * (1 - (.1 + .2 * press)), abs=1e-3)
     stun = (damage * (1 - (.05 + .65 * press)) / .3 + 4.45) / 2.235
     lag, frames = int(match.players["hitlag"][1]), 0
     while match.players["action"][1] == game.SHIELD_STUN:
         match.step(p2=dict(r=press))
         frames += 1
-    assert frames - (lag - 1) == np.ceil(stun) and match.players["action"][1] == game.SHIELD  # hitlag's last frame moves
+    assert frames - (lag - 1) == np.ceil(stun)         # the last frame of hitlag moves
+    assert match.players["action"][1] == game.SHIELD
 
 
 def low_attack_on_a_shield(health):
     match = Game(MARTH, MEWTWO)
-    match.place(0, 0, facing=1), match.place(1, 17, facing=-1)
+    match.place(0, 0, facing=1)
+    match.place(1, 17, facing=-1)
     pad = dict(r=1.0)
     match.step(p2=pad, frames=12)
     match.players["shield"][1] = health
@@ -496,7 +569,8 @@ def low_attack_on_a_shield(health):
 
 def test_a_worn_shield_is_poked_and_a_whole_one_is_not():
     """The tip of a low sword meets the feet below a small shield."""
-    assert low_attack_on_a_shield(60).players["action"][1] == game.SHIELD_STUN
+    whole = low_attack_on_a_shield(60).players
+    assert whole["percent"][1] == 0 and whole["action"][1] == game.SHIELD_STUN
     poked = low_attack_on_a_shield(6).players
     assert poked["percent"][1] > 0 and poked["action"][1] != game.SHIELD_STUN
 
@@ -506,7 +580,7 @@ def test_a_shield_leans_with_the_stick_and_a_light_one_is_larger():
     secret, sizes = match.secret_record(1), {}
     for name, stick, press in (("straight", 0.0, 1.0), ("low", -.6, 1.0), ("light", 0.0, .4)):
         secret["stick_y"], secret["trigger"] = stick, press
-        radius, bottom, top, _ = game.shield_bubble(match.players_record(1), secret, ROW[MEWTWO])
+        radius, bottom, top, _ = game.combat.shield_bubble(match.players_record(1), secret, ROW[MEWTWO])
         sizes[name] = radius, .5 * (bottom + top)
     assert sizes["low"][1] < sizes["straight"][1] - 1 and sizes["low"][0] == sizes["straight"][0]
     assert sizes["light"][0] > 1.1 * sizes["straight"][0]
@@ -533,6 +607,12 @@ def test_shield_drop_through_a_platform():
     match.step(dict(r=1.0), frames=12)
     match.step(dict(r=1.0, main_x=.7, main_y=-.71))
     assert match.players["action"][0] in (game.SPOT_DODGE, game.ROLL_FORWARD)
+
+
+def test_held_shield_breaks():
+    match = Game()
+    match.step(dict(buttons=game.BUTTON_R, r=1.0), frames=230)
+    assert match.players["action"][0] >= game.SHIELD_BREAK_FLY and match.players["shield"][0] > 0
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -588,14 +668,14 @@ def test_tumble_ends_with_a_flick():
 def test_stale_queue_holds_nine_and_forgets_the_oldest():
     secret = Game().secret_record(0)
     for attack in (7, 8, 7):
-        game.remember_hit(secret, attack)
-    assert game.stale_factor(secret, 7) == pytest.approx(1 - .09 - .07)
+        game.combat.remember_hit(secret, attack)
+    assert game.combat.stale_factor(secret, 7) == pytest.approx(1 - .09 - .07)
     for attack in range(20, 27):
-        game.remember_hit(secret, attack)
-    assert game.stale_factor(secret, 7) == pytest.approx(1 - .02)
-    assert game.stale_factor(secret, 8) == pytest.approx(1 - .01)
-    game.remember_hit(secret, 30)
-    assert game.stale_factor(secret, 8) == 1
+        game.combat.remember_hit(secret, attack)
+    assert game.combat.stale_factor(secret, 7) == pytest.approx(1 - .02)
+    assert game.combat.stale_factor(secret, 8) == pytest.approx(1 - .01)
+    game.combat.remember_hit(secret, 30)
+    assert game.combat.stale_factor(secret, 8) == 1
 
 
 def test_death_clears_the_stale_queue_and_the_percent():
@@ -605,6 +685,99 @@ def test_death_clears_the_stale_queue_and_the_percent():
     match.place(0, 0, -150, airborne=True)
     match.step(frames=70)
     assert not match.hidden["players"]["stale"][0, 0].any() and match.players["percent"][0] == 0
+
+
+@pytest.mark.parametrize("victim", SEVEN)
+@pytest.mark.parametrize("percent", [0.0, 40.75, 110.0])
+def test_knockback_follows_the_formula(victim, percent):
+    match = hit(MARTH, victim, percent, MARTH_DTILT)
+    attacker, hurt = match.players
+    boxes = game.TABLES.hitboxes[game.TABLES.characters[MARTH]["hit_row"][game.DTILT]]
+    damage = hurt["percent"] - percent
+    row = next(row for row in boxes if damage in row["damage"])
+    box = list(row["damage"]).index(damage)
+    weight = game.TABLES.characters[victim]["weight"]
+    p = int(percent) + damage                          # the percent before the hit counts without its fraction
+    scaled = 1.4 * (200 / (weight + 100)) * (.1 * p + .05 * damage * p) + 18
+    force = row["growth"][box] / 100 * scaled + row["base"][box]
+    assert np.isclose(np.hypot(hurt["kb_vx"], hurt["kb_vy"]), .03 * force, rtol=1e-3)
+    assert hurt["hitstun"] == int(.4 * force) and hurt["in_hitstun"]
+    assert hurt["hitlag"] == attacker["hitlag"] == int(damage / 3 + 3)
+    assert hurt["facing"] == -1 and (hurt["action"] >= game.DAMAGE_FLY_HIGH) == (force >= 80)
+
+
+def test_sakurai_angle():
+    assert game.combat.launch_angle(361, 31.0, False) == 0 and game.combat.launch_angle(361, 40.0, False) == 44
+    assert game.combat.launch_angle(361, 10.0, True) == 45 and game.combat.launch_angle(90, 10.0, False) == 90
+
+
+def test_set_knockback_ignores_percent():
+    assert game.combat.knockback(0.0, 5, 5, 75, 100, 80, 0) == game.combat.knockback(150.0, 5, 5, 75, 100, 80, 0)
+
+
+def test_staling_reduces_repeated_moves():
+    fresh = hit(MARTH, MEWTWO, 0.0, MARTH_DTILT)
+    first = float(fresh.players["percent"][1])
+    stale = Game(MARTH, MEWTWO)
+    damages = []
+    for _ in range(3):
+        stale.place(0, 0, facing=1)
+        stale.place(1, 10, facing=-1)
+        for name, value in dict(action=game.WAIT, airborne=0, hitlag=0, hitstun=0, in_hitstun=0, kb_vx=0, kb_vy=0,
+                                percent=0).items():
+            stale.players[name][:] = value
+        stale.step(MARTH_DTILT)
+        stale.step(frames=12)
+        damages.append(float(stale.players["percent"][1]))
+    assert np.allclose(damages, [first, first * .91, first * (1 - .09 - .08)], atol=.01)
+
+
+def test_crouching_takes_two_thirds():
+    standing = hit(MARTH, MEWTWO, 30.0, MARTH_DTILT)
+    crouching = hit(MARTH, MEWTWO, 30.0, MARTH_DTILT, before=dict(main_y=-.7))
+    speed = [np.hypot(match.players["kb_vx"][1], match.players["kb_vy"][1]) for match in (standing, crouching)]
+    assert standing.players["percent"][1] == crouching.players["percent"][1]
+    assert np.isclose(speed[1], speed[0] * 2 / 3, rtol=1e-3)
+
+
+def test_one_swing_hits_once():
+    match = hit(MARTH, MEWTWO, 0.0, MARTH_DTILT)
+    percent = float(match.players["percent"][1])
+    match.place(1, 10)
+    match.step(frames=20)
+    assert match.players["percent"][1] == percent
+
+
+def test_equal_ground_attacks_clank():
+    match = Game(first=MARTH, second=MARTH)
+    match.place(0, -15, facing=1)
+    match.place(1, 15, facing=-1)
+    down_tilt = dict(main_y=-.5, buttons=game.BUTTON_A)
+    match.step(p1=down_tilt, p2=down_tilt)
+    match.step(frames=9)
+    assert (match.players["action"] == game.REBOUND).all() and (match.players["percent"] == 0).all()
+    match.step(frames=40)
+    assert (match.players["action"] == game.WAIT).all()
+
+
+def test_grab_and_throw():
+    match = Game(MARTH, FOX)
+    match.place(0, 0, facing=1)
+    match.place(1, 9, facing=-1)
+    match.step(dict(buttons=game.BUTTON_Z))
+    match.step(frames=12)
+    assert match.players["action"][0] == game.HOLD and match.players["action"][1] == game.HELD
+    heights = [float(match.step(dict(main_y=1.0))["y"][1]) for _ in range(40)]
+    assert match.players["percent"][1] == 4 and max(heights) > 15
+
+
+def test_held_player_breaks_free():
+    match = Game(MARTH, FOX)
+    match.place(0, 0, facing=1)
+    match.place(1, 9, facing=-1)
+    match.step(dict(buttons=game.BUTTON_Z))
+    match.step(frames=130)
+    assert match.players["action"][0] == game.WAIT and match.players["action"][1] == game.WAIT
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -631,9 +804,9 @@ def test_every_floor_of_every_stage_holds(stage):
     match, s = Game(stage=stage), game.TABLES.stages[stage]
     for floor in range(s["num_floors"]):
         left, right, y = (float(s[name][floor]) for name in ("floor_left", "floor_right", "floor_y"))
-        if stage == YOSHIS_STORY and floor == game.RANDALL_FLOOR:
+        if stage == YOSHIS_STORY and floor == game.stages.RANDALL_FLOOR:
             match.frames["frame_id"], (left, y) = 300, game.TABLES.randall[310]
-            right = left + game.RANDALL_WIDTH
+            right = left + game.stages.RANDALL_WIDTH
         match.place(0, .5 * (left + right), y + 12, airborne=True)
         match.players["self_vx_air"][0] = match.players["self_vy"][0] = 0
         for _ in range(40):
@@ -725,13 +898,13 @@ def test_the_stage_has_walls():
 @pytest.mark.parametrize("stage", game.STAGES.values())
 def test_the_stage_has_an_underside(stage):
     match, s = Game(stage=stage), game.TABLES.stages[stage]
-    start = float(game.underside(s, s["floor_right"][0] - 3)) - 10
+    start = float(game.terrain.underside(s, s["floor_right"][0] - 3)) - 10
     match.place(0, s["floor_right"][0] - 3, start, airborne=True)
     match.players["self_vy"][0] = 4.0
     for _ in range(20):
         match.step()
         x, y = float(match.players["x"][0]), float(match.players["y"][0])
-        assert x >= s["floor_right"][0] - .01 or y <= game.underside(s, x) + .01 or y > 20, (x, y)
+        assert x >= s["floor_right"][0] - .01 or y <= game.terrain.underside(s, x) + .01 or y > 20, (x, y)
 
 
 def test_a_blow_from_below_bounces_off_the_underside():
@@ -846,7 +1019,7 @@ def test_respawn_stands_invulnerable_and_then_120_frames_more():
     match = Game()
     match.place(0, -200, -150, airborne=True)
     match.step(frames=61)
-    assert match.players["action"][0] == game.REBIRTH
+    assert match.players["action"][0] == game.REBIRTH and match.players["stocks"][0] == 3
     match.step(frames=60)
     assert match.players["action"][0] == game.REBIRTH_WAIT and match.players["hurtbox"][0] == 1
     match.step(dict(main_x=1.0), frames=2)
@@ -860,7 +1033,8 @@ def test_respawn_stands_invulnerable_and_then_120_frames_more():
 
 def test_nobody_hits_the_untouchable():
     match = Game(MARTH, FOX)
-    match.place(0, 0, facing=1), match.place(1, 10)
+    match.place(0, 0, facing=1)
+    match.place(1, 10)
     match.hidden["players"]["hurt_kind"][0, 1], match.hidden["players"]["hurt_timer"][0, 1] = 1, 200
     match.step()
     match.step(dict(buttons=game.BUTTON_A, main_y=-.5))
@@ -876,6 +1050,34 @@ def test_time_runs_out_after_eight_minutes():
     assert not game.game_over(match.frames)[0]
     match.step()
     assert game.game_over(match.frames)[0] and (match.players["stocks"] == 4).all()
+
+
+def test_spawns_stand_on_battlefields_platforms():
+    match = Game(stage=BATTLEFIELD)
+    assert np.allclose(match.players["y"], 27.2, atol=.01)
+    match.step(frames=30)
+    assert np.allclose(match.players["y"], 27.2, atol=.01) and not match.players["airborne"].any()
+
+
+def test_dream_lands_wind_pushes_two_tenths_a_frame():
+    match = Game(stage=28)
+    match.place(0, 40)
+    match.place(1, -40)
+    pushed = set()
+    for _ in range(3 * game.terrain.WIND_PERIOD):
+        before = match.players["x"].copy()
+        match.step()
+        moved = np.round(match.players["x"] - before, 3)
+        wind = int(match.frames["wind"][0])
+        if wind:
+            pushed.add(wind)
+            assert moved[0 if wind == 2 else 1] == pytest.approx(.2 if wind == 2 else -.2, abs=.001) or \
+                abs(match.players["x"][0 if wind == 2 else 1]) > game.terrain.WIND_EDGE - 1
+        else:
+            assert (moved == 0).all()
+        match.place(0, 40)
+        match.place(1, -40)
+    assert pushed
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -113,9 +113,9 @@ def test_falcon_dive_bounces_off_its_victim_and_is_free_again():
     for character in (FALCON, GANONDORF):
         match = duel(character, FOX, distance=6)
         special(match, main_y=1.)
-        assert wait(match, 40, hurt(1)) > 0 and match.players["action"][0] == game.DIVE_HIT
+        assert wait(match, 40, hurt(1)) > 0 and match.players["action"][0] == game.characters.DIVE_HIT
         assert match.players["self_vy"][0] > 0
-        wait(match, 70, lambda m: m.players["action"][0] not in (game.DIVE_HIT,))
+        wait(match, 70, lambda m: m.players["action"][0] not in (game.characters.DIVE_HIT,))
         assert match.players["action"][0] in (game.FALL, game.LANDING)
 
 
@@ -181,6 +181,17 @@ def mashed(character, button=A, frames=50, every=3):
     return match, seen
 
 
+def test_sheik_and_zelda_transform_into_each_other():
+    match = Game(first=SHEIK)
+    seen = [SHEIK]
+    for index in range(300):
+        down_b = dict(main_y=-1, buttons=game.BUTTON_B) if index in (0, 150) else None
+        match.step(p1=down_b)
+        if match.players["character"][0] != seen[-1]:
+            seen.append(int(match.players["character"][0]))
+    assert seen == [SHEIK, ZELDA, SHEIK] and match.players["action"][0] == game.WAIT
+
+
 @pytest.mark.parametrize("character, chain", [
     (FOX, [44, 45, 47, 48]), (FALCO, [44, 45, 47, 48]), (SHEIK, [44, 45, 47, 48]), (FALCON, [44, 45, 46, 47, 48]),
     (MEWTWO, [44, 47, 48]), (LINK, [44, 45, 46]), (MARTH, [44, 45]), (GAMEANDWATCH, [341, 342, 343])])
@@ -213,7 +224,7 @@ def test_a_smash_held_for_a_second_does_a_third_more(pad):
                 break
         done.append((float(match.players["percent"][1]), frame))
     assert done[1][0] == pytest.approx(done[0][0] * 1.3671, rel=1e-3)
-    assert done[1][1] - done[0][1] == game.SMASH_FRAMES
+    assert done[1][1] - done[0][1] == game.combat.SMASH_FRAMES
 
 
 def test_who_winds_up_a_smash_flies_farther():
@@ -246,11 +257,12 @@ def test_needles_stick_in_platforms_and_slopes():
         match = Game(first=SHEIK, stage=stage)
         match.place(0, x, y=low + 18, airborne=True, facing=1)
         special(match)
-        stuck = lambda m: (present_items(m, game.NEEDLE)["state"] == game.STUCK).any()
+        stuck = lambda m: (present_items(m, game.NEEDLE)["state"] == game.items.STUCK).any()
         assert wait(match, 60, stuck) > 0
         needle = present_items(match, game.NEEDLE)[0]
         s = game.TABLES.stages[stage]
-        assert needle["y"] == pytest.approx(27.2 if stage == BATTLEFIELD else game.floor_height(s, 0, needle["x"]), abs=.1)
+        floor = 27.2 if stage == BATTLEFIELD else game.floor_height(s, 0, needle["x"])
+        assert needle["y"] == pytest.approx(floor, abs=.1)
 
 
 def test_a_blow_puts_out_a_projectile_and_a_weak_one_does_not_stop_a_strong_one():
@@ -363,7 +375,7 @@ def test_the_boomerang_flies_out_and_back_into_the_hand():
         path.append(float(flying["x"][0]))
     far = int(np.argmax(path))
     assert path[far] > path[0] + 30 and 5 < far < len(path) - 5
-    assert abs(path[-1] - match.players["x"][0]) < game.BOOMERANG_CATCH + 3 and len(path) < 150
+    assert abs(path[-1] - match.players["x"][0]) < game.characters.BOOMERANG_CATCH + 3 and len(path) < 150
 
 
 def test_the_boomerang_hits_going_and_coming_and_there_is_only_one():
@@ -395,7 +407,7 @@ def test_a_bomb_is_pulled_and_thrown():
     assert match.players["action"][0] == game.ITEM_THROW
     assert wait(match, 60, hurt(1)) > 0 and match.players["percent"][0] == 0
     assert match.players["percent"][1] == pytest.approx(6)
-    match.step(frames=game.BOMB_BLAST_FRAMES + 12)
+    match.step(frames=game.characters.BOMB_BLAST_FRAMES + 12)
     assert not len(present_items(match, game.BOMB))
 
 
@@ -404,7 +416,7 @@ def test_a_bombs_fuse_hurts_its_owner():
     born = int(present_items(match, game.BOMB)["timer"][0])
     frames = wait(match, 320, hurt(0))
     assert frames == pytest.approx(born, abs=2) and match.players["percent"][1] == 0
-    assert match.players["percent"][0] == pytest.approx(game.BOMB_BLAST_DAMAGE)
+    assert match.players["percent"][0] == pytest.approx(game.characters.BOMB_BLAST_DAMAGE)
 
 
 @pytest.mark.parametrize("airborne, action", [(False, 356), (True, 357)])
@@ -445,16 +457,18 @@ def test_dins_fire_is_steered_and_explodes_after_letting_go():
                                main_y=stick if match.players["action"][0] == 344 else 0))
         heights.append(float(present_items(match, game.DINS_FIRE)["y"][0]))
     assert heights[0] > heights[1] + 10
-    assert wait(match, 60, lambda m: len(present_items(m, game.DINS_EXPLOSION))) == pytest.approx(game.DINS_DELAY, abs=2)
+    frames = wait(match, 60, lambda m: len(present_items(m, game.DINS_EXPLOSION)))
+    assert frames == pytest.approx(game.characters.DINS_DELAY, abs=2)
     fire = present_items(match, game.DINS_EXPLOSION)[0]
     match.place(1, float(fire["x"]), y=float(fire["y"]))
     match.step()
     assert match.players["percent"][1] == pytest.approx(8) and match.players["percent"][0] == 0
-    match.step(frames=game.DINS_DELAY)
+    match.step(frames=game.characters.DINS_DELAY)
     assert match.players["percent"][1] == pytest.approx(8) and not match.frames["items"]["present"].any()
 
 
-@pytest.mark.parametrize("character, stick, delay", [(ZELDA, {}, 6), (MEWTWO, dict(main_x=1.), 12), (FOX, dict(main_y=-1.), 0)])
+@pytest.mark.parametrize("character, stick, delay", [
+    (ZELDA, {}, 6), (MEWTWO, dict(main_x=1.), 12), (FOX, dict(main_y=-1.), 0)])
 def test_nayru_confusion_and_shine_reflect(character, stick, delay):
     match = duel(FALCO, character, distance=130)
     special(match)
@@ -488,7 +502,8 @@ def test_the_chain_is_out_while_b_is_held():
     assert match.players["action"][0] == 350 and len(present_items(match, game.CHAIN))
     match.step()
     assert match.players["action"][0] == 351
-    assert wait(match, 60, lambda m: m.players["action"][0] == game.WAIT) > 0 and not match.frames["items"]["present"].any()
+    assert wait(match, 60, lambda m: m.players["action"][0] == game.WAIT) > 0
+    assert not match.frames["items"]["present"].any()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -526,7 +541,7 @@ def test_judge_draws_all_nine_hammers_but_never_the_last_two():
         match = Game(first=GAMEANDWATCH, seed=seed)
         for number in range(6):
             action = special(match, main_x=1.)
-            drawn.append(action - game.JUDGE_FIRST)
+            drawn.append(action - game.characters.JUDGE_FIRST)
             if number == 0:
                 firsts.add(drawn[-1])
             else:
@@ -540,7 +555,7 @@ def swing_hammer(number, distance=15):
     """The blow of one of the hammers 1 to 9 -> the match after it."""
     match = duel(GAMEANDWATCH, GANONDORF, distance=distance)
     special(match, main_x=1.)
-    match.players["action"][0] = game.JUDGE_FIRST + number - 1
+    match.players["action"][0] = game.characters.JUDGE_FIRST + number - 1
     wait(match, 30, hurt(1))
     return match
 
@@ -562,7 +577,7 @@ def test_who_is_frozen_thaws_sooner_when_he_mashes():
             match.step(p2=dict(buttons=A * (mash and frames % 2)))
             frames += 1
         times.append(frames)
-    assert times[1] < .8 * times[0] and times[0] >= game.FREEZE_FRAMES
+    assert times[1] < .8 * times[0] and times[0] >= game.combat.FREEZE_FRAMES
 
 
 def test_chef_throws_sausages_in_an_arc():
@@ -591,7 +606,8 @@ def test_the_stick_turns_game_and_watchs_rise(stick, degrees):
     match.place(0, 0, y=20, airborne=True, facing=1)
     special(match, main_y=1.)
     match.step(p1=dict(main_x=float(stick)), frames=2)
-    assert np.degrees(np.arctan2(match.players["self_vx_air"][0], match.players["self_vy"][0])) == pytest.approx(degrees, abs=.1)
+    way = np.arctan2(match.players["self_vx_air"][0], match.players["self_vy"][0])
+    assert np.degrees(way) == pytest.approx(degrees, abs=.1)
     heights = [match.players["y"][0]]
     for _ in range(25):
         match.step(p1=dict(main_x=-float(stick)))      # too late to matter
@@ -601,7 +617,7 @@ def test_the_stick_turns_game_and_watchs_rise(stick, degrees):
 
 def test_oil_panic_catches_three_shots_and_pours_them_out():
     match = duel(FALCO, GAMEANDWATCH, distance=60)
-    while match.hidden["players"]["bucket"][0, 1] < game.FILLED_BUCKET:
+    while match.hidden["players"]["bucket"][0, 1] < game.characters.FILLED_BUCKET:
         match.step(p1=dict(buttons=B * (int(match.frames["frame_id"][0]) % 4 == 0)), p2=dict(buttons=B, main_y=-1.))
         assert match.frames["frame_id"][0] < 600, "the bucket never filled"
     assert match.players["percent"][1] == 0
@@ -671,7 +687,10 @@ def test_the_up_special_returns_from_off_stage(character, side):
     match.place(0, 100 * side, y=-30, airborne=True, facing=-side)
     match.players["jumps"][0] = 0
     special(match, main_y=1.)
-    back = lambda m: m.players["action"][0] >= 14 and (not m.players["airborne"][0] or m.players["action"][0] == game.LEDGE_CATCH)
+    def back(m):
+        action = m.players["action"][0]
+        return action >= game.WAIT and (not m.players["airborne"][0] or action == game.LEDGE_CATCH)
+
     for _ in range(150):
         below = match.players["y"][0] < 0
         stick = -.6 if not below else -.3 if abs(match.players["x"][0]) > 95 else 0.  # not into the underside
@@ -683,7 +702,8 @@ def test_the_up_special_returns_from_off_stage(character, side):
 
 @pytest.mark.parametrize("character", ALL)
 @pytest.mark.parametrize("airborne", [False, True])
-@pytest.mark.parametrize("stick", [{}, dict(main_x=1.), dict(main_y=1.), dict(main_y=-1.)], ids=["B", "side", "up", "down"])
+@pytest.mark.parametrize("stick", [{}, dict(main_x=1.), dict(main_y=1.), dict(main_y=-1.)],
+                         ids=["B", "side", "up", "down"])
 def test_every_special_ends(character, airborne, stick):
     match = duel(character)
     if airborne:
@@ -697,7 +717,7 @@ def test_every_special_ends(character, airborne, stick):
 
 
 def random_games(characters, num_frames, seed, stages=(FINAL_DESTINATION, BATTLEFIELD)):
-    """Random controllers, held for a few frames, games restarted when over; -> (longest stay by action, games ended)."""
+    """Random controllers, held for a few frames, games restarted when over; -> (longest stay by action, games over)."""
     num_games, random = len(characters), np.random.default_rng(seed)
     frames, hidden = np.zeros(num_games, game.FRAME), np.zeros(num_games, game.HIDDEN)
     stage = np.array(stages)[np.arange(num_games) % len(stages)]
@@ -706,7 +726,7 @@ def random_games(characters, num_frames, seed, stages=(FINAL_DESTINATION, BATTLE
     controllers = np.zeros((num_games, 2), game.CONTROLLER)
     buttons = np.array([0, 0, 0, A, A, B, B, B, X, game.BUTTON_Y, game.BUTTON_L, R, Z])
     last, stay = frames["players"]["action"].copy(), np.zeros((num_games, 2), int)
-    longest, ended = np.zeros(game.NUM_ACTIONS, int), 0
+    longest, ended = np.zeros(game.characters.NUM_ACTIONS, int), 0
     for frame in range(num_frames):
         change = random.random((num_games, 2)) < .15
         sticks = random.integers(-80, 81, (4, num_games, 2)) / 80
@@ -722,13 +742,14 @@ def random_games(characters, num_frames, seed, stages=(FINAL_DESTINATION, BATTLE
         stay = np.where((action == last) & (players["state_age"] > 1), stay + 1, 0)
         last = action.copy()
         np.maximum.at(longest, action.ravel(), stay.ravel())
-        assert (action >= 0).all() and (action < game.NUM_ACTIONS).all()
+        assert (action >= 0).all() and (action < game.characters.NUM_ACTIONS).all()
         if frame % 60 == 0:
             for name in game.PLAYER.names:
                 assert np.isfinite(players[name]).all(), name
             assert np.isfinite(items["x"]).all() and np.isfinite(items["y"]).all()
             present = items["present"]
-            assert ((present == 0) | (present == 1)).all() and (np.diff(present, axis=1) <= 0).all()  # packed, never past the end
+            assert ((present == 0) | (present == 1)).all()
+            assert (np.diff(present, axis=1) <= 0).all()  # packed, never past the end
             assert np.isin(items["owner"][present == 1], (0, 1)).all()
         over = game.game_over(frames)
         if over.any():
@@ -739,9 +760,10 @@ def random_games(characters, num_frames, seed, stages=(FINAL_DESTINATION, BATTLE
     return longest, ended
 
 
-# Actions that inputs end, or that last as long as somebody wants: standing, hanging, holding a shield, waiting to be dead.
+# Actions that inputs end, or that last as long as somebody wants: standing, hanging, holding a shield, being dead.
 OPEN_ENDED = {game.SLEEP, game.WAIT, game.LEDGE_HANG, game.SHIELD, game.CROUCH, game.TEETER_WAIT, game.RUN,
-              game.WALK_SLOW, game.WALK_MIDDLE, game.WALK_FAST, game.FALL, game.FALL_AERIAL, game.FALL_SPECIAL, game.TUMBLE}
+              game.WALK_SLOW, game.WALK_MIDDLE, game.WALK_FAST, game.FALL, game.FALL_AERIAL,
+              game.FALL_SPECIAL, game.TUMBLE}
 
 
 def check_random_games(num_games, num_frames, seed):

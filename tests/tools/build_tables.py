@@ -1,6 +1,6 @@
 """Measures the embedded game's learned tables again, from replays, and derives its move tables from public frame data.
 
-    python tests/tools/build_tables.py replays/                  # actions, velocities, ledge_poses, specials, dodges, thrown
+    python tests/tools/build_tables.py replays/         # actions, velocities, ledge_poses, specials, dodges, thrown
     python tests/tools/build_tables.py --frame-data folder replays/  # also moves.csv and aerials.csv
 
 Replays need Slippi 3.8 or later (velocities and hitlag) and two players. The frame data folder holds hitboxes_all.csv
@@ -17,14 +17,14 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from cleanmelee import game
 
-DATA = game.DATA
+DATA = game.tables.DATA
 ANYONE = -1                                            # a row for every character without one of his own
-MAX_FRAMES, NUM_ACTIONS = game.MAX_FRAMES, game.NUM_ACTIONS
+MAX_FRAMES, NUM_ACTIONS = game.characters.MAX_FRAMES, game.characters.NUM_ACTIONS
 REPEATING = (14, 15, 16, 17, 21, 29, 32, 35, 38, 40)   # actions that start over by themselves
 FALLING = (29, 30, 31, 32, 33, 34, 35, 38)
 NATURAL_NEXT = {12, 13, 14, 29, 30, 31, 32, 33, 34, 35, 38, 40, 179, 184, 192, 216, 246, 253, 261, 263,
                 *range(341, 400)}
-EDGES = {stage: rows[0][0][2] for stage, rows in game.STAGE_ROWS.items()}
+EDGES = {stage: rows[0][0][2] for stage, rows in game.stages.STAGE_ROWS.items()}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -123,8 +123,8 @@ def measure_feet(player, feet):
 
 
 def measure_velocities(player, curves):
-    """Velocities by frame of the action, along the facing; only what repeats exactly is kept afterwards. What gravity and
-    friction make of the frame before says nothing of the action, however often it was seen: marked as natural."""
+    """Velocities by frame of the action, along the facing; only what repeats exactly is kept afterwards. What gravity
+    and friction make of the frame before says nothing of the action, however often it was seen: marked as natural."""
     free = (player["hitlag"] == 0) & (player["kb_vx"] == 0) & (player["frame"] < MAX_FRAMES)
     mewtwo_jump = (player["character"] == game.MEWTWO) & np.isin(player["action"], (27, 28))
     wanted = free & ((player["action"] >= 183) | mewtwo_jump) & (player["action"] < NUM_ACTIONS)
@@ -134,12 +134,14 @@ def measure_velocities(player, curves):
             continue                                   # Shadow Ball pushes him back the more the more it is charged
         if player["action"][t] in (260, 262):          # jumping off the ledge: the game logs no velocity, but he moves
             curves[player["character"][t], player["action"][t], player["frame"][t]].append((
-                np.nan, (player["x"][t] - player["x"][t - 1]) * facing, player["y"][t] - player["y"][t - 1], False, False, False))
+                np.nan, (player["x"][t] - player["x"][t - 1]) * facing, player["y"][t] - player["y"][t - 1],
+                False, False, False))
             continue
-        action, first, last = game.TURNED_RISE
-        if player["character"][t] == game.GAMEANDWATCH and player["action"][t] == action and first <= player["frame"][t] <= last:
+        action, first, last = game.characters.TURNED_RISE
+        turned = player["character"][t] == game.GAMEANDWATCH and player["action"][t] == action
+        if turned and first <= player["frame"][t] <= last:
             stick = player["stick_x"][t - player["frame"][t] + first - 1]
-            turn = np.radians(max(game.RISE_TURN * (abs(stick) - game.RISE_DEAD_ZONE), 0))
+            turn = np.radians(max(game.characters.RISE_TURN * (abs(stick) - game.characters.RISE_DEAD_ZONE), 0))
             x, y = player["air_vx"][t] * np.sign(stick), player["vy"][t]
             curves[game.GAMEANDWATCH, action, player["frame"][t]].append((
                 np.nan, x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn), False, False, False))
@@ -194,7 +196,8 @@ def measure_throws(players, paths):
             else:
                 x[-1] -= thrown["kb_vx"][end] + thrown["air_vx"][end]
                 y[-1] -= thrown["kb_vy"][end] + thrown["vy"][end]
-            by_weight = game.TABLES.characters[thrower["character"][start]]["throw_by_weight"][thrower["action"][start] - 219]
+            row = game.TABLES.characters[thrower["character"][start]]
+            by_weight = row["throw_by_weight"][thrower["action"][start] - game.THROW_FORWARD]
             ages = thrown["age"][start:end] if by_weight else thrower["frame"][start:end] + 1.0
             ages = np.append(ages, 2 * ages[-1] - ages[-2])[:len(during)]
             paths[thrower["character"][start], thrower["action"][start]].extend(zip(ages, x * facing, y))
@@ -233,7 +236,7 @@ def most_agreed(intervals):
 def listed_frames():
     """Lengths of actions as libmelee lists them, without what was measured before."""
     listed = collections.Counter()
-    with open(game.melee_folder() / "framedata.csv", newline="") as file:
+    with open(game.tables.melee_folder() / "framedata.csv", newline="") as file:
         for line in csv.DictReader(file):
             key = int(line["character"]), int(line["action"])
             listed[key] = max(listed[key], int(line["frame"]))
@@ -286,7 +289,7 @@ def velocity_rows(curves):
 
 
 def ledge_rows(poses):
-    table = np.full((game.NUM_CHARACTERS, 8, 2), np.nan)
+    table = np.full((game.characters.NUM_CHARACTERS, 8, 2), np.nan)
     for (character, pose), values in poses.items():
         if character in game.CHARACTERS.values():
             table[character, pose] = np.median(values, 0)
@@ -331,7 +334,8 @@ def thrown_rows(paths):
         weights[np.arange(len(places)), before] = 1 - (places[:, 0] - before)
         weights[np.arange(len(places)), before + 1] = places[:, 0] - before
         bends = np.diff(np.eye(last + 1), 2, axis=0) * .02
-        path = np.linalg.lstsq(np.vstack([weights, bends]), np.vstack([places[:, 1:], np.zeros((last - 1, 2))]), rcond=None)[0]
+        wanted = np.vstack([places[:, 1:], np.zeros((last - 1, 2))])
+        path = np.linalg.lstsq(np.vstack([weights, bends]), wanted, rcond=None)[0]
         rows += [[character, action, frame, *map(exactly, path[frame])] for frame in range(1, last + 1)]
     return rows
 
@@ -406,13 +410,15 @@ SPECIAL_MOVES = {  # character: {(name, substring of the hit's name): (actions, 
          ("sideb3", ""): ([353, 362], 19), ("sideb3up", ""): ([352, 361], 19), ("sideb3down", ""): ([354, 363], 19),
          ("sideb4", ""): ([356, 365], 19), ("sideb4up", ""): ([355, 364], 19), ("sideb4down", ""): ([357, 366], 19),
          ("neutralb", "uncharged"): ([343, 347], 18), ("neutralb", "fully"): ([344, 348], 18),
-         ("upb", ""): ([367, 368], 20, (5, 5)), ("aupb", ""): ([367, 368], 20, (6, 10)), ("downb", ""): ([370, 372], 21)},
+         ("upb", ""): ([367, 368], 20, (5, 5)), ("aupb", ""): ([367, 368], 20, (6, 10)),
+         ("downb", ""): ([370, 372], 21)},
     19: {("neutralb", "hits1_5"): ([341, 342], 18, (12, 25)), ("neutralb", "hit6"): ([341, 342], 18, (26, 28)),
          ("upb", "hit1"): ([349, 352], 20), ("upb", "hit2"): ([351, 354], 20)},
     22: {("downb", ""): ([360], 21), ("adownb", ""): ([365], 21), ("sideb", ""): ([348, 349], 19),
          ("asideb", ""): ([351, 352], 19), ("upb", "launch"): ([355, 356], 20)},
-    25: {("neutralb", ""): ([347, 348], 18), ("sideb", "detector"): ([349, 351], 19), ("sideb", "uppercut"): ([350], 19),
-         ("sideb", "downpunch"): ([352], 19), ("upb", "release"): ([353, 354], 20), ("downb", "ground"): ([357], 21),
+    25: {("neutralb", ""): ([347, 348], 18), ("sideb", "detector"): ([349, 351], 19),
+         ("sideb", "uppercut"): ([350], 19), ("sideb", "downpunch"): ([352], 19),
+         ("upb", "release"): ([353, 354], 20), ("downb", "ground"): ([357], 21),
          ("adownb", "air"): ([359], 21), ("downb", "landing"): ([360], 21)},
     24: {("upb", ""): ([373, 374], 20), ("neutralb", "pan"): ([353, 354], 18), ("adownb", ""): ([377, 380], 21),
          **{("sideb", f"number_{n}"): ([354 + n, 363 + n], 19) for n in range(1, 10)}},
@@ -440,7 +446,7 @@ def build_moves(folder):
         first, last = frames or (int(line["hit_start"] or 0), int(line["hit_end"] or 0))
         for action in actions:
             if character == game.GAMEANDWATCH:
-                action = game.GAMEANDWATCH_ACTIONS.get(action, action)
+                action = game.characters.GAMEANDWATCH_ACTIONS.get(action, action)
             numbers = [float(line[name] or 0) for name in ("damage", "angle", "kbg", "wdsk", "bkb")]
             rows.append([character, action, attack, first, last, int(line["hitbox"][2:]),
                          *(f"{number:g}" for number in numbers), line["effect"].lower()])

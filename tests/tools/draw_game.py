@@ -55,7 +55,7 @@ def draw_stage(axes):
 
 def draw_body(axes, player, color, alpha):
     from matplotlib.patches import FancyBboxPatch
-    radius, bottom, top, forward = game.body(player, game.TABLES.characters[player["character"]])
+    radius, bottom, top, forward = game.combat.body(player, game.TABLES.characters[player["character"]])
     height = max(top - bottom, 2 * radius)
     axes.add_patch(FancyBboxPatch(
         (player["x"] + forward * player["facing"] - .01, player["y"] + bottom + radius), .02,

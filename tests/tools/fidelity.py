@@ -57,14 +57,14 @@ STATE = np.dtype([
     # --- hidden: derived from the past, see derive_hidden ---------------------------------------------
     ("p_sx", "f4"), ("p_sy", "f4"), ("p_cx", "f4"), ("p_cy", "f4"), ("p_trig", "f4"), ("p_btn", "i4"),
                                          # the inputs that produced this state (previous frame's controller)
-    ("t_sx", "i4"), ("t_sy", "i4"),      # frames since the stick passed +-0.25 on that side (0 = that frame, 254 = centre)
+    ("t_sx", "i4"), ("t_sy", "i4"),      # frames since the stick passed +-.25 there (0 = that frame, 254 = centre)
     ("t_lr", "i4"),                      # frames since L, R or Z went down or the analog trigger left 0 (max 254)
     ("t_air", "i4"),                     # frames airborne (0 on the ground)
     ("t_ledge", "i4"),                   # frames until the ledge can be grabbed again
     ("t_act", "i4"),                     # frames since the action began (0 on its first frame; frozen during hitlag)
     ("hit_done", "i4"),                  # 1: since this action began it has hit the opponent (or the opponent's shield)
     ("attack", "i4"),                    # Slippi's id of the last attack of this player that landed
-    ("stale", "i4", (9,)),               # attack ids of this player's last nine landed hits, newest first, 0 = empty; cleared on death
+    ("stale", "i4", (9,)),               # attack ids of the last nine landed hits, newest first, 0 = empty
 ], align=True)
 
 INPUT = np.dtype([
@@ -75,7 +75,7 @@ INPUT = np.dtype([
 
 A, B, X, Y, L, R, Z = 0x100, 0x200, 0x400, 0x800, 0x40, 0x20, 0x10
 TRUTH_FIELDS = STATE.names[:STATE.names.index("p_sx")]
-SHUFFLE = np.random.default_rng(0)   # rows are presented in random order: a step function sees one frame, never its future
+SHUFFLE = np.random.default_rng(0)   # rows come in random order: a step function sees one frame, never its future
 def step_rows(sim, S, I, stage):
     order = SHUFFLE.permutation(len(S)); out = np.empty_like(S)
     out[order] = sim.step(S[order].copy(), I[order].copy(), stage)
@@ -163,9 +163,11 @@ def derive_hidden(S, I):
             if 252 <= old <= 263 and not 252 <= act <= 263: tledge = 29
             else: tledge = max(0, tledge - 1)
             again = t and act == old and s["age"][t] >= s["age"][t - 1]
-            if again and s["hitlag"][t - 1] > 1: pass                      # frozen
-            else: tact = tact + 1 if (again or (t and act == old and act in (14, 15, 16, 17, 21, 29, 32, 35, 38, 40))) else 0
-            if t and 70 <= act <= 74 and act == old: s["lcancel"][t] = s["lcancel"][t - 1]    # logged on the landing frame only
+            if not again or s["hitlag"][t - 1] <= 1:                       # else frozen
+                looped = t and act == old and act in (14, 15, 16, 17, 21, 29, 32, 35, 38, 40)
+                tact = tact + 1 if again or looped else 0
+            if t and 70 <= act <= 74 and act == old:                       # logged on the landing frame only
+                s["lcancel"][t] = s["lcancel"][t - 1]
             s["t_sx"][t], s["t_sy"][t], s["t_lr"][t], s["t_air"][t] = tsx, tsy, tlr, tair
             s["t_ledge"][t], s["t_act"][t] = tledge, tact
     for p in range(2):
@@ -247,7 +249,7 @@ def report_families(R, title):
 
 def report_combat(sim, replays):
     """One step from the true state: are the right hits predicted, and with the right numbers?
-    A true hit: percent rises by more than .5 and hitlag starts, the victim not being thrown or pummelled (actions 223-243).
+    A true hit: percent rises by more than .5 and hitlag starts, the victim not being thrown nor pummelled (223-243).
     Recall and precision allow one frame of slack (hurtboxes are not public, so a mock's are approximate);
     damage, launch speed, hitlag and hitstun are read where both say 'hit' on the same frame."""
     true = pred = hit = right = both = thrown = 0; dmg, kb, lag, stun = [], [], [], []
@@ -273,9 +275,10 @@ def report_combat(sim, replays):
     q = lambda c: f"{100 * c.mean():.1f}%" if len(c) else "-"
     print(f"\ncombat, one step: {true} true hits, {pred} predicted, {both} on the same frame; within one frame: "
           f"recall {100 * hit / true:.1f}%, precision {100 * right / max(pred, 1):.1f}%\n"
-          f"  {thrown} of the predicted are releases of throws that happened, which cause no hitlag and so are no true hits; "
+          f"  {thrown} of the predicted are releases of throws that happened, which cause no hitlag: no true hits; "
           f"precision without them {100 * right / max(pred - thrown, 1):.1f}%\n"
-          f"  on the same frame: damage within .1 {q(dmg < .1)}, launch speed within 5% {q(kb < .05)}, hitlag exact {q(lag < .5)}, hitstun within 1 {q(stun <= 1)}")
+          f"  on the same frame: damage within .1 {q(dmg < .1)}, launch speed within 5% {q(kb < .05)}, "
+          f"hitlag exact {q(lag < .5)}, hitstun within 1 {q(stun <= 1)}")
 
 
 def action_name(a):
@@ -299,7 +302,7 @@ def report_worst(R, n):
 def free_running(sim, replays, ks=(10, 30, 60), stride=20, far=1., show=0):
     """Roll from the true state at t with the true inputs of both players; error of the position at t+k.
     'clean' windows: nobody is hit, grabbed or dies before t+k (a movement-only mock can only be judged there);
-    'moving': clean, and the player's true path over the window is at least 0.3 units a frame (idle players are free points).
+    'moving': clean, and the player's true path over the window is at least .3 units a frame (idlers are free points).
     Also counts which family a clean window was in when its error first passed `far` units."""
     out, first, cause = {k: [] for k in ks}, np.zeros(len(FAMILY_NAMES), int), collections.Counter()
     for name, S, I, stage, ids in replays:
@@ -309,7 +312,7 @@ def free_running(sim, replays, ks=(10, 30, 60), stride=20, far=1., show=0):
         if not len(t0): continue
         s, m = S[t0].copy(), scored[t0]
         dirty, path, gone = np.zeros((len(t0), 2), bool), np.zeros((len(t0), 2)), np.zeros((len(t0), 2), bool)
-        miss = np.full((len(t0), 2, 3), -1)                       # first action mismatch: action before, true, simulated
+        miss = np.full((len(t0), 2, 3), -1)  # first action mismatch: action before, true, simulated
         for k in range(1, kmax + 1):
             s = sim.step(s, I[t0 + k].copy(), stage)
             T, before = S[t0 + k], S[t0 + k - 1]
@@ -323,7 +326,7 @@ def free_running(sim, replays, ks=(10, 30, 60), stride=20, far=1., show=0):
             for w in miss[new]: cause[tuple(w)] += 1
             gone |= err > far
             if k in out: out[k].append(np.stack([err[m], dirty[m], (s["action"] == T["action"])[m], path[m] / k]))
-    print(f"\nfree running from every {stride}th frame with the true inputs of both players: position error after k frames")
+    print(f"\nfree running from every {stride}th frame with the true inputs of both: position error after k frames")
     print(f"{'k':>4s}  {'windows':16s}{'number':>8s}{'median':>9s}{'p75':>9s}{'p90':>9s}{'<1 unit':>9s}{'action':>9s}")
     for k in ks:
         e, d, a, v = np.concatenate(out[k], 1)
@@ -335,7 +338,9 @@ def free_running(sim, replays, ks=(10, 30, 60), stride=20, far=1., show=0):
           + ", ".join(f"{FAMILY_NAMES[k]} {100 * first[k] / n:.0f}%" for k in np.argsort(-first)[:9] if first[k]))
     if show:
         print("... and by the first action mismatch before it (from -> true | simulated; none: motion only)")
-        for (a, b, p), k in cause.most_common(show): print(f"  {100 * k / n:5.1f}%  " + ("none" if a < 0 else f"{action_name(a)} -> {action_name(b)} | {action_name(p)}"))
+        for (a, b, p), k in cause.most_common(show):
+            what = "none" if a < 0 else f"{action_name(a)} -> {action_name(b)} | {action_name(p)}"
+            print(f"  {100 * k / n:5.1f}%  {what}")
 
 
 class hold:

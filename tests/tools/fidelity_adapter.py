@@ -94,7 +94,8 @@ def step(state, inputs, stage):
     own_variable = np.isin(state["action"], (game.TURN, game.JUMPSQUAT))
     secrets["flag"] = np.where(own_variable & (state["misc"] != 0), 1, 0)
     # Slippi does not show whether the stick of a turn came fast enough for a dash: it did if it is there by now.
-    waits = (state["action"] == game.TURN) & (state["misc"] == 0) & (state["t_act"] > 0) & (np.abs(state["p_sx"]) >= .79)
+    waits = (state["action"] == game.TURN) & (state["misc"] == 0) & (state["t_act"] > 0)
+    waits &= np.abs(state["p_sx"]) >= .79
     secrets["flag"][waits & (state["t_sx"] == state["t_act"])] = game.TURN_DASH
     # Timers that Slippi does not log: what is left of the ledge's intangibility, else "not over yet".
     ledge_left = np.maximum(LEDGE_INTANGIBLE - state["t_act"], 1)
@@ -103,7 +104,7 @@ def step(state, inputs, stage):
                                      np.where(state["action"] == game.LEDGE_CATCH, ledge_left, UNKNOWN_TIMER))
     secrets["throw_frames"] = throw_lengths(players)
     secrets["grab_timer"] = UNKNOWN_TIMER * 10
-    secrets["guard_frames"] = np.ceil(np.abs(state["ground_vx"]) / game.GUARD_PUSH)  # read as a shield's stun begins
+    secrets["guard_frames"] = np.ceil(np.abs(state["ground_vx"]) / game.combat.GUARD_PUSH)  # as the stun begins
 
     game.step_games(frames, hidden, controllers)
 
