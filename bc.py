@@ -11,12 +11,11 @@ real games.) The loss cannot tell who plays better; only games can.
 
 import json
 import math
-import signal
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -24,35 +23,38 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from cleanmelee.cli import check_numbers, run_script
+from cleanmelee.cli import AT_LEAST_0, COUNT, COUNT_OR_OFF, POSITIVE, SEEDS, Range, check_ranges, run_script, to_flags
 from cleanmelee.dataset import Sequences, load_sequences, walk
 from cleanmelee.files import append_jsonl, check_writable
 from cleanmelee.frame import BUTTONS
-from cleanmelee.runs import start_run
+from cleanmelee.runs import start_run, stop_on_interrupt
 from melee_common import (
-    HEADS, NUM_BUTTONS, NUM_STICK, OWN_CONTROLLER, STICK_NEUTRAL, Policy, action_logprobs, load_policy,
-    parse_hidden, save_checkpoint,
+    HEADS, NUM_BUTTONS, OWN_CONTROLLER, STICK_NEUTRAL, Policy, action_logprobs, load_policy, parse_hidden, save_checkpoint,
+    split_logits,
 )
+
+BELOW_1 = Range(0, 1 - 1e-9)
+STICKS = list(HEADS)[1:5]                                                   # main_x, main_y, c_x, c_y
 
 
 @dataclass
 class Args:
     replays: str
     """folder of .slp files (subfolders too), or one file"""
-    max_files: int = 0
+    max_files: Annotated[int, COUNT_OR_OFF] = 0
     """read only the first so many files, in sorted order (off: 0, all)"""
     character: str = ""
     """learn only from who plays this character (off: empty, everybody)"""
-    player_port: int = 0
+    player_port: Annotated[int, Range(0, 4)] = 0
     """learn only from this port, 1 to 4 (off: 0, both players of every game)"""
     cpu_players: bool = False
     """learn from the game's own CPU players too"""
-    min_active: float = 0.01
+    min_active: Annotated[float, BELOW_1] = 0.01
     """leave out players whose input changes on fewer than this share of frames: a controller that was put down teaches
     standing still (off: 0)"""
-    held_out: float = 0.1
+    held_out: Annotated[float, BELOW_1] = 0.1
     """share of the games that is only for evaluation; at least one game"""
-    num_workers: int = -1
+    num_workers: Annotated[int, Range(-1, 65536)] = -1
     """processes that parse replays; -1: one per core (off: 0, in this process)"""
 
     pretrained: str = ""
@@ -61,30 +63,30 @@ class Args:
     """network between embedding and heads; the gru remembers"""
     hidden: str = "256"
     """layer sizes separated by commas, the last one is the gru's state"""
-    epochs: int = 10
+    epochs: Annotated[int, COUNT] = 10
     """passes over the training games"""
-    batch_size: int = 64
+    batch_size: Annotated[int, COUNT] = 64
     """windows in one update"""
-    window_size: int = 60
+    window_size: Annotated[int, Range(2, 10 ** 9)] = 60
     """frames in one window; shorter games are skipped"""
-    learning_rate: float = 3e-3
+    learning_rate: Annotated[float, Range(1e-12, 1)] = 3e-3
     """AdamW's step size at the start"""
     anneal_lr: bool = True
     """lower the learning rate to 0 over the run, linearly"""
-    weight_decay: float = 0.01
+    weight_decay: Annotated[float, AT_LEAST_0] = 0.01
     """AdamW's weight decay (off: 0)"""
-    max_grad_norm: float = 1.0
+    max_grad_norm: Annotated[float, POSITIVE] = 1.0
     """gradients are scaled down to this norm"""
-    prev_controller_dropout: float = 0.2
+    prev_controller_dropout: Annotated[float, BELOW_1] = 0.2
     """share of windows, in training only, in which the policy cannot see its own last controller: people hold an input for
     many frames, so copying it scores well and never starts anything (off: 0)"""
-    value_coef: float = 0.5
+    value_coef: Annotated[float, AT_LEAST_0] = 0.5
     """weight of the value loss: the value head learns the discounted reward from features that this loss leaves alone, so
     that self-play need not begin with a random critic (off: 0, the value head stays as it is)"""
-    gamma: float = 0.9967
+    gamma: Annotated[float, BELOW_1] = 0.9967
     """discount a frame of that reward (a stock 1, a percent of damage .01), a half-life of 3.5 seconds as in self-play"""
 
-    seed: int = 1
+    seed: Annotated[int, SEEDS] = 1
     """decides weights, windows and their order"""
     checkpoint: str = ""
     """file for the policy with the lowest held-out loss (default: checkpoints/best.pt in the run folder, beside last.pt)"""
@@ -94,17 +96,6 @@ class Args:
     """where runs are kept"""
     track: bool = False
     """log to Weights & Biases too; WANDB_MODE=offline works without an account"""
-
-
-def check(args: Args) -> None:
-    """One line for each value that cannot work."""
-    ever, many, below_1 = math.inf, 10 ** 9, 1 - 1e-9
-    check_numbers(
-        args, epochs=(1, many), batch_size=(1, many), window_size=(2, many), max_files=(0, many), num_workers=(-1, 65536),
-        held_out=(0, below_1), prev_controller_dropout=(0, below_1), min_active=(0, below_1), gamma=(0, below_1),
-        learning_rate=(1e-12, 1), weight_decay=(0, ever), value_coef=(0, ever), max_grad_norm=(1e-9, ever))
-    if args.checkpoint:
-        check_writable("--checkpoint", Path(args.checkpoint))
 
 
 @torch.inference_mode()
@@ -123,25 +114,28 @@ def evaluate(policy: Policy, data: Sequences) -> dict[str, float]:
         logits = policy.logits(features, actions)                           # [T, B, 81]
         logprobs, entropies = action_logprobs(logits, actions)              # [T, B, 6]
 
-        buttons, sticks, shoulder = logits.split([NUM_BUTTONS, 4 * NUM_STICK, HEADS["shoulder"]], -1)
-        sticks = sticks.unflatten(-1, (4, NUM_STICK))                       # [T, B, 4, 17]
-        pressed, index = actions[..., :NUM_BUTTONS] > 0, actions[..., NUM_BUTTONS:]
+        buttons, sticks, shoulder = split_logits(logits)                    # [T, B, 8], [T, B, 4, 17], [T, B, 1, 5]
+        pressed = actions[..., :NUM_BUTTONS] > 0
+        index = actions[..., NUM_BUTTONS:]
         right = torch.cat([((buttons > 0) == pressed).all(-1, keepdim=True), sticks.argmax(-1) == index[..., :4],
-                           shoulder.argmax(-1, keepdim=True) == index[..., 4:]], -1)
+                           shoulder.argmax(-1) == index[..., 4:]], -1)
         value_error = (policy.value(features) - data.returns[rows]) ** 2
         for name, value, counts in (
                 ("nll", -logprobs, weight), ("entropy", entropies, weight), ("accuracy", right, weight),
-                ("true_press", pressed, weight), ("press", buttons.sigmoid(), weight), ("argmax_press", buttons > 0, weight),
+                ("true_press", pressed, weight), ("press", buttons.sigmoid(), weight),
+                ("argmax_press", buttons > 0, weight),
                 ("true_neutral", index[..., :4] == STICK_NEUTRAL, weight),
                 ("neutral", sticks.softmax(-1)[..., STICK_NEUTRAL], weight),
-                ("value_loss", value_error[..., None], weight), ("nll_changed", -logprobs.sum(-1, keepdim=True), changed)):
+                ("value_loss", value_error[..., None], weight),
+                ("nll_changed", -logprobs.sum(-1, keepdim=True), changed)):
             total = torch.cat([(value * counts[..., None]).flatten(0, 1).sum(0), counts.sum()[None]])
             sums[name] = sums[name] + total if name in sums else total
 
     mean = {name: (s[:-1] / s[-1].clamp(min=1)).tolist() for name, s in sums.items()}
-    row = {"eval/nll": sum(mean["nll"]), "eval/nll_changed": mean["nll_changed"][0], "eval/value_loss": mean["value_loss"][0]}
+    row = {"eval/nll": sum(mean["nll"]), "eval/nll_changed": mean["nll_changed"][0],
+           "eval/value_loss": mean["value_loss"][0]}
     for columns, names in ((HEADS, ("nll", "accuracy", "entropy")), (BUTTONS, ("true_press", "press", "argmax_press")),
-                           (list(HEADS)[1:5], ("true_neutral", "neutral"))):
+                           (STICKS, ("true_neutral", "neutral"))):
         row |= {f"eval/{name}_{column}": mean[name][k] for name in names for k, column in enumerate(columns)}
     return row
 
@@ -155,18 +149,21 @@ def warnings(row: dict[str, float]) -> list[str]:
             found.append(f"{name} is held {press:.2%} of the time, by people {true:.2%}")
         elif true > .01 and argmax < .1 * true:
             found.append(f"{name} is hardly ever held without sampling")
-    for name in list(HEADS)[1:5]:
-        true, rests = row[f"eval/true_neutral_{name}"], row[f"eval/neutral_{name}"]
+    for name in STICKS:
+        true = row[f"eval/true_neutral_{name}"]
+        rests = row[f"eval/neutral_{name}"]
         if abs(rests - true) > .1:
             found.append(f"{name} rests {rests:.0%} of the time, people's {true:.0%}")
     for name in HEADS:
-        nll, entropy = row[f"eval/nll_{name}"], row[f"eval/entropy_{name}"]
+        nll = row[f"eval/nll_{name}"]
+        entropy = row[f"eval/entropy_{name}"]
         if nll > 1.5 * entropy + .05:
             found.append(f"{name} is surer than it is right (loss {nll:.3f}, entropy {entropy:.3f})")
     return found
 
 
 def report(before: dict, after: dict, console: Console) -> None:
+    """Two rows of `evaluate`, before training and of the best epoch, as tables."""
     heads = Table("head", "loss before", "after", "right before", "after", "entropy", title="held-out games, per frame")
     for name in HEADS:
         heads.add_row(name, *[f"{row[f'eval/nll_{name}']:.3f}" for row in (before, after)],
@@ -179,35 +176,43 @@ def report(before: dict, after: dict, console: Console) -> None:
     for name in BUTTONS:
         held.add_row(name, *[f"{after[f'eval/{kind}_{name}']:.2%}" for kind in ("true_press", "press", "argmax_press")])
     held.add_section()
-    for name in list(HEADS)[1:5]:
+    for name in STICKS:
         held.add_row(f"{name} at rest", *[f"{after[f'eval/{kind}_{name}']:.2%}" for kind in ("true_neutral", "neutral")])
     console.print(heads, held)
     for line in warnings(after):
         console.print(f"[yellow]note[/] {line}")
 
 
+def fill_in(args: Args, policy: Policy) -> None:
+    """What the command line left open: the sizes of a --pretrained network, the run's name."""
+    args.backbone = policy.config["backbone"]
+    args.hidden = ",".join(map(str, policy.config["hidden"]))
+    args.run_name = args.run_name or f"bc_{args.backbone}_seed{args.seed}_{time.strftime('%Y%m%d_%H%M%S')}"
+
+
 def main(args: Args) -> None:
     console = Console(highlight=False, soft_wrap=True)
 
     # ------------------------------------------------------------------------------------------------------- set-up
-    check(args)
+    check_ranges(args)
+    if args.checkpoint:
+        check_writable("--checkpoint", Path(args.checkpoint))
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)                                  # windows
     policy = load_policy(args.pretrained)[0] if args.pretrained else Policy(args.backbone, parse_hidden(args.hidden))
-    args.backbone, args.hidden = policy.config["backbone"], ",".join(map(str, policy.config["hidden"]))
+    policy.config |= {"action_repeat": 1, "frame_delay": 0}                 # whatever it did: it learns from every frame
+    fill_in(args, policy)
 
     train, held_out, about = load_sequences(
         args.replays, character=args.character, player_port=args.player_port, cpu_players=args.cpu_players,
         min_active=args.min_active, held_out=args.held_out, max_files=args.max_files, num_workers=args.num_workers,
         min_frames=max(60, args.window_size), gamma=args.gamma)
-
-    args.run_name = args.run_name or f"bc_{args.backbone}_seed{args.seed}_{time.strftime('%Y%m%d_%H%M%S')}"
-    run = start_run(args, args.runs_dir, args.run_name)
+    run = start_run(args.runs_dir, args.run_name, to_flags(args), __file__)
     (run / "replays.json").write_text(json.dumps(about, indent=1) + "\n")
     best_path = Path(args.checkpoint) if args.checkpoint else run / "checkpoints" / "best.pt"
     if args.track:
         import wandb
-        wandb.init(project="cleanmelee", name=args.run_name, config=vars(args), dir=str(run))
+        wandb.init(project="cleanmelee", name=args.run_name, config=to_flags(args), dir=str(run))
 
     optimizer = torch.optim.AdamW(policy.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
     T, B = args.window_size, args.batch_size
@@ -218,14 +223,7 @@ def main(args: Args) -> None:
                   f"from; {about['held_out_players']} in {about['held_out_games']}, {len(held_out.weights):,} frames held out; "
                   f"left out: {about['idle_players']} idle and {about['cpu_players']} CPU players; run folder {run}")
 
-    stop = []                                                               # filled by Ctrl-C; a second one kills
-    def on_interrupt(signum, frame):
-        if stop:
-            raise KeyboardInterrupt
-        stop.append(signum)
-        console.print("stopping after this update; press Ctrl-C again to stop at once, without its checkpoint")
-    signal.signal(signal.SIGINT, on_interrupt)
-
+    stop = stop_on_interrupt(console.print)
     before = best = evaluate(policy.eval(), held_out)
     append_jsonl(run / "metrics.jsonl", {"step": 0, "epoch": 0, **before})
     console.print(f"epoch 0  held out {before['eval/nll']:.3f}, new inputs {before['eval/nll_changed']:.3f}")
@@ -233,7 +231,8 @@ def main(args: Args) -> None:
 
     for epoch in range(1, args.epochs + 1):
         policy.train()
-        clock, stats = {"data": 0., "learn": 0.}, []
+        clock = {"data": 0., "learn": 0.}
+        stats = []
         first_rows = np.concatenate([                                       # each game is cut anew, from a random frame on
             np.arange(a + rng.integers(min(T, b - a - T) + 1), b - T + 1, T)
             for a, b in zip(train.starts[:-1], train.starts[1:], strict=True)])
@@ -244,7 +243,8 @@ def main(args: Args) -> None:
             tick = time.perf_counter()
             rows = mb + torch.arange(T)[:, None]                            # [T, B] windows side by side
             obs, actions = train.take(rows)
-            weight, returns = train.weights[rows], train.returns[rows]
+            weight = train.weights[rows]                                    # [T, B]
+            returns = train.returns[rows]                                   # [T, B]
             hidden = torch.rand(len(mb), 1) < args.prev_controller_dropout  # [B, 1], for the whole window
             obs.floats[..., OWN_CONTROLLER] *= ~hidden
             resets = torch.zeros(rows.shape, dtype=torch.bool)
@@ -287,8 +287,8 @@ def main(args: Args) -> None:
         better = row["eval/nll"] < best["eval/nll"] or epoch == 1
         best = row if better else best
         for path in [run / "checkpoints" / "last.pt"] + [best_path] * better:
-            save_checkpoint(path, policy, stage="bc", step=step, epoch=epoch, args=vars(args), action_repeat=1, frame_delay=0,
-                            metrics=row, optimizer=optimizer.state_dict(), rng=json.dumps(rng.bit_generator.state),
+            save_checkpoint(path, policy, stage="bc", step=step, epoch=epoch, args=to_flags(args), metrics=row,
+                            optimizer=optimizer.state_dict(), rng=json.dumps(rng.bit_generator.state),
                             noise=torch.get_rng_state())
         console.print(f"epoch {epoch}  {fps:,.0f} frames/s  loss {mean[0]:.3f}  held out {row['eval/nll']:.3f}, new inputs "
                       f"{row['eval/nll_changed']:.3f}  value {row['eval/value_loss']:.4f}{'  (best so far)' if better else ''}")

@@ -16,11 +16,11 @@ distilled too, so that self-play can go on from the student.
 
 import hashlib
 import math
-import signal
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -29,14 +29,18 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from cleanmelee.cli import UserError, check_numbers, run_script
+from cleanmelee.cli import (
+    AT_LEAST_0, COUNT, COUNT_OR_OFF, POSITIVE, SEEDS, SHARE, Range, UserError, check_ranges, run_script, to_flags,
+)
 from cleanmelee.dataset import Sequences, load_sequences, walk
 from cleanmelee.files import append_jsonl, check_writable
-from cleanmelee.runs import start_run
+from cleanmelee.runs import start_run, stop_on_interrupt
 from melee_common import (
-    HEADS, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, NUM_STICK, Observation, Policy, action_logprobs,
-    load_policy, parse_hidden, save_checkpoint,
+    HEADS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, Observation, Policy, action_kl, action_logprobs, load_policy, parse_hidden,
+    save_checkpoint,
 )
+
+BELOW_1 = Range(0, 1 - 1e-9)
 
 
 @dataclass
@@ -47,41 +51,41 @@ class Args:
     """folder of .slp files (subfolders too), or one file: the frames on which the teacher is asked"""
     output: str = ""
     """file for the student with the lowest held-out loss (default: checkpoints/best.pt in the run folder)"""
-    max_files: int = 0
+    max_files: Annotated[int, COUNT_OR_OFF] = 0
     """read only the first so many files, in sorted order (off: 0, all)"""
     character: str = ""
     """ask the teacher only on the side of who plays this character (off: empty, everybody)"""
-    player_port: int = 0
+    player_port: Annotated[int, Range(0, 4)] = 0
     """ask only on the side of this port, 1 to 4 (off: 0, both players of every game)"""
     cpu_players: bool = False
     """ask on the side of the game's own CPU players too"""
-    min_active: float = 0.01
+    min_active: Annotated[float, BELOW_1] = 0.01
     """leave out players whose input changes on fewer than this share of frames (off: 0)"""
-    held_out: float = 0.1
+    held_out: Annotated[float, BELOW_1] = 0.1
     """share of the games that is only for evaluation; at least one game, the same as in bc.py"""
-    num_workers: int = -1
+    num_workers: Annotated[int, Range(-1, 65536)] = -1
     """processes that parse replays; -1: one per core (off: 0, in this process)"""
 
     hidden: str = "64,64"
     """layer sizes of the student, separated by commas"""
-    temperature: float = 2.0
+    temperature: Annotated[float, Range(1e-6, 1e6)] = 2.0
     """softens the answers of both, so that the student also learns what the teacher holds unlikely (off: 1)"""
-    alpha: float = 0.7
+    alpha: Annotated[float, SHARE] = 0.7
     """share of the teacher in the loss; 1: only the teacher, 0: only what the players did"""
-    value_coef: float = 0.5
+    value_coef: Annotated[float, AT_LEAST_0] = 0.5
     """weight of the value heads' squared difference (off: 0, the student's value head stays untrained)"""
-    epochs: int = 10
+    epochs: Annotated[int, COUNT] = 10
     """passes over the training games"""
-    batch_size: int = 2048
+    batch_size: Annotated[int, COUNT] = 2048
     """frames in one update"""
-    learning_rate: float = 3e-3
+    learning_rate: Annotated[float, Range(1e-12, 1)] = 3e-3
     """AdamW's step size at the start; it falls to 0 over the run, linearly"""
-    weight_decay: float = 0.01
+    weight_decay: Annotated[float, AT_LEAST_0] = 0.01
     """AdamW's weight decay (off: 0)"""
-    max_grad_norm: float = 1.0
+    max_grad_norm: Annotated[float, POSITIVE] = 1.0
     """gradients are scaled down to this norm"""
 
-    seed: int = 1
+    seed: Annotated[int, SEEDS] = 1
     """decides the student's first weights and the order of frames"""
     run_name: str = ""
     """folder inside --runs-dir (default: made of sizes, seed and time)"""
@@ -89,40 +93,19 @@ class Args:
     """where runs are kept"""
 
 
-def check(args: Args) -> None:
-    """One line for each value that cannot work."""
-    ever, many, below_1 = math.inf, 10 ** 9, 1 - 1e-9
-    check_numbers(
-        args, epochs=(1, many), batch_size=(1, many), max_files=(0, many), num_workers=(-1, 65536),
-        held_out=(0, below_1), min_active=(0, below_1), alpha=(0, 1), temperature=(1e-6, 1e6), learning_rate=(1e-12, 1),
-        weight_decay=(0, ever), value_coef=(0, ever), max_grad_norm=(1e-9, ever))
-    if args.output:
-        check_writable("--output", Path(args.output))
-
-
 @torch.inference_mode()
-def answers(policy: Policy, data: Sequences, action_repeat: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+def answers(policy: Policy, data: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits [N, 81] and values [N] of a policy that plays along, its memory carried from a game's first frame to its last."""
-    logits, values = torch.empty(len(data.weights), NUM_LOGITS), torch.empty(len(data.weights))
+    logits = torch.empty(len(data.weights), NUM_LOGITS)
+    values = torch.empty(len(data.weights))
     state = ()
-    for rows, real, first in walk(data.starts, action_repeat):
+    for rows, real, first in walk(data.starts, policy.action_repeat):
         obs, actions = data.take(rows)
         state = policy.initial_state(rows.shape[1]) if first else state
         features, state = policy.unroll(obs, state, torch.zeros(rows.shape, dtype=torch.bool))
         logits[rows[real]] = policy.logits(features, actions)[real]
         values[rows[real]] = policy.value(features)[real]
     return logits, values
-
-
-def divergence(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
-    """KL(teacher || student) per head: logits [.., 81] twice -> [.., 6]. Eight buttons are eight coins."""
-    def log_odds(logits):
-        buttons, sticks, shoulder = logits.split([NUM_BUTTONS, 4 * NUM_STICK, HEADS["shoulder"]], -1)
-        coins = torch.stack([F.logsigmoid(buttons), F.logsigmoid(-buttons)], -1)                    # [.., 8, 2]
-        return coins, sticks.unflatten(-1, (4, NUM_STICK)).log_softmax(-1), shoulder[..., None, :].log_softmax(-1)
-
-    coins, sticks, shoulder = ((p.exp() * (p - q)).sum(-1) for p, q in zip(log_odds(teacher), log_odds(student), strict=True))
-    return torch.cat([coins.sum(-1, keepdim=True), sticks, shoulder], -1)
 
 
 def evaluate(teacher: tuple, student: tuple, data: Sequences, alpha: float, temperature: float) -> dict[str, float]:
@@ -132,8 +115,8 @@ def evaluate(teacher: tuple, student: tuple, data: Sequences, alpha: float, temp
 
     nll = {who: mean(-action_logprobs(logits, data.actions)[0])
            for who, (logits, _) in (("teacher", teacher), ("student", student))}
-    kl = mean(divergence(teacher[0], student[0]))
-    soft_kl = mean(divergence(teacher[0] / temperature, student[0] / temperature)).sum()
+    kl = mean(action_kl(teacher[0], student[0]))
+    soft_kl = mean(action_kl(teacher[0] / temperature, student[0] / temperature)).sum()
     return {"eval/loss": float(alpha * temperature ** 2 * soft_kl + (1 - alpha) * nll["student"].sum()),
             "eval/kl": float(kl.sum()),
             "eval/value_error": float(mean((teacher[1] - student[1])[:, None] ** 2)),
@@ -147,7 +130,9 @@ def evaluate(teacher: tuple, student: tuple, data: Sequences, alpha: float, temp
 def step_latency(policy: Policy, repeats: int = 300) -> float:
     """Median microseconds of one frame of play: one row in, one sampled action out, on the CPU."""
     obs = Observation(torch.zeros(1, NUM_FLOATS), torch.zeros(1, NUM_INTS, dtype=torch.int16))
-    noise, state, times = torch.rand(1, NUM_LOGITS), policy.initial_state(1), []
+    noise = torch.rand(1, NUM_LOGITS)
+    state = policy.initial_state(1)
+    times = []
     for _ in range(repeats + 50):                                           # the first 50 warm up
         began = time.perf_counter()
         _, state = policy.step(obs, state, noise)
@@ -156,6 +141,7 @@ def step_latency(policy: Policy, repeats: int = 300) -> float:
 
 
 def report(teacher: Policy, student: Policy, result: dict, console: Console) -> None:
+    """A row of `evaluate`, sizes and latencies as a table."""
     table = Table("", "teacher", "student", "KL", title="held-out games")
     for head in HEADS:
         table.add_row(f"{head}, loss", *[f"{result[f'eval/{key}_{head}']:.3f}" for key in ("teacher_nll", "student_nll", "kl")])
@@ -166,25 +152,33 @@ def report(teacher: Policy, student: Policy, result: dict, console: Console) -> 
     console.print(table)
 
 
+def fill_in(args: Args) -> None:
+    """What the command line left open: the run's name."""
+    sizes = args.hidden.replace(",", "x")
+    args.run_name = args.run_name or f"distill_{sizes}_seed{args.seed}_{time.strftime('%Y%m%d_%H%M%S')}"
+
+
 def main(args: Args) -> None:
     console = Console(highlight=False, soft_wrap=True)
 
     # ------------------------------------------------------------------------------------------------------- set-up
-    check(args)
-    torch.manual_seed(args.seed)
-    student = Policy("mlp", parse_hidden(args.hidden))
-    teacher, source = load_policy(args.teacher)
-    action_repeat = source.get("action_repeat", 1)
-    if source.get("frame_delay", 0):
-        raise UserError(f"{args.teacher}: acts with a delay of {source['frame_delay']} frames, which distill.py cannot teach; "
+    check_ranges(args)
+    if args.output:
+        check_writable("--output", Path(args.output))
+    hidden = parse_hidden(args.hidden)
+    teacher, _ = load_policy(args.teacher)
+    if teacher.frame_delay:
+        raise UserError(f"{args.teacher}: acts with a delay of {teacher.frame_delay} frames, which distill.py cannot teach; "
                         "choose a teacher without delay")
+    torch.manual_seed(args.seed)
+    student = Policy("mlp", hidden, action_repeat=teacher.action_repeat)
 
     train, held_out, about = load_sequences(
         args.replays, character=args.character, player_port=args.player_port, cpu_players=args.cpu_players,
         min_active=args.min_active, held_out=args.held_out, max_files=args.max_files, num_workers=args.num_workers)
 
-    args.run_name = args.run_name or f"distill_{args.hidden.replace(',', 'x')}_seed{args.seed}_{time.strftime('%Y%m%d_%H%M%S')}"
-    run = start_run(args, args.runs_dir, args.run_name)
+    fill_in(args)
+    run = start_run(args.runs_dir, args.run_name, to_flags(args), __file__)
     output = Path(args.output) if args.output else run / "checkpoints" / "best.pt"
     console.print(f"[bold]CleanMelee[/] distillation  {teacher.config['backbone']} {teacher.config['hidden']} -> mlp "
                   f"{student.config['hidden']}\n{about['train_players']} players in {about['train_games']} games, "
@@ -192,8 +186,8 @@ def main(args: Args) -> None:
                   f"{len(held_out.weights):,} frames held out; run folder {run}")
 
     tick = time.perf_counter()
-    teacher_logits, teacher_values = answers(teacher, train, action_repeat)                # asked once, for all epochs
-    teacher_held_out = answers(teacher, held_out, action_repeat)
+    teacher_logits, teacher_values = answers(teacher, train)          # asked once, for all epochs
+    teacher_held_out = answers(teacher, held_out)
     fps = (len(train.weights) + len(held_out.weights)) / (time.perf_counter() - tick)
     console.print(f"asked the teacher: {fps:,.0f} frames/s")
 
@@ -201,19 +195,16 @@ def main(args: Args) -> None:
     has_control = train.weights.nonzero()[:, 0]                             # the rows to learn from
     num_updates = args.epochs * math.ceil(len(has_control) / args.batch_size)
     order = torch.Generator().manual_seed(args.seed)
-    T, step, best = args.temperature, 0, None
+    T = args.temperature
+    step = 0
+    best = None
 
-    stop = []                                                               # filled by Ctrl-C; a second one kills
-    def on_interrupt(signum, frame):
-        if stop:
-            raise KeyboardInterrupt
-        stop.append(signum)
-        console.print("stopping after this update; press Ctrl-C again to stop at once, without its checkpoint")
-    signal.signal(signal.SIGINT, on_interrupt)
+    stop = stop_on_interrupt(console.print)
 
     for epoch in range(1, args.epochs + 1):
         student.train()
-        stats, tick = [], time.perf_counter()
+        stats = []
+        tick = time.perf_counter()
         batches = has_control[torch.randperm(len(has_control), generator=order)].split(args.batch_size)
 
         for mb in track(batches, f"epoch {epoch}", console=console, transient=True, disable=not console.is_terminal):
@@ -223,7 +214,7 @@ def main(args: Args) -> None:
             logits = student.logits(features, actions)                      # [B, 81]
 
             # ------------------------------------------------- loss: the softened teacher, the player, the values
-            kl = divergence(teacher_logits[mb] / T, logits / T).sum(-1).mean()
+            kl = action_kl(teacher_logits[mb] / T, logits / T).sum(-1).mean()
             nll = -action_logprobs(logits, actions)[0].sum(-1).mean()
             value_loss = F.mse_loss(student.value(features), teacher_values[mb])
             loss = args.alpha * T ** 2 * kl + (1 - args.alpha) * nll + args.value_coef * value_loss
@@ -251,8 +242,7 @@ def main(args: Args) -> None:
         better = best is None or row["eval/loss"] < best["eval/loss"]
         if better:
             best = row
-            save_checkpoint(output, student, stage="distill", step=step, epoch=epoch, args=vars(args), metrics=row,
-                            action_repeat=action_repeat, frame_delay=0,
+            save_checkpoint(output, student, stage="distill", step=step, epoch=epoch, args=to_flags(args), metrics=row,
                             teacher=hashlib.sha256(Path(args.teacher).read_bytes()).hexdigest(),
                             optimizer=optimizer.state_dict(), noise=order.get_state())
         console.print(f"epoch {epoch}  {fps:,.0f} frames/s  held out {row['eval/student_nll']:.3f} (teacher "

@@ -31,21 +31,22 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from cleanmelee.cli import UserError, check_numbers, lookup, run_script
+from cleanmelee.cli import SEEDS, Range, UserError, check_ranges, lookup, run_script
 from cleanmelee.files import atomic_write, check_writable
 from cleanmelee.frame import CHARACTERS, FIRST_CONTROL_FRAME, STAGES
 from cleanmelee.game import BOTS
+from cleanmelee.onnx import onnx_session
 from cleanmelee.runs import versions
 from melee_common import (
-    ACTION_SIZE, NUM_FLOATS, NUM_INTS, NUM_LOGITS, Observation, Policy, VecEnv, load_policy, observe, onnx_session,
-    schema_hash, to_torch,
+    ACTION_SIZE, NUM_FLOATS, NUM_INTS, NUM_LOGITS, Observation, Policy, VecEnv, load_policy, observe, schema_hash,
+    to_torch,
 )
 
 OPSET = 18                                                                  # the exporter's own; higher ones are converted
@@ -61,11 +62,11 @@ class Args:
     """file to write, ends in .onnx"""
     int8: Literal["none", "dynamic"] = "none"
     """dynamic: weights of all matrix products in eight bits, activations quantised on the fly (off: none, float32)"""
-    steps: int = 200
+    steps: Annotated[int, Range(1, 10 ** 6)] = 200
     """frames of the parity check, from a game between two random players"""
     character: str = "mewtwo"
     """character of both players in the parity check"""
-    seed: int = 1
+    seed: Annotated[int, SEEDS] = 1
     """seed of the parity check's game and noise"""
 
 
@@ -132,13 +133,15 @@ def quantise(model):
 
 def game_frames(steps: int, character: str, seed: int) -> Observation:
     """Observations [steps, 1, ...] of player 0 in a game between two random players, from the frame on which they move."""
-    frames, controllers = [], []
+    frames = []
+    controllers = []
     with VecEnv(1, lookup(CHARACTERS, character, "character"), STAGES["final_destination"], seed=seed,
                 bot_kinds=BOTS["random"], max_episode_frames=0) as envs:
         while len(frames) < steps:
             envs.step(envs.controllers.copy())
             if envs.frames["frame_id"][0] >= FIRST_CONTROL_FRAME:
-                frames.append(envs.frames.copy()), controllers.append(envs.controllers.copy())
+                frames.append(envs.frames.copy())
+                controllers.append(envs.controllers.copy())
     obs = observe(np.concatenate(frames), np.concatenate(controllers))
     return Observation(obs.floats[:, :1], obs.ints[:, :1])
 
@@ -147,7 +150,8 @@ def parity(policy: Policy, acting, scoring, obs: Observation, noise: torch.Tenso
     """The policy and its export side by side over obs [T, 1, ...] with noise [T, 1, 81], each with its own state."""
     state = policy.initial_state(1)
     onnx_state = [s.numpy() for s in state]
-    worst_state = worst_logit = 0.
+    worst_state = 0.
+    worst_logit = 0.
     different = 0
     for t in range(len(noise)):
         now = to_torch(Observation(obs.floats[t], obs.ints[t]))
@@ -176,12 +180,13 @@ def latency(step) -> tuple[float, float]:
 
 
 def main(args: Args) -> None:
-    checkpoint, output = Path(args.checkpoint), Path(args.output)
-    check_numbers(args, steps=(1, 10 ** 6))
+    checkpoint = Path(args.checkpoint)
+    output = Path(args.output)
+    check_ranges(args)
     if output.suffix != ".onnx":
         raise UserError(f"--output {output}: must end in .onnx, by which play.py knows what it is")
     lookup(CHARACTERS, args.character, "character")
-    policy, data = load_policy(checkpoint)
+    policy, _ = load_policy(checkpoint)
     check_writable("--output", output)
     console = Console()
     torch.set_num_threads(1)                                                # as in play, or latencies mean nothing
@@ -193,7 +198,7 @@ def main(args: Args) -> None:
         models["int8"] = tuple(map(quantise, models["float32"]))
     metadata = {
         "program": "CleanMelee", "schema": schema_hash(), "config": json.dumps(policy.config),
-        "action_repeat": str(data.get("action_repeat", 1)), "frame_delay": str(data.get("frame_delay", 0)),
+        "action_repeat": str(policy.action_repeat), "frame_delay": str(policy.frame_delay),
         "checkpoint": checkpoint.name, "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
         "int8": args.int8, "opset": str(OPSET), "versions": json.dumps(versions())}
     for acting, _ in models.values():
@@ -205,7 +210,8 @@ def main(args: Args) -> None:
     noise = torch.rand(args.steps, 1, NUM_LOGITS, generator=torch.Generator().manual_seed(args.seed))
     found = Table("parity", "states differ by", "logits differ by", "actions differ", title=f"{args.steps} frames, same noise")
     speed = Table("one step, batch 1", "p50 us", "p99 us", "file kB", title=f"{LATENCY_STEPS} warm steps, one thread")
-    first, state = to_torch(Observation(obs.floats[0], obs.ints[0])), policy.initial_state(1)
+    first = to_torch(Observation(obs.floats[0], obs.ints[0]))
+    state = policy.initial_state(1)
     with torch.inference_mode():
         p50, p99 = latency(lambda: policy.step(first, state, noise[0]))
         speed.add_row("torch float32", f"{p50:.0f}", f"{p99:.0f}", f"{checkpoint.stat().st_size / 1e3:.0f} (checkpoint)")

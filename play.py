@@ -17,267 +17,148 @@ counts for being short. The policy sits at port 1 in every other game. A draw is
 is Wilson's. Each policy decides as often, and acts as late, as it was trained to.
 """
 
-import collections
-import concurrent.futures
-import json
+import dataclasses
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import combinations, product
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from cleanmelee.cli import UserError, check_numbers, lookup, parse_names, run_script
-from cleanmelee.dolphin import CPU_LEVELS, DOLPHIN_LIMITS, HUMAN, DolphinArgs, check_dolphin, check_netplay
-from cleanmelee.evaluation import wilson_interval
-from cleanmelee.files import append_jsonl, atomic_write, check_writable
+from cleanmelee.cli import (
+    COUNT_OR_OFF, SEEDS, Range, UserError, as_flag, check_ranges, lookup, parse_matchups, parse_names, run_script, to_flags,
+)
+from cleanmelee.dolphin import CPU_LEVELS, HUMAN, DolphinArgs, check_dolphin, check_netplay
+from cleanmelee.files import append_jsonl, check_writable
 from cleanmelee.frame import CHARACTERS, CONTROLLER, STAGES, outcomes
 from cleanmelee.game import BOTS
-from cleanmelee.pool import Pool, Ratings, fit_elo
+from cleanmelee.inference import Inference, Pace, warm_up
+from cleanmelee.onnx import OnnxPolicy, load_player
+from cleanmelee.pool import Ratings
 from cleanmelee.recording import Recorder
-from cleanmelee.runs import plot_payoff
-from melee_common import (
-    BOT_SLOT, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, Observation, Policy, VecEnv, act, decode_actions,
-    load_policy, mirrored, observe, onnx_session, schema_hash,
-)
+from cleanmelee.statistics import Game, print_matchups, summarise
+from cleanmelee.tournament import enter, print_standings, standings, write_tournament
+from melee_common import BOT_SLOT, Policy, VecEnv, mirrored, observe
 
 FRAME_TIME = 1 / 60                                                         # seconds; Melee's 59.94 Hz, near enough
-FRAMES_PER_MINUTE = 3600
-MOST_LIKELY = torch.full((NUM_LOGITS,), 1 / np.e)                           # uniform numbers that become noise of 0: Gumbel at
-MOST_LIKELY[:NUM_BUTTONS] = .5                                              # 1/e, logistic at .5 (all that an export can be told)
+MAX_GAMES = 65536                                                           # of one run, all matchups together
 
 
 @dataclass
-class Args(DolphinArgs):
+class Args:
     policy: str = ""
     """the policy that plays: a checkpoint (.pt) or an exported policy (.onnx); needed but for a tournament"""
     opponent: str = "attacker"
     """a bot (idle, random, attacker, level1 to level9), another policy's file, or in Dolphin cpu1 to cpu9 and human"""
-    game_type: Literal["mock", "dolphin"] = "mock"
-    """the embedded game, or Slippi Dolphin with --dolphin and --iso"""
-    port: int = 0
+    num_games: Annotated[int, Range(0, MAX_GAMES)] = 10
+    """games of each matchup; on the embedded game all side by side (0: until Ctrl-C, one after the other)"""
+    character: str = "mewtwo"
+    """the policy's character; several, separated by commas, or low_tiers, top_tiers, all are played one by one"""
+    opponent_character: str = ""
+    """the opponent's character, or several (off: empty, the same as the policy's)"""
+    stage: str = "final_destination"
+    """stage, several, or all"""
+    max_episode_frames: Annotated[int, COUNT_OR_OFF] = 0
+    """game frames after which the side ahead by stocks, then percent, wins; 3600 is a minute (off: 0, full games)"""
+    deterministic: bool = False
+    """policies take their most likely action; sampling usually plays better"""
+    seed: Annotated[int, SEEDS] = 1
+    """seed of games and sampling"""
+    results: str = "results.jsonl"
+    """file to which a line of JSON is appended for every matchup (off: empty)"""
+    record: str = ""
+    """folder for a .slp file of every game (off: empty)"""
+
+    port: Annotated[int, Range(0, 2)] = 0
     """the policy's controller port, 1 or 2 (off: 0, each in half of the games, in Dolphin 1)"""
-    opponent_port: int = 0
+    opponent_port: Annotated[int, Range(0, 2)] = 0
     """the opponent's controller port (off: 0, the other one)"""
+    on_game_end: Literal["restart", "stop"] = "restart"
+    """after a game: the next one, until --num-games are played, or stop"""
+    async_inference: bool = False
+    """60 frames a second: inference runs beside the game, which takes the last action where the next one is late"""
+    action_repeat: Annotated[int, Range(0, 3600)] = 0
+    """frames that the policy holds an action (off: 0, as trained)"""
+    frame_delay: Annotated[int, Range(-1, 3600)] = -1
+    """frames between a decision and its effect, for the policy; refused if it was not trained for it (off: -1, as trained)"""
+    num_workers: Annotated[int, Range(0, 65536)] = 0
+    """processes that step the games (off: 0, in this process, which is fastest for the embedded game)"""
+    max_restarts: Annotated[int, COUNT_OR_OFF] = 20
+    """workers, or Dolphins, that may fail within an hour; with one more the match ends, and the finished games count"""
+
     tournament: str = ""
     """folder of a pool, e.g. runs/NAME/pool: its active checkpoints play each other, --num-games a pair, half from either port;
     the folder gets tournament.json and tournament.png (off: empty)"""
     tournament_bots: str = ""
     """bots of the embedded game that enter the tournament, separated by commas (off: empty)"""
-    max_pairs: int = 100
+    max_pairs: Annotated[int, Range(1, 65536)] = 100
     """pairs that the tournament plays at most; of more, a random choice that connects everybody"""
-    num_games: int = 10
-    """games of each matchup; on the embedded game all side by side (0: until Ctrl-C, one after the other)"""
-    on_game_end: Literal["restart", "stop"] = "restart"
-    """after a game: the next one, until --num-games are played, or stop"""
-    character: str = "mewtwo"
-    """the policy's character; several, separated by commas, are played one by one"""
-    opponent_character: str = ""
-    """the opponent's character, or several (off: empty, the same as the policy's)"""
-    stage: str = "final_destination"
-    """stage, or several"""
-    max_episode_frames: int = 0
-    """game frames after which the side ahead by stocks, then percent, wins; 3600 is a minute (off: 0, full games)"""
-    async_inference: bool = False
-    """60 frames a second: inference runs beside the game, which takes the last action where the next one is late"""
-    frame_delay: int = -1
-    """frames between a decision and its effect, for the policy; refused if it was not trained for it (off: -1, as trained)"""
-    action_repeat: int = 0
-    """frames that the policy holds an action (off: 0, as trained)"""
-    deterministic: bool = False
-    """policies take their most likely action; sampling usually plays better"""
-    record: str = ""
-    """folder for a .slp file of every game (off: empty)"""
-    results: str = "results.jsonl"
-    """file to which a line of JSON is appended for every matchup (off: empty)"""
-    seed: int = 1
-    """seed of games and sampling"""
-    num_workers: int = 0
-    """processes that step the games (off: 0, in this process, which is fastest for the embedded game)"""
+
+    game_type: Literal["mock", "dolphin"] = "mock"
+    """the embedded game, or Slippi Dolphin with --dolphin and --iso"""
     connect_code: str = ""
     """whom to meet online, by Slippi's Direct code as ABCD#123, with --opponent human; only who agreed (off: empty)"""
     user_json: str = ""
     """user.json of the Slippi account that plays online; needed with --connect-code"""
-    max_restarts: int = 20
-    """workers, or Dolphins, that may fail within an hour; with one more the match ends, and the finished games count"""
-
-
-# ---------------------------------------------------------------------------------------------------------------- players
-
-class OnnxPolicy:
-    """An exported policy with `initial_state` and `step` of Policy, so that `act` does not know the difference."""
-
-    def __init__(self, path: Path):
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; check the path, or write it with export_onnx.py")
-        try:
-            self.session = onnx_session(path.read_bytes())
-        except Exception:  # onnxruntime has an exception type for each way a file can be bad
-            raise UserError(f"{path}: not a readable ONNX file; export the checkpoint again with export_onnx.py") from None
-        self.metadata = self.session.get_modelmeta().custom_metadata_map
-        if self.metadata.get("program") != "CleanMelee":
-            raise UserError(f"{path}: an ONNX file, but no CleanMelee policy; write one with export_onnx.py")
-        if self.metadata["schema"] != schema_hash():
-            raise UserError(f"{path}: exported for frame schema {self.metadata['schema']}, this code has {schema_hash()}; "
-                            "export a checkpoint of this revision")
-        self.state_shapes = [i.shape[1:] for i in self.session.get_inputs() if i.name.startswith("state_")]
-
-    def initial_state(self, batch: int) -> tuple[torch.Tensor, ...]:
-        return tuple(torch.zeros(batch, *shape) for shape in self.state_shapes)
-
-    def step(self, obs: Observation, state: tuple, noise: torch.Tensor | None) -> tuple[torch.Tensor, tuple]:
-        if noise is None:
-            noise = MOST_LIKELY.repeat(len(obs.floats), 1)
-        feed = {"floats": obs.floats.numpy(), "ints": obs.ints.numpy(), "noise": noise.numpy(),
-                **{f"state_{k}": s.numpy() for k, s in enumerate(state)}}
-        actions, *state = self.session.run(None, feed)                      # [B, 13], [B, H] ...
-        return torch.from_numpy(actions), tuple(map(torch.from_numpy, state))
-
-
-@dataclass
-class Player:
-    """A policy, and how it was trained to act: every `action_repeat` frames, `frame_delay` frames late."""
-    name: str
-    policy: Policy | OnnxPolicy
-    action_repeat: int = 1
-    frame_delay: int = 0
-
-
-def load_player(file: str) -> Player:
-    path = Path(file)
-    if path.suffix == ".onnx":
-        policy = OnnxPolicy(path)
-        facts = policy.metadata
-    else:
-        policy, facts = load_policy(path)
-    return Player(path.name, policy, int(facts.get("action_repeat", 1)), int(facts.get("frame_delay", 0)))
-
-
-def warm_up(players: list[Player], rows: int) -> None:
-    """The first forwards take a hundred times longer than the others: not within a game."""
-    obs = Observation(torch.zeros(rows, NUM_FLOATS), torch.zeros(rows, NUM_INTS, dtype=torch.int16))
-    for player in players:
-        for _ in range(10):
-            player.policy.step(obs, player.policy.initial_state(rows), torch.full((rows, NUM_LOGITS), .5))
+    live: Annotated[DolphinArgs, tyro.conf.arg(name="")] = field(default_factory=DolphinArgs)
 
 
 # ------------------------------------------------------------------------------------------------------------- the games
 
-@dataclass
-class Game:
-    """One game that came to its end."""
-    slot: int
-    final: np.ndarray                                                       # FRAME
-    frames: int                                                             # its length
-    damage: np.ndarray                                                      # [2] percent that each player took
-    stocks: np.ndarray                                                      # [2] at the start
-
-
-@dataclass
-class Pace:
-    """How well decisions kept up with the game."""
-    inference: collections.deque = field(default_factory=lambda: collections.deque(maxlen=100_000))  # seconds, the last ones
-    frames: int = 0
-    missed: int = 0                                                         # frames whose decision had not come in time
-    seconds: float = 0.
-
-    def row(self) -> dict:
-        p50, p99 = np.percentile(self.inference, (50, 99)) * 1000 if self.inference else (0., 0.)
-        return {"inference_ms_p50": float(p50), "inference_ms_p99": float(p99), "frames": self.frames,
-                "frames_missed": self.missed, "frames_per_second": self.frames / max(self.seconds, 1e-9)}
-
-
-class Inference:
-    """The policies' decisions: made at once, or (asynchronous) in a thread of its own, which skips to the newest frame."""
-
-    def __init__(self, players: list[Player], assignment: np.ndarray, generator: torch.Generator | None, pace: Pace,
-                 asynchronous: bool):
-        self.policies, self.assignment, self.generator, self.pace = [p.policy for p in players], assignment, generator, pace
-        self.states = [policy.initial_state(assignment.size) for policy in self.policies]
-        self.begins = np.zeros(len(assignment), bool)                       # games that began since the last decision
-        self.thread = concurrent.futures.ThreadPoolExecutor(1) if asynchronous else None
-        self.asked, self.futures = -1, collections.deque()
-
-    def ask(self, tick: int, obs: Observation, mirror: np.ndarray, turn: np.ndarray, begins: np.ndarray) -> None:
-        """tick: the question's number. mirror [N, 2]: who sees this frame `mirrored`. turn [N, 2]: who decides. begins [N]: games
-        that begin with this frame."""
-        self.asked = tick
-        if self.thread:
-            self.futures.append(self.thread.submit(self._decide, tick, obs, mirror, turn, begins))
-        else:
-            self.futures.append(concurrent.futures.Future())
-            self.futures[-1].set_result(self._decide(tick, obs, mirror, turn, begins))
-
-    def answers(self, until: float) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """(tick, turn [N, 2], controllers [N, 2]) of the decisions made since the last call. Waits for the last question's,
-        but no longer than `until`, in time.perf_counter's seconds."""
-        concurrent.futures.wait(list(self.futures)[-1:], max(0., until - time.perf_counter()))
-        while self.futures and self.futures[0].done():
-            answer = self.futures.popleft().result()
-            if answer is not None:
-                yield answer
-
-    def close(self) -> None:
-        if self.thread:
-            self.thread.shutdown(cancel_futures=True)
-
-    def _decide(self, tick, obs, mirror, turn, begins):
-        self.begins |= begins
-        if tick < self.asked:                                               # a newer frame is waiting
-            return None
-        start = time.perf_counter()
-        with torch.inference_mode():                                        # a setting of each thread
-            deciding = np.where(turn, self.assignment, BOT_SLOT)
-            actions = act(self.policies, deciding, obs, self.states, self.begins, self.generator)
-        self.begins[:] = False
-        self.pace.inference.append(time.perf_counter() - start)
-        return tick, turn, decode_actions(actions, mirror)
-
-
-def play(envs: VecEnv, players: list[Player], assignment: np.ndarray, num_games: int, generator: torch.Generator | None,
-         pace: Pace, recorder: Recorder | None = None, asynchronous: bool = False, own_clock: bool = True) -> Iterator[Game]:
+def play(envs: VecEnv, policies: list[Policy | OnnxPolicy], assignment: np.ndarray, num_games: int,
+         generator: torch.Generator | None, pace: Pace, recorder: Recorder | None = None, asynchronous: bool = False,
+         own_clock: bool = True) -> Iterator[Game]:
     """Plays `num_games` (0: without end) in every slot of `envs`, and yields each as it ends.
 
-    assignment [N, 2]: which of `players` plays a slot; BOT_SLOT: the game itself does. generator None: likeliest actions.
+    assignment [N, 2]: which of `policies` plays a slot; BOT_SLOT: the game itself does. generator None: likeliest actions.
     A decision from frame t makes frame t + 1 + delay; until the first has come, a game's controllers are neutral.
     asynchronous: 60 frames a second, and a decision that is late acts when it comes; the controller holds until then.
     own_clock: the game is as fast as we let it be; a Dolphin with a window keeps time itself."""
-    N, sides = envs.num_games, np.arange(2)
+    N = envs.num_games
+    sides = np.arange(2)
     slots = np.arange(N)[:, None]
-    repeat = np.array([*(p.action_repeat for p in players), 1])[assignment]     # [N, 2] frames; BOT_SLOT is the last entry
-    delay = np.array([*(p.frame_delay for p in players), 0])[assignment]
+    repeat = np.array([*(policy.action_repeat for policy in policies), 1])[assignment]  # [N, 2]; BOT_SLOT is the last
+    delay = np.array([*(policy.frame_delay for policy in policies), 0])[assignment]
     size = int(delay.max()) + 1
     queue = np.zeros((size, N, 2), CONTROLLER)                              # what acts at clock c lies at c % size
     newest = np.zeros((N, 2), CONTROLLER)                                   # the last decision, held until the next
     due = np.zeros((size, N, 2), bool)                                      # is a decision for that clock still to come?
 
     left = np.full(N, num_games or np.iinfo(np.int64).max)
-    clock, damage = np.zeros(N, int), np.zeros((N, 2))                      # of the game that is on; percent taken
-    stocks = envs.frames["players"]["stocks"].copy()
-    begins, began_at = np.ones(N, bool), np.zeros(N, int)
-    inference = Inference(players, assignment, generator, pace, asynchronous)
-    tick, start = 0, time.perf_counter() - pace.seconds
+    clock = np.zeros(N, int)                                                # of the game that is on
+    damage = np.zeros((N, 2))                                               # percent taken in it
+    stocks = envs.frames["players"]["stocks"].copy()                        # at its start
+    begins = np.ones(N, bool)
+    began_at = np.zeros(N, int)
+    inference = Inference(policies, assignment, generator, pace, asynchronous)
+    tick = 0
+    start = time.perf_counter() - pace.seconds
     deadline = time.perf_counter()
     try:
         while (live := left > 0).any():
+            # ----------------------------------------------------------------------------------------- games that begin
             if begins.any():
-                queue[:, begins], newest[begins], due[:, begins] = np.zeros((), CONTROLLER), np.zeros((), CONTROLLER), False
-                clock[begins], damage[begins], began_at[begins] = 0, 0, tick
+                queue[:, begins] = np.zeros((), CONTROLLER)
+                newest[begins] = np.zeros((), CONTROLLER)
+                due[:, begins] = False
+                clock[begins] = 0
+                damage[begins] = 0
+                began_at[begins] = tick
                 stocks[begins] = envs.frames["players"]["stocks"][begins]
                 if recorder:
                     recorder.begin(np.flatnonzero(begins & live), envs.frames, envs.controllers)
 
-            # policies decide where it is their turn; everyone else holds the controller
+            # ------------------------- decisions: policies decide where it is their turn; everyone else holds the controller
             turn = (assignment != BOT_SLOT) & live[:, None] & (clock[:, None] % repeat == 0)
             latest = (clock[:, None] + delay) % size
-            queue[latest, slots, sides], due[latest, slots, sides] = newest, turn
+            queue[latest, slots, sides] = newest
+            due[latest, slots, sides] = turn
             if turn.any():
                 inference.ask(tick, observe(envs.frames, envs.controllers), mirrored(envs.frames), turn, begins)
             now = until = time.perf_counter()
@@ -289,13 +170,14 @@ def play(envs: VecEnv, players: list[Player], assignment: np.ndarray, num_games:
                 who = who & (asked_at >= began_at)[:, None]                 # nothing from a game that is over
                 newest[who] = controllers[who]
                 for ahead in range(size):                                   # from its own time on, if that has not passed
-                    now = (who & (ahead >= delay - age) & (ahead <= delay)).nonzero()
-                    at = (clock[now[0]] + ahead) % size
-                    queue[at, *now] = controllers[now]
-                    due[at, *now] &= ahead != (delay - age)[now]
+                    rows = (who & (ahead >= delay - age) & (ahead <= delay)).nonzero()
+                    at = (clock[rows[0]] + ahead) % size
+                    queue[at, *rows] = controllers[rows]
+                    due[at, *rows] &= ahead != (delay - age)[rows]
             if asynchronous and own_clock:
                 time.sleep(max(0., deadline - time.perf_counter()))
 
+            # ---------------------------------------------------------------------------------------------- the next frame
             before = envs.frames["players"]["percent"].copy()
             acting = clock[:, None] % size
             pace.missed += int((due[acting, slots, sides] & (assignment == 0)).any(1).sum())
@@ -306,11 +188,16 @@ def play(envs: VecEnv, players: list[Player], assignment: np.ndarray, num_games:
             clock += 1
             tick += 1
             damage += np.maximum(frames["players"]["percent"] - before, 0)
-            pace.frames, pace.seconds = pace.frames + int((live & ~broken).sum()), time.perf_counter() - start
+            pace.frames += int((live & ~broken).sum())
+            pace.seconds = time.perf_counter() - start
 
+            # ------------------------------------------------------------------------------------------- games that end
             if recorder:
                 for g in np.flatnonzero(broken & live):                     # a worker died, or in Dolphin somebody left
-                    recorder.end(g, "NoContest") if envs.dolphin and clock[g] > 1 else recorder.drop(g)
+                    if envs.dolphin and clock[g] > 1:
+                        recorder.end(g, "NoContest")
+                    else:
+                        recorder.drop(g)
                 recorder.add(np.flatnonzero(live & ~broken), frames, controllers)
             for g in np.flatnonzero(begins & live & ~broken):
                 if recorder:
@@ -323,233 +210,161 @@ def play(envs: VecEnv, players: list[Player], assignment: np.ndarray, num_games:
             recorder.close()
 
 
-# --------------------------------------------------------------------------------------------------------------- results
-
-def poisson_interval(events: int, minutes: float) -> tuple[float, float]:
-    """95 % interval of a rate per minute. Byar's approximation (Breslow and Day 1987)."""
-    low = events * (1 - 1 / (9 * events) - 1.96 / (3 * events ** .5)) ** 3 if events else 0.
-    high = (events + 1) * (1 - 1 / (9 * (events + 1)) + 1.96 / (3 * (events + 1) ** .5)) ** 3
-    return low / minutes, high / minutes
+def progress_bar() -> Progress:
+    return Progress(TextColumn("games"), MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(),
+                    console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
 
 
-def ratio_interval(values: np.ndarray, sizes: np.ndarray) -> tuple[float, float] | tuple[None, None]:
-    """95 % interval of sum(values) / sum(sizes), at least 0, from how games differ; one game says nothing of that."""
-    n = len(values)
-    if n < 2:
-        return None, None
-    ratio = values.sum() / sizes.sum()
-    error = 1.96 * float(np.sqrt(((values - ratio * sizes) ** 2).sum() * n / (n - 1)) / sizes.sum())
-    return max(0., float(ratio) - error), float(ratio) + error
-
-
-def statistics(games: list[Game], sides: list[int]) -> dict:
-    """What the games of one matchup say. sides: the policy's player index in each."""
-    side, all_games = np.array(sides), np.arange(len(games))
-    score = outcomes(np.stack([game.final for game in games])) * (1 - 2 * side)  # +1 win, 0 draw, -1 loss
-    wins, losses, draws = (int((score == s).sum()) for s in (1, -1, 0))
-    lost = np.stack([game.stocks - game.final["players"]["stocks"].astype(int) for game in games])  # [games, 2]
-    damage, lengths = np.stack([game.damage for game in games]), np.array([game.frames for game in games])
-    mine, theirs = (all_games, side), (all_games, 1 - side)
-    minutes = lengths.sum() / FRAMES_PER_MINUTE
-    row = {"games": len(games), "wins": wins, "losses": losses, "draws": draws, "win_rate": (wins + draws / 2) / len(games)}
-    row["win_rate_low"], row["win_rate_high"] = wilson_interval(wins + draws / 2, len(games))
-    row |= {"stocks_taken": float(lost[theirs].mean()), "stocks_lost": float(lost[mine].mean()),
-            "damage_dealt_per_minute": float(damage[theirs].sum() / minutes),
-            "damage_taken_per_minute": float(damage[mine].sum() / minutes)}
-    for name, values, sizes in (("stocks_taken", lost[theirs], lengths ** 0), ("stocks_lost", lost[mine], lengths ** 0),
-                                ("damage_dealt_per_minute", damage[theirs], lengths / FRAMES_PER_MINUTE),
-                                ("damage_taken_per_minute", damage[mine], lengths / FRAMES_PER_MINUTE)):
-        row[f"{name}_low"], row[f"{name}_high"] = ratio_interval(values, sizes)
-    for name, who in (("kos", theirs), ("deaths", mine)):
-        row[f"{name}_per_minute"] = float(lost[who].sum() / minutes)
-        row[f"{name}_per_minute_low"], row[f"{name}_per_minute_high"] = poisson_interval(int(lost[who].sum()), minutes)
-    return row | {"seconds_per_game": float(lengths.mean() / 60)}
-
-
-def print_table(title: str, rows: list[dict]) -> None:
-    table = Table("own", "opponent", "stage", "games", "W/L/D", "win rate [95 %]", "stocks +/-", "damage/min +/-",
-                  "KOs/min [95 %]", "deaths/min [95 %]", "length", title=title)
-    for row in rows:
-        rates = (f"{row[rate]:.2f} [{row[f'{rate}_low']:.2f}, {row[f'{rate}_high']:.2f}]"
-                 for rate in ("kos_per_minute", "deaths_per_minute"))
-        table.add_row(
-            row["character"], row["opponent_character"], row["stage"], str(row["games"]),
-            f"{row['wins']}/{row['losses']}/{row['draws']}",
-            f"{row['win_rate']:.0%} [{row['win_rate_low']:.0%}, {row['win_rate_high']:.0%}]",
-            f"{row['stocks_taken']:.1f}/{row['stocks_lost']:.1f}",
-            f"{row['damage_dealt_per_minute']:.0f}/{row['damage_taken_per_minute']:.0f}", *rates,
-            f"{row['seconds_per_game']:.0f} s")
-    console = Console()
-    Console(width=None if console.is_terminal else 200).print(table)        # a file has no width of its own
+def check_games(flags: str, games: int) -> None:
+    """Raises UserError for more games than one run may have; `flags` says where they come from."""
+    if games > MAX_GAMES:
+        raise UserError(f"{flags} are {games} games, and at most {MAX_GAMES} are possible; play fewer")
 
 
 # ------------------------------------------------------------------------------------------------------------ tournament
 
-def draw_pairs(entrants: int, limit: int, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """At most `limit` of all pairs: a chain through everybody in random order, since strengths can be compared only where games
-    connect them, then any others."""
-    order = rng.permutation(entrants).tolist()
-    chain = [(min(pair), max(pair)) for pair in zip(order, order[1:], strict=False)]
-    others = sorted(set(combinations(range(entrants), 2)) - set(chain))
-    return sorted(chain + [others[k] for k in rng.permutation(len(others))[:limit - len(chain)]])
-
-
-def load_entrants(pool: Pool, bots: list[str]) -> tuple[list[str], list[Player]]:
-    """-> names of all entrants, the policies first, and the policies. A checkpoint that cannot be read stays away."""
-    names, players = [], []
-    for name in pool.ids():
-        try:
-            players.append(load_player(str(pool.path(name))))
-            names.append(name)
-        except UserError as error:
-            print(f"warning: does not take part: {error}", file=sys.stderr)
-    if len(names) + len(bots) < 2:
-        raise UserError(f"--tournament {pool.directory}: {len(names) + len(bots)} entrants, and at least two are needed; train "
-                        "longer, or let bots enter with --tournament-bots")
-    return names + bots, players
-
-
-def print_standings(standings: list[dict], ratings: Ratings, title: str) -> None:
-    """Strengths, and who scored how much against whom: the row's score against the column's number, in percent."""
-    names = [row["id"] for row in standings]
-    table = Table("#", "entrant", "Elo [95 %]", "games", "W/L/D", *map(str, range(1, len(names) + 1)), title=title)
-    for rank, row in enumerate(standings, 1):
-        scores = (ratings.payoff[row["id"]].get(other) for other in names)
-        table.add_row(
-            str(rank), row["id"], f"{row['elo']:.0f} [{row['elo_low']:.0f}, {row['elo_high']:.0f}]", str(row["games"]),
-            f"{row['wins']}/{row['losses']}/{row['draws']}",
-            *("" if cell is None else f"{100 * (cell[0] + cell[1] / 2) / sum(cell):.0f}" for cell in scores))
-    console = Console()
-    Console(width=None if console.is_terminal else 120 + 6 * len(names)).print(table)
+TOURNAMENT_FLAGS = {"tournament", "tournament_bots", "max_pairs", "num_games", "character", "stage", "max_episode_frames",
+                    "deterministic", "seed", "num_workers"}
 
 
 def tournament(args: Args) -> None:
-    folder = Path(args.tournament)
-    check_numbers(args, num_games=(2, 65536), max_pairs=(1, 65536), num_workers=(0, 65536), max_episode_frames=(0, 10 ** 9))
-    used = {"tournament", "tournament_bots", "max_pairs", "num_games", "character", "stage", "max_episode_frames",
-            "deterministic", "seed", "num_workers"}
-    for name, value in vars(args).items():
-        if name not in used and value != getattr(Args, name):
-            raise UserError(f"--{name.replace('_', '-')} {value}: means nothing in a tournament; leave it out")
-    if args.num_games % 2:
-        raise UserError(f"--num-games {args.num_games}: must be even in a tournament, since half are played from either port")
-    character, stage = lookup(CHARACTERS, args.character, "character"), lookup(STAGES, args.stage, "stage")
+    """Everybody in the pool against everybody, or against as many as --max-pairs allows: strengths on one scale."""
+    defaults = to_flags(Args())
+    for name, value in to_flags(args).items():
+        if name not in TOURNAMENT_FLAGS and value != defaults[name]:
+            raise UserError(f"{as_flag(name)} {value}: means nothing in a tournament; leave it out")
+    if args.num_games < 2 or args.num_games % 2:
+        raise UserError(f"--num-games {args.num_games}: must be even in a tournament, and 2 or more, since half are played from "
+                        "either port")
+    character = lookup(CHARACTERS, args.character, "character")
+    stage = lookup(STAGES, args.stage, "stage")
     bots = parse_names(args.tournament_bots, BOTS, "bot") if args.tournament_bots else []
-    if len(set(bots)) < len(bots):
-        raise UserError(f"--tournament-bots {args.tournament_bots}: names a bot twice")
-    if not folder.is_dir() or not any(folder.glob("*_*.pt")):
-        raise UserError(f"--tournament {folder}: no pool with checkpoints; give the folder of one, e.g. runs/NAME/pool")
-    check_writable("--tournament", folder / "tournament.json")
+    folder = Path(args.tournament)
     torch.set_num_threads(1)                                                # a batch this small only waits for other threads
-    names, players = load_entrants(Pool(folder), bots)
-    if args.max_pairs < len(names) - 1:
-        raise UserError(f"--max-pairs {args.max_pairs}: {len(names)} entrants are connected by {len(names) - 1} pairs or more")
-    pairs = draw_pairs(len(names), args.max_pairs, np.random.default_rng(args.seed))
-    N = len(pairs) * args.num_games
-    if N > 65536:
-        raise UserError(f"--num-games {args.num_games}: {len(pairs)} pairs are {N} games, and at most 65536 are possible; play "
-                        "fewer, or lower --max-pairs")
+    policies, names, pairs = enter(folder, bots, args.max_pairs, args.seed)
+    check_games(f"--num-games {args.num_games}: {len(pairs)} pairs", len(pairs) * args.num_games)
 
-    # ---------------------------------------------------------------------------------------------------- who sits where
+    # ------------------------------------------------------------------------------------------------------- the games
     seats = np.repeat(pairs, args.num_games, 0)                             # [N, 2] entrants, by port
     seats[1::2] = seats[1::2, ::-1]
-    assignment = np.where(seats < len(players), seats, BOT_SLOT)
-    bot_kinds = np.array([0] * len(players) + [BOTS[name] for name in bots])[seats]
+    N = len(seats)
+    assignment = np.where(seats < len(policies), seats, BOT_SLOT)
+    bot_kinds = np.array([0] * len(policies) + [BOTS[name] for name in bots])[seats]
     generator = None if args.deterministic else torch.Generator().manual_seed(args.seed)
-    ratings, pace, interrupted = Ratings(), Pace(), False
-    progress = Progress(TextColumn("games"), MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(),
-                        console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    ratings = Ratings()
+    pace = Pace()
+    done = 0
+    interrupted = False
     try:
-        with progress, VecEnv(N, character, stage, seed=args.seed, num_workers=min(args.num_workers, N), bot_kinds=bot_kinds,
-                              max_episode_frames=args.max_episode_frames) as envs:
+        with progress_bar() as progress, VecEnv(
+                N, character, stage, seed=args.seed, num_workers=min(args.num_workers, N), bot_kinds=bot_kinds,
+                max_episode_frames=args.max_episode_frames) as envs:
             task = progress.add_task("games", total=N)
-            for game in play(envs, players, assignment, 1, generator, pace):
+            for game in play(envs, policies, assignment, 1, generator, pace):
                 one, two = (names[k] for k in seats[game.slot])
                 ratings.record(one, two, (1 + float(outcomes(game.final[None])[0])) / 2)
+                done += 1
                 progress.advance(task)
     except KeyboardInterrupt:
         interrupted = True
-    done = sum(row[1] + row[2] + row[3] for row in ratings.table.values()) // 2
     if not done:
         print("interrupted before the first game ended: no result", file=sys.stderr)
         sys.exit(130)
 
-    # ------------------------------------------------------------------------------------------------------------- result
-    strengths, standings = fit_elo(ratings.payoff), []
-    for name in sorted(strengths, key=lambda name: -strengths[name][0]):
-        (elo, low, high), (_, wins, losses, draws) = strengths[name], ratings.table[name]
-        standings.append({"id": name, "elo": elo, "elo_low": low, "elo_high": high, "games": wins + losses + draws,
-                          "wins": wins, "losses": losses, "draws": draws})
-    print_standings(standings, ratings, f"{len(names)} entrants, {len(pairs)} pairs, {done} games of {args.character} on "
-                                        f"{args.stage}")
+    # ---------------------------------------------------------------------------------------------------------- result
+    rows = standings(ratings)
+    print_standings(rows, ratings.payoff, f"{len(names)} entrants, {len(pairs)} pairs, {done} games of {args.character} on "
+                                          f"{args.stage}")
     if interrupted:
         print(f"interrupted: {N - done} of {N} games did not end and do not count; nothing is written", file=sys.stderr)
         sys.exit(130)
     facts = {"num_games": args.num_games, "character": args.character, "stage": args.stage, "seed": args.seed,
              "max_episode_frames": args.max_episode_frames, "deterministic": args.deterministic}
-    result = {**facts, "standings": standings, "payoff": ratings.payoff}
-    plot_payoff(folder / "tournament.png", [row["id"] for row in standings], ratings.payoff)
-    atomic_write(folder / "tournament.json", (json.dumps(result, indent=1) + "\n").encode())
+    write_tournament(folder, facts, rows, ratings.payoff)
     print(f"{folder / 'tournament.json'}, {folder / 'tournament.png'}; {pace.row()['frames_per_second']:,.0f} frames/s")
 
 
-# ------------------------------------------------------------------------------------------------------------------ main
+# ----------------------------------------------------------------------------------------------------------------- match
 
-def main(args: Args) -> None:
-    if args.tournament:
-        return tournament(args)
+def check(args: Args, matchups: list[tuple[str, str, str]], num_games: int, level: int) -> None:
+    """One line for each match that cannot be. level: the opponent's in Dolphin, 0 for none."""
+    live = args.game_type == "dolphin"
     if not args.policy:
         raise UserError("--policy is missing: name the checkpoint or exported policy that plays, or a pool with --tournament")
-    check_numbers(args, port=(0, 2), opponent_port=(0, 2), num_games=(0, 65536), num_workers=(0, 65536),
-                  max_episode_frames=(0, 10 ** 9), max_restarts=(0, 10 ** 9), frame_delay=(-1, 3600), action_repeat=(0, 3600),
-                  **DOLPHIN_LIMITS)
-    live = args.game_type == "dolphin"
     if args.opponent_port and args.opponent_port == args.port:
         raise UserError(f"--opponent-port {args.opponent_port}: the policy sits there; give it another --port")
-    port = args.port or args.opponent_port and 3 - args.opponent_port or int(live)
-    split = [[name.strip() for name in names.split(",")] for names in (args.character, args.opponent_character, args.stage)]
-    matchups = [(own, other or own, stage) for own, other, stage in product(*split)]
-    for own, other, stage in matchups:
-        lookup(CHARACTERS, own, "character"), lookup(CHARACTERS, other, "character"), lookup(STAGES, stage, "stage")
-    num_games = 1 if args.on_game_end == "stop" else args.num_games
     if not num_games and len(matchups) > 1:
-        raise UserError(f"--num-games 0 plays one matchup without end, and here are {len(matchups)}; say how many games of "
-                        "each")
-    if len(matchups) * num_games > 65536:
-        raise UserError(f"--num-games {num_games}: {len(matchups)} matchups are {len(matchups) * num_games} games, and at most "
-                        "65536 are possible; play fewer")
-    level = HUMAN if args.opponent == "human" else CPU_LEVELS.get(args.opponent, 0)
+        raise UserError(f"--num-games 0 plays one matchup without end, and here are {len(matchups)}; say how many games of each")
+    check_games(f"--num-games {num_games}: {len(matchups)} matchups", len(matchups) * num_games)
     if level and not live:
         raise UserError(f"--opponent {args.opponent}: needs Dolphin, with --game-type dolphin, --dolphin and --iso")
-    bot = bool(level) or args.opponent in BOTS
-    if not bot and not Path(args.opponent).is_file():
+    if not level and args.opponent not in BOTS and not Path(args.opponent).is_file():
         raise UserError(f"unknown opponent {args.opponent!r}: choose one of {', '.join(BOTS)}, in Dolphin cpu1 to cpu9 or "
                         "human, or the file of a policy")
-    if live and args.instant_restart:
+    if live and args.live.instant_restart:
         raise UserError("--instant-restart: it takes stages at random, and a match has one; leave it out")
-    args.headless &= level != HUMAN                                         # a person wants to see something
     if args.connect_code:
         for wrong, rule in ((level != HUMAN, "the other side is a person: it needs --opponent human"),
                             (args.port == 2 or args.opponent_port, "Slippi decides who sits where: leave the ports out"),
                             (len(matchups) > 1, "one character and one stage at a time"),
-                            (args.character == "zelda", "libmelee cannot choose zelda online")):
+                            (matchups[0][0] == "zelda", "libmelee cannot choose zelda online")):
             if wrong:
                 raise UserError(f"--connect-code {args.connect_code}: {rule}")
-        check_netplay(args)
     elif args.user_json:
         raise UserError(f"--user-json {args.user_json}: needs --connect-code")
-    if live:
-        check_dolphin(args)
 
-    players = [load_player(args.policy)]
-    itself = not bot and Path(args.opponent).resolve() == Path(args.policy).resolve()
-    if args.frame_delay not in (-1, players[0].frame_delay):
-        raise UserError(f"--frame-delay {args.frame_delay}: {args.policy} was trained for a delay of {players[0].frame_delay} "
+
+def live_game(args: Args, level: int) -> DolphinArgs | None:
+    """How to start Dolphin, None for the embedded game. A person wants to see something, and may be met online."""
+    if args.game_type != "dolphin":
+        return None
+    dolphin = dataclasses.replace(args.live, headless=args.live.headless and level != HUMAN)
+    dolphin.connect_code = args.connect_code
+    dolphin.user_json = args.user_json
+    if args.connect_code:
+        check_netplay(dolphin)
+    check_dolphin(dolphin)
+    return dolphin
+
+
+def seat_games(fixtures: list[tuple[int, int]], matchups: list[tuple[str, str, str]]) -> tuple[np.ndarray, np.ndarray]:
+    """fixtures: (matchup, the policy's player index) of each game -> characters [N, 2] and stages [N]."""
+    characters = np.array([[CHARACTERS[who] for who in matchups[m][:2]][::1 - 2 * side] for m, side in fixtures])
+    return characters, np.array([STAGES[matchups[m][2]] for m, _ in fixtures])
+
+
+def whom_and_where(games: list[tuple[Game, int]]) -> dict[str, str]:
+    """What a person chose: the opponent's characters and the stages of these games, by name."""
+    finals = np.stack([game.final for game, _ in games])
+    chosen = {int(game.final["players"]["character"][1 - side]) for game, side in games}
+    return {"opponent_character": ", ".join(name for name, k in CHARACTERS.items() if k in chosen) or "other",
+            "stage": ", ".join(name for name, k in STAGES.items() if k in finals["stage"])}
+
+
+def main(args: Args) -> None:
+    check_ranges(args)
+    if args.tournament:
+        return tournament(args)
+
+    # ------------------------------------------------------------------------------------------------------- who plays
+    matchups = parse_matchups(args.character, args.opponent_character, args.stage)
+    num_games = 1 if args.on_game_end == "stop" else args.num_games
+    level = HUMAN if args.opponent == "human" else CPU_LEVELS.get(args.opponent, 0)
+    check(args, matchups, num_games, level)
+    dolphin = live_game(args, level)
+    policies = [load_player(args.policy)]
+    if args.frame_delay not in (-1, policies[0].frame_delay):
+        raise UserError(f"--frame-delay {args.frame_delay}: {args.policy} was trained for a delay of {policies[0].frame_delay} "
                         "frames and plays with no other; leave the flag out, or train a policy for it")
-    players[0].action_repeat = args.action_repeat or players[0].action_repeat
-    if not bot and not itself:
-        players.append(load_player(args.opponent))
-    name, opponent_name = players[0].name, args.opponent if bot else "itself" if itself else players[1].name
+    policies[0].config["action_repeat"] = args.action_repeat or policies[0].action_repeat
+    name = Path(args.policy).name
+    opponent_name = args.opponent                                           # of a bot, a computer player, a person
+    foe = BOT_SLOT
+    if not level and args.opponent not in BOTS:
+        itself = Path(args.opponent).resolve() == Path(args.policy).resolve()
+        foe = 0 if itself else 1
+        opponent_name = "itself" if itself else Path(args.opponent).name
+        policies += [] if itself else [load_player(args.opponent)]
     if args.results:
         check_writable("--results", Path(args.results))
     if args.deterministic:
@@ -557,78 +372,79 @@ def main(args: Args) -> None:
               "sampling usually plays better", file=sys.stderr)
     torch.set_num_threads(1)                                                # a batch this small only waits for other threads
 
-    # ---------------------------------------------------------------------------------------------------- who sits where
+    # -------------------------------------------------------------------------------------------------- who sits where
     # fixtures: (matchup, the policy's player index). All are played side by side, or in real time one after the other.
+    port = args.port or args.opponent_port and 3 - args.opponent_port or int(bool(dolphin))
     seats = [port - 1] if port else [0, 1]
     fixtures = [(m, seats[k % len(seats)]) for m in range(len(matchups)) for k in range(max(1, num_games))]
-    if live or args.async_inference or not num_games:
+    if dolphin or args.async_inference or not num_games:
         sessions = [([fixture], num_games and fixtures.count(fixture)) for fixture in dict.fromkeys(fixtures)]
     else:
         sessions = [(fixtures, 1)]
     recorder = Recorder(args.record, len(sessions[0][0])) if args.record else None
-    warm_up(players, 2 * len(sessions[0][0]))
+    warm_up(policies, 2 * len(sessions[0][0]))
 
+    # ------------------------------------------------------------------------------------------------------- the games
     generator = None if args.deterministic else torch.Generator().manual_seed(args.seed)
     played = [[] for _ in matchups]                                         # of each matchup: (Game, the policy's side)
     paces = [Pace() for _ in matchups] if len(sessions) > 1 else [Pace()] * len(matchups)  # side by side they share one
-    interrupted, failure = False, None
-    progress = Progress(TextColumn("games"), MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(),
-                        console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    interrupted = False
+    failure = None
     try:
-        with progress:
+        with progress_bar() as progress:
             task = progress.add_task("games", total=len(fixtures) if num_games else None)
             for fixtures, games in sessions:
-                N, side = len(fixtures), np.array([side for _, side in fixtures])
+                N = len(fixtures)
                 slots = np.arange(N)
-                characters, stages = np.zeros((N, 2), int), np.zeros(N, int)
-                bot_kinds, levels = np.zeros((N, 2), int), np.zeros((N, 2), int)
-                for g, (m, mine) in enumerate(fixtures):
-                    characters[g, [mine, 1 - mine]] = [CHARACTERS[who] for who in matchups[m][:2]]
-                    stages[g] = STAGES[matchups[m][2]]
-                assignment = np.full((N, 2), BOT_SLOT if bot else len(players) - 1)  # against itself: 0 on both sides
+                side = np.array([side for _, side in fixtures])
+                characters, stages = seat_games(fixtures, matchups)
+                assignment = np.full((N, 2), foe)
                 assignment[slots, side] = 0
-                bot_kinds[slots, 1 - side], levels[slots, 1 - side] = BOTS.get(args.opponent, 0), level
+                bot_kinds = np.zeros((N, 2), int)
+                bot_kinds[slots, 1 - side] = BOTS.get(args.opponent, 0)
+                levels = np.zeros((N, 2), int)
+                levels[slots, 1 - side] = level
                 if recorder:
                     recorder.names = [(name, opponent_name)[::1 - 2 * mine] for mine in side]
                     recorder.cpu_levels = np.maximum(levels, 0).tolist()    # a person is none
                 with VecEnv(N, characters, stages, seed=args.seed, num_workers=min(args.num_workers, N), bot_kinds=bot_kinds,
                             cpu_levels=levels, max_episode_frames=args.max_episode_frames, max_restarts=args.max_restarts,
-                            dolphin=args if live else None) as envs:
-                    for game in play(envs, players, assignment, games, generator, paces[fixtures[0][0]], recorder,
-                                     args.async_inference, own_clock=args.headless or not live):
-                        played[fixtures[game.slot][0]].append((game, fixtures[game.slot][1]))
+                            dolphin=dolphin) as envs:
+                    for game in play(envs, policies, assignment, games, generator, paces[fixtures[0][0]], recorder,
+                                     args.async_inference, own_clock=not dolphin or dolphin.headless):
+                        matchup, mine = fixtures[game.slot]
+                        played[matchup].append((game, mine))
                         progress.advance(task)
     except KeyboardInterrupt:
         interrupted = True
     except UserError as error:                                              # Dolphin is gone for good: what was played counts
         failure = error
-
-    # ------------------------------------------------------------------------------------------------------------- result
     done = sum(map(len, played))
     if failure and not done:
         raise failure
     if not done:
         print("interrupted before the first game ended: no result", file=sys.stderr)
         sys.exit(130)
+
+    # ---------------------------------------------------------------------------------------------------------- result
     facts = {"game_type": args.game_type, "deterministic": args.deterministic, "seed": args.seed,
-             "action_repeat": players[0].action_repeat, "frame_delay": players[0].frame_delay,
+             "action_repeat": policies[0].action_repeat, "frame_delay": policies[0].frame_delay,
              "async_inference": args.async_inference, "max_episode_frames": args.max_episode_frames}
-    rows = [{"policy": name, "opponent": opponent_name, "character": own, "opponent_character": other, "stage": stage,
-             **statistics(*zip(*games, strict=True)), **facts,
-             **(pace.row() if len(sessions) > 1 or len(matchups) == 1 else {})}  # a pace that is the matchup's own
-            for (own, other, stage), games, pace in zip(matchups, played, paces, strict=True) if games]
-    if level == HUMAN:                                                      # who chose a character, and online maybe the stage
-        for row, games in zip(rows, filter(None, played), strict=True):
-            finals, theirs = np.stack([game.final for game, _ in games]), [1 - side for _, side in games]
-            chosen = finals["players"]["character"][np.arange(len(games)), theirs]
-            row["opponent_character"] = ", ".join(name for name, k in CHARACTERS.items() if k in chosen) or "other"
-            row["stage"] = ", ".join(name for name, k in STAGES.items() if k in finals["stage"])
-    print_table(f"{name} against {opponent_name}", rows)
+    rows = []
+    for (own, other, stage), games, pace in zip(matchups, played, paces, strict=True):
+        if not games:
+            continue
+        row = {"policy": name, "opponent": opponent_name, "character": own, "opponent_character": other, "stage": stage}
+        row |= summarise([game for game, _ in games], np.array([side for _, side in games])) | facts
+        if len(sessions) > 1 or len(matchups) == 1:                         # the pace is the matchup's own
+            row |= pace.row()
+        if level == HUMAN:
+            row |= whom_and_where(games)
+        rows.append(row)
+    print_matchups(f"{name} against {opponent_name}", rows)
     whole = Pace()
     for pace in {id(pace): pace for pace in paces}.values():
-        whole.inference.extend(pace.inference)
-        whole.frames, whole.missed, whole.seconds = (
-            whole.frames + pace.frames, whole.missed + pace.missed, whole.seconds + pace.seconds)
+        whole.add(pace)
     speed = whole.row()
     print(f"inference {speed['inference_ms_p50']:.2f} ms (99th percentile {speed['inference_ms_p99']:.2f}), "
           f"{speed['frames_missed']:,} of {speed['frames']:,} frames missed, {speed['frames_per_second']:,.1f} frames/s")

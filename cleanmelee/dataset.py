@@ -67,11 +67,13 @@ def pack(replays: list[Replay], players: list[tuple[int, int]], gamma: float = .
                      torch.empty(n, ACTION_SIZE, dtype=torch.int8), torch.empty(n), torch.empty(n, dtype=torch.bool),
                      torch.empty(n), starts)
     for k, (index, player) in enumerate(players):
-        frames, controllers = replays[index].frames, replays[index].controllers
+        frames = replays[index].frames
+        controllers = replays[index].controllers
         if k == 0 or index != players[k - 1][0]:                            # once for both players of a game
             obs = observe(frames[:-1], controllers[:-1])                    # [T - 1, 2, ..]
             mirror = mirrored(frames[:-1])                                  # of what was seen, whenever the reply acts
-            held, actions = (encode_controllers(x, mirror) for x in (controllers[:-1], controllers[1:]))     # [T - 1, 2, 13]
+            held = encode_controllers(controllers[:-1], mirror)             # [T - 1, 2, 13]
+            actions = encode_controllers(controllers[1:], mirror)
             returns = discount(compute_rewards(frames[:-1], frames[1:], RewardArgs()), gamma)
             has_control = (frames["frame_id"][1:] >= FIRST_CONTROL_FRAME).astype(np.float32)
         rows = slice(starts[k], starts[k + 1])
@@ -86,7 +88,8 @@ def pack(replays: list[Replay], players: list[tuple[int, int]], gamma: float = .
 
 def discount(rewards: np.ndarray, gamma: float) -> np.ndarray:
     """rewards [T, ..] -> sum over k of gamma^k rewards[t + k], in log2(T) steps: each doubles the horizon."""
-    returns, shift = rewards.copy(), 1
+    returns = rewards.copy()
+    shift = 1
     while shift < len(returns):
         returns[:-shift] += gamma ** shift * returns[shift:].copy()
         shift *= 2
@@ -114,12 +117,12 @@ def load_sequences(folder: str, *, character: str = "", player_port: int = 0, cp
     """A folder of replays -> training games, held-out games, and what was read, skipped and left out."""
     if not folder:
         raise UserError("--replays is empty: give a folder of .slp files")
-    if not 0 <= player_port <= 4:
-        raise UserError(f"--player-port {player_port}: a port is 1, 2, 3 or 4; 0 means both players")
     number = lookup(FIGHTERS, character, "character") if character else None
     replays, about = load_replays(folder, num_workers=None if num_workers < 0 else num_workers, max_files=max_files or None,
                                   character=number, min_frames=min_frames)
-    chosen, idle, cpus = [], 0, 0
+    chosen = []
+    idle = 0
+    cpus = 0
     for i, player in subjects(replays, number, player_port or None):
         actions = encode_controllers(replays[i].controllers[:, player])
         if replays[i].meta["types"][player] != "Human" and not cpu_players:

@@ -15,7 +15,8 @@ import torch
 from cleanmelee import game
 from cleanmelee.cli import from_flags, to_flags
 from cleanmelee.dolphin import controllers_from_gamestate, frame_from_gamestate, keep_raw_events
-from cleanmelee.frame import FRAME
+from cleanmelee.frame import BUTTON_X, CONTROLLER, FRAME
+from cleanmelee.recording import write_slp
 from melee_common import NUM_BUTTONS, NUM_STICK, Observation, Policy, decode_actions, observe, to_torch
 from ppo_selfplay import Args
 
@@ -262,3 +263,37 @@ def processes(group):
 
 def dolphin_of(worker):
     return next(pid for pid, command in processes(worker.pid).items() if " -e " in command)
+
+
+WAIT, KNEE_BEND = 14, 24                                                    # action states: stand, the crouch before a jump
+MARTH = 18
+
+
+def made_up_game(seed, length=400):
+    """frames [T], controllers [T, 2] of a game that keeps to post[t-1] + pre[t] -> post[t]: a fresh X puts frame t into
+    KNEE_BEND. Each player holds X where it sees itself on the right, and the stick where it sees itself high up."""
+    rng = np.random.default_rng(seed)
+    frames, controllers = np.zeros(length, FRAME), np.zeros((length, 2), CONTROLLER)
+    frames["frame_id"], frames["stage"] = np.arange(length) - 123, 32
+    t, players = np.arange(length)[:, None], frames["players"]
+    players["x"] = 60 * np.sin(t / rng.uniform(5, 9, 2) + rng.uniform(0, 6, 2))
+    players["y"] = 60 * np.sin(t / rng.uniform(5, 9, 2) + rng.uniform(0, 6, 2))
+    players["facing"], players["character"], players["port"], players["present"] = 1, (FOX, MARTH), (0, 1), 1
+    players["shield"], players["stocks"], players["action"] = 60, 4, WAIT
+    players["percent"] = (t * .3).astype(int)
+    players["stocks"][length // 2:, seed % 2] = 3
+    controllers["buttons"][1:] = np.where(players["x"] > 0, BUTTON_X, 0)[:-1]
+    controllers["main_x"][1:] = np.where(players["y"] > 0, 1, -1)[:-1]
+    fresh = (controllers["buttons"][1:] != 0) & (controllers["buttons"][:-1] == 0)
+    players["action"][1:][fresh] = KNEE_BEND
+    frames["items"]["present"][:, 0] = 1
+    frames["items"]["type"][:, 0] = 54
+    frames["items"]["x"][:, 0] = players["x"][:, 0]
+    return frames, controllers
+
+
+def write_games(folder, count=6, **options):
+    folder.mkdir()
+    for seed in range(count):
+        write_slp(folder / f"game_{seed}.slp", *made_up_game(seed), seed=seed, started=0, **options)
+    return str(folder)

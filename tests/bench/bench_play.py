@@ -23,7 +23,7 @@ def main(milliseconds: float = 40., frames: int = 600) -> None:
     Policy.step = slow_step
     with tempfile.TemporaryDirectory() as folder:
         for delay, asynchronous in ((0, False), (0, True), (4, True)):
-            path = save_checkpoint(Path(folder) / f"delay{delay}.pt", Policy("mlp", (64,)), frame_delay=delay)
+            path = save_checkpoint(Path(folder) / f"delay{delay}.pt", Policy("mlp", (64,), frame_delay=delay))
             print(f"\nframe delay {delay}, " + ("inference beside the game" if asynchronous else "the game waits"))
             play.main(play.Args(str(path), "idle", num_games=1, max_episode_frames=int(frames), async_inference=asynchronous,
                                 results=""))

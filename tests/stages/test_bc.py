@@ -20,18 +20,18 @@ from cleanmelee.frame import BUTTONS
 from cleanmelee.rewards import RewardArgs, compute_rewards
 from cleanmelee.cli import UserError
 from cleanmelee.dataset import subjects
-from cleanmelee.frame import BUTTON_X, CHARACTERS, CONTROLLER, FIRST_CONTROL_FRAME, FRAME, STAGES
+from cleanmelee.frame import BUTTON_X, CHARACTERS, CONTROLLER, FIRST_CONTROL_FRAME, STAGES
 from cleanmelee.recording import write_slp
 from cleanmelee.replays import load_replays
 from melee_common import (
     ACTION_SIZE, HEADS, NEUTRAL_ACTION, NUM_FLOATS, Policy, VecEnv, action_logprobs, decode_actions, load_policy,
     observe, save_checkpoint,
 )
+from helpers import made_up_game, write_games
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = Path(__file__).resolve().parents[3] / "shared" / "replays"
-WAIT, KNEE_BEND = 14, 24                                                    # action states: stand, the crouch before a jump
-FOX, MARTH = 1, 18
+KNEE_BEND = 24                                                              # action state: the crouch before a jump
 
 
 @pytest.fixture(autouse=True)
@@ -40,36 +40,6 @@ def surroundings(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
-
-
-def made_up_game(seed, length=400):
-    """frames [T], controllers [T, 2] of a game that keeps to post[t-1] + pre[t] -> post[t]: a fresh X puts frame t into
-    KNEE_BEND. Each player holds X where it sees itself on the right, and the stick where it sees itself high up."""
-    rng = np.random.default_rng(seed)
-    frames, controllers = np.zeros(length, FRAME), np.zeros((length, 2), CONTROLLER)
-    frames["frame_id"], frames["stage"] = np.arange(length) - 123, 32
-    t, players = np.arange(length)[:, None], frames["players"]
-    players["x"] = 60 * np.sin(t / rng.uniform(5, 9, 2) + rng.uniform(0, 6, 2))
-    players["y"] = 60 * np.sin(t / rng.uniform(5, 9, 2) + rng.uniform(0, 6, 2))
-    players["facing"], players["character"], players["port"], players["present"] = 1, (FOX, MARTH), (0, 1), 1
-    players["shield"], players["stocks"], players["action"] = 60, 4, WAIT
-    players["percent"] = (t * .3).astype(int)
-    players["stocks"][length // 2:, seed % 2] = 3
-    controllers["buttons"][1:] = np.where(players["x"] > 0, BUTTON_X, 0)[:-1]
-    controllers["main_x"][1:] = np.where(players["y"] > 0, 1, -1)[:-1]
-    fresh = (controllers["buttons"][1:] != 0) & (controllers["buttons"][:-1] == 0)
-    players["action"][1:][fresh] = KNEE_BEND
-    frames["items"]["present"][:, 0] = 1
-    frames["items"]["type"][:, 0] = 54
-    frames["items"]["x"][:, 0] = players["x"][:, 0]
-    return frames, controllers
-
-
-def write_games(folder, count=6, **options):
-    folder.mkdir()
-    for seed in range(count):
-        write_slp(folder / f"game_{seed}.slp", *made_up_game(seed), seed=seed, started=0, **options)
-    return str(folder)
 
 
 def small(folder, **changes):
@@ -112,7 +82,8 @@ def test_labels_of_recorded_games_do_not_leak(tmp_path):
     with VecEnv(n, CHARACTERS["fox"], STAGES["final_destination"], max_episode_frames=0) as envs:
         actions = np.tile(NEUTRAL_ACTION, (n, 2, 1))
         for t in range(600):
-            frames.append(envs.frames.copy()), controllers.append(envs.controllers.copy())
+            frames.append(envs.frames.copy())
+            controllers.append(envs.controllers.copy())
             actions[..., 2] = t % period < 5
             envs.step(decode_actions(actions))
     for g in range(n):
@@ -226,7 +197,7 @@ def test_every_parameter_moves_and_the_loss_falls(tmp_path):
     assert [row["epoch"] for row in rows] == list(range(13))
     assert rows[-1]["eval/nll"] < .5 * rows[0]["eval/nll"]
     assert rows[-1]["eval/nll_buttons"] < .3                                # an unbiased coin for X alone would be .69
-    assert (data["stage"], data["action_repeat"], data["frame_delay"], data["step"]) == ("bc", 1, 0, rows[-1]["step"])
+    assert (data["stage"], policy.action_repeat, policy.frame_delay, data["step"]) == ("bc", 1, 0, rows[-1]["step"])
 
 
 def test_same_seed_same_run(tmp_path):
@@ -239,11 +210,11 @@ def test_same_seed_same_run(tmp_path):
 
 def test_pretrained_and_checkpoint_flags(tmp_path):
     games = write_games(tmp_path / "games", 3)
-    save_checkpoint(tmp_path / "start.pt", Policy("mlp", (12, 8)))
+    save_checkpoint(tmp_path / "start.pt", Policy("mlp", (12, 8), action_repeat=3))
     bc.main(small(games, pretrained=str(tmp_path / "start.pt"), checkpoint=str(tmp_path / "out" / "bc.pt"), epochs=1,
                   learning_rate=1e-9, weight_decay=0))
     start, end = (load_policy(tmp_path / name)[0] for name in ("start.pt", "out/bc.pt"))
-    assert end.config == {"backbone": "mlp", "hidden": [12, 8]}
+    assert end.config == Policy("mlp", (12, 8)).config                      # cloning learns from every frame
     for name, value in start.state_dict().items():
         torch.testing.assert_close(end.state_dict()[name], value, atol=1e-6, rtol=0)
 
@@ -265,7 +236,7 @@ def test_who_is_left_out(tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Through the command line, and what a user can get wrong
+# Through the command line
 # ---------------------------------------------------------------------------------------------------------------------
 
 def shell(*words):
@@ -283,7 +254,7 @@ def test_command_line(tmp_path):
     assert "broken.slp" in done.stderr and "epoch 1" in done.stdout and "main_x" in done.stdout
     assert list(Path("runs/cli").glob("wandb/offline-run-*/*.wandb"))
     policy, _ = load_policy("runs/cli/checkpoints/best.pt")
-    assert policy.config == {"backbone": "gru", "hidden": [16, 8]}
+    assert policy.config == Policy("gru", (16, 8)).config
     obs = melee_common.to_torch(observe(*made_up_game(0, 1)))
     actions, _ = policy.step(melee_common.Observation(obs.floats[0], obs.ints[0]), policy.initial_state(2), None)
     assert actions.shape == (2, ACTION_SIZE)
@@ -303,31 +274,3 @@ def test_ctrl_c_keeps_what_was_learned(tmp_path):
     out, err = run.communicate(timeout=60)
     assert run.returncode == 130 and "--pretrained" in out, err
     assert load_policy(checkpoint)[1]["step"] > 0
-
-
-@pytest.mark.parametrize("changes, message", [
-    ({"replays": "nowhere"}, "no such file or folder"),
-    ({"replays": "empty"}, r"no \.slp files"),
-    ({"replays": "junk"}, "none of 1 replays"),
-    ({"replays": "single"}, "at least two games"),
-    ({"hidden": "12,x"}, "--hidden"),
-    ({"hidden": "0"}, "--hidden"),
-    ({"player_port": 5}, "1, 2, 3 or 4"),
-    ({"player_port": 4}, "port"),
-    ({"character": "waluigi"}, "unknown character"),
-    ({"character": "falco"}, "none of 2 replays"),
-    ({"window_size": 5000}, "none of 2 replays"),
-    ({"window_size": 1}, "--window-size"),
-    ({"epochs": 0}, "--epochs"),
-    ({"prev_controller_dropout": 1.5}, "--prev-controller-dropout"),
-    ({"pretrained": "missing.pt"}, "no such checkpoint"),
-    ({"learning_rate": 0.}, "--learning-rate"),
-])
-def test_mistakes_are_told_in_one_line(tmp_path, changes, message):
-    write_games(tmp_path / "games", 2)
-    write_games(tmp_path / "single", 1)
-    (tmp_path / "empty").mkdir(), (tmp_path / "junk").mkdir()
-    (tmp_path / "junk" / "a.slp").write_bytes(b"junk")
-    with pytest.raises(UserError, match=message) as error:
-        bc.main(small("games", **changes))
-    assert "\n" not in str(error.value) and not Path("runs/run").exists()

@@ -17,7 +17,8 @@ import torch
 
 import play
 from export_onnx import Act, export
-from cleanmelee.cli import UserError, run_script
+from cleanmelee import inference, statistics
+from cleanmelee.cli import CHARACTER_PRESETS, UserError, from_flags, run_script
 from cleanmelee.dolphin import HUMAN
 from cleanmelee.frame import CHARACTERS, STAGES, outcomes
 from cleanmelee.replays import read_replay
@@ -25,7 +26,9 @@ from melee_common import (
     NEUTRAL_ACTION, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, Observation, Policy, VecEnv, decode_actions,
     play_games, save_checkpoint, schema_hash,
 )
-from play import Args, OnnxPolicy, Pace
+from cleanmelee.inference import Pace
+from cleanmelee.onnx import MOST_LIKELY, OnnxPolicy
+from play import Args
 from helpers import PARSERS, assert_read_alike
 
 LENGTH = 240  # frames of a test game
@@ -37,12 +40,12 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("policies")
     torch.manual_seed(0)
     save_checkpoint(path / "mlp.pt", Policy("mlp", (16,)))
-    save_checkpoint(path / "late.pt", Policy("mlp", (16,)), frame_delay=4)
-    gru = Policy("gru", (16,)).eval()
+    save_checkpoint(path / "late.pt", Policy("mlp", (16,), frame_delay=4))
+    gru = Policy("gru", (16,), action_repeat=3).eval()
     with torch.no_grad():                                                   # a fresh policy's likeliest action never changes
         for p in gru.parameters():
             p.add_(torch.randn_like(p) * .1)
-    save_checkpoint(path / "gru.pt", gru, action_repeat=3)
+    save_checkpoint(path / "gru.pt", gru)
     model = export(Act(gru), torch.rand(2, NUM_LOGITS), ("noise", "actions"))
     onnx.save(model, path / "bare.onnx")
     facts = {"program": "CleanMelee", "schema": schema_hash(), "action_repeat": "3", "frame_delay": "0"}
@@ -58,7 +61,7 @@ def run(folder, tmp_path, policy="gru.pt", opponent="attacker", **options):
     opponent = str(folder / opponent) if (folder / opponent).exists() else opponent
     results = tmp_path / "results.jsonl"
     options = {"results": str(results), "max_episode_frames": LENGTH, "num_games": 2} | options
-    play.main(Args(str(folder / policy), opponent, **options))
+    play.main(from_flags(Args, {"policy": str(folder / policy), "opponent": opponent, **options}))
     return json.loads(results.read_text().splitlines()[-1])
 
 
@@ -225,7 +228,7 @@ def test_each_policy_decides_as_often_as_it_was_trained_to(folder, tmp_path):
 def test_play_is_what_training_plays(folder, tmp_path):
     """The same games as `play_games`, where the environment repeats the action."""
     run(folder, tmp_path, "gru.pt", "gru.pt", record=str(tmp_path), seed=7)
-    policy = play.load_player(str(folder / "gru.pt")).policy
+    policy = play.load_player(folder / "gru.pt")
     with VecEnv(2, CHARACTERS["mewtwo"], STAGES["final_destination"], seed=7, max_episode_frames=LENGTH,
                 action_repeat=3) as envs:
         final = play_games([policy], envs, np.zeros((2, 2), int), torch.Generator().manual_seed(7))
@@ -242,8 +245,8 @@ def test_an_exported_policy_plays_like_its_checkpoint(folder, tmp_path):
 
 
 def test_most_likely_noise_shifts_nothing():
-    assert (torch.logit(play.MOST_LIKELY[:NUM_BUTTONS]) == 0).all()
-    assert (-torch.log(-torch.log(play.MOST_LIKELY[NUM_BUTTONS:]))).abs().max() < 1e-6
+    assert (torch.logit(MOST_LIKELY[:NUM_BUTTONS]) == 0).all()
+    assert (-torch.log(-torch.log(MOST_LIKELY[NUM_BUTTONS:]))).abs().max() < 1e-6
 
 
 def test_onnx_policy_keeps_the_rows_of_a_batch_apart(folder):
@@ -280,7 +283,7 @@ def numbered(monkeypatch, seconds=0.):
         decisions.append(decode_actions(actions[:1, 0])[0])
         return actions
 
-    monkeypatch.setattr(play, "act", act)
+    monkeypatch.setattr(inference, "act", act)
     monkeypatch.setattr(play, "mirrored", lambda frames: np.zeros((len(frames), 2), bool))
     return decisions
 
@@ -296,7 +299,8 @@ def test_a_decision_acts_exactly_as_late_as_trained(folder, tmp_path, monkeypatc
             Clock.now += seconds
 
     decisions = numbered(monkeypatch)
-    monkeypatch.setattr(play, "time", Clock())
+    for module in (play, inference):
+        monkeypatch.setattr(module, "time", Clock())
     monkeypatch.setattr(play, "FRAME_TIME", 10)
     row = run(folder, tmp_path, "late.pt", "mlp.pt", port=1, max_episode_frames=60, record=str(tmp_path), **options)
     repeat = options.get("action_repeat", 1)
@@ -339,7 +343,7 @@ def test_an_error_of_the_inference_thread_is_not_lost(folder, tmp_path, monkeypa
     def act(*_):
         raise RuntimeError("broken weights")
 
-    monkeypatch.setattr(play, "act", act)
+    monkeypatch.setattr(inference, "act", act)
     with pytest.raises(RuntimeError, match="broken weights"):
         run(folder, tmp_path, async_inference=True)
 
@@ -347,20 +351,20 @@ def test_an_error_of_the_inference_thread_is_not_lost(folder, tmp_path, monkeypa
 def test_a_recurrent_policy_begins_each_game_without_memory(folder):
     """Also when the first question of a game came while the thread was busy and was never answered."""
     generator, pace = torch.Generator().manual_seed(0), Pace()
-    player = play.load_player(str(folder / "gru.pt"))
+    player = play.load_player(folder / "gru.pt")
     rng = np.random.default_rng(0)
     obs = Observation(rng.standard_normal((1, 2, NUM_FLOATS), np.float32), np.zeros((1, 2, NUM_INTS), np.int16))
-    inference = play.Inference([player], np.zeros((1, 2), int), generator, pace, True)
+    decider = inference.Inference([player], np.zeros((1, 2), int), generator, pace, True)
     turn, yes, no = np.ones((1, 2), bool), np.ones(1, bool), np.zeros(1, bool)
     states = []
     for begins in ((yes, no), (no, yes, no)):                               # as asked while the thread is busy, one by one
-        inference.thread.submit(time.sleep, .1)
+        decider.thread.submit(time.sleep, .1)
         for tick, begin in enumerate(begins):
-            inference.ask(10 * len(states) + tick, obs, np.zeros((1, 2), bool), turn, begin)
-        answers = list(inference.answers(time.perf_counter() + 10))
+            decider.ask(10 * len(states) + tick, obs, np.zeros((1, 2), bool), turn, begin)
+        answers = list(decider.answers(time.perf_counter() + 10))
         assert [tick for tick, _, _ in answers] == [10 * len(states) + len(begins) - 1]
-        states.append(inference.states[0][0].clone())
-    inference.close()
+        states.append(decider.states[0][0].clone())
+    decider.close()
     assert torch.equal(*states) and states[0].any()
 
 
@@ -391,6 +395,15 @@ def test_lists_of_characters_and_stages_make_a_table(folder, tmp_path, capsys):
     assert capsys.readouterr().out.count("yoshis_story") == 4
 
 
+def test_names_of_presets_are_played_one_by_one(folder, tmp_path):
+    """--character all, low_tiers and the like, in any mixture with names."""
+    for character, names in (("all", list(CHARACTERS)), ("low_tiers,fox", [*CHARACTER_PRESETS["low_tiers"], "fox"])):
+        (tmp_path / "results.jsonl").unlink(missing_ok=True)
+        run(folder, tmp_path, "mlp.pt", "idle", character=character, num_games=1, max_episode_frames=5)
+        rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+        assert [(row["character"], row["opponent_character"]) for row in rows] == [(name, name) for name in names]
+
+
 def test_stopping_after_a_game(folder, tmp_path):
     assert run(folder, tmp_path, on_game_end="stop", num_games=5)["games"] == 1
 
@@ -403,7 +416,7 @@ def test_games_without_end(folder, tmp_path, monkeypatch):
         return np.tile(NEUTRAL_ACTION, (*assignment.shape, 1))
 
     ticks = []
-    monkeypatch.setattr(play, "act", act)
+    monkeypatch.setattr(inference, "act", act)
     with pytest.raises(SystemExit):
         run(folder, tmp_path, "mlp.pt", num_games=0, max_episode_frames=20)
     row = json.loads((tmp_path / "results.jsonl").read_text())
@@ -413,7 +426,7 @@ def test_games_without_end(folder, tmp_path, monkeypatch):
 def test_intervals_of_rates():
     """Against the exact (Garwood) limits of a Poisson rate."""
     for events, low, high in ((0, 0., 3.689), (1, .0253, 5.572), (10, 4.795, 18.390), (100, 81.36, 121.63)):
-        assert play.poisson_interval(events, 2.) == pytest.approx((low / 2, high / 2), rel=.01, abs=.02)
+        assert statistics.poisson_interval(events, 2.) == pytest.approx((low / 2, high / 2), rel=.01, abs=.02)
 
 
 def test_the_result_counts_the_recorded_games(folder, tmp_path, capsys):
@@ -447,11 +460,11 @@ def test_intervals_of_ratios():
     rng, held = np.random.default_rng(0), 0
     for _ in range(1000):
         minutes = rng.uniform(1, 3, 40)
-        low, high = play.ratio_interval(rng.poisson(50 * minutes) + rng.normal(0, 20, 40), minutes)
+        low, high = statistics.ratio_interval(rng.poisson(50 * minutes) + rng.normal(0, 20, 40), minutes)
         held += low < 50 < high
     assert .92 < held / 1000 < .97
-    assert play.ratio_interval(np.array([2., 4.]), np.array([1., 2.])) == (2, 2)
-    assert play.ratio_interval(np.ones(1), np.ones(1)) == (None, None)
+    assert statistics.ratio_interval(np.array([2., 4.]), np.array([1., 2.])) == (2, 2)
+    assert statistics.ratio_interval(np.ones(1), np.ones(1)) == (None, None)
 
 
 def test_the_pace_of_a_row_is_its_own(folder, tmp_path):
@@ -660,34 +673,6 @@ def test_every_flag_through_the_command_line(folder, tmp_path, monkeypatch, caps
     assert row["deterministic"] and row["seed"] == 9 and row["games"] == 3 and row["seconds_per_game"] == 1
     assert row["action_repeat"] == 2 and row["async_inference"]
     assert [read_replay(path).meta["names"][1] for path in (tmp_path / "slp").glob("*.slp")] == 3 * ["gru.onnx"]
-
-
-def test_mistakes_end_in_one_line(folder, tmp_path, monkeypatch, capfd):
-    torn, text = tmp_path / "torn.onnx", tmp_path / "policy.txt"
-    torn.write_bytes((folder / "gru.onnx").read_bytes()[:5000])
-    text.write_text("no policy")
-    good = {"--policy": folder / "gru.pt", "--opponent": "idle", "--max-episode-frames": 30, "--num-games": 2}
-    for flag, value, said in (
-            ("--policy", tmp_path / "nowhere.pt", "no such"), ("--policy", tmp_path / "nowhere.onnx", "no such"),
-            ("--policy", torn, "not a readable ONNX"), ("--policy", text, "not a readable CleanMelee"),
-            ("--policy", folder / "bare.onnx", "no CleanMelee policy"), ("--policy", folder / "other_schema.onnx", "schema"),
-            ("--opponent", "cpu10", "attacker"),
-            ("--opponent", torn, "not a readable ONNX"), ("--character", "mew", "mewtwo"),
-            ("--opponent-character", "mew", "mewtwo"), ("--stage", "moon", "battlefield"),
-            ("--num-games", -3, "--num-games -3"), ("--max-restarts", -1, "--max-restarts -1"),
-            ("--num-workers", -1, "--num-workers -1"), ("--port", 3, "--port 3"),
-            ("--stage", "battlefield,moon", "'moon'"), ("--character", "fox,,marth", "unknown character ''"),
-            ("--opponent", "human", "human: needs Dolphin"), ("--opponent", "cpu9", "cpu9: needs Dolphin"),
-            ("--game-type", "dolphin", "--dolphin (empty)"), ("--opponent-port", 3, "--opponent-port 3"),
-            ("--frame-delay", 2, "--frame-delay 2: "), ("--action-repeat", -1, "--action-repeat -1"),
-            ("--max-episode-frames", -1, "--max-episode-frames -1"), ("--seed", -1, "--seed -1"),
-            ("--record", text / "slp", "cannot write"), ("--results", text / "results.jsonl", "cannot write"),
-            ("--results", tmp_path, "not a regular file")):
-        monkeypatch.setattr(sys, "argv", ["play.py", *(str(word) for pair in (good | {flag: value}).items() for word in pair)])
-        with pytest.raises(SystemExit) as end:
-            run_script(play.main, Args)
-        err = capfd.readouterr().err
-        assert end.value.code == 2 and len(err.strip().splitlines()) == 1 and said in err, (flag, value)
 
 
 def test_a_scripted_level_is_an_opponent_by_name(folder, tmp_path):

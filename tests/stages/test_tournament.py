@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import play
 from cleanmelee.cli import UserError
 from cleanmelee.pool import Pool, Ratings, fit_elo
 from melee_common import NUM_STICK, Policy
-from play import Args, draw_pairs
+from cleanmelee.tournament import draw_pairs
+from play import Args
 from helpers import stubborn
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +27,9 @@ def pool(tmp_path):
     """Two that fall, one that stands and decides on every third frame."""
     pool = Pool(tmp_path / "pool")
     for step, (stick, repeat) in enumerate(((0, 1), (1, 2), (NUM_STICK // 2, 3)), 1):
-        pool.add(stubborn(stick), "main", step, action_repeat=repeat)
+        policy = stubborn(stick)
+        policy.config["action_repeat"] = repeat
+        pool.add(policy, "main", step)
     return pool
 
 

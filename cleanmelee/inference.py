@@ -1,0 +1,89 @@
+"""Decisions in time: policies answer at once, or beside a game that does not wait, and a clock says how well they keep up."""
+
+import collections
+import concurrent.futures
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from cleanmelee.onnx import OnnxPolicy
+from melee_common import BOT_SLOT, NUM_FLOATS, NUM_INTS, NUM_LOGITS, Observation, Policy, act, decode_actions
+
+
+@dataclass
+class Pace:
+    """How well decisions kept up with the game."""
+    inference: collections.deque = field(default_factory=lambda: collections.deque(maxlen=100_000))  # seconds, the last ones
+    frames: int = 0
+    missed: int = 0                                                         # frames whose decision had not come in time
+    seconds: float = 0.
+
+    def add(self, other: "Pace") -> None:
+        self.inference.extend(other.inference)
+        self.frames += other.frames
+        self.missed += other.missed
+        self.seconds += other.seconds
+
+    def row(self) -> dict:
+        p50, p99 = np.percentile(self.inference, (50, 99)) * 1000 if self.inference else (0., 0.)
+        return {"inference_ms_p50": float(p50), "inference_ms_p99": float(p99), "frames": self.frames,
+                "frames_missed": self.missed, "frames_per_second": self.frames / max(self.seconds, 1e-9)}
+
+
+class Inference:
+    """The policies' decisions: made at once, or (asynchronous) in a thread of its own, which skips to the newest frame."""
+
+    def __init__(self, policies: list[Policy | OnnxPolicy], assignment: np.ndarray, generator: torch.Generator | None,
+                 pace: Pace, asynchronous: bool):
+        self.policies, self.assignment, self.generator, self.pace = policies, assignment, generator, pace
+        self.states = [policy.initial_state(assignment.size) for policy in policies]
+        self.begins = np.zeros(len(assignment), bool)                       # games that began since the last decision
+        self.thread = concurrent.futures.ThreadPoolExecutor(1) if asynchronous else None
+        self.asked = -1                                                     # number of the last question
+        self.futures = collections.deque()
+
+    def ask(self, tick: int, obs: Observation, mirror: np.ndarray, turn: np.ndarray, begins: np.ndarray) -> None:
+        """tick: the question's number. mirror [N, 2]: who sees this frame `mirrored`. turn [N, 2]: who decides. begins [N]: games
+        that begin with this frame."""
+        self.asked = tick
+        if self.thread:
+            self.futures.append(self.thread.submit(self._decide, tick, obs, mirror, turn, begins))
+        else:
+            self.futures.append(concurrent.futures.Future())
+            self.futures[-1].set_result(self._decide(tick, obs, mirror, turn, begins))
+
+    def answers(self, until: float) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """(tick, turn [N, 2], controllers [N, 2]) of the decisions made since the last call. Waits for the last question's,
+        but no longer than `until`, in time.perf_counter's seconds."""
+        concurrent.futures.wait(list(self.futures)[-1:], max(0., until - time.perf_counter()))
+        while self.futures and self.futures[0].done():
+            answer = self.futures.popleft().result()
+            if answer is not None:
+                yield answer
+
+    def close(self) -> None:
+        if self.thread:
+            self.thread.shutdown(cancel_futures=True)
+
+    def _decide(self, tick, obs, mirror, turn, begins):
+        self.begins |= begins
+        if tick < self.asked:                                               # a newer frame is waiting
+            return None
+        start = time.perf_counter()
+        with torch.inference_mode():                                        # a setting of each thread
+            deciding = np.where(turn, self.assignment, BOT_SLOT)
+            actions = act(self.policies, deciding, obs, self.states, self.begins, self.generator)
+        self.begins[:] = False
+        self.pace.inference.append(time.perf_counter() - start)
+        return tick, turn, decode_actions(actions, mirror)
+
+
+def warm_up(policies: list[Policy | OnnxPolicy], rows: int) -> None:
+    """The first forwards take a hundred times longer than the others: not within a game."""
+    obs = Observation(torch.zeros(rows, NUM_FLOATS), torch.zeros(rows, NUM_INTS, dtype=torch.int16))
+    for policy in policies:
+        for _ in range(10):
+            policy.step(obs, policy.initial_state(rows), torch.full((rows, NUM_LOGITS), .5))

@@ -1,0 +1,105 @@
+"""A user's mistake ends in one line that names the flag or the file, with exit code 2, and leaves nothing behind."""
+
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+
+import bc
+import distill
+import export_onnx
+import play
+from cleanmelee.cli import run_script
+from export_onnx import Act, export
+from helpers import write_games
+from melee_common import NUM_LOGITS, Policy, save_checkpoint
+
+SCRIPTS = {"bc": bc, "distill": distill, "export_onnx": export_onnx, "play": play}
+GOOD = {
+    "bc": {"replays": "games", "num-workers": 0, "run-name": "run", "min-active": 0, "window-size": 20},
+    "distill": {"teacher": "good.pt", "replays": "games", "num-workers": 0, "run-name": "run", "output": "out/student.pt",
+                "min-active": 0},
+    "export_onnx": {"checkpoint": "good.pt", "output": "out/policy.onnx"},
+    "play": {"policy": "good.pt", "opponent": "idle", "max-episode-frames": 30, "num-games": 2, "results": ""}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Replays, policies, and files that only look like them."""
+    path = tmp_path_factory.mktemp("mistakes")
+    write_games(path / "games", 2)
+    write_games(path / "single", 1)
+    for name in ("empty", "junk", "folder.onnx"):
+        (path / name).mkdir()
+    (path / "junk" / "a.slp").write_bytes(b"junk")
+    (path / "text.txt").write_text("no policy")
+    policy = Policy("mlp", (8,)).eval()
+    save_checkpoint(path / "good.pt", policy)
+    save_checkpoint(path / "late.pt", Policy("mlp", (8,), frame_delay=18))
+    (path / "torn.pt").write_bytes((path / "good.pt").read_bytes()[:1000])
+    torch.save({"weights": torch.zeros(3)}, path / "foreign.pt")
+    torch.save(torch.load(path / "good.pt", weights_only=True) | {"schema": "000000000000"}, path / "schema.pt")
+    model = export(Act(policy), torch.rand(2, NUM_LOGITS), ("noise", "actions"))
+    onnx.save(model, path / "bare.onnx")
+    (path / "torn.onnx").write_bytes((path / "bare.onnx").read_bytes()[:5000])
+    onnx.helper.set_model_props(model, {"program": "CleanMelee", "schema": "000000000000"})
+    onnx.save(model, path / "schema.onnx")
+    return path
+
+
+MISTAKES = [                                                                # script, flag, value, what the line says
+    ("bc", "replays", "nowhere", "no such file or folder"), ("bc", "replays", "empty", "no .slp files"),
+    ("bc", "replays", "junk", "none of 1 replays"), ("bc", "replays", "single", "at least two games"),
+    ("bc", "hidden", "12,x", "--hidden"), ("bc", "hidden", "0", "--hidden"), ("bc", "player-port", 5, "--player-port 5"),
+    ("bc", "player-port", 4, "port"), ("bc", "character", "waluigi", "unknown character"),
+    ("bc", "character", "falco", "none of 2 replays"), ("bc", "window-size", 5000, "none of 2 replays"),
+    ("bc", "window-size", 1, "--window-size 1"), ("bc", "epochs", 0, "--epochs 0"),
+    ("bc", "prev-controller-dropout", 1.5, "--prev-controller-dropout 1.5"), ("bc", "learning-rate", 0., "--learning-rate"),
+    ("bc", "pretrained", "missing.pt", "no such checkpoint"), ("bc", "checkpoint", "text.txt/a.pt", "cannot write"),
+    ("bc", "seed", -1, "--seed -1"), ("bc", "run-name", "a/b", "--run-name"), ("bc", "gamma", 1, "--gamma 1"),
+
+    ("distill", "teacher", "missing.pt", "no such checkpoint"), ("distill", "teacher", "text.txt", "not a readable"),
+    ("distill", "teacher", "late.pt", "a delay of 18 frames"), ("distill", "replays", "nowhere", "no such file or folder"),
+    ("distill", "temperature", 0., "--temperature"), ("distill", "alpha", 1.5, "--alpha 1.5"),
+    ("distill", "hidden", "64,,64", "--hidden"), ("distill", "epochs", 0, "--epochs 0"),
+    ("distill", "batch-size", 0, "--batch-size 0"), ("distill", "character", "falco", "none of 2 replays"),
+    ("distill", "output", "text.txt/a.pt", "cannot write"), ("distill", "seed", -1, "--seed -1"),
+
+    ("export_onnx", "checkpoint", "nowhere.pt", "no such checkpoint"), ("export_onnx", "checkpoint", "torn.pt", "not a readable"),
+    ("export_onnx", "checkpoint", "foreign.pt", "not a readable"), ("export_onnx", "checkpoint", "schema.pt", "schema"),
+    ("export_onnx", "output", "out.pt", ".onnx"), ("export_onnx", "output", "good.pt/out.onnx", "cannot write"),
+    ("export_onnx", "output", "folder.onnx", "not a regular file"), ("export_onnx", "steps", 0, "--steps 0"),
+    ("export_onnx", "character", "mew", "mewtwo"), ("export_onnx", "seed", -1, "--seed -1"),
+
+    ("play", "policy", "", "--policy is missing"), ("play", "policy", "nowhere.pt", "no such"),
+    ("play", "policy", "nowhere.onnx", "no such"), ("play", "policy", "torn.onnx", "not a readable ONNX"),
+    ("play", "policy", "text.txt", "not a readable CleanMelee"), ("play", "policy", "bare.onnx", "no CleanMelee policy"),
+    ("play", "policy", "schema.onnx", "schema"), ("play", "opponent", "cpu10", "attacker"),
+    ("play", "opponent", "torn.onnx", "not a readable ONNX"), ("play", "opponent", "human", "human: needs Dolphin"),
+    ("play", "opponent", "cpu9", "cpu9: needs Dolphin"), ("play", "character", "mew", "mewtwo"),
+    ("play", "character", ",", "no character given"), ("play", "opponent-character", "mew", "mewtwo"),
+    ("play", "stage", "moon", "battlefield"), ("play", "stage", "battlefield,moon", "'moon'"),
+    ("play", "num-games", -3, "--num-games -3"), ("play", "num-games", 65537, "--num-games 65537"),
+    ("play", "max-restarts", -1, "--max-restarts -1"), ("play", "num-workers", -1, "--num-workers -1"),
+    ("play", "port", 3, "--port 3"), ("play", "opponent-port", 3, "--opponent-port 3"),
+    ("play", "game-type", "dolphin", "--dolphin (empty)"), ("play", "frame-delay", 2, "--frame-delay 2: "),
+    ("play", "action-repeat", -1, "--action-repeat -1"), ("play", "max-episode-frames", -1, "--max-episode-frames -1"),
+    ("play", "seed", -1, "--seed -1"), ("play", "record", "text.txt/slp", "cannot write"),
+    ("play", "results", "text.txt/results.jsonl", "cannot write"), ("play", "results", "empty", "not a regular file"),
+    ("play", "user-json", "user.json", "needs --connect-code"),
+]
+
+
+@pytest.mark.parametrize("script, flag, value, said", MISTAKES)
+def test_a_mistake_ends_in_one_line(folder, tmp_path, monkeypatch, capfd, script, flag, value, said):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))                     # no test fills the user's cache
+    flags = GOOD[script] | {flag: value}
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", *(f"--{name}={value}" for name, value in flags.items())])
+    with pytest.raises(SystemExit) as end:
+        run_script(SCRIPTS[script].main, SCRIPTS[script].Args)
+    line = capfd.readouterr().err.strip().splitlines()[-1]
+    assert end.value.code == 2 and line.startswith("error: ") and said in line
+    assert not Path("runs").exists() and not Path("out/policy.onnx").exists() and not Path("out/student.pt").exists()
