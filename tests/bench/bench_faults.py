@@ -101,7 +101,7 @@ def run_killed(folder: str) -> None:
     for reached, seconds, lost in kills:
         print(
             f"run killed after iteration {reached}: past it again {seconds:.1f} s after --resume, {lost} "
-            f"iterations repeated"
+            "iterations repeated"
         )
     same = curve(metrics("killed")) == curve(metrics("whole"))
     print(f"learning curve equal to that of a run that was left alone, {len(metrics('whole'))} iterations: {same}")

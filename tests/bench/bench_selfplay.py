@@ -111,12 +111,9 @@ def measure_row(name: str, run: Path, quick: bool) -> tuple[float, float]:
     speed, (env, policy, learn) = float(np.median(frames / split.sum(1))), split.sum(0) / split.sum()
     acting, learning, one = alone(run, 1 if quick else 3)
     share = speed * (acting + learning) / one
-    print(
-        f"{name:13s}{speed:15,.0f}{int(ga"
-        f"mes) * 128 * 3 / np.median(split.sum(1)):14,.0f}{env:6.0%}{policy:8.0%}{learn:7.0%}"
-        f"{one / acting:14,.0f}{one / learning:15,.0f}{speed / share:9,.0f}{share:7.0%}{peak:9,d}",
-        flush=True,
-    )
+    game_frames = int(games) * 128 * 3 / np.median(split.sum(1))
+    print(f"{name:13s}{speed:15,.0f}{game_frames:14,.0f}{env:6.0%}{policy:8.0%}{learn:7.0%}{one / acting:14,.0f}"
+          f"{one / learning:15,.0f}{speed / share:9,.0f}{share:7.0%}{peak:9,d}", flush=True)
     return speed, share
 
 
@@ -127,15 +124,11 @@ def measure_async(folder: Path, quick: bool) -> None:
         for name, flags in (("sync", ()), ("async", ("--async-learning",))))
     acting, learning, _ = alone(folder / "sync", 3)
     acting_one, learning_one, _ = alone(folder / "sync", 3, threads=1)
-    print(
-        f"\n--async-learning, mlp at 8 games: {overlapped:,} game frames/s over {sync:,}, "
-        f"{overlapped / sync:.2f} times as fast. "
-        f"Alone, one after the other,\nan iteration acts for {acting:.2f} s and learns for {learning:.2f} s with "
-        f"{THREADS} "
-        f"threads. With a thread each, side by side, {acting_one:.2f} s and {learning_one:.2f} s:\nat best "
-        f"{(acting + learning) / max(acting_one, learning_one):.2f} times as fast, less waits for Python's lock "
-        f"and for memory"
-    )
+    best = (acting + learning) / max(acting_one, learning_one)
+    print(f"\n--async-learning, mlp at 8 games: {overlapped:,} game frames/s over {sync:,}, {overlapped / sync:.2f} times as "
+          f"fast.\nAlone, one after the other, an iteration acts for {acting:.2f} s and learns for {learning:.2f} s with "
+          f"{THREADS} threads.\nWith a thread each, side by side, {acting_one:.2f} s and {learning_one:.2f} s: at best "
+          f"{best:.2f} times as fast, less waits for\nPython's lock and for memory")
 
 
 def measure_memory() -> tuple[float, float]:
@@ -152,11 +145,9 @@ def measure_memory() -> tuple[float, float]:
                 envs.step(np.zeros((games, 2), CONTROLLER))
             workers = [pss(worker.pid) for worker in envs._workers]
             total[games] = pss("self") + sum(workers)
-    print(
-        f"{max(workers):.1f} MB a worker (of two, with four games each), {(total[264] - total[8]) / 256:.3f} MB "
-        f"a further game"
-    )
-    return max(workers), (total[264] - total[8]) / 256
+    further = (total[264] - total[8]) / 256
+    print(f"{max(workers):.1f} MB a worker (of two, with four games each), {further:.3f} MB a further game")
+    return max(workers), further
 
 
 def main(args: Args) -> None:
@@ -166,11 +157,8 @@ def main(args: Args) -> None:
         worker, game = measure_memory()
         failed += [f"a worker takes {worker:.1f} MB, not under {WORKER_MB}"] * (worker >= WORKER_MB)
         failed += [f"a further game takes {game:.2f} MB, not under {GAME_MB}"] * (game >= GAME_MB)
-    print(
-        f"\n{'':13s}{'agent frames/s':>15"
-        f"s}{'game frames/s':>14s}{'env':>6s}{'policy':>8s}{'learn':>7s}{'acting alone':>14s}"
-        f"{'learning alone':>15s}{'ceiling':>9s}{'share':>7s}{'peak MB':>9s}"
-    )
+    print(f"\n{'':13s}{'agent frames/s':>15s}{'game frames/s':>14s}{'env':>6s}{'policy':>8s}{'learn':>7s}"
+          f"{'acting alone':>14s}{'learning alone':>15s}{'ceiling':>9s}{'share':>7s}{'peak MB':>9s}")
     with tempfile.TemporaryDirectory() as folder:
         for name in (row for row in args.rows if row not in ("async", "memory")):
             speeds[name], share = measure_row(name, Path(folder) / name, args.quick)
