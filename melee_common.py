@@ -1074,13 +1074,3 @@ def load_policy(path: str | Path) -> tuple[Policy, dict]:
                         f"({str(error).splitlines()[0]})") from None
     _check_finite(policy, f"{path}: ")
     return policy.eval(), data
-
-
-def onnx_session(model: bytes):
-    """onnxruntime on one thread that sleeps while it waits: the game needs the other cores."""
-    import onnxruntime                                                      # here: most runs need no second runtime
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 4                                          # its own lines about a bad file
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

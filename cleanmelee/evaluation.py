@@ -15,21 +15,12 @@ import torch
 from cleanmelee.files import append_jsonl
 from cleanmelee.frame import outcomes
 from cleanmelee.game import BOTS
+from cleanmelee.statistics import wilson_interval
 from cleanmelee.workers import end_with_parent
 from melee_common import (
     ACTION_SIZE, BOT_SLOT, NUM_BUTTONS, NUM_STICK, STICK_NEUTRAL, Policy, VecEnv, load_policy, matchups,
     play_games, save_checkpoint,
 )
-
-
-def wilson_interval(wins: float, games: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of a win rate; draws count half a win."""
-    if games == 0:
-        return 0., 1.
-    p = wins / games
-    centre = (p + z * z / (2 * games)) / (1 + z * z / games)
-    half = z * (p * (1 - p) / games + z * z / (4 * games * games)) ** .5 / (1 + z * z / games)
-    return max(0., centre - half), min(1., centre + half)
 
 
 def measure_strength(policy: Policy, initial: Policy, step: int, *, seed: int, games: int, opponents: list[str],

@@ -18,7 +18,7 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from cleanmelee import game
 from cleanmelee.cli import UserError
-from cleanmelee.evaluation import wilson_interval
+from cleanmelee.statistics import wilson_interval
 from cleanmelee.frame import outcomes
 from cleanmelee.replays import controlled, read_replay
 

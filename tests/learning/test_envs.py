@@ -10,7 +10,7 @@ import torch
 
 from cleanmelee import game
 from cleanmelee.cli import UserError
-from cleanmelee.evaluation import wilson_interval
+from cleanmelee.statistics import wilson_interval
 from cleanmelee.frame import CHARACTERS, CONTROLLER, FRAME, STAGES, outcomes
 from cleanmelee.game import BOTS
 from cleanmelee.rewards import RewardArgs, compute_rewards
