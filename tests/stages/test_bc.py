@@ -53,8 +53,8 @@ def small(folder, **changes):
 # ---------------------------------------------------------------------------------------------------------------------
 
 def jump_leak(data, shift=0):
-    """Share of jump onsets (X or Y goes down in the label) at which the seen frame already crouches for the jump, and how
-    many there are. shift=1 pairs a frame with the input that made it, the mistake that this test is for."""
+    """Share of jump onsets (X or Y goes down in the label) at which the seen frame already crouches for the jump, and
+    how many there are. shift=1 pairs a frame with the input that made it, the mistake that this test is for."""
     seen = leaked = 0
     for a, b in zip(data.starts[:-1], data.starts[1:], strict=True):
         jump = (data.actions[a:b, 2:4] > 0).any(1)
@@ -77,7 +77,7 @@ def test_labels_of_recorded_games_do_not_leak(tmp_path):
     """The same on the embedded game: players who jump now and then, recorded and read back."""
     (tmp_path / "games").mkdir()
     n = 4
-    period = 25 + np.arange(2 * n).reshape(n, 2)                            # frames from jump to jump; X is held for five
+    period = 25 + np.arange(2 * n).reshape(n, 2)                          # frames from jump to jump; X is held for five
     frames, controllers = [], []
     with VecEnv(n, CHARACTERS["fox"], STAGES["final_destination"], max_episode_frames=0) as envs:
         actions = np.tile(NEUTRAL_ACTION, (n, 2, 1))
@@ -158,7 +158,7 @@ def test_evaluation_carries_the_memory(tmp_path, backbone):
     nll, weight = torch.zeros(len(HEADS)), 0.
     with torch.no_grad():
         for layer in policy.controller_head.logits.values():
-            layer.weight.normal_(std=.3)                                    # a fresh policy hardly looks at its features
+            layer.weight.normal_(std=.3)                                   # a fresh policy hardly looks at its features
         for a, b in zip(data.starts[:-1], data.starts[1:], strict=True):
             obs, actions = data.take(torch.arange(a, b)[:, None])
             features, _ = policy.unroll(obs, policy.initial_state(1), torch.zeros(b - a, 1, dtype=torch.bool))

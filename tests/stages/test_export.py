@@ -1,4 +1,5 @@
-"""The exported policy is the policy: the same actions from the same noise, the same state, and a file that says what it is."""
+"""The exported policy is the policy: the same actions from the same noise, the same state, and a file that says what it
+is."""
 
 import hashlib
 import json

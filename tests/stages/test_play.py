@@ -1,4 +1,5 @@
-"""Matches: who sits where, how often a policy decides, what is counted, what is recorded, and what a user may get wrong."""
+"""Matches: who sits where, how often a policy decides, what is counted, what is recorded, and what a user may get
+wrong."""
 
 import json
 import os
@@ -36,13 +37,14 @@ LENGTH = 240  # frames of a test game
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """mlp.pt decides on every frame, gru.pt on every third, gru.onnx is the same policy; late.pt acts four frames late."""
+    """mlp.pt decides on every frame, gru.pt on every third, gru.onnx is the same policy; late.pt acts four frames
+    late."""
     path = tmp_path_factory.mktemp("policies")
     torch.manual_seed(0)
     save_checkpoint(path / "mlp.pt", Policy("mlp", (16,)))
     save_checkpoint(path / "late.pt", Policy("mlp", (16,), frame_delay=4))
     gru = Policy("gru", (16,), action_repeat=3).eval()
-    with torch.no_grad():                                                   # a fresh policy's likeliest action never changes
+    with torch.no_grad():                                              # a fresh policy's likeliest action never changes
         for p in gru.parameters():
             p.add_(torch.randn_like(p) * .1)
     save_checkpoint(path / "gru.pt", gru)
@@ -76,7 +78,7 @@ def read(folder):
     return [(r.frames[-LENGTH - 1:], r.controllers[-LENGTH - 1:], r.meta) for r in replays]
 
 
-# ------------------------------------------------------------------------------------------------------------ recordings
+# ----------------------------------------------------------------------------------------------------------- recordings
 
 def test_a_recording_holds_the_game_bit_for_bit(folder, tmp_path, monkeypatch):
     seen = []
@@ -215,7 +217,7 @@ def test_recordings_on_disk_not_in_memory(folder, tmp_path, monkeypatch):
     assert len(set(sizes)) > 10 and sizes[-1] > .8 * next(tmp_path.glob("*.slp")).stat().st_size
 
 
-# ----------------------------------------------------------------------------------------------------------- who decides
+# ---------------------------------------------------------------------------------------------------------- who decides
 
 def test_each_policy_decides_as_often_as_it_was_trained_to(folder, tmp_path):
     run(folder, tmp_path, "gru.pt", "mlp.pt", record=str(tmp_path))
@@ -270,7 +272,7 @@ def test_seeds_and_workers(folder, tmp_path):
     assert without(a[0]) == without(b[0]) and any(not np.array_equal(x[1], y[1]) for x, y in zip(a[1], c[1], strict=True))
 
 
-# ------------------------------------------------------------------------------------------------------ delay, real time
+# ----------------------------------------------------------------------------------------------------- delay, real time
 
 def numbered(monkeypatch, seconds=0.):
     """Decisions that tell which they are: the k-th moves the main stick to its bin k % 17. Returns what they press."""
@@ -318,8 +320,8 @@ def test_a_decision_acts_exactly_as_late_as_trained(folder, tmp_path, monkeypatc
 
 
 def test_a_slow_policy_slows_the_game_or_misses_frames(folder, tmp_path, monkeypatch, capsys):
-    """40 ms a decision: the game waits for each, or goes on at 60 frames a second and gets one in two to three frames, all of
-    them late; a policy that was trained to act four frames late is in time for those."""
+    """40 ms a decision: the game waits for each, or goes on at 60 frames a second and gets one in two to three frames,
+    all of them late; a policy that was trained to act four frames late is in time for those."""
     decisions = numbered(monkeypatch, seconds=.04)
     options = {"num_games": 1, "max_episode_frames": 60}
     waiting = run(folder, tmp_path, "mlp.pt", "idle", **options)
@@ -331,8 +333,8 @@ def test_a_slow_policy_slows_the_game_or_misses_frames(folder, tmp_path, monkeyp
     assert "of 60 frames missed" in capsys.readouterr().out
     stick = read_replay(next(tmp_path.glob("*.slp"))).controllers["main_x"][-60:, 0]
     moves = stick[np.flatnonzero(np.diff(stick, prepend=0))]
-    chosen = [decision["main_x"].item() for decision in decisions]          # each acted in its turn, and was held till the next
-    later = iter(chosen)                                                    # (or a busy machine had the next one by then)
+    chosen = [decision["main_x"].item() for decision in decisions]  # each acted in its turn, and was held till the next
+    later = iter(chosen)                                                  # (or a busy machine had the next one by then)
     assert len(moves) >= len(chosen) - 5 and all(move in later for move in moves.tolist())
     del decisions[:]
     late = run(folder, tmp_path, "late.pt", "idle", async_inference=True, **options)
@@ -357,7 +359,7 @@ def test_a_recurrent_policy_begins_each_game_without_memory(folder):
     decider = inference.Inference([player], np.zeros((1, 2), int), generator, pace, True)
     turn, yes, no = np.ones((1, 2), bool), np.ones(1, bool), np.zeros(1, bool)
     states = []
-    for begins in ((yes, no), (no, yes, no)):                               # as asked while the thread is busy, one by one
+    for begins in ((yes, no), (no, yes, no)):                            # as asked while the thread is busy, one by one
         decider.thread.submit(time.sleep, .1)
         for tick, begin in enumerate(begins):
             decider.ask(10 * len(states) + tick, obs, np.zeros((1, 2), bool), turn, begin)
@@ -377,7 +379,7 @@ def test_policies_are_warm_before_the_first_frame(folder, tmp_path, monkeypatch)
     assert forwards.index(0) >= 10
 
 
-# --------------------------------------------------------------------------------------------------------------- results
+# -------------------------------------------------------------------------------------------------------------- results
 
 def test_lists_of_characters_and_stages_make_a_table(folder, tmp_path, capsys):
     slp = tmp_path / "slp"
@@ -513,10 +515,11 @@ def test_ctrl_c_shows_the_finished_games(folder, tmp_path, monkeypatch, capsys):
         assert end.value.code == 130 and said in captured.err and ("0/0/1" in captured.out) == (stop == 30)
 
 
-# --------------------------------------------------------------------------------------------------------------- Dolphin
+# -------------------------------------------------------------------------------------------------------------- Dolphin
 
 def stand_in(tmp_path):
-    """The flags of a live game on the stand-in: one stock, and as fast as it goes. Files in tmp_path/troubles are its faults."""
+    """The flags of a live game on the stand-in: one stock, and as fast as it goes. Files in tmp_path/troubles are its
+    faults."""
     dolphin, iso = tmp_path / "dolphin", tmp_path / "melee.iso"
     dolphin.write_text(f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(Path(__file__).resolve().parents[1] / 'tools')!r})\n"
                        "import fake_dolphin\nfake_dolphin.main()\n")
@@ -536,7 +539,8 @@ def live(tmp_path):
 
 @pytest.fixture(scope="module")
 def two_games(folder, tmp_path_factory):
-    """Two games on Dolphin against a computer player, the policy at port 2 -> the row of results, paths of the recordings."""
+    """Two games on Dolphin against a computer player, the policy at port 2 -> the row of results, paths of the
+    recordings."""
     path = tmp_path_factory.mktemp("live")
     row = run(folder, path, "mlp.pt", "cpu9", port=2, character="fox", opponent_character="marth", stage="battlefield",
               record=str(path / "slp"), max_episode_frames=0, boot_timeout=120., **stand_in(path))
@@ -596,7 +600,8 @@ def online(tmp_path, live):
 
 
 def test_a_match_online(folder, tmp_path, online):
-    """The code is typed, we are found at whichever port, and the person's character and the stages are told as they were."""
+    """The code is typed, we are found at whichever port, and the person's character and the stages are told as they
+    were."""
     row = run(folder, tmp_path, "mlp.pt", "human", record=str(tmp_path / "slp"), max_episode_frames=0, **online)
     assert (row["games"], row["character"], row["opponent_character"]) == (2, "sheik", "marth")
     assert row["stage"] == "final_destination, yoshis_story"
@@ -657,7 +662,7 @@ def test_a_dolphin_that_fails_again_and_again_costs_no_finished_game(folder, tmp
     assert json.loads(results.read_text())["games"] == 2 and "mlp.pt against attacker" in captured.out
 
 
-# ----------------------------------------------------------------------------------------------------------- command line
+# --------------------------------------------------------------------------------------------------------- command line
 
 def test_every_flag_through_the_command_line(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["play.py", *map(str, [
