@@ -225,8 +225,9 @@ def main(args: Args) -> None:
     console.print(f"[bold]CleanMelee[/] behavioural cloning  {args.backbone} {args.hidden} "
                   f"({sum(p.numel() for p in policy.parameters()):,} parameters)\n"
                   f"{about['train_players']} players in {about['train_games']} games, {len(train.weights):,} frames to "
-                  f"learn from; {about['held_out_players']} in {about['held_out_games']}, {len(held_out.weights):,} frames "
-                  f"held out; left out: {about['idle_players']} idle and {about['cpu_players']} CPU players; run folder {run}")
+                  f"learn from; {about['held_out_players']} in {about['held_out_games']}, {len(held_out.weights):,} "
+                  f"frames held out; left out: {about['idle_players']} idle and {about['cpu_players']} CPU players; "
+                  f"run folder {run}")
 
     stop = stop_on_interrupt(console.print)
     before = best = evaluate(policy.eval(), held_out)

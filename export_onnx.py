@@ -16,8 +16,8 @@ schema, network sizes, action repeat, frame delay, the checkpoint's hash, versio
 Before anything is written, the export plays `--steps` frames beside the policy, each carrying its own state:
     states     largest difference of any state number
     logits     largest difference, both scored on the actions that torch chose: logits of a later head depend on the
-               earlier ones, so after the first action that differs they could not be compared otherwise. For this a twin of the
-               file is exported (and quantised) that returns logits in place of actions.
+               earlier ones, so after the first action that differs they could not be compared otherwise. For this a
+               twin of the file is exported (and quantised) that returns logits in place of actions.
     actions    frames on which any of the 13 numbers differs, given the same noise
 """
 

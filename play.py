@@ -236,8 +236,8 @@ def tournament(args: Args) -> None:
         if name not in TOURNAMENT_FLAGS and value != defaults[name]:
             raise UserError(f"{as_flag(name)} {value}: means nothing in a tournament; leave it out")
     if args.num_games < 2 or args.num_games % 2:
-        raise UserError(f"--num-games {args.num_games}: must be even in a tournament, and 2 or more, since half are played "
-                        "from either port")
+        raise UserError(f"--num-games {args.num_games}: must be even in a tournament, and 2 or more, since half are "
+                        "played from either port")
     character = lookup(CHARACTERS, args.character, "character")
     stage = lookup(STAGES, args.stage, "stage")
     bots = parse_names(args.tournament_bots, BOTS, "bot") if args.tournament_bots else []
@@ -360,7 +360,8 @@ def main(args: Args) -> None:
     policies = [load_player(args.policy)]
     if args.frame_delay not in (-1, policies[0].frame_delay):
         raise UserError(f"--frame-delay {args.frame_delay}: {args.policy} was trained for a delay of "
-                        f"{policies[0].frame_delay} frames and plays with no other; leave the flag out, or train a policy for it")
+                        f"{policies[0].frame_delay} frames and plays with no other; leave the flag out, or train a "
+                        "policy for it")
     policies[0].config["action_repeat"] = args.action_repeat or policies[0].action_repeat
     name = Path(args.policy).name
     opponent_name = args.opponent                                           # of a bot, a computer player, a person

@@ -45,8 +45,8 @@ def enter(folder: Path, bots: list[str], max_pairs: int, seed: int
             print(f"warning: does not take part: {error}", file=sys.stderr)
     names += bots
     if len(names) < 2:
-        raise UserError(f"--tournament {folder}: {len(names)} entrants, and at least two are needed; train longer, or let "
-                        "bots enter with --tournament-bots")
+        raise UserError(f"--tournament {folder}: {len(names)} entrants, and at least two are needed; train longer, or "
+                        "let bots enter with --tournament-bots")
     if max_pairs < len(names) - 1:
         raise UserError(f"--max-pairs {max_pairs}: {len(names)} entrants are connected by {len(names) - 1} pairs "
                         "or more")

@@ -69,7 +69,8 @@ def run(folder, tmp_path, policy="gru.pt", opponent="attacker", **options):
 
 def without(row, *names):
     """The row but for some columns and for its clocks."""
-    return {k: v for k, v in row.items() if k not in {*names, "inference_ms_p50", "inference_ms_p99", "frames_per_second"}}
+    clocks = {"inference_ms_p50", "inference_ms_p99", "frames_per_second"}
+    return {k: v for k, v in row.items() if k not in clocks | {*names}}
 
 
 def read(folder):
@@ -222,7 +223,7 @@ def test_recordings_on_disk_not_in_memory(folder, tmp_path, monkeypatch):
 def test_each_policy_decides_as_often_as_it_was_trained_to(folder, tmp_path):
     run(folder, tmp_path, "gru.pt", "mlp.pt", record=str(tmp_path))
     for g, (_, controllers, _) in enumerate(read(tmp_path)):
-        gru, mlp = (controllers[1:, who].reshape(-1, 3) for who in (g % 2, 1 - g % 2))  # [T / 3, 3]; row 0 made no frame
+        gru, mlp = (controllers[1:, who].reshape(-1, 3) for who in (g % 2, 1 - g % 2))  # [T / 3, 3], row 0 left out
         assert (gru[:, 0] == gru[:, 1]).all() and (gru[:, 0] == gru[:, 2]).all()
         assert (gru[1:, 0] != gru[:-1, 0]).any() and (mlp[:, 0] != mlp[:, 1]).any()
 
@@ -241,7 +242,8 @@ def test_play_is_what_training_plays(folder, tmp_path):
 
 def test_an_exported_policy_plays_like_its_checkpoint(folder, tmp_path):
     for deterministic in (False, True):
-        rows = [run(folder, tmp_path, name, deterministic=deterministic, num_games=4) for name in ("gru.pt", "gru.onnx")]
+        rows = [run(folder, tmp_path, name, deterministic=deterministic, num_games=4)
+                for name in ("gru.pt", "gru.onnx")]
         assert without(rows[0], "policy") == without(rows[1], "policy")
         assert rows[0]["action_repeat"] == 3
 
@@ -253,12 +255,14 @@ def test_most_likely_noise_shifts_nothing():
 
 def test_onnx_policy_keeps_the_rows_of_a_batch_apart(folder):
     policy = OnnxPolicy(folder / "gru.onnx")
-    obs, noise = Observation(torch.randn(5, NUM_FLOATS), torch.zeros(5, NUM_INTS, dtype=torch.int16)), torch.rand(5, NUM_LOGITS)
+    obs = Observation(torch.randn(5, NUM_FLOATS), torch.zeros(5, NUM_INTS, dtype=torch.int16))
+    noise = torch.rand(5, NUM_LOGITS)
     state = tuple(torch.randn_like(s) for s in policy.initial_state(5))
     actions, after = policy.step(obs, state, noise)
     for row in range(5):
         one = slice(row, row + 1)
-        alone, alone_after = policy.step(Observation(obs.floats[one], obs.ints[one]), tuple(s[one] for s in state), noise[one])
+        seen = Observation(obs.floats[one], obs.ints[one])
+        alone, alone_after = policy.step(seen, tuple(s[one] for s in state), noise[one])
         assert torch.equal(alone[0], actions[row])
         torch.testing.assert_close(alone_after[0][0], after[0][row])
 
@@ -269,7 +273,8 @@ def test_seeds_and_workers(folder, tmp_path):
                for name, options in (("a", {}), ("b", {"num_workers": 2}), ("c", {"seed": 2})))
     for (frames_a, controllers_a, _), (frames_b, controllers_b, _) in zip(a[1], b[1], strict=True):
         assert np.array_equal(frames_a, frames_b) and np.array_equal(controllers_a, controllers_b)
-    assert without(a[0]) == without(b[0]) and any(not np.array_equal(x[1], y[1]) for x, y in zip(a[1], c[1], strict=True))
+    assert without(a[0]) == without(b[0])
+    assert any(not np.array_equal(x[1], y[1]) for x, y in zip(a[1], c[1], strict=True))
 
 
 # ----------------------------------------------------------------------------------------------------- delay, real time
@@ -383,11 +388,12 @@ def test_policies_are_warm_before_the_first_frame(folder, tmp_path, monkeypatch)
 
 def test_lists_of_characters_and_stages_make_a_table(folder, tmp_path, capsys):
     slp = tmp_path / "slp"
-    run(folder, tmp_path, "mlp.pt", "attacker", character="fox,marth", opponent_character="falco, sheik", num_games=3, port=2,
-        stage="battlefield,yoshis_story", record=str(slp), max_episode_frames=60)
+    run(folder, tmp_path, "mlp.pt", "attacker", character="fox,marth", opponent_character="falco, sheik", num_games=3,
+        port=2, stage="battlefield,yoshis_story", record=str(slp), max_episode_frames=60)
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [(row["character"], row["opponent_character"], row["stage"]) for row in rows] == [
-        (own, other, stage) for own in ("fox", "marth") for other in ("falco", "sheik") for stage in ("battlefield", "yoshis_story")]
+        (own, other, stage) for own in ("fox", "marth") for other in ("falco", "sheik")
+        for stage in ("battlefield", "yoshis_story")]
     replays = [read_replay(path) for path in sorted(slp.glob("*.slp"))]
     assert all(row["games"] == 3 for row in rows) and len(replays) == 24
     for g, replay in enumerate(replays):
@@ -521,7 +527,8 @@ def stand_in(tmp_path):
     """The flags of a live game on the stand-in: one stock, and as fast as it goes. Files in tmp_path/troubles are its
     faults."""
     dolphin, iso = tmp_path / "dolphin", tmp_path / "melee.iso"
-    dolphin.write_text(f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(Path(__file__).resolve().parents[1] / 'tools')!r})\n"
+    tools = str(Path(__file__).resolve().parents[1] / "tools")
+    dolphin.write_text(f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {tools!r})\n"
                        "import fake_dolphin\nfake_dolphin.main()\n")
     dolphin.chmod(0o755)
     with open(iso, "wb") as file:
@@ -583,7 +590,8 @@ def test_a_person_gets_a_window_and_the_other_port(folder, tmp_path, live, monke
         with pytest.raises(Seen) as seen:
             run(folder, tmp_path, "mlp.pt", "human", num_games=0, **options, **live)
         assert seen.value.args == (1, False, levels)
-    for options, said in (({"opponent_port": 1}, "the policy sits there"), ({"instant_restart": True}, "stages at random")):
+    for options, said in (({"opponent_port": 1}, "the policy sits there"),
+                          ({"instant_restart": True}, "stages at random")):
         with pytest.raises(UserError, match=said):
             run(folder, tmp_path, "mlp.pt", "cpu1", **({"port": 1} | options), **live)
 
@@ -595,7 +603,8 @@ def online(tmp_path, live):
     live["dolphin"] = shutil.copy(live["dolphin"], tmp_path / "netplay")
     (tmp_path / "netplay" / "fake_dolphin.txt").write_text("FAKE_VERSION=netplay\n")
     (tmp_path / "fake_dolphin.txt").write_text("FAKE_CODE=FOE#42\nFAKE_STOCKS=1\n")
-    (tmp_path / "user.json").write_text('{"uid": "x", "playKey": "secret", "connectCode": "MINE#7", "displayName": "me"}')
+    (tmp_path / "user.json").write_text(
+        '{"uid": "x", "playKey": "secret", "connectCode": "MINE#7", "displayName": "me"}')
     return live | {"connect_code": "foe#42", "user_json": str(tmp_path / "user.json"), "character": "sheik"}
 
 
@@ -615,12 +624,14 @@ def test_a_match_online(folder, tmp_path, online):
 
 def test_nobody_there_and_other_mistakes_of_a_match_online(folder, tmp_path, online):
     for options, said in (
-            ({"connect_code": "NOBODY#1", "boot_timeout": 10.}, "no game with NOBODY#1 within 10 s; agree on a time"),
-            ({"connect_code": "FOE"}, "no code of a Slippi player"), ({"connect_code": "TOOLONG#1234"}, "8 signs at most"),
+            ({"connect_code": "NOBODY#1", "boot_timeout": 4.}, "no game with NOBODY#1 within 4 s; agree on a time"),
+            ({"connect_code": "FOE"}, "no code of a Slippi player"),
+            ({"connect_code": "TOOLONG#1234"}, "8 signs at most"),
             ({"connect_code": "mine#7"}, "your own code"), ({"user_json": ""}, r"--user-json \(empty\): no such file"),
             ({"user_json": str(tmp_path / "melee.iso")}, "names no connectCode"),
             ({"connect_code": ""}, "needs --connect-code"), ({"port": 2}, "leave the ports out"),
-            ({"character": "zelda"}, "cannot choose zelda"), ({"stage": "battlefield,dream_land"}, "one stage at a time"),
+            ({"character": "zelda"}, "cannot choose zelda"),
+            ({"stage": "battlefield,dream_land"}, "one stage at a time"),
             ({"opponent": "cpu9"}, "needs --opponent human")):
         options = {"opponent": "human", **online} | options
         with pytest.raises(UserError, match=said) as error:
@@ -631,8 +642,8 @@ def test_nobody_there_and_other_mistakes_of_a_match_online(folder, tmp_path, onl
 def test_a_crash_of_dolphin_costs_no_result(folder, tmp_path, live):
     """The game starts over; what was played of it stays as a game that was quit. Inference runs beside the game."""
     (tmp_path / "troubles" / "0").write_text("FAKE_CRASH_AT=20\n")
-    row = run(folder, tmp_path, "late.pt", "attacker", record=str(tmp_path / "slp"), max_episode_frames=120, num_games=1,
-              async_inference=True, boot_timeout=120., **live)
+    row = run(folder, tmp_path, "late.pt", "attacker", record=str(tmp_path / "slp"), max_episode_frames=120,
+              num_games=1, async_inference=True, boot_timeout=120., **live)
     replays = [read_replay(path) for path in sorted((tmp_path / "slp").glob("*"))]
     assert row["games"] == 1 and len(replays) == 2 and row["frames_per_second"] < 61
     assert replays[0].meta["end"] == "NoContest" and 15 < replays[0].frames["frame_id"][-1] < 20
@@ -642,8 +653,8 @@ def test_a_crash_of_dolphin_costs_no_result(folder, tmp_path, live):
 def test_a_slow_dolphin_misses_no_decision(folder, tmp_path, live):
     """50 ms a frame: inference beside the game is long done, and the game is as fast as Dolphin is."""
     (tmp_path / "fake_dolphin.txt").write_text("FAKE_FRAME_TIME=0.05\n")
-    row = run(folder, tmp_path, "mlp.pt", "idle", num_games=1, max_episode_frames=60, async_inference=True, boot_timeout=120.,
-              **live)
+    row = run(folder, tmp_path, "mlp.pt", "idle", num_games=1, max_episode_frames=60, async_inference=True,
+              boot_timeout=120., **live)
     assert row["games"] == 1 and row["frames_missed"] <= 5 and 5 < row["frames_per_second"] < 20.5
 
 
@@ -652,8 +663,8 @@ def test_a_dolphin_that_fails_again_and_again_costs_no_finished_game(folder, tmp
     (tmp_path / "fake_dolphin.txt").write_text("FAKE_CRASH_AT=20\n")
     results = tmp_path / "results.jsonl"
     monkeypatch.setattr(sys, "argv", ["play.py", *map(str, [
-        "--policy", folder / "mlp.pt", "--num-games", 9, "--max-episode-frames", 50, "--max-restarts", 1, "--results", results,
-        "--boot-timeout", 120, "--game-type", "dolphin", "--dolphin", live["dolphin"], "--iso", live["iso"]])])
+        "--policy", folder / "mlp.pt", "--num-games", 9, "--max-episode-frames", 50, "--max-restarts", 1,
+        "--results", results, "--boot-timeout", 120, "--game-type", "dolphin", "--dolphin", live["dolphin"], "--iso", live["iso"]])])
     with pytest.raises(SystemExit) as end:
         run_script(play.main, Args)
     captured = capsys.readouterr()
@@ -667,9 +678,9 @@ def test_a_dolphin_that_fails_again_and_again_costs_no_finished_game(folder, tmp
 def test_every_flag_through_the_command_line(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["play.py", *map(str, [
         "--policy", folder / "gru.onnx", "--opponent", folder / "mlp.pt", "--num-games", 3, "--character", "falco",
-        "--opponent-character", "sheik", "--stage", "battlefield", "--max-episode-frames", 60, "--record", tmp_path / "slp",
-        "--results", tmp_path / "new" / "results.jsonl", "--deterministic", "--seed", 9, "--num-workers", 1, "--port", 2,
-        "--opponent-port", 1, "--game-type", "mock",
+        "--opponent-character", "sheik", "--stage", "battlefield", "--max-episode-frames", 60,
+        "--record", tmp_path / "slp", "--results", tmp_path / "new" / "results.jsonl", "--deterministic", "--seed", 9,
+        "--num-workers", 1, "--port", 2, "--opponent-port", 1, "--game-type", "mock",
         "--on-game-end", "restart", "--frame-delay", 0, "--action-repeat", 2, "--async-inference"])])
     run_script(play.main, Args)
     captured = capsys.readouterr()
