@@ -205,7 +205,7 @@ def main(args: Args) -> None:
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)                                  # windows
     policy = load_policy(args.pretrained)[0] if args.pretrained else Policy(args.backbone, parse_hidden(args.hidden))
-    policy.config |= {"action_repeat": 1, "frame_delay": 0}                # whatever it did: it learns from every frame
+    policy.config |= {"action_repeat": 1, "frame_delay": 0}                 # people act on every frame, at once
     fill_in(args, policy)
 
     train, held_out, about = load_sequences(
@@ -239,7 +239,7 @@ def main(args: Args) -> None:
         policy.train()
         clock = {"data": 0., "learn": 0.}
         stats = []
-        first_rows = np.concatenate([                                    # each game is cut anew, from a random frame on
+        first_rows = np.concatenate([                                       # each game is cut anew, at a random frame
             np.arange(a + rng.integers(min(T, b - a - T) + 1), b - T + 1, T)
             for a, b in zip(train.starts[:-1], train.starts[1:], strict=True)])
         windows = torch.from_numpy(rng.permutation(first_rows))

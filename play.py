@@ -118,10 +118,12 @@ def play(envs: VecEnv, policies: list[Policy | OnnxPolicy], assignment: np.ndarr
          own_clock: bool = True) -> Iterator[Game]:
     """Plays `num_games` (0: without end) in every slot of `envs`, and yields each as it ends.
 
-    assignment [N, 2]: which of `policies` plays a slot; BOT_SLOT: the game itself does. generator None: likeliest
-    actions. asynchronous: 60 frames a second, and a decision that is late acts when it comes; the controller holds
-    until then. A decision from frame t makes frame t + 1 + delay; until the first has come, a game's controllers are
-    neutral. own_clock: the game is as fast as we let it be; a Dolphin with a window keeps time itself."""
+    A decision from frame t makes frame t + 1 + delay; until the first has come, a game's controllers are neutral.
+
+    assignment [N, 2]: which of `policies` plays a slot; BOT_SLOT: the game itself does
+    generator: None for likeliest actions
+    asynchronous: 60 frames a second; a decision that is late acts when it comes, the controller holds until then
+    own_clock: the game is as fast as we let it be; a Dolphin with a window keeps time itself"""
     N = envs.num_games
     sides = np.arange(2)
     slots = np.arange(N)[:, None]
@@ -130,7 +132,7 @@ def play(envs: VecEnv, policies: list[Policy | OnnxPolicy], assignment: np.ndarr
     size = int(delay.max()) + 1
     queue = np.zeros((size, N, 2), CONTROLLER)                              # what acts at clock c lies at c % size
     newest = np.zeros((N, 2), CONTROLLER)                                   # the last decision, held until the next
-    due = np.zeros((size, N, 2), bool)                                     # is a decision for that clock still to come?
+    due = np.zeros((size, N, 2), bool)                                      # is that clock's decision still to come?
 
     left = np.full(N, num_games or np.iinfo(np.int64).max)
     clock = np.zeros(N, int)                                                # of the game that is on
@@ -164,14 +166,15 @@ def play(envs: VecEnv, policies: list[Policy | OnnxPolicy], assignment: np.ndarr
             if turn.any():
                 inference.ask(tick, observe(envs.frames, envs.controllers), mirrored(envs.frames), turn, begins)
             now = until = time.perf_counter()
-            if asynchronous:                                        # a game that keeps time itself, or is late already,
-                deadline = max(deadline + FRAME_TIME, now)          # waits for half of a frame, Dolphin needs the other
+            if asynchronous:
+                # a game that keeps time itself, or is late already, waits for half a frame; Dolphin needs the other
+                deadline = max(deadline + FRAME_TIME, now)
                 until = deadline if own_clock and deadline > now else now + FRAME_TIME / 2
             for asked_at, who, controllers in inference.answers(until):
                 age = tick - asked_at
                 who = who & (asked_at >= began_at)[:, None]                 # nothing from a game that is over
                 newest[who] = controllers[who]
-                for ahead in range(size):                                 # from its own time on, if that has not passed
+                for ahead in range(size):                                   # from its own time on, unless that is past
                     rows = (who & (ahead >= delay - age) & (ahead <= delay)).nonzero()
                     at = (clock[rows[0]] + ahead) % size
                     queue[at, *rows] = controllers[rows]
@@ -242,7 +245,7 @@ def tournament(args: Args) -> None:
     stage = lookup(STAGES, args.stage, "stage")
     bots = parse_names(args.tournament_bots, BOTS, "bot") if args.tournament_bots else []
     folder = Path(args.tournament)
-    torch.set_num_threads(1)                                           # a batch this small only waits for other threads
+    torch.set_num_threads(1)                                                # so small a batch only waits for other threads
     policies, names, pairs = enter(folder, bots, args.max_pairs, args.seed)
     check_games(f"--num-games {args.num_games}: {len(pairs)} pairs", len(pairs) * args.num_games)
 
@@ -376,7 +379,7 @@ def main(args: Args) -> None:
     if args.deterministic:
         print("warning: --deterministic: a cloned policy that always takes its most likely action tends to stand "
               "still; sampling usually plays better", file=sys.stderr)
-    torch.set_num_threads(1)                                           # a batch this small only waits for other threads
+    torch.set_num_threads(1)                                                # so small a batch only waits for other threads
 
     # -------------------------------------------------------------------------------------------------- who sits where
     # fixtures: (matchup, the policy's player index). All are played side by side, or in real time one after the other.
@@ -423,7 +426,7 @@ def main(args: Args) -> None:
                         progress.advance(task)
     except KeyboardInterrupt:
         interrupted = True
-    except UserError as error:                                        # Dolphin is gone for good: what was played counts
+    except UserError as error:                                              # Dolphin is gone: what was played counts
         failure = error
     done = sum(map(len, played))
     if failure and not done:

@@ -664,7 +664,8 @@ def test_a_dolphin_that_fails_again_and_again_costs_no_finished_game(folder, tmp
     results = tmp_path / "results.jsonl"
     monkeypatch.setattr(sys, "argv", ["play.py", *map(str, [
         "--policy", folder / "mlp.pt", "--num-games", 9, "--max-episode-frames", 50, "--max-restarts", 1,
-        "--results", results, "--boot-timeout", 120, "--game-type", "dolphin", "--dolphin", live["dolphin"], "--iso", live["iso"]])])
+        "--results", results, "--boot-timeout", 120, "--game-type", "dolphin", "--dolphin", live["dolphin"],
+        "--iso", live["iso"]])])
     with pytest.raises(SystemExit) as end:
         run_script(play.main, Args)
     captured = capsys.readouterr()
