@@ -245,7 +245,7 @@ def tournament(args: Args) -> None:
     stage = lookup(STAGES, args.stage, "stage")
     bots = parse_names(args.tournament_bots, BOTS, "bot") if args.tournament_bots else []
     folder = Path(args.tournament)
-    torch.set_num_threads(1)                                                # so small a batch only waits for other threads
+    torch.set_num_threads(1)                                                # small batches only wait for threads
     policies, names, pairs = enter(folder, bots, args.max_pairs, args.seed)
     check_games(f"--num-games {args.num_games}: {len(pairs)} pairs", len(pairs) * args.num_games)
 
@@ -379,7 +379,7 @@ def main(args: Args) -> None:
     if args.deterministic:
         print("warning: --deterministic: a cloned policy that always takes its most likely action tends to stand "
               "still; sampling usually plays better", file=sys.stderr)
-    torch.set_num_threads(1)                                                # so small a batch only waits for other threads
+    torch.set_num_threads(1)                                                # small batches only wait for threads
 
     # -------------------------------------------------------------------------------------------------- who sits where
     # fixtures: (matchup, the policy's player index). All are played side by side, or in real time one after the other.
