@@ -145,6 +145,7 @@ def test_command_line_writes_a_file_that_says_what_it_is(checkpoint, tmp_path, i
 
 def test_nothing_is_written_when_the_export_is_wrong(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(export_onnx, "MAX_LOGIT_ERROR", 0)
+    monkeypatch.setattr(export_onnx, "LATENCY_STEPS", 20)
     output = tmp_path / "policy.onnx"
     with pytest.raises(RuntimeError, match="nothing was written"):
         export_onnx.main(Args(str(checkpoint), str(output), steps=4))
