@@ -3,10 +3,10 @@
     python bc.py --replays DIR                                                       # 25 games: 80 s on one core
     python bc.py --replays DIR --character mewtwo --backbone mlp --hidden 128,128    # 5 games: 8 s
 
-A policy that has seen frames[t] learns controllers[t + 1]. Windows of `--window-size` frames are cut from whole games at
-random places and shuffled; a recurrent policy enters each with an empty memory. Held-out games are judged as they are
-played: from their first frame to their last, the memory carried along. (Carrying it in training too came out no better on
-real games.) The loss cannot tell who plays better; only games can.
+A policy that has seen frames[t] learns controllers[t + 1]. Windows of `--window-size` frames are cut from whole games
+at random places and shuffled; a recurrent policy enters each with an empty memory. Held-out games are judged as they
+are played: from their first frame to their last, the memory carried along. (Carrying it in training too came out no
+better on real games.) The loss cannot tell who plays better; only games can.
 """
 
 import json
@@ -23,14 +23,16 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from cleanmelee.cli import AT_LEAST_0, COUNT, COUNT_OR_OFF, POSITIVE, SEEDS, Range, check_ranges, run_script, to_flags
+from cleanmelee.cli import (
+    AT_LEAST_0, COUNT, COUNT_OR_OFF, POSITIVE, SEEDS, Range, check_ranges, run_script, to_flags,
+)
 from cleanmelee.dataset import Sequences, load_sequences, walk
 from cleanmelee.files import append_jsonl, check_writable
 from cleanmelee.frame import BUTTONS
 from cleanmelee.runs import start_run, stop_on_interrupt
 from melee_common import (
-    HEADS, NUM_BUTTONS, OWN_CONTROLLER, STICK_NEUTRAL, Policy, action_logprobs, load_policy, parse_hidden, save_checkpoint,
-    split_logits,
+    HEADS, NUM_BUTTONS, OWN_CONTROLLER, STICK_NEUTRAL, Policy, action_logprobs, load_policy, parse_hidden,
+    save_checkpoint, split_logits,
 )
 
 BELOW_1 = Range(0, 1 - 1e-9)
@@ -78,18 +80,20 @@ class Args:
     max_grad_norm: Annotated[float, POSITIVE] = 1.0
     """gradients are scaled down to this norm"""
     prev_controller_dropout: Annotated[float, BELOW_1] = 0.2
-    """share of windows, in training only, in which the policy cannot see its own last controller: people hold an input for
-    many frames, so copying it scores well and never starts anything (off: 0)"""
+    """share of windows, in training only, in which the policy cannot see its own last controller: people hold an input
+    for many frames, so copying it scores well and never starts anything (off: 0)"""
     value_coef: Annotated[float, AT_LEAST_0] = 0.5
-    """weight of the value loss: the value head learns the discounted reward from features that this loss leaves alone, so
-    that self-play need not begin with a random critic (off: 0, the value head stays as it is)"""
+    """weight of the value loss: the value head learns the discounted reward from features that this loss leaves alone,
+    so that self-play need not begin with a random critic (off: 0, the value head stays as it is)"""
     gamma: Annotated[float, BELOW_1] = 0.9967
-    """discount a frame of that reward (a stock 1, a percent of damage .01), a half-life of 3.5 seconds as in self-play"""
+    """discount a frame of that reward (a stock 1, a percent of damage .01), a half-life of 3.5 seconds as in
+    self-play"""
 
     seed: Annotated[int, SEEDS] = 1
     """decides weights, windows and their order"""
     checkpoint: str = ""
-    """file for the policy with the lowest held-out loss (default: checkpoints/best.pt in the run folder, beside last.pt)"""
+    """file for the policy with the lowest held-out loss (default: checkpoints/best.pt in the run folder, beside
+    last.pt)"""
     run_name: str = ""
     """folder inside --runs-dir (default: made of backbone, seed and time)"""
     runs_dir: str = "runs"
@@ -177,7 +181,8 @@ def report(before: dict, after: dict, console: Console) -> None:
         held.add_row(name, *[f"{after[f'eval/{kind}_{name}']:.2%}" for kind in ("true_press", "press", "argmax_press")])
     held.add_section()
     for name in STICKS:
-        held.add_row(f"{name} at rest", *[f"{after[f'eval/{kind}_{name}']:.2%}" for kind in ("true_neutral", "neutral")])
+        held.add_row(f"{name} at rest",
+                     *[f"{after[f'eval/{kind}_{name}']:.2%}" for kind in ("true_neutral", "neutral")])
     console.print(heads, held)
     for line in warnings(after):
         console.print(f"[yellow]note[/] {line}")
@@ -200,7 +205,7 @@ def main(args: Args) -> None:
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)                                  # windows
     policy = load_policy(args.pretrained)[0] if args.pretrained else Policy(args.backbone, parse_hidden(args.hidden))
-    policy.config |= {"action_repeat": 1, "frame_delay": 0}                 # whatever it did: it learns from every frame
+    policy.config |= {"action_repeat": 1, "frame_delay": 0}                 # people act on every frame, at once
     fill_in(args, policy)
 
     train, held_out, about = load_sequences(
@@ -219,9 +224,10 @@ def main(args: Args) -> None:
     num_updates = args.epochs * math.ceil(sum((train.starts[1:] - train.starts[:-1]) // T) / B)
     console.print(f"[bold]CleanMelee[/] behavioural cloning  {args.backbone} {args.hidden} "
                   f"({sum(p.numel() for p in policy.parameters()):,} parameters)\n"
-                  f"{about['train_players']} players in {about['train_games']} games, {len(train.weights):,} frames to learn "
-                  f"from; {about['held_out_players']} in {about['held_out_games']}, {len(held_out.weights):,} frames held out; "
-                  f"left out: {about['idle_players']} idle and {about['cpu_players']} CPU players; run folder {run}")
+                  f"{about['train_players']} players in {about['train_games']} games, {len(train.weights):,} frames to "
+                  f"learn from; {about['held_out_players']} in {about['held_out_games']}, {len(held_out.weights):,} "
+                  f"frames held out; left out: {about['idle_players']} idle and {about['cpu_players']} CPU players; "
+                  f"run folder {run}")
 
     stop = stop_on_interrupt(console.print)
     before = best = evaluate(policy.eval(), held_out)
@@ -233,12 +239,13 @@ def main(args: Args) -> None:
         policy.train()
         clock = {"data": 0., "learn": 0.}
         stats = []
-        first_rows = np.concatenate([                                       # each game is cut anew, from a random frame on
+        first_rows = np.concatenate([                                       # each game is cut anew, at a random frame
             np.arange(a + rng.integers(min(T, b - a - T) + 1), b - T + 1, T)
             for a, b in zip(train.starts[:-1], train.starts[1:], strict=True)])
         windows = torch.from_numpy(rng.permutation(first_rows))
 
-        for mb in track(windows.split(B), f"epoch {epoch}", console=console, transient=True, disable=not console.is_terminal):
+        for mb in track(windows.split(B), f"epoch {epoch}", console=console, transient=True,
+                        disable=not console.is_terminal):
             # -------------------------------------------------------------------------------------------------- data
             tick = time.perf_counter()
             rows = mb + torch.arange(T)[:, None]                            # [T, B] windows side by side
@@ -279,7 +286,8 @@ def main(args: Args) -> None:
         fps = min(len(stats) * B, len(windows)) * T / (clock["data"] + clock["learn"])
         metrics = {"step": step, "epoch": epoch, "losses/nll": mean[0], "losses/value_loss": mean[1],
                    "losses/grad_norm": mean[2], "charts/learning_rate": optimizer.param_groups[0]["lr"],
-                   "charts/frames_per_second": round(fps), **row, **{f"time/{name}": seconds for name, seconds in clock.items()},
+                   "charts/frames_per_second": round(fps), **row,
+                   **{f"time/{name}": seconds for name, seconds in clock.items()},
                    "time/eval": time.perf_counter() - tick}
         append_jsonl(run / "metrics.jsonl", metrics)
         if args.track:
@@ -290,8 +298,9 @@ def main(args: Args) -> None:
             save_checkpoint(path, policy, stage="bc", step=step, epoch=epoch, args=to_flags(args), metrics=row,
                             optimizer=optimizer.state_dict(), rng=json.dumps(rng.bit_generator.state),
                             noise=torch.get_rng_state())
-        console.print(f"epoch {epoch}  {fps:,.0f} frames/s  loss {mean[0]:.3f}  held out {row['eval/nll']:.3f}, new inputs "
-                      f"{row['eval/nll_changed']:.3f}  value {row['eval/value_loss']:.4f}{'  (best so far)' if better else ''}")
+        console.print(f"epoch {epoch}  {fps:,.0f} frames/s  loss {mean[0]:.3f}  held out {row['eval/nll']:.3f}, new "
+                      f"inputs {row['eval/nll_changed']:.3f}  value {row['eval/value_loss']:.4f}"
+                      f"{'  (best so far)' if better else ''}")
         if stop:
             break
 
@@ -299,7 +308,8 @@ def main(args: Args) -> None:
     if args.track:
         wandb.finish()
     if stop:
-        console.print(f"stopped in epoch {epoch}; go on from its weights with --pretrained {run / 'checkpoints' / 'last.pt'}")
+        console.print(f"stopped in epoch {epoch}; go on from its weights with --pretrained "
+                      f"{run / 'checkpoints' / 'last.pt'}")
         sys.exit(130)
     console.print(f"done: {best_path}")
 

@@ -1,17 +1,17 @@
 """Distillation: a small policy that answers like a large one, on the frames of real games.
 
-    python distill.py --teacher runs/bc/checkpoints/best.pt --replays DIR --output student.pt       # 25 games: 25 s on one core
+    python distill.py --teacher runs/bc/checkpoints/best.pt --replays DIR --output student.pt       # 25 games: 25 s
     python distill.py --teacher best.pt --replays DIR --output student.pt --hidden 128 --epochs 3   # 8 s
 
-The teacher may have any backbone. It watches every game from the first frame to the last as if it played (one that acts on
-every third frame sees every third), and its answers are kept; the student, an mlp, sees single frames in random order and
-acts as often as its teacher. Per frame the loss is
+The teacher may have any backbone. It watches every game from the first frame to the last as if it played (one that acts
+on every third frame sees every third), and its answers are kept; the student, an mlp, sees single frames in random
+order and acts as often as its teacher. Per frame the loss is
 
     alpha * T^2 * KL(teacher || student), both softened by the temperature T, summed over the heads
     + (1 - alpha) * -log p(what the player did)  +  value_coef * (difference of the value heads)^2
 
-where each head is given the player's true choice in the heads before it, for teacher and student alike. The value head is
-distilled too, so that self-play can go on from the student.
+where each head is given the player's true choice in the heads before it, for teacher and student alike. The value head
+is distilled too, so that self-play can go on from the student.
 """
 
 import hashlib
@@ -95,7 +95,8 @@ class Args:
 
 @torch.inference_mode()
 def answers(policy: Policy, data: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits [N, 81] and values [N] of a policy that plays along, its memory carried from a game's first frame to its last."""
+    """Logits [N, 81] and values [N] of a policy that plays along, its memory carried from a game's first frame to its
+    last."""
     logits = torch.empty(len(data.weights), NUM_LOGITS)
     values = torch.empty(len(data.weights))
     state = ()
@@ -144,10 +145,12 @@ def report(teacher: Policy, student: Policy, result: dict, console: Console) -> 
     """A row of `evaluate`, sizes and latencies as a table."""
     table = Table("", "teacher", "student", "KL", title="held-out games")
     for head in HEADS:
-        table.add_row(f"{head}, loss", *[f"{result[f'eval/{key}_{head}']:.3f}" for key in ("teacher_nll", "student_nll", "kl")])
+        table.add_row(f"{head}, loss",
+                      *[f"{result[f'eval/{key}_{head}']:.3f}" for key in ("teacher_nll", "student_nll", "kl")])
     table.add_row("all heads, loss", *[f"{result[f'eval/{key}']:.3f}" for key in ("teacher_nll", "student_nll", "kl")],
                   end_section=True)
-    table.add_row("parameters", *[f"{sum(p.numel() for p in policy.parameters()):,}" for policy in (teacher, student)], "")
+    sizes = [sum(p.numel() for p in policy.parameters()) for policy in (teacher, student)]
+    table.add_row("parameters", *[f"{size:,}" for size in sizes], "")
     table.add_row("one step, p50", *[f"{step_latency(policy):.0f} us" for policy in (teacher, student)], "")
     console.print(table)
 
@@ -168,8 +171,8 @@ def main(args: Args) -> None:
     hidden = parse_hidden(args.hidden)
     teacher, _ = load_policy(args.teacher)
     if teacher.frame_delay:
-        raise UserError(f"{args.teacher}: acts with a delay of {teacher.frame_delay} frames, which distill.py cannot teach; "
-                        "choose a teacher without delay")
+        raise UserError(f"{args.teacher}: acts with a delay of {teacher.frame_delay} frames, which distill.py cannot "
+                        "teach; choose a teacher without delay")
     torch.manual_seed(args.seed)
     student = Policy("mlp", hidden, action_repeat=teacher.action_repeat)
 
@@ -182,8 +185,8 @@ def main(args: Args) -> None:
     output = Path(args.output) if args.output else run / "checkpoints" / "best.pt"
     console.print(f"[bold]CleanMelee[/] distillation  {teacher.config['backbone']} {teacher.config['hidden']} -> mlp "
                   f"{student.config['hidden']}\n{about['train_players']} players in {about['train_games']} games, "
-                  f"{len(train.weights):,} frames to learn from; {about['held_out_players']} in {about['held_out_games']}, "
-                  f"{len(held_out.weights):,} frames held out; run folder {run}")
+                  f"{len(train.weights):,} frames to learn from; {about['held_out_players']} in "
+                  f"{about['held_out_games']}, {len(held_out.weights):,} frames held out; run folder {run}")
 
     tick = time.perf_counter()
     teacher_logits, teacher_values = answers(teacher, train)          # asked once, for all epochs
@@ -246,8 +249,8 @@ def main(args: Args) -> None:
                             teacher=hashlib.sha256(Path(args.teacher).read_bytes()).hexdigest(),
                             optimizer=optimizer.state_dict(), noise=order.get_state())
         console.print(f"epoch {epoch}  {fps:,.0f} frames/s  held out {row['eval/student_nll']:.3f} (teacher "
-                      f"{row['eval/teacher_nll']:.3f})  KL {row['eval/kl']:.3f}  value error {row['eval/value_error']:.4f}"
-                      f"{'  (best so far)' if better else ''}")
+                      f"{row['eval/teacher_nll']:.3f})  KL {row['eval/kl']:.3f}  value error "
+                      f"{row['eval/value_error']:.4f}{'  (best so far)' if better else ''}")
         if stop:
             break
 

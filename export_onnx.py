@@ -9,15 +9,15 @@
     outputs   actions [B, 13] int64                        for `decode_actions`
               next_state_0 [B, H] ...                      the next frame's state
 
-The file draws no random numbers: sampling is a function of `noise`, the same in torch and here. Noise .5 for the buttons and
-1/e for every other logit shifts nothing and gives the most likely action. metadata_props say the rest: schema, network
-sizes, action repeat, frame delay, the checkpoint's hash, versions.
+The file draws no random numbers: sampling is a function of `noise`, the same in torch and here. Noise .5 for the
+buttons and 1/e for every other logit shifts nothing and gives the most likely action. metadata_props say the rest:
+schema, network sizes, action repeat, frame delay, the checkpoint's hash, versions.
 
 Before anything is written, the export plays `--steps` frames beside the policy, each carrying its own state:
     states     largest difference of any state number
-    logits     largest difference, both scored on the actions that torch chose: logits of a later head depend on the earlier
-               ones, so after the first action that differs they could not be compared otherwise. For this a twin of the
-               file is exported (and quantised) that returns logits in place of actions.
+    logits     largest difference, both scored on the actions that torch chose: logits of a later head depend on the
+               earlier ones, so after the first action that differs they could not be compared otherwise. For this a
+               twin of the file is exported (and quantised) that returns logits in place of actions.
     actions    frames on which any of the 13 numbers differs, given the same noise
 """
 
@@ -49,7 +49,7 @@ from melee_common import (
     to_torch,
 )
 
-OPSET = 18                                                                  # the exporter's own; higher ones are converted
+OPSET = 18                                                               # the exporter's own; higher ones are converted
 MAX_LOGIT_ERROR = 1e-3                                                      # of a float32 export; measured: below 1e-5
 LATENCY_STEPS, WARM_UP_STEPS = 2000, 200
 
@@ -105,7 +105,7 @@ def quiet():
 
 def export(module: Act, third: torch.Tensor, names: tuple[str, str]):
     """-> onnx.ModelProto of Act or Score; names are those of the third input and of the first output."""
-    rows = len(third)                                                       # not 1, or the batch size becomes a constant
+    rows = len(third)                                                      # not 1, or the batch size becomes a constant
     state = module.policy.initial_state(rows)
     inputs = (torch.zeros(rows, NUM_FLOATS), torch.zeros(rows, NUM_INTS, dtype=torch.int16), third, *state)
     batch = {0: torch.export.Dim("batch", min=1)}
@@ -115,7 +115,7 @@ def export(module: Act, third: torch.Tensor, names: tuple[str, str]):
             module.eval(), inputs, dynamo=True, opset_version=OPSET, dynamic_shapes=tuple(shapes), verbose=False,
             input_names=["floats", "ints", names[0], *(f"state_{k}" for k in range(len(state)))],
             output_names=[names[1], *(f"next_state_{k}" for k in range(len(state)))]).model_proto
-    del model.graph.value_info[:]                                           # the quantiser transposes weights and trips over it
+    del model.graph.value_info[:]                                   # the quantiser transposes weights and trips over it
     return model
 
 
@@ -132,7 +132,8 @@ def quantise(model):
 
 
 def game_frames(steps: int, character: str, seed: int) -> Observation:
-    """Observations [steps, 1, ...] of player 0 in a game between two random players, from the frame on which they move."""
+    """Observations [steps, 1, ...] of player 0 in a game between two random players, from the frame on which they
+    move."""
     frames = []
     controllers = []
     with VecEnv(1, lookup(CHARACTERS, character, "character"), STAGES["final_destination"], seed=seed,
@@ -208,13 +209,15 @@ def main(args: Args) -> None:
     # ---------------------------------------------------------------------------------------------- parity and latency
     obs = game_frames(args.steps, args.character, args.seed)
     noise = torch.rand(args.steps, 1, NUM_LOGITS, generator=torch.Generator().manual_seed(args.seed))
-    found = Table("parity", "states differ by", "logits differ by", "actions differ", title=f"{args.steps} frames, same noise")
+    found = Table("parity", "states differ by", "logits differ by", "actions differ",
+                  title=f"{args.steps} frames, same noise")
     speed = Table("one step, batch 1", "p50 us", "p99 us", "file kB", title=f"{LATENCY_STEPS} warm steps, one thread")
     first = to_torch(Observation(obs.floats[0], obs.ints[0]))
     state = policy.initial_state(1)
     with torch.inference_mode():
         p50, p99 = latency(lambda: policy.step(first, state, noise[0]))
-        speed.add_row("torch float32", f"{p50:.0f}", f"{p99:.0f}", f"{checkpoint.stat().st_size / 1e3:.0f} (checkpoint)")
+        speed.add_row("torch float32", f"{p50:.0f}", f"{p99:.0f}",
+                      f"{checkpoint.stat().st_size / 1e3:.0f} (checkpoint)")
         for name, (acting, scoring) in models.items():
             player = onnx_session(acting.SerializeToString())
             error = parity(policy, player, onnx_session(scoring.SerializeToString()), obs, noise)

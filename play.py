@@ -1,4 +1,4 @@
-"""A policy plays: matches against a bot, another policy or itself on the embedded game, in Dolphin a computer or a person, too.
+"""A policy plays: matches against a bot, another policy or itself, in Dolphin also against a computer or a person.
 
     python play.py --policy policy.pt --opponent attacker                     # ten full games, a few seconds
     python play.py --policy policy.onnx --opponent other.pt --num-games 100
@@ -6,15 +6,15 @@
     python play.py --policy policy.pt --character fox,marth --stage battlefield,final_destination
     python play.py --tournament runs/NAME/pool --tournament-bots level1,level5 --max-episode-frames 3600
     python play.py --policy policy.pt --opponent idle --record recordings     # a .slp file of every game
-    python play.py --policy policy.pt --async-inference --num-games 1         # 60 frames a second, whatever inference takes
+    python play.py --policy policy.pt --async-inference --num-games 1         # 60 frames a second, come what may
     python play.py --policy policy.pt --game-type dolphin --dolphin EXECUTABLE --iso ISO --opponent cpu9
     python play.py --policy policy.pt --game-type dolphin --dolphin EXECUTABLE --iso ISO --opponent human --port 2
     python play.py --policy policy.pt --game-type dolphin --dolphin EXECUTABLE --iso ISO --opponent human \
                    --connect-code ABCD#123 --user-json user.json              # a person online who agreed
 
-On the embedded game every slot plays one game to its end, all side by side, with one forward per policy and frame: no game
-counts for being short. The policy sits at port 1 in every other game. A draw is half a win, and the interval of the win rate
-is Wilson's. Each policy decides as often, and acts as late, as it was trained to.
+On the embedded game every slot plays one game to its end, all side by side, with one forward per policy and frame: no
+game counts for being short. The policy sits at port 1 in every other game. A draw is half a win, and the interval of
+the win rate is Wilson's. Each policy decides as often, and acts as late, as it was trained to.
 """
 
 import dataclasses
@@ -32,7 +32,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cleanmelee.cli import (
-    COUNT_OR_OFF, SEEDS, Range, UserError, as_flag, check_ranges, lookup, parse_matchups, parse_names, run_script, to_flags,
+    COUNT_OR_OFF, SEEDS, Range, UserError, as_flag, check_ranges, lookup, parse_matchups, parse_names, run_script,
+    to_flags,
 )
 from cleanmelee.dolphin import CPU_LEVELS, HUMAN, DolphinArgs, check_dolphin, check_netplay
 from cleanmelee.files import append_jsonl, check_writable
@@ -86,15 +87,16 @@ class Args:
     action_repeat: Annotated[int, Range(0, 3600)] = 0
     """frames that the policy holds an action (off: 0, as trained)"""
     frame_delay: Annotated[int, Range(-1, 3600)] = -1
-    """frames between a decision and its effect, for the policy; refused if it was not trained for it (off: -1, as trained)"""
+    """frames between a decision and its effect, for the policy; refused if it was not trained for it (off: -1, as
+    trained)"""
     num_workers: Annotated[int, Range(0, 65536)] = 0
     """processes that step the games (off: 0, in this process, which is fastest for the embedded game)"""
     max_restarts: Annotated[int, COUNT_OR_OFF] = 20
     """workers, or Dolphins, that may fail within an hour; with one more the match ends, and the finished games count"""
 
     tournament: str = ""
-    """folder of a pool, e.g. runs/NAME/pool: its active checkpoints play each other, --num-games a pair, half from either port;
-    the folder gets tournament.json and tournament.png (off: empty)"""
+    """folder of a pool, e.g. runs/NAME/pool: its active checkpoints play each other, --num-games a pair, half from
+    either port; the folder gets tournament.json and tournament.png (off: empty)"""
     tournament_bots: str = ""
     """bots of the embedded game that enter the tournament, separated by commas (off: empty)"""
     max_pairs: Annotated[int, Range(1, 65536)] = 100
@@ -109,17 +111,19 @@ class Args:
     live: Annotated[DolphinArgs, tyro.conf.arg(name="")] = field(default_factory=DolphinArgs)
 
 
-# ------------------------------------------------------------------------------------------------------------- the games
+# ------------------------------------------------------------------------------------------------------------ the games
 
 def play(envs: VecEnv, policies: list[Policy | OnnxPolicy], assignment: np.ndarray, num_games: int,
          generator: torch.Generator | None, pace: Pace, recorder: Recorder | None = None, asynchronous: bool = False,
          own_clock: bool = True) -> Iterator[Game]:
     """Plays `num_games` (0: without end) in every slot of `envs`, and yields each as it ends.
 
-    assignment [N, 2]: which of `policies` plays a slot; BOT_SLOT: the game itself does. generator None: likeliest actions.
     A decision from frame t makes frame t + 1 + delay; until the first has come, a game's controllers are neutral.
-    asynchronous: 60 frames a second, and a decision that is late acts when it comes; the controller holds until then.
-    own_clock: the game is as fast as we let it be; a Dolphin with a window keeps time itself."""
+
+    assignment [N, 2]: which of `policies` plays a slot; BOT_SLOT: the game itself does
+    generator: None for likeliest actions
+    asynchronous: 60 frames a second; a decision that is late acts when it comes, the controller holds until then
+    own_clock: the game is as fast as we let it be; a Dolphin with a window keeps time itself"""
     N = envs.num_games
     sides = np.arange(2)
     slots = np.arange(N)[:, None]
@@ -128,7 +132,7 @@ def play(envs: VecEnv, policies: list[Policy | OnnxPolicy], assignment: np.ndarr
     size = int(delay.max()) + 1
     queue = np.zeros((size, N, 2), CONTROLLER)                              # what acts at clock c lies at c % size
     newest = np.zeros((N, 2), CONTROLLER)                                   # the last decision, held until the next
-    due = np.zeros((size, N, 2), bool)                                      # is a decision for that clock still to come?
+    due = np.zeros((size, N, 2), bool)                                      # is that clock's decision still to come?
 
     left = np.full(N, num_games or np.iinfo(np.int64).max)
     clock = np.zeros(N, int)                                                # of the game that is on
@@ -154,7 +158,7 @@ def play(envs: VecEnv, policies: list[Policy | OnnxPolicy], assignment: np.ndarr
                 if recorder:
                     recorder.begin(np.flatnonzero(begins & live), envs.frames, envs.controllers)
 
-            # ------------------------- decisions: policies decide where it is their turn; everyone else holds the controller
+            # -------------------- decisions: policies decide where it is their turn; everyone else holds the controller
             turn = (assignment != BOT_SLOT) & live[:, None] & (clock[:, None] % repeat == 0)
             latest = (clock[:, None] + delay) % size
             queue[latest, slots, sides] = newest
@@ -162,14 +166,15 @@ def play(envs: VecEnv, policies: list[Policy | OnnxPolicy], assignment: np.ndarr
             if turn.any():
                 inference.ask(tick, observe(envs.frames, envs.controllers), mirrored(envs.frames), turn, begins)
             now = until = time.perf_counter()
-            if asynchronous:                                                # a game that keeps time itself, or is late already,
-                deadline = max(deadline + FRAME_TIME, now)                  # waits for half of a frame, Dolphin needs the other
+            if asynchronous:
+                # a game that keeps time itself, or is late already, waits for half a frame; Dolphin needs the other
+                deadline = max(deadline + FRAME_TIME, now)
                 until = deadline if own_clock and deadline > now else now + FRAME_TIME / 2
             for asked_at, who, controllers in inference.answers(until):
                 age = tick - asked_at
                 who = who & (asked_at >= began_at)[:, None]                 # nothing from a game that is over
                 newest[who] = controllers[who]
-                for ahead in range(size):                                   # from its own time on, if that has not passed
+                for ahead in range(size):                                   # from its own time on, unless that is past
                     rows = (who & (ahead >= delay - age) & (ahead <= delay)).nonzero()
                     at = (clock[rows[0]] + ahead) % size
                     queue[at, *rows] = controllers[rows]
@@ -177,7 +182,7 @@ def play(envs: VecEnv, policies: list[Policy | OnnxPolicy], assignment: np.ndarr
             if asynchronous and own_clock:
                 time.sleep(max(0., deadline - time.perf_counter()))
 
-            # ---------------------------------------------------------------------------------------------- the next frame
+            # ------------------------------------------------------------------------------------------- the next frame
             before = envs.frames["players"]["percent"].copy()
             acting = clock[:, None] % size
             pace.missed += int((due[acting, slots, sides] & (assignment == 0)).any(1).sum())
@@ -221,10 +226,10 @@ def check_games(flags: str, games: int) -> None:
         raise UserError(f"{flags} are {games} games, and at most {MAX_GAMES} are possible; play fewer")
 
 
-# ------------------------------------------------------------------------------------------------------------ tournament
+# ----------------------------------------------------------------------------------------------------------- tournament
 
-TOURNAMENT_FLAGS = {"tournament", "tournament_bots", "max_pairs", "num_games", "character", "stage", "max_episode_frames",
-                    "deterministic", "seed", "num_workers"}
+TOURNAMENT_FLAGS = {"tournament", "tournament_bots", "max_pairs", "num_games", "character", "stage",
+                    "max_episode_frames", "deterministic", "seed", "num_workers"}
 
 
 def tournament(args: Args) -> None:
@@ -234,13 +239,13 @@ def tournament(args: Args) -> None:
         if name not in TOURNAMENT_FLAGS and value != defaults[name]:
             raise UserError(f"{as_flag(name)} {value}: means nothing in a tournament; leave it out")
     if args.num_games < 2 or args.num_games % 2:
-        raise UserError(f"--num-games {args.num_games}: must be even in a tournament, and 2 or more, since half are played from "
-                        "either port")
+        raise UserError(f"--num-games {args.num_games}: must be even in a tournament, and 2 or more, since half are "
+                        "played from either port")
     character = lookup(CHARACTERS, args.character, "character")
     stage = lookup(STAGES, args.stage, "stage")
     bots = parse_names(args.tournament_bots, BOTS, "bot") if args.tournament_bots else []
     folder = Path(args.tournament)
-    torch.set_num_threads(1)                                                # a batch this small only waits for other threads
+    torch.set_num_threads(1)                                                # small batches only wait for threads
     policies, names, pairs = enter(folder, bots, args.max_pairs, args.seed)
     check_games(f"--num-games {args.num_games}: {len(pairs)} pairs", len(pairs) * args.num_games)
 
@@ -273,8 +278,8 @@ def tournament(args: Args) -> None:
 
     # ---------------------------------------------------------------------------------------------------------- result
     rows = standings(ratings)
-    print_standings(rows, ratings.payoff, f"{len(names)} entrants, {len(pairs)} pairs, {done} games of {args.character} on "
-                                          f"{args.stage}")
+    title = f"{len(names)} entrants, {len(pairs)} pairs, {done} games of {args.character} on {args.stage}"
+    print_standings(rows, ratings.payoff, title)
     if interrupted:
         print(f"interrupted: {N - done} of {N} games did not end and do not count; nothing is written", file=sys.stderr)
         sys.exit(130)
@@ -284,28 +289,31 @@ def tournament(args: Args) -> None:
     print(f"{folder / 'tournament.json'}, {folder / 'tournament.png'}; {pace.row()['frames_per_second']:,.0f} frames/s")
 
 
-# ----------------------------------------------------------------------------------------------------------------- match
+# ---------------------------------------------------------------------------------------------------------------- match
 
 def check(args: Args, matchups: list[tuple[str, str, str]], num_games: int, level: int) -> None:
     """One line for each match that cannot be. level: the opponent's in Dolphin, 0 for none."""
     live = args.game_type == "dolphin"
     if not args.policy:
-        raise UserError("--policy is missing: name the checkpoint or exported policy that plays, or a pool with --tournament")
+        raise UserError("--policy is missing: name the checkpoint or exported policy that plays, or a pool with "
+                        "--tournament")
     if args.opponent_port and args.opponent_port == args.port:
         raise UserError(f"--opponent-port {args.opponent_port}: the policy sits there; give it another --port")
     if not num_games and len(matchups) > 1:
-        raise UserError(f"--num-games 0 plays one matchup without end, and here are {len(matchups)}; say how many games of each")
+        raise UserError(f"--num-games 0 plays one matchup without end, and here are {len(matchups)}; say how many "
+                        "games of each")
     check_games(f"--num-games {num_games}: {len(matchups)} matchups", len(matchups) * num_games)
     if level and not live:
         raise UserError(f"--opponent {args.opponent}: needs Dolphin, with --game-type dolphin, --dolphin and --iso")
     if not level and args.opponent not in BOTS and not Path(args.opponent).is_file():
-        raise UserError(f"unknown opponent {args.opponent!r}: choose one of {', '.join(BOTS)}, in Dolphin cpu1 to cpu9 or "
-                        "human, or the file of a policy")
+        raise UserError(f"unknown opponent {args.opponent!r}: choose one of {', '.join(BOTS)}, in Dolphin cpu1 to cpu9 "
+                        "or human, or the file of a policy")
     if live and args.live.instant_restart:
         raise UserError("--instant-restart: it takes stages at random, and a match has one; leave it out")
     if args.connect_code:
         for wrong, rule in ((level != HUMAN, "the other side is a person: it needs --opponent human"),
-                            (args.port == 2 or args.opponent_port, "Slippi decides who sits where: leave the ports out"),
+                            (args.port == 2 or args.opponent_port,
+                             "Slippi decides who sits where: leave the ports out"),
                             (len(matchups) > 1, "one character and one stage at a time"),
                             (matchups[0][0] == "zelda", "libmelee cannot choose zelda online")):
             if wrong:
@@ -354,8 +362,9 @@ def main(args: Args) -> None:
     dolphin = live_game(args, level)
     policies = [load_player(args.policy)]
     if args.frame_delay not in (-1, policies[0].frame_delay):
-        raise UserError(f"--frame-delay {args.frame_delay}: {args.policy} was trained for a delay of {policies[0].frame_delay} "
-                        "frames and plays with no other; leave the flag out, or train a policy for it")
+        raise UserError(f"--frame-delay {args.frame_delay}: {args.policy} was trained for a delay of "
+                        f"{policies[0].frame_delay} frames and plays with no other; leave the flag out, or train a "
+                        "policy for it")
     policies[0].config["action_repeat"] = args.action_repeat or policies[0].action_repeat
     name = Path(args.policy).name
     opponent_name = args.opponent                                           # of a bot, a computer player, a person
@@ -368,9 +377,9 @@ def main(args: Args) -> None:
     if args.results:
         check_writable("--results", Path(args.results))
     if args.deterministic:
-        print("warning: --deterministic: a cloned policy that always takes its most likely action tends to stand still; "
-              "sampling usually plays better", file=sys.stderr)
-    torch.set_num_threads(1)                                                # a batch this small only waits for other threads
+        print("warning: --deterministic: a cloned policy that always takes its most likely action tends to stand "
+              "still; sampling usually plays better", file=sys.stderr)
+    torch.set_num_threads(1)                                                # small batches only wait for threads
 
     # -------------------------------------------------------------------------------------------------- who sits where
     # fixtures: (matchup, the policy's player index). All are played side by side, or in real time one after the other.
@@ -407,9 +416,9 @@ def main(args: Args) -> None:
                 if recorder:
                     recorder.names = [(name, opponent_name)[::1 - 2 * mine] for mine in side]
                     recorder.cpu_levels = np.maximum(levels, 0).tolist()    # a person is none
-                with VecEnv(N, characters, stages, seed=args.seed, num_workers=min(args.num_workers, N), bot_kinds=bot_kinds,
-                            cpu_levels=levels, max_episode_frames=args.max_episode_frames, max_restarts=args.max_restarts,
-                            dolphin=dolphin) as envs:
+                with VecEnv(N, characters, stages, seed=args.seed, num_workers=min(args.num_workers, N),
+                            bot_kinds=bot_kinds, cpu_levels=levels, max_episode_frames=args.max_episode_frames,
+                            max_restarts=args.max_restarts, dolphin=dolphin) as envs:
                     for game in play(envs, policies, assignment, games, generator, paces[fixtures[0][0]], recorder,
                                      args.async_inference, own_clock=not dolphin or dolphin.headless):
                         matchup, mine = fixtures[game.slot]
@@ -417,7 +426,7 @@ def main(args: Args) -> None:
                         progress.advance(task)
     except KeyboardInterrupt:
         interrupted = True
-    except UserError as error:                                              # Dolphin is gone for good: what was played counts
+    except UserError as error:                                              # Dolphin is gone: what was played counts
         failure = error
     done = sum(map(len, played))
     if failure and not done:
@@ -447,14 +456,16 @@ def main(args: Args) -> None:
         whole.add(pace)
     speed = whole.row()
     print(f"inference {speed['inference_ms_p50']:.2f} ms (99th percentile {speed['inference_ms_p99']:.2f}), "
-          f"{speed['frames_missed']:,} of {speed['frames']:,} frames missed, {speed['frames_per_second']:,.1f} frames/s")
+          f"{speed['frames_missed']:,} of {speed['frames']:,} frames missed, "
+          f"{speed['frames_per_second']:,.1f} frames/s")
     if args.results:
         for row in rows:
             append_jsonl(Path(args.results), row)
     if recorder:
         print(f"recorded {recorder.recorded} games in {args.record}")
     if interrupted:
-        unplayed = f"{num_games * len(matchups) - done} of {num_games * len(matchups)} games did not end and do not count"
+        planned = num_games * len(matchups)
+        unplayed = f"{planned - done} of {planned} games did not end and do not count"
         print(f"interrupted: {unplayed if num_games else 'the game that was on does not count'}", file=sys.stderr)
         sys.exit(130)
     if failure:

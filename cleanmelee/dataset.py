@@ -60,7 +60,8 @@ class Sequences:
 
 
 def pack(replays: list[Replay], players: list[tuple[int, int]], gamma: float = .99) -> Sequences:
-    """players: (replay index, player index) pairs, sorted. Rewards as in self-play: a stock 1, a percent of damage .01."""
+    """players: (replay index, player index) pairs, sorted. Rewards as in self-play: a stock 1, a percent of damage
+    .01."""
     starts = np.cumsum([0] + [len(replays[i]) - 1 for i, _ in players])     # the last frame has no next controller
     n = int(starts[-1])
     data = Sequences(Observation(torch.empty(n, NUM_FLOATS), torch.empty(n, NUM_INTS, dtype=torch.int16)),
@@ -97,9 +98,9 @@ def discount(rewards: np.ndarray, gamma: float) -> np.ndarray:
 
 
 def walk(starts: np.ndarray, stride: int = 1, lanes: int = 32, size: int = 256):
-    """Every row of every sequence once, in the order of play, for policies that remember. Yields rows [T, B], real [T, B]
-    (False: a stand-in after the end of a shorter game) and whether the games begin here. stride 3: as a policy sees a game
-    that acts on every third frame, from each of its first three frames on."""
+    """Every row of every sequence once, in the order of play, for policies that remember. Yields rows [T, B], real [T,
+    B] (False: a stand-in after the end of a shorter game) and whether the games begin here. stride 3: as a policy sees
+    a game that acts on every third frame, from each of its first three frames on."""
     begins = (starts[:-1, None] + np.arange(stride)).ravel()
     lengths = -(-(np.repeat(starts[1:], stride) - begins) // stride)
     by_length = np.argsort(lengths, kind="stable")
@@ -111,15 +112,15 @@ def walk(starts: np.ndarray, stride: int = 1, lanes: int = 32, size: int = 256):
             yield torch.from_numpy(rows), torch.from_numpy(at < lengths[group]), t == 0
 
 
-def load_sequences(folder: str, *, character: str = "", player_port: int = 0, cpu_players: bool = False, min_active: float = 0.,
-                   held_out: float = .1, max_files: int = 0, num_workers: int = -1, min_frames: int = 60, gamma: float = .99
-                   ) -> tuple[Sequences, Sequences, dict]:
+def load_sequences(folder: str, *, character: str = "", player_port: int = 0, cpu_players: bool = False,
+                   min_active: float = 0., held_out: float = .1, max_files: int = 0, num_workers: int = -1,
+                   min_frames: int = 60, gamma: float = .99) -> tuple[Sequences, Sequences, dict]:
     """A folder of replays -> training games, held-out games, and what was read, skipped and left out."""
     if not folder:
         raise UserError("--replays is empty: give a folder of .slp files")
     number = lookup(FIGHTERS, character, "character") if character else None
-    replays, about = load_replays(folder, num_workers=None if num_workers < 0 else num_workers, max_files=max_files or None,
-                                  character=number, min_frames=min_frames)
+    replays, about = load_replays(folder, num_workers=None if num_workers < 0 else num_workers,
+                                  max_files=max_files or None, character=number, min_frames=min_frames)
     chosen = []
     idle = 0
     cpus = 0
@@ -134,8 +135,8 @@ def load_sequences(folder: str, *, character: str = "", player_port: int = 0, cp
     used = sorted({i for i, _ in chosen})
     sides = split_by_game([replays[i] for i in used], held_out) if used else ([], [])
     if not all(sides):
-        raise UserError(f"{folder}: {len(used)} games with a player to learn from, {idle} idle and {cpus} CPU players left "
-                        "out; at least two games are needed, one of them held out")
+        raise UserError(f"{folder}: {len(used)} games with a player to learn from, {idle} idle and {cpus} CPU players "
+                        "left out; at least two games are needed, one of them held out")
     train, test = [[pair for pair in chosen if pair[0] in {used[k] for k in side}] for side in sides]
     about |= {"train_games": len(sides[0]), "train_players": len(train), "held_out_games": len(sides[1]),
               "held_out_players": len(test), "idle_players": idle, "cpu_players": cpus}

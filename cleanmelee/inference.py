@@ -1,4 +1,5 @@
-"""Decisions in time: policies answer at once, or beside a game that does not wait, and a clock says how well they keep up."""
+"""Decisions in time: policies answer at once, or beside a game that does not wait, and a clock says how well they keep
+up."""
 
 import collections
 import concurrent.futures
@@ -16,7 +17,8 @@ from melee_common import BOT_SLOT, NUM_FLOATS, NUM_INTS, NUM_LOGITS, Observation
 @dataclass
 class Pace:
     """How well decisions kept up with the game."""
-    inference: collections.deque = field(default_factory=lambda: collections.deque(maxlen=100_000))  # seconds, the last ones
+    inference: collections.deque = field(                                   # seconds, the last ones
+        default_factory=lambda: collections.deque(maxlen=100_000))
     frames: int = 0
     missed: int = 0                                                         # frames whose decision had not come in time
     seconds: float = 0.
@@ -34,7 +36,8 @@ class Pace:
 
 
 class Inference:
-    """The policies' decisions: made at once, or (asynchronous) in a thread of its own, which skips to the newest frame."""
+    """The policies' decisions: made at once, or (asynchronous) in a thread of its own, which skips to the newest
+    frame."""
 
     def __init__(self, policies: list[Policy | OnnxPolicy], assignment: np.ndarray, generator: torch.Generator | None,
                  pace: Pace, asynchronous: bool):
@@ -46,8 +49,8 @@ class Inference:
         self.futures = collections.deque()
 
     def ask(self, tick: int, obs: Observation, mirror: np.ndarray, turn: np.ndarray, begins: np.ndarray) -> None:
-        """tick: the question's number. mirror [N, 2]: who sees this frame `mirrored`. turn [N, 2]: who decides. begins [N]: games
-        that begin with this frame."""
+        """tick: the question's number. mirror [N, 2]: who sees this frame `mirrored`. turn [N, 2]: who decides. begins
+        [N]: games that begin with this frame."""
         self.asked = tick
         if self.thread:
             self.futures.append(self.thread.submit(self._decide, tick, obs, mirror, turn, begins))
@@ -56,8 +59,8 @@ class Inference:
             self.futures[-1].set_result(self._decide(tick, obs, mirror, turn, begins))
 
     def answers(self, until: float) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """(tick, turn [N, 2], controllers [N, 2]) of the decisions made since the last call. Waits for the last question's,
-        but no longer than `until`, in time.perf_counter's seconds."""
+        """(tick, turn [N, 2], controllers [N, 2]) of the decisions made since the last call. Waits for the last
+        question's, but no longer than `until`, in time.perf_counter's seconds."""
         concurrent.futures.wait(list(self.futures)[-1:], max(0., until - time.perf_counter()))
         while self.futures and self.futures[0].done():
             answer = self.futures.popleft().result()

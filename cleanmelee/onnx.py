@@ -24,8 +24,8 @@ def onnx_session(model: bytes):
 
 
 class OnnxPolicy:
-    """An exported policy with what Policy has for playing, so that `act` does not know the difference: `initial_state`, `step`,
-    `config` and in it `action_repeat` and `frame_delay`."""
+    """An exported policy with what Policy has for playing, so that `act` does not know the difference: `initial_state`,
+    `step`, `config` and in it `action_repeat` and `frame_delay`."""
 
     def __init__(self, path: Path):
         if not path.is_file():
@@ -33,7 +33,8 @@ class OnnxPolicy:
         try:
             self.session = onnx_session(path.read_bytes())
         except Exception:  # onnxruntime has an exception type for each way a file can be bad
-            raise UserError(f"{path}: not a readable ONNX file; export the checkpoint again with export_onnx.py") from None
+            raise UserError(f"{path}: not a readable ONNX file; export the checkpoint again with export_onnx.py"
+                            ) from None
         metadata = self.session.get_modelmeta().custom_metadata_map
         if metadata.get("program") != "CleanMelee":
             raise UserError(f"{path}: an ONNX file, but no CleanMelee policy; write one with export_onnx.py")

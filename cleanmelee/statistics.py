@@ -60,7 +60,8 @@ def summarise(games: list[Game], side: np.ndarray) -> dict:
     mine = np.arange(len(games)), side
     theirs = np.arange(len(games)), 1 - side
 
-    row = {"games": len(games), "wins": wins, "losses": losses, "draws": draws, "win_rate": (wins + draws / 2) / len(games)}
+    row = {"games": len(games), "wins": wins, "losses": losses, "draws": draws,
+           "win_rate": (wins + draws / 2) / len(games)}
     row["win_rate_low"], row["win_rate_high"] = wilson_interval(wins + draws / 2, len(games))
     row |= {"stocks_taken": float(lost[theirs].mean()), "stocks_lost": float(lost[mine].mean()),
             "damage_dealt_per_minute": float(damage[theirs].sum() / minutes),

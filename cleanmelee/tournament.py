@@ -17,17 +17,18 @@ from melee_common import Policy, load_policy
 
 
 def draw_pairs(entrants: int, limit: int, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """At most `limit` of all pairs: a chain through everybody in random order, since strengths can be compared only where games
-    connect them, then any others."""
+    """At most `limit` of all pairs: a chain through everybody in random order, since strengths can be compared only
+    where games connect them, then any others."""
     order = rng.permutation(entrants).tolist()
     chain = [(min(pair), max(pair)) for pair in zip(order, order[1:], strict=False)]
     others = sorted(set(combinations(range(entrants), 2)) - set(chain))
     return sorted(chain + [others[k] for k in rng.permutation(len(others))[:limit - len(chain)]])
 
 
-def enter(folder: Path, bots: list[str], max_pairs: int, seed: int) -> tuple[list[Policy], list[str], list[tuple[int, int]]]:
-    """The active checkpoints of the pool in `folder`, then `bots` -> the policies, the names of all entrants, and pairs of them
-    that meet. A checkpoint that cannot be read stays away, with a warning."""
+def enter(folder: Path, bots: list[str], max_pairs: int, seed: int
+          ) -> tuple[list[Policy], list[str], list[tuple[int, int]]]:
+    """The active checkpoints of the pool in `folder`, then `bots` -> the policies, the names of all entrants, and pairs
+    of them that meet. A checkpoint that cannot be read stays away, with a warning."""
     if len(set(bots)) < len(bots):
         raise UserError(f"--tournament-bots {','.join(bots)}: names a bot twice")
     if not folder.is_dir() or not any(folder.glob("*_*.pt")):
@@ -44,10 +45,11 @@ def enter(folder: Path, bots: list[str], max_pairs: int, seed: int) -> tuple[lis
             print(f"warning: does not take part: {error}", file=sys.stderr)
     names += bots
     if len(names) < 2:
-        raise UserError(f"--tournament {folder}: {len(names)} entrants, and at least two are needed; train longer, or let bots "
-                        "enter with --tournament-bots")
+        raise UserError(f"--tournament {folder}: {len(names)} entrants, and at least two are needed; train longer, or "
+                        "let bots enter with --tournament-bots")
     if max_pairs < len(names) - 1:
-        raise UserError(f"--max-pairs {max_pairs}: {len(names)} entrants are connected by {len(names) - 1} pairs or more")
+        raise UserError(f"--max-pairs {max_pairs}: {len(names)} entrants are connected by {len(names) - 1} pairs "
+                        "or more")
     return policies, names, draw_pairs(len(names), max_pairs, np.random.default_rng(seed))
 
 

@@ -105,7 +105,8 @@ def test_student_learns_from_the_teacher(teacher, games):
 def test_alpha_weighs_teacher_and_players(teacher, games):
     for alpha in (0., 1.):
         distill.main(small(teacher, games, alpha=alpha, run_name=f"alpha{alpha}", epochs=6, learning_rate=3e-3))
-    players, copy = (json.loads(Path(f"runs/alpha{alpha}/metrics.jsonl").read_text().splitlines()[-1]) for alpha in (0., 1.))
+    players, copy = (json.loads(Path(f"runs/alpha{alpha}/metrics.jsonl").read_text().splitlines()[-1])
+                     for alpha in (0., 1.))
     assert copy["eval/kl"] < players["eval/kl"] and players["eval/student_nll"] < copy["eval/student_nll"]
 
 
@@ -116,8 +117,9 @@ def test_student_acts_as_often_as_its_teacher(tmp_path, games):
 
 
 def test_command_line(teacher, games):
-    done = subprocess.run([sys.executable, str(ROOT / "distill.py"), "--teacher", teacher, "--replays", games, "--output", "s.pt",
-                           "--hidden", "8,8", "--epochs", "1", "--num-workers", "1"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, str(ROOT / "distill.py"), "--teacher", teacher, "--replays", games,
+                           "--output", "s.pt", "--hidden", "8,8", "--epochs", "1", "--num-workers", "1"],
+                          capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "parameters" in done.stdout and "one step, p50" in done.stdout
     policy, _ = load_policy("s.pt")

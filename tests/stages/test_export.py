@@ -1,4 +1,5 @@
-"""The exported policy is the policy: the same actions from the same noise, the same state, and a file that says what it is."""
+"""The exported policy is the policy: the same actions from the same noise, the same state, and a file that says what it
+is."""
 
 import hashlib
 import json
@@ -50,6 +51,10 @@ def checkpoint(tmp_path):
     return save_checkpoint(tmp_path / "policy.pt", make_policy("gru", (16,), action_repeat=3))
 
 
+def ready(model):
+    return onnx_session(model.SerializeToString())
+
+
 def noise_for(steps, rows=1):
     return torch.rand(steps, rows, NUM_LOGITS, generator=torch.Generator().manual_seed(2))
 
@@ -57,7 +62,7 @@ def noise_for(steps, rows=1):
 @torch.inference_mode()
 def test_same_noise_same_actions_and_state(exported, obs):
     policy, acting, scoring = exported
-    error = parity(policy, onnx_session(acting.SerializeToString()), onnx_session(scoring.SerializeToString()), obs, noise_for(40))
+    error = parity(policy, ready(acting), ready(scoring), obs, noise_for(40))
     assert error["actions"] == 0 and error["states"] < 1e-5 and error["logits"] < 1e-4
 
 
@@ -65,7 +70,7 @@ def test_same_noise_same_actions_and_state(exported, obs):
 def test_parity_sees_a_wrong_export(exported, obs):
     policy, acting, scoring = exported
     other = make_policy(policy.config["backbone"], policy.config["hidden"], scale=.12)
-    error = parity(other, onnx_session(acting.SerializeToString()), onnx_session(scoring.SerializeToString()), obs, noise_for(40))
+    error = parity(other, ready(acting), ready(scoring), obs, noise_for(40))
     assert error["actions"] > 0 and error["logits"] > 1e-3
 
 
@@ -82,7 +87,7 @@ def test_any_batch_size_and_the_most_likely_action(exported, rows):
     for noise, for_onnx in ((noise_for(1, rows)[0],) * 2, (None, likely)):
         actions, after = policy.step(to_torch(obs), state, noise)
         feed = {"floats": obs.floats, "ints": obs.ints, "noise": for_onnx.numpy()}
-        got, *got_after = onnx_session(acting.SerializeToString()).run(None, feed | {f"state_{k}": s.numpy() for k, s in enumerate(state)})
+        got, *got_after = ready(acting).run(None, feed | {f"state_{k}": s.numpy() for k, s in enumerate(state)})
         assert got.dtype == np.int64 and np.array_equal(got, actions.numpy())
         for a, b in zip(after, got_after, strict=True):
             np.testing.assert_allclose(a.numpy(), b, atol=1e-5)
@@ -97,7 +102,7 @@ def test_extreme_noise_is_clamped(exported):
     for value in (0., 1.):
         noise = torch.full((1, NUM_LOGITS), value)
         feed = {"floats": obs.floats, "ints": obs.ints, "noise": noise.numpy()}
-        got = onnx_session(acting.SerializeToString()).run(None, feed | {f"state_{k}": s.numpy() for k, s in enumerate(state)})[0]
+        got = ready(acting).run(None, feed | {f"state_{k}": s.numpy() for k, s in enumerate(state)})[0]
         assert np.array_equal(got, policy.step(to_torch(obs), state, noise)[0].numpy())
 
 
@@ -107,7 +112,7 @@ def test_int8_is_close_and_uses_integer_products(exported, obs):
     small, small_scoring = quantise(acting), quantise(scoring)
     products = [node.op_type for node in small.graph.node if node.op_type in ("Gemm", "MatMul", "MatMulInteger")]
     assert set(products) == {"MatMulInteger"}
-    error = parity(policy, onnx_session(small.SerializeToString()), onnx_session(small_scoring.SerializeToString()), obs, noise_for(40))
+    error = parity(policy, ready(small), ready(small_scoring), obs, noise_for(40))
     assert 0 < error["logits"] < 1 and error["actions"] <= 20
 
 
@@ -115,8 +120,8 @@ def test_int8_is_close_and_uses_integer_products(exported, obs):
 def test_command_line_writes_a_file_that_says_what_it_is(checkpoint, tmp_path, int8, monkeypatch, capfd):
     monkeypatch.setattr(export_onnx, "LATENCY_STEPS", 20)
     output = tmp_path / "new" / "folder" / "policy.onnx"
-    command = ["export_onnx.py", "--checkpoint", str(checkpoint), "--output", str(output), "--int8", int8, "--steps", "8",
-               "--character", "fox", "--seed", "5"]
+    command = ["export_onnx.py", "--checkpoint", str(checkpoint), "--output", str(output), "--int8", int8,
+               "--steps", "8", "--character", "fox", "--seed", "5"]
     monkeypatch.setattr(sys, "argv", command)
     run_script(export_onnx.main, Args)
 
@@ -126,12 +131,12 @@ def test_command_line_writes_a_file_that_says_what_it_is(checkpoint, tmp_path, i
     assert [line for line in err.splitlines() if "compiling the embedded game" not in line] == []
     assert [p.name for p in output.parent.iterdir()] == ["policy.onnx"]     # no temporary file is left
     onnx.checker.check_model(str(output))
-    ready = onnxruntime.InferenceSession(output, providers=["CPUExecutionProvider"])
-    assert [(i.name, i.type, i.shape[1:]) for i in ready.get_inputs()] == [
+    written = onnxruntime.InferenceSession(output, providers=["CPUExecutionProvider"])
+    assert [(i.name, i.type, i.shape[1:]) for i in written.get_inputs()] == [
         ("floats", "tensor(float)", [NUM_FLOATS]), ("ints", "tensor(int16)", [NUM_INTS]),
         ("noise", "tensor(float)", [NUM_LOGITS]), ("state_0", "tensor(float)", [16])]
-    assert [o.name for o in ready.get_outputs()] == ["actions", "next_state_0"]
-    said = ready.get_modelmeta().custom_metadata_map
+    assert [o.name for o in written.get_outputs()] == ["actions", "next_state_0"]
+    said = written.get_modelmeta().custom_metadata_map
     assert said["schema"] == schema_hash() and said["action_repeat"] == "3" and said["frame_delay"] == "0"
     assert json.loads(said["config"]) == Policy("gru", (16,), action_repeat=3).config
     assert said["checkpoint_sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
@@ -140,6 +145,7 @@ def test_command_line_writes_a_file_that_says_what_it_is(checkpoint, tmp_path, i
 
 def test_nothing_is_written_when_the_export_is_wrong(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(export_onnx, "MAX_LOGIT_ERROR", 0)
+    monkeypatch.setattr(export_onnx, "LATENCY_STEPS", 20)
     output = tmp_path / "policy.onnx"
     with pytest.raises(RuntimeError, match="nothing was written"):
         export_onnx.main(Args(str(checkpoint), str(output), steps=4))

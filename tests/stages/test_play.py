@@ -1,4 +1,5 @@
-"""Matches: who sits where, how often a policy decides, what is counted, what is recorded, and what a user may get wrong."""
+"""Matches: who sits where, how often a policy decides, what is counted, what is recorded, and what a user may get
+wrong."""
 
 import json
 import os
@@ -36,13 +37,14 @@ LENGTH = 240  # frames of a test game
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """mlp.pt decides on every frame, gru.pt on every third, gru.onnx is the same policy; late.pt acts four frames late."""
+    """mlp.pt decides on every frame, gru.pt on every third, gru.onnx is the same policy; late.pt acts four frames
+    late."""
     path = tmp_path_factory.mktemp("policies")
     torch.manual_seed(0)
     save_checkpoint(path / "mlp.pt", Policy("mlp", (16,)))
     save_checkpoint(path / "late.pt", Policy("mlp", (16,), frame_delay=4))
     gru = Policy("gru", (16,), action_repeat=3).eval()
-    with torch.no_grad():                                                   # a fresh policy's likeliest action never changes
+    with torch.no_grad():                                              # a fresh policy's likeliest action never changes
         for p in gru.parameters():
             p.add_(torch.randn_like(p) * .1)
     save_checkpoint(path / "gru.pt", gru)
@@ -67,7 +69,8 @@ def run(folder, tmp_path, policy="gru.pt", opponent="attacker", **options):
 
 def without(row, *names):
     """The row but for some columns and for its clocks."""
-    return {k: v for k, v in row.items() if k not in {*names, "inference_ms_p50", "inference_ms_p99", "frames_per_second"}}
+    clocks = {"inference_ms_p50", "inference_ms_p99", "frames_per_second"}
+    return {k: v for k, v in row.items() if k not in clocks | {*names}}
 
 
 def read(folder):
@@ -76,7 +79,7 @@ def read(folder):
     return [(r.frames[-LENGTH - 1:], r.controllers[-LENGTH - 1:], r.meta) for r in replays]
 
 
-# ------------------------------------------------------------------------------------------------------------ recordings
+# ----------------------------------------------------------------------------------------------------------- recordings
 
 def test_a_recording_holds_the_game_bit_for_bit(folder, tmp_path, monkeypatch):
     seen = []
@@ -215,12 +218,12 @@ def test_recordings_on_disk_not_in_memory(folder, tmp_path, monkeypatch):
     assert len(set(sizes)) > 10 and sizes[-1] > .8 * next(tmp_path.glob("*.slp")).stat().st_size
 
 
-# ----------------------------------------------------------------------------------------------------------- who decides
+# ---------------------------------------------------------------------------------------------------------- who decides
 
 def test_each_policy_decides_as_often_as_it_was_trained_to(folder, tmp_path):
     run(folder, tmp_path, "gru.pt", "mlp.pt", record=str(tmp_path))
     for g, (_, controllers, _) in enumerate(read(tmp_path)):
-        gru, mlp = (controllers[1:, who].reshape(-1, 3) for who in (g % 2, 1 - g % 2))  # [T / 3, 3]; row 0 made no frame
+        gru, mlp = (controllers[1:, who].reshape(-1, 3) for who in (g % 2, 1 - g % 2))  # [T / 3, 3], row 0 left out
         assert (gru[:, 0] == gru[:, 1]).all() and (gru[:, 0] == gru[:, 2]).all()
         assert (gru[1:, 0] != gru[:-1, 0]).any() and (mlp[:, 0] != mlp[:, 1]).any()
 
@@ -239,7 +242,8 @@ def test_play_is_what_training_plays(folder, tmp_path):
 
 def test_an_exported_policy_plays_like_its_checkpoint(folder, tmp_path):
     for deterministic in (False, True):
-        rows = [run(folder, tmp_path, name, deterministic=deterministic, num_games=4) for name in ("gru.pt", "gru.onnx")]
+        rows = [run(folder, tmp_path, name, deterministic=deterministic, num_games=4)
+                for name in ("gru.pt", "gru.onnx")]
         assert without(rows[0], "policy") == without(rows[1], "policy")
         assert rows[0]["action_repeat"] == 3
 
@@ -251,12 +255,14 @@ def test_most_likely_noise_shifts_nothing():
 
 def test_onnx_policy_keeps_the_rows_of_a_batch_apart(folder):
     policy = OnnxPolicy(folder / "gru.onnx")
-    obs, noise = Observation(torch.randn(5, NUM_FLOATS), torch.zeros(5, NUM_INTS, dtype=torch.int16)), torch.rand(5, NUM_LOGITS)
+    obs = Observation(torch.randn(5, NUM_FLOATS), torch.zeros(5, NUM_INTS, dtype=torch.int16))
+    noise = torch.rand(5, NUM_LOGITS)
     state = tuple(torch.randn_like(s) for s in policy.initial_state(5))
     actions, after = policy.step(obs, state, noise)
     for row in range(5):
         one = slice(row, row + 1)
-        alone, alone_after = policy.step(Observation(obs.floats[one], obs.ints[one]), tuple(s[one] for s in state), noise[one])
+        seen = Observation(obs.floats[one], obs.ints[one])
+        alone, alone_after = policy.step(seen, tuple(s[one] for s in state), noise[one])
         assert torch.equal(alone[0], actions[row])
         torch.testing.assert_close(alone_after[0][0], after[0][row])
 
@@ -267,10 +273,11 @@ def test_seeds_and_workers(folder, tmp_path):
                for name, options in (("a", {}), ("b", {"num_workers": 2}), ("c", {"seed": 2})))
     for (frames_a, controllers_a, _), (frames_b, controllers_b, _) in zip(a[1], b[1], strict=True):
         assert np.array_equal(frames_a, frames_b) and np.array_equal(controllers_a, controllers_b)
-    assert without(a[0]) == without(b[0]) and any(not np.array_equal(x[1], y[1]) for x, y in zip(a[1], c[1], strict=True))
+    assert without(a[0]) == without(b[0])
+    assert any(not np.array_equal(x[1], y[1]) for x, y in zip(a[1], c[1], strict=True))
 
 
-# ------------------------------------------------------------------------------------------------------ delay, real time
+# ----------------------------------------------------------------------------------------------------- delay, real time
 
 def numbered(monkeypatch, seconds=0.):
     """Decisions that tell which they are: the k-th moves the main stick to its bin k % 17. Returns what they press."""
@@ -318,8 +325,8 @@ def test_a_decision_acts_exactly_as_late_as_trained(folder, tmp_path, monkeypatc
 
 
 def test_a_slow_policy_slows_the_game_or_misses_frames(folder, tmp_path, monkeypatch, capsys):
-    """40 ms a decision: the game waits for each, or goes on at 60 frames a second and gets one in two to three frames, all of
-    them late; a policy that was trained to act four frames late is in time for those."""
+    """40 ms a decision: the game waits for each, or goes on at 60 frames a second and gets one in two to three frames,
+    all of them late; a policy that was trained to act four frames late is in time for those."""
     decisions = numbered(monkeypatch, seconds=.04)
     options = {"num_games": 1, "max_episode_frames": 60}
     waiting = run(folder, tmp_path, "mlp.pt", "idle", **options)
@@ -331,8 +338,8 @@ def test_a_slow_policy_slows_the_game_or_misses_frames(folder, tmp_path, monkeyp
     assert "of 60 frames missed" in capsys.readouterr().out
     stick = read_replay(next(tmp_path.glob("*.slp"))).controllers["main_x"][-60:, 0]
     moves = stick[np.flatnonzero(np.diff(stick, prepend=0))]
-    chosen = [decision["main_x"].item() for decision in decisions]          # each acted in its turn, and was held till the next
-    later = iter(chosen)                                                    # (or a busy machine had the next one by then)
+    chosen = [decision["main_x"].item() for decision in decisions]  # each acted in its turn, and was held till the next
+    later = iter(chosen)                                                  # (or a busy machine had the next one by then)
     assert len(moves) >= len(chosen) - 5 and all(move in later for move in moves.tolist())
     del decisions[:]
     late = run(folder, tmp_path, "late.pt", "idle", async_inference=True, **options)
@@ -357,7 +364,7 @@ def test_a_recurrent_policy_begins_each_game_without_memory(folder):
     decider = inference.Inference([player], np.zeros((1, 2), int), generator, pace, True)
     turn, yes, no = np.ones((1, 2), bool), np.ones(1, bool), np.zeros(1, bool)
     states = []
-    for begins in ((yes, no), (no, yes, no)):                               # as asked while the thread is busy, one by one
+    for begins in ((yes, no), (no, yes, no)):                            # as asked while the thread is busy, one by one
         decider.thread.submit(time.sleep, .1)
         for tick, begin in enumerate(begins):
             decider.ask(10 * len(states) + tick, obs, np.zeros((1, 2), bool), turn, begin)
@@ -377,15 +384,16 @@ def test_policies_are_warm_before_the_first_frame(folder, tmp_path, monkeypatch)
     assert forwards.index(0) >= 10
 
 
-# --------------------------------------------------------------------------------------------------------------- results
+# -------------------------------------------------------------------------------------------------------------- results
 
 def test_lists_of_characters_and_stages_make_a_table(folder, tmp_path, capsys):
     slp = tmp_path / "slp"
-    run(folder, tmp_path, "mlp.pt", "attacker", character="fox,marth", opponent_character="falco, sheik", num_games=3, port=2,
-        stage="battlefield,yoshis_story", record=str(slp), max_episode_frames=60)
+    run(folder, tmp_path, "mlp.pt", "attacker", character="fox,marth", opponent_character="falco, sheik", num_games=3,
+        port=2, stage="battlefield,yoshis_story", record=str(slp), max_episode_frames=60)
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [(row["character"], row["opponent_character"], row["stage"]) for row in rows] == [
-        (own, other, stage) for own in ("fox", "marth") for other in ("falco", "sheik") for stage in ("battlefield", "yoshis_story")]
+        (own, other, stage) for own in ("fox", "marth") for other in ("falco", "sheik")
+        for stage in ("battlefield", "yoshis_story")]
     replays = [read_replay(path) for path in sorted(slp.glob("*.slp"))]
     assert all(row["games"] == 3 for row in rows) and len(replays) == 24
     for g, replay in enumerate(replays):
@@ -513,12 +521,14 @@ def test_ctrl_c_shows_the_finished_games(folder, tmp_path, monkeypatch, capsys):
         assert end.value.code == 130 and said in captured.err and ("0/0/1" in captured.out) == (stop == 30)
 
 
-# --------------------------------------------------------------------------------------------------------------- Dolphin
+# -------------------------------------------------------------------------------------------------------------- Dolphin
 
 def stand_in(tmp_path):
-    """The flags of a live game on the stand-in: one stock, and as fast as it goes. Files in tmp_path/troubles are its faults."""
+    """The flags of a live game on the stand-in: one stock, and as fast as it goes. Files in tmp_path/troubles are its
+    faults."""
     dolphin, iso = tmp_path / "dolphin", tmp_path / "melee.iso"
-    dolphin.write_text(f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(Path(__file__).resolve().parents[1] / 'tools')!r})\n"
+    tools = str(Path(__file__).resolve().parents[1] / "tools")
+    dolphin.write_text(f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {tools!r})\n"
                        "import fake_dolphin\nfake_dolphin.main()\n")
     dolphin.chmod(0o755)
     with open(iso, "wb") as file:
@@ -536,7 +546,8 @@ def live(tmp_path):
 
 @pytest.fixture(scope="module")
 def two_games(folder, tmp_path_factory):
-    """Two games on Dolphin against a computer player, the policy at port 2 -> the row of results, paths of the recordings."""
+    """Two games on Dolphin against a computer player, the policy at port 2 -> the row of results, paths of the
+    recordings."""
     path = tmp_path_factory.mktemp("live")
     row = run(folder, path, "mlp.pt", "cpu9", port=2, character="fox", opponent_character="marth", stage="battlefield",
               record=str(path / "slp"), max_episode_frames=0, boot_timeout=120., **stand_in(path))
@@ -579,7 +590,8 @@ def test_a_person_gets_a_window_and_the_other_port(folder, tmp_path, live, monke
         with pytest.raises(Seen) as seen:
             run(folder, tmp_path, "mlp.pt", "human", num_games=0, **options, **live)
         assert seen.value.args == (1, False, levels)
-    for options, said in (({"opponent_port": 1}, "the policy sits there"), ({"instant_restart": True}, "stages at random")):
+    for options, said in (({"opponent_port": 1}, "the policy sits there"),
+                          ({"instant_restart": True}, "stages at random")):
         with pytest.raises(UserError, match=said):
             run(folder, tmp_path, "mlp.pt", "cpu1", **({"port": 1} | options), **live)
 
@@ -591,12 +603,14 @@ def online(tmp_path, live):
     live["dolphin"] = shutil.copy(live["dolphin"], tmp_path / "netplay")
     (tmp_path / "netplay" / "fake_dolphin.txt").write_text("FAKE_VERSION=netplay\n")
     (tmp_path / "fake_dolphin.txt").write_text("FAKE_CODE=FOE#42\nFAKE_STOCKS=1\n")
-    (tmp_path / "user.json").write_text('{"uid": "x", "playKey": "secret", "connectCode": "MINE#7", "displayName": "me"}')
+    (tmp_path / "user.json").write_text(
+        '{"uid": "x", "playKey": "secret", "connectCode": "MINE#7", "displayName": "me"}')
     return live | {"connect_code": "foe#42", "user_json": str(tmp_path / "user.json"), "character": "sheik"}
 
 
 def test_a_match_online(folder, tmp_path, online):
-    """The code is typed, we are found at whichever port, and the person's character and the stages are told as they were."""
+    """The code is typed, we are found at whichever port, and the person's character and the stages are told as they
+    were."""
     row = run(folder, tmp_path, "mlp.pt", "human", record=str(tmp_path / "slp"), max_episode_frames=0, **online)
     assert (row["games"], row["character"], row["opponent_character"]) == (2, "sheik", "marth")
     assert row["stage"] == "final_destination, yoshis_story"
@@ -610,12 +624,14 @@ def test_a_match_online(folder, tmp_path, online):
 
 def test_nobody_there_and_other_mistakes_of_a_match_online(folder, tmp_path, online):
     for options, said in (
-            ({"connect_code": "NOBODY#1", "boot_timeout": 10.}, "no game with NOBODY#1 within 10 s; agree on a time"),
-            ({"connect_code": "FOE"}, "no code of a Slippi player"), ({"connect_code": "TOOLONG#1234"}, "8 signs at most"),
+            ({"connect_code": "NOBODY#1", "boot_timeout": 4.}, "no game with NOBODY#1 within 4 s; agree on a time"),
+            ({"connect_code": "FOE"}, "no code of a Slippi player"),
+            ({"connect_code": "TOOLONG#1234"}, "8 signs at most"),
             ({"connect_code": "mine#7"}, "your own code"), ({"user_json": ""}, r"--user-json \(empty\): no such file"),
             ({"user_json": str(tmp_path / "melee.iso")}, "names no connectCode"),
             ({"connect_code": ""}, "needs --connect-code"), ({"port": 2}, "leave the ports out"),
-            ({"character": "zelda"}, "cannot choose zelda"), ({"stage": "battlefield,dream_land"}, "one stage at a time"),
+            ({"character": "zelda"}, "cannot choose zelda"),
+            ({"stage": "battlefield,dream_land"}, "one stage at a time"),
             ({"opponent": "cpu9"}, "needs --opponent human")):
         options = {"opponent": "human", **online} | options
         with pytest.raises(UserError, match=said) as error:
@@ -626,8 +642,8 @@ def test_nobody_there_and_other_mistakes_of_a_match_online(folder, tmp_path, onl
 def test_a_crash_of_dolphin_costs_no_result(folder, tmp_path, live):
     """The game starts over; what was played of it stays as a game that was quit. Inference runs beside the game."""
     (tmp_path / "troubles" / "0").write_text("FAKE_CRASH_AT=20\n")
-    row = run(folder, tmp_path, "late.pt", "attacker", record=str(tmp_path / "slp"), max_episode_frames=120, num_games=1,
-              async_inference=True, boot_timeout=120., **live)
+    row = run(folder, tmp_path, "late.pt", "attacker", record=str(tmp_path / "slp"), max_episode_frames=120,
+              num_games=1, async_inference=True, boot_timeout=120., **live)
     replays = [read_replay(path) for path in sorted((tmp_path / "slp").glob("*"))]
     assert row["games"] == 1 and len(replays) == 2 and row["frames_per_second"] < 61
     assert replays[0].meta["end"] == "NoContest" and 15 < replays[0].frames["frame_id"][-1] < 20
@@ -637,8 +653,8 @@ def test_a_crash_of_dolphin_costs_no_result(folder, tmp_path, live):
 def test_a_slow_dolphin_misses_no_decision(folder, tmp_path, live):
     """50 ms a frame: inference beside the game is long done, and the game is as fast as Dolphin is."""
     (tmp_path / "fake_dolphin.txt").write_text("FAKE_FRAME_TIME=0.05\n")
-    row = run(folder, tmp_path, "mlp.pt", "idle", num_games=1, max_episode_frames=60, async_inference=True, boot_timeout=120.,
-              **live)
+    row = run(folder, tmp_path, "mlp.pt", "idle", num_games=1, max_episode_frames=60, async_inference=True,
+              boot_timeout=120., **live)
     assert row["games"] == 1 and row["frames_missed"] <= 5 and 5 < row["frames_per_second"] < 20.5
 
 
@@ -647,8 +663,9 @@ def test_a_dolphin_that_fails_again_and_again_costs_no_finished_game(folder, tmp
     (tmp_path / "fake_dolphin.txt").write_text("FAKE_CRASH_AT=20\n")
     results = tmp_path / "results.jsonl"
     monkeypatch.setattr(sys, "argv", ["play.py", *map(str, [
-        "--policy", folder / "mlp.pt", "--num-games", 9, "--max-episode-frames", 50, "--max-restarts", 1, "--results", results,
-        "--boot-timeout", 120, "--game-type", "dolphin", "--dolphin", live["dolphin"], "--iso", live["iso"]])])
+        "--policy", folder / "mlp.pt", "--num-games", 9, "--max-episode-frames", 50, "--max-restarts", 1,
+        "--results", results, "--boot-timeout", 120, "--game-type", "dolphin", "--dolphin", live["dolphin"],
+        "--iso", live["iso"]])])
     with pytest.raises(SystemExit) as end:
         run_script(play.main, Args)
     captured = capsys.readouterr()
@@ -657,14 +674,14 @@ def test_a_dolphin_that_fails_again_and_again_costs_no_finished_game(folder, tmp
     assert json.loads(results.read_text())["games"] == 2 and "mlp.pt against attacker" in captured.out
 
 
-# ----------------------------------------------------------------------------------------------------------- command line
+# --------------------------------------------------------------------------------------------------------- command line
 
 def test_every_flag_through_the_command_line(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["play.py", *map(str, [
         "--policy", folder / "gru.onnx", "--opponent", folder / "mlp.pt", "--num-games", 3, "--character", "falco",
-        "--opponent-character", "sheik", "--stage", "battlefield", "--max-episode-frames", 60, "--record", tmp_path / "slp",
-        "--results", tmp_path / "new" / "results.jsonl", "--deterministic", "--seed", 9, "--num-workers", 1, "--port", 2,
-        "--opponent-port", 1, "--game-type", "mock",
+        "--opponent-character", "sheik", "--stage", "battlefield", "--max-episode-frames", 60,
+        "--record", tmp_path / "slp", "--results", tmp_path / "new" / "results.jsonl", "--deterministic", "--seed", 9,
+        "--num-workers", 1, "--port", 2, "--opponent-port", 1, "--game-type", "mock",
         "--on-game-end", "restart", "--frame-delay", 0, "--action-repeat", 2, "--async-inference"])])
     run_script(play.main, Args)
     captured = capsys.readouterr()

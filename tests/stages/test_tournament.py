@@ -59,7 +59,7 @@ def test_everyone_plays_from_both_ports_and_gets_its_own_results(pool, monkeypat
     payoff = result["payoff"]
     assert {name: len(row) for name, row in payoff.items()} == dict.fromkeys([left, right, stands, "idle", "level5"], 4)
     for who in (left, right):
-        assert payoff["level5"][who] == [4, 0, 0] and payoff[stands][who] == [4, 0, 0] and payoff["idle"][who] == [4, 0, 0]
+        assert payoff["level5"][who] == payoff[stands][who] == payoff["idle"][who] == [4, 0, 0]
     assert payoff["idle"][stands] == [0, 4, 0] and payoff["level5"]["idle"][0] >= 3
     ports = Counter((a, b) for a, b, _ in recorded)
     assert set(ports.values()) == {2} and len(ports) == 20                  # two games from either port, of ten pairs
@@ -137,8 +137,10 @@ def test_bad_input(pool, tmp_path):
 def test_on_the_command_line(pool):
     flags = ["--tournament", pool.directory, "--tournament-bots", "attacker", "--max-pairs", 4, "--num-games", 2,
              "--max-episode-frames", 60, "--num-workers", 2]
-    done = subprocess.run([sys.executable, "play.py", *map(str, flags)], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "play.py", *map(str, flags)], cwd=ROOT, capture_output=True, text=True,
+                          timeout=120)
     assert done.returncode == 0 and "4 entrants, 4 pairs, 8 games" in done.stdout, done.stderr
-    done = subprocess.run([sys.executable, "play.py", *map(str, flags[:2]), "--num-games", "1"], cwd=ROOT, capture_output=True,
-                          text=True, timeout=120)
-    assert done.returncode == 2 and done.stderr.startswith("error: --num-games 1: must") and "Traceback" not in done.stderr
+    done = subprocess.run([sys.executable, "play.py", *map(str, flags[:2]), "--num-games", "1"], cwd=ROOT,
+                          capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stderr.startswith("error: --num-games 1: must")
+    assert "Traceback" not in done.stderr
