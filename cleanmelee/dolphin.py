@@ -23,12 +23,13 @@ from cleanmelee import game
 from cleanmelee.cli import UserError, check_numbers
 from cleanmelee.events import (
     EVENT_SIZES, HITSTUN_FLAG, ITEM_EVENT, POST_EVENT, PRE_EVENT, STADIUM_NORMAL, STAGE_DREAM_LAND, STAGE_FOUNTAIN,
-    STAGE_STADIUM, controllers_from_pre, place_items, players_from_post, zero_indexed_actions,
+    STAGE_STADIUM, controllers_from_pre, place_items, players_from_post,
 )
 from cleanmelee.frame import (
     BUTTONS, CONTROLLER, FIGHTERS, FIRST_CONTROL_FRAME, FIRST_FRAME, FRAME, NUM_PLAYERS, PLATFORM_LEFT,
     PLATFORM_RIGHT, STAGES,
 )
+from cleanmelee.libmelee import zero_indexed_actions
 from cleanmelee.workers import close_files_except
 
 LIBMELEE_STAGE = {8: STAGE_FOUNTAIN, 18: STAGE_STADIUM, 6: 8, 26: STAGE_DREAM_LAND, 24: 31, 25: 32}  # its enum's values

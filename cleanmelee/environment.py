@@ -6,6 +6,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.spaces import Box, Dict, MultiDiscrete
 
 from cleanmelee.cli import UserError, lookup
 from cleanmelee.frame import CHARACTERS, CONTROLLER, FIGHTERS, FRAME, STAGES, outcomes
@@ -17,45 +18,8 @@ from melee_common import (
     Policy, VecEnv, decode_actions, load_policy, mirrored, observe, to_torch,
 )
 
-if gymnasium:
-    from gymnasium.spaces import Box, Dict, MultiDiscrete
-else:
-    class Box:
-        """Arrays of one shape and type, with a lowest and a highest value for each number. As gymnasium.spaces.Box."""
 
-        def __init__(self, low, high, shape: tuple[int, ...], dtype):
-            self.low, self.high = (np.broadcast_to(np.asarray(bound, dtype), shape) for bound in (low, high))
-            self.shape, self.dtype = shape, np.dtype(dtype)
-
-        def contains(self, x) -> bool:
-            return x.shape == self.shape and x.dtype == self.dtype and bool(((self.low <= x) & (x <= self.high)).all())
-
-    class Dict(dict):
-        """Spaces by name. As gymnasium.spaces.Dict."""
-
-        def contains(self, x) -> bool:
-            return x.keys() == self.keys() and all(space.contains(x[name]) for name, space in self.items())
-
-    class MultiDiscrete:
-        """[k] int64, number i below nvec[i]. As gymnasium.spaces.MultiDiscrete."""
-
-        def __init__(self, nvec):
-            self.nvec, self.dtype = np.asarray(nvec), np.dtype(np.int64)
-            self.shape = self.nvec.shape
-            self.seed()
-
-        def seed(self, seed: int | None = None) -> None:
-            self._rng = np.random.default_rng(seed)
-
-        def sample(self) -> np.ndarray:
-            return self._rng.integers(self.nvec)
-
-        def contains(self, x) -> bool:
-            x = np.asarray(x)
-            return x.shape == self.shape and x.dtype.kind in "iu" and bool(((0 <= x) & (x < self.nvec)).all())
-
-
-class MeleeEnv(gymnasium.Env if gymnasium else object):
+class MeleeEnv(gymnasium.Env):
     """One player of one embedded game, with Gymnasium's API; the opponent plays inside, and is drawn anew at every reset.
 
         env = MeleeEnv(["runs/ppo/pool", "attacker"])
@@ -65,8 +29,7 @@ class MeleeEnv(gymnasium.Env if gymnasium else object):
     obs is a dict of `floats` [NUM_FLOATS] and `ints` [NUM_INTS]; `Observation(**obs)` is what a Policy reads. An action is 13
     integers (`decode_actions`), held for `action_repeat` frames; right is towards the opponent, in both (`mirrored`; the stick
     is turned as it lay when obs was made). The reward is that of `compute_rewards`. info names the `opponent` and the own
-    `port` (1 or 2), and at a game's end its `outcome`: 1 won, 0 draw, -1 lost. With gymnasium installed it is a gymnasium.Env,
-    which its wrappers and other libraries accept; without, it has the same methods and spaces."""
+    `port` (1 or 2), and at a game's end its `outcome`: 1 won, 0 draw, -1 lost."""
 
     metadata = {"render_modes": ["ansi"], "render_fps": 60}
 
@@ -122,10 +85,7 @@ class MeleeEnv(gymnasium.Env if gymnasium else object):
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
         """Begins a game. seed: of this and all later ones. options: {"opponent": ...} plays this game against that one."""
-        if gymnasium:
-            super().reset(seed=seed)
-        elif seed is not None or not hasattr(self, "np_random"):
-            self.np_random = np.random.default_rng(seed)
+        super().reset(seed=seed)
         games = self._envs.games
         game_seed, noise_seed = self.np_random.integers(2 ** 63, size=2).tolist()
         self._me = self._port - 1 if self._port else int(self.np_random.integers(2))

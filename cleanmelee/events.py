@@ -1,15 +1,12 @@
 """Slippi's events and how they become frames. A file and a live game go through the same lines, so that they cannot disagree."""
 
-import functools
-import importlib
-import importlib.util
 import struct
-from pathlib import Path
 
 import numpy as np
 
 from cleanmelee.cli import UserError
 from cleanmelee.frame import CONTROLLER, ITEM, NUM_ITEMS, PLAYER
+from cleanmelee.libmelee import zero_indexed_actions
 
 STAGE_FOUNTAIN, STAGE_STADIUM, STAGE_DREAM_LAND = 2, 3, 28
 NOT_VERSUS_STAGES = (*range(33, 59), 84)                  # Break the Targets, Home-Run Contest
@@ -58,22 +55,6 @@ EVENT_SIZES = {  # bytes, with the command byte
 
 class ReplayError(UserError):
     """A replay or a folder of replays that cannot be used; the message is one line: `<file>: <what is wrong>`."""
-
-
-@functools.lru_cache(maxsize=1)
-def zero_indexed_actions():
-    """[32, 1024] bool: does Melee count this (internal character, action) from frame 0? From libmelee's own table."""
-    spec = importlib.util.find_spec("melee")  # finds the package without importing it, which takes a second
-    if spec is None:
-        raise ImportError("libmelee is not installed: pip install melee==0.47.6")
-    table = np.zeros((32, 1024), bool)
-    with open(Path(spec.origin).parent / "actiondata.csv") as file:
-        next(file)
-        for line in file:
-            character, action, zero_index = line.strip().replace('"', "").split(",")
-            if int(action) < 1024:  # 65535 stands for "unknown"
-                table[int(character), int(action)] = zero_index == "True"
-    return table
 
 
 def _no_nan(column):

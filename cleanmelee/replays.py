@@ -21,12 +21,13 @@ import rich.progress
 
 from cleanmelee.events import (
     EVENTS_AT, NOT_VERSUS_STAGES, SLP_HEAD, STADIUM_NORMAL, STAGE_DREAM_LAND, STAGE_FOUNTAIN, STAGE_STADIUM,
-    ReplayError, controllers_from_pre, finished_slp, place_items, players_from_post, zero_indexed_actions,
+    ReplayError, controllers_from_pre, finished_slp, place_items, players_from_post,
 )
 from cleanmelee.frame import (
     CONTROLLER, EXTERNAL_CHARACTER, FIRST_CONTROL_FRAME, FIRST_FRAME, FRAME, NUM_PLAYERS, PLATFORM_LEFT,
     PLATFORM_RIGHT, same_fighter,
 )
+from cleanmelee.libmelee import zero_indexed_actions
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Replays in: .slp -> frames, controllers, meta

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gymnasium.utils.env_checker import check_env
 
 import melee_common
 from cleanmelee.cli import UserError
@@ -172,7 +173,5 @@ def test_the_readme_loop_runs(tmp_path, capsys):
 
 
 def test_gymnasium_accepts_it():
-    pytest.importorskip("gymnasium")                                        # not among the requirements
-    from gymnasium.utils.env_checker import check_env
     check_env(MeleeEnv("attacker"), skip_render_check=True)
     check_env(MeleeEnv(Policy("gru", (16,))), skip_render_check=True)

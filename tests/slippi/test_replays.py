@@ -22,8 +22,9 @@ import cleanmelee.replays as replays_room
 from cleanmelee.cli import UserError
 from cleanmelee.dataset import split_by_game, subjects
 from cleanmelee.dolphin import controllers_from_gamestate, frame_from_gamestate, keep_raw_events
-from cleanmelee.events import zero_indexed_actions, EVENTS_AT, SLP_HEAD, ReplayError, finished_slp
+from cleanmelee.events import EVENTS_AT, SLP_HEAD, ReplayError, finished_slp
 from cleanmelee.frame import CONTROLLER, FRAME
+from cleanmelee.libmelee import zero_indexed_actions
 from cleanmelee.recording import SlpWriter, finish_recordings, write_slp
 from cleanmelee.replays import Replay, controlled, load_replays, read_replay
 from helpers import PARSERS, assert_read_alike, play_through_libmelee
