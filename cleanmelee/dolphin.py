@@ -16,11 +16,12 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
 from cleanmelee import game
-from cleanmelee.cli import UserError, check_numbers
+from cleanmelee.cli import Range, UserError, check_ranges
 from cleanmelee.events import (
     EVENT_SIZES, HITSTUN_FLAG, ITEM_EVENT, POST_EVENT, PRE_EVENT, STADIUM_NORMAL, STAGE_DREAM_LAND, STAGE_FOUNTAIN,
     STAGE_STADIUM, controllers_from_pre, place_items, players_from_post,
@@ -147,7 +148,7 @@ SPECTATOR_PORTS = range(20_000, 30_000)                                     # be
 
 @dataclass(kw_only=True)
 class DolphinArgs:
-    """The flags of a live game. The scripts' Args inherit them."""
+    """The flags of a live game."""
     dolphin: str = ""
     """Slippi Dolphin's executable: an ExiAI or mainline build; with --no-headless mainline or netplay (off: empty)"""
     iso: str = ""
@@ -158,19 +159,23 @@ class DolphinArgs:
     """ExiAI builds skip what only draws; ignored by other builds and with --no-headless"""
     instant_restart: bool = False
     """the next game begins at once, on a random legal stage (off: back through the menus, to the same stage)"""
-    boot_timeout: float = 60.0
+    boot_timeout: Annotated[float, Range(1, 3600)] = 60.0
     """seconds that Dolphin may take from its start, or from a game's end, to the first frame of a game"""
-    step_timeout: float = 10.0
+    step_timeout: Annotated[float, Range(.1, 3600)] = 10.0
     """seconds that a frame may take before Dolphin counts as hung and is replaced"""
-    games_per_process: int = 50
+    games_per_process: Annotated[int, Range(0, 10 ** 9)] = 50
     """games after which a Dolphin is started anew, since it leaks memory (off: 0)"""
-    spectator_port: int = 0
+    spectator_port: Annotated[int, Range(0, 65535)] = 0
     """UDP port of the first Dolphin's spectator server; each further one takes the next (off: 0, whatever is free)"""
-    connect_code = user_json = ""                                           # a match online: flags of play.py alone
 
 
-DOLPHIN_LIMITS = {"boot_timeout": (1, 3600), "step_timeout": (.1, 3600), "games_per_process": (0, 10 ** 9),  # for check_numbers
-                  "spectator_port": (0, 65535)}
+@dataclass(kw_only=True)
+class NetplayArgs(DolphinArgs):
+    """The flags of a live game that may be against a person online, in Slippi's Direct mode."""
+    connect_code: str = ""
+    """whom to meet online, by Slippi's Direct code as ABCD#123, with --opponent human; only who agreed (off: empty)"""
+    user_json: str = ""
+    """user.json of the Slippi account that plays online; needed with --connect-code"""
 
 
 class DolphinError(UserError):
@@ -179,7 +184,7 @@ class DolphinError(UserError):
 
 def check_dolphin(args: DolphinArgs) -> None:
     """Raises UserError unless --dolphin is a Slippi Dolphin that can do what is asked and --iso is Melee NTSC 1.02."""
-    check_numbers(args, **DOLPHIN_LIMITS)
+    check_ranges(args)
     if os.name == "nt":
         raise UserError("--dolphin: live games need Linux or macOS; on Windows use WSL")
     path = Path(args.dolphin).absolute()                                    # "./dolphin" would be looked for in PATH
@@ -209,17 +214,16 @@ def check_dolphin(args: DolphinArgs) -> None:
                         "the .iso again")
 
 
-def check_netplay(args: DolphinArgs) -> None:
-    """Raises UserError unless --connect-code can be typed and --user-json says who we are. The code may be in small letters."""
-    args.connect_code = args.connect_code.upper()
-    if not re.fullmatch("[A-Z0-9]+#[0-9]+", args.connect_code) or len(args.connect_code) > 8:
-        raise UserError(f"--connect-code {args.connect_code}: no code of a Slippi player; one looks like ABCD#123, 8 signs at "
-                        "most")
+def check_netplay(args: NetplayArgs) -> None:
+    """Raises UserError unless --connect-code can be typed and --user-json says who we are. Small letters are fine."""
+    code = args.connect_code.upper()
+    if not re.fullmatch("[A-Z0-9]+#[0-9]+", code) or len(code) > 8:
+        raise UserError(f"--connect-code {code}: no code of a Slippi player; one looks like ABCD#123, 8 signs at most")
     if not args.user_json or not Path(args.user_json).is_file():
         raise UserError(f"--user-json {args.user_json or '(empty)'}: no such file; give your own Slippi account's user.json, "
                         "from the folder Slippi of your Dolphin's user folder")
-    if own_connect_code(args.user_json) == args.connect_code:
-        raise UserError(f"--connect-code {args.connect_code}: your own code; give the other person's")
+    if own_connect_code(args.user_json) == code:
+        raise UserError(f"--connect-code {code}: your own code; give the other person's")
 
 
 def own_connect_code(user_json: str) -> str:
@@ -283,7 +287,7 @@ class DolphinEnv:
     levels: per port 1 to 9 for Melee's computer player, HUMAN for a person, 0 for us. Raises DolphinError for whatever goes
     wrong with Dolphin, and within the time-outs. Meant for a process of its own: libmelee forks, and waits.
 
-    With args.connect_code it meets that person online, in Slippi's Direct mode, at levels (0, HUMAN). Slippi seats us anew in
+    With NetplayArgs and a connect_code it meets that person online, in Slippi's Direct mode, at levels (0, HUMAN). Slippi seats us anew in
     every game, and draws or lets players choose the stage; we are player 0 of `frame` in any case."""
 
     def __init__(self, args: DolphinArgs, characters, stage: int, levels=(0, 0), spectator_port: int = 0):
@@ -292,6 +296,8 @@ class DolphinEnv:
         self.console, self.games_played, self.deadline = None, 0, 0.
         self.frame, self.controllers = np.zeros((), FRAME), np.zeros(NUM_PLAYERS, CONTROLLER)
         self.ports = (1, 2)                                                 # in the game, libmelee's count
+        self.connect_code = getattr(args, "connect_code", "").upper()       # only NetplayArgs have these two
+        self.user_json = getattr(args, "user_json", "")
 
     def next_matchup(self, characters, stage: int) -> None:
         """Whom and where the next game is to be between."""
@@ -346,11 +352,11 @@ class DolphinEnv:
             path=args.dolphin, tmp_home_directory=True, slippi_port=port, blocking_input=True, polling_mode=True,
             fullscreen=False, gfx_backend="Null" if args.headless else "", disable_audio=args.headless, save_replays=False,
             emulation_speed=0. if args.headless else 1., instant_match_restart=args.instant_restart,
-            use_exi_inputs=fast, enable_ffw=fast, online_delay=2, user_json_path=args.user_json or None)  # 2 is Slippi's own
+            use_exi_inputs=fast, enable_ffw=fast, online_delay=2, user_json_path=self.user_json or None)  # 2 is Slippi's own
         keep_raw_events(self.console)
         kinds = melee.ControllerType
         self.pads = {seat + 1: melee.Controller(self.console, seat + 1, kinds.GCN_ADAPTER if level == HUMAN else kinds.STANDARD)
-                     for seat, level in enumerate(self.levels) if seat == 0 or not args.connect_code}
+                     for seat, level in enumerate(self.levels) if seat == 0 or not self.connect_code}
         self.console.run(iso_path=args.iso, platform="headless" if args.headless and version.mainline else None)
         self._connect()
         for seat, pad in list(self.pads.items()):
@@ -420,8 +426,8 @@ class DolphinEnv:
                 raise
             frames += 1
             if time.monotonic() > self.deadline:
-                if self.args.connect_code:
-                    raise UserError(f"no game with {self.args.connect_code} within {self.args.boot_timeout:.0f} s; agree on a "
+                if self.connect_code:
+                    raise UserError(f"no game with {self.connect_code} within {self.args.boot_timeout:.0f} s; agree on a "
                                     "time, let the other person enter your code, or wait longer with --boot-timeout")
                 raise DolphinError("Melee is still in its menus after --boot-timeout")
             if state is not None:
@@ -439,7 +445,7 @@ class DolphinEnv:
             for port, pad in self.pads.items():
                 self.menus[port].menu_helper_simple(
                     menu, pad, characters[port - 1], stage, cpu_level=self.levels[port - 1],
-                    autostart=port == starter and ready, connect_code=self.args.connect_code or None)
+                    autostart=port == starter and ready, connect_code=self.connect_code or None)
 
     def _verify(self) -> None:
         players, state = self.frame["players"], self.menu
@@ -454,7 +460,7 @@ class DolphinEnv:
         for seat, level in enumerate(levels):
             if level == HUMAN:                                              # a person chooses for themselves
                 wanted[seat], got_levels[seat] = got[seat], HUMAN
-        if self.args.connect_code or self.args.instant_restart and self.games_played:
+        if self.connect_code or self.args.instant_restart and self.games_played:
             stage = int(self.frame["stage"]) if int(self.frame["stage"]) in stages else stage
         if (got, got_levels, int(self.frame["stage"])) != (wanted, levels, stage):
             raise DolphinError(f"asked for {tell(wanted, levels, stage)}, but the game is {tell(got, got_levels, self.frame['stage'])}")
@@ -470,17 +476,17 @@ class DolphinEnv:
             raise DolphinError("Dolphin hangs: its connection broke, and it did not end") from None
         if self.menu.menu_state not in (self.melee.Menu.IN_GAME, self.melee.Menu.SUDDEN_DEATH):
             return None
-        if self.args.connect_code and self.menu.frame == FIRST_FRAME:
+        if self.connect_code and self.menu.frame == FIRST_FRAME:
             self.ports = self._online_ports()
         self.frame = frame_from_gamestate(self.menu, self.ports)
         self.controllers = controllers_from_gamestate(self.menu, self.ports)
-        if self.args.connect_code:
+        if self.connect_code:
             self.frame["players"]["port"] = 0, 1                            # recordings list players by port
         return self.frame
 
     def _online_ports(self) -> tuple[int, int]:
         """Our port and the other person's: by our connect code, which every game names."""
-        own, players = own_connect_code(self.args.user_json), self.menu.players
+        own, players = own_connect_code(self.user_json), self.menu.players
         ours = [port for port in players if players[port].connectCode == own]
         if len(players) != 2 or len(ours) != 1:
             raise DolphinError(f"a game of {len(players)} in which {len(ours)} have our connect code {own}")

@@ -454,31 +454,18 @@ def test_versions(tmp_path, version, default, older):
             assert len(read_replay(tmp_path / "game.slp", min_version=minimum)) == 60
 
 
-def test_not_one_against_one(tmp_path):
+@pytest.mark.parametrize("at, value, said", [                                # a byte of the game start event
+    (0x65 + 0x24 * 2 + 1, 0, "3 players; only 1v1"), (0x65 + 0x24 + 1, 3, "1 players; only 1v1"), (0x0D, 1, "team game"),
+    (0x14, 84, "not a versus game"), (0x65, 20, "character 20 in the header is 2"),
+])
+def test_not_one_against_one(tmp_path, at, value, said):
     path = tmp_path / "game.slp"
-
-    def patch(changes):
-        write_slp(path, *make_game(60))
-        events = raw_events(path)
-        start = bytearray(events[1][1])
-        for at, value in changes.items():
-            start[at] = value
-        rewrite(path, [events[0], (0x36, bytes(start)), *events[2:]])
-
-    patch({0x65 + 0x24 * 2 + 1: 0})
-    with pytest.raises(ReplayError, match="3 players; only 1v1"):
-        read_replay(path)
-    patch({0x65 + 0x24 + 1: 3})
-    with pytest.raises(ReplayError, match="1 players; only 1v1"):
-        read_replay(path)
-    patch({0x0D: 1})
-    with pytest.raises(ReplayError, match="team game"):
-        read_replay(path)
-    patch({0x14: 84})
-    with pytest.raises(ReplayError, match="not a versus game"):
-        read_replay(path)
-    patch({0x65: 20})
-    with pytest.raises(ReplayError, match="character 20 in the header is 2"):
+    write_slp(path, *make_game(60))
+    events = raw_events(path)
+    start = bytearray(events[1][1])
+    start[at] = value
+    rewrite(path, [events[0], (0x36, bytes(start)), *events[2:]])
+    with pytest.raises(ReplayError, match=said):
         read_replay(path)
 
 
@@ -590,6 +577,21 @@ def test_broken_cache_is_rewritten(folder):
     assert summary["cached"] == 5
 
 
+def test_an_edit_of_the_parser_makes_old_entries_void(folder, monkeypatch):
+    load = functools.partial(load_replays, folder, num_workers=0, cache_dir=folder.parent / "cache", progress=False)
+    load()
+    assert load()[1]["cached"] == 5
+    for k, source in enumerate(replays_room.PARSER):
+        edited = folder.parent / source.name
+        edited.write_text(source.read_text() + "\n")
+        monkeypatch.setattr(replays_room, "PARSER", replays_room.PARSER[:k] + [edited] + replays_room.PARSER[k + 1:])
+        replays_room._parser_digest.cache_clear()
+        assert load()[1]["cached"] == 0 and load()[1]["cached"] == 5
+        monkeypatch.undo()
+    replays_room._parser_digest.cache_clear()
+    assert load()[1]["cached"] == 5
+
+
 def test_unwritable_cache_is_no_obstacle(folder):
     (folder.parent / "file").write_text("where the cache should be")
     replays, summary = load_replays(folder, num_workers=1, cache_dir=folder.parent / "file" / "cache", progress=False)
@@ -618,14 +620,14 @@ def test_filters(folder):
         subjects(replays, character=5)
 
 
-def test_nothing_to_read(tmp_path, folder):
-    with pytest.raises(ReplayError, match="nowhere: no such file or folder"):
-        load_replays(tmp_path / "nowhere", progress=False)
+@pytest.mark.parametrize("files, said", [
+    ("nowhere", "nowhere: no such file or folder"), ("void", "void: no .slp files"),
+    ("games/old.slp", "none of 1 replays can be used; the first: old.slp: written by"),
+])
+def test_nothing_to_read(tmp_path, folder, files, said):
     (tmp_path / "void").mkdir()
-    with pytest.raises(ReplayError, match="void: no .slp files"):
-        load_replays(tmp_path / "void", progress=False)
-    with pytest.raises(ReplayError, match="none of 1 replays can be used; the first: old.slp: written by"):
-        load_replays(folder / "old.slp", cache_dir=False, progress=False)
+    with pytest.raises(ReplayError, match=said):
+        load_replays(tmp_path / files, cache_dir=False, progress=False)
 
 
 def test_a_reader_that_dies_costs_one_file(folder, monkeypatch):
@@ -645,8 +647,9 @@ def test_a_reader_that_dies_costs_one_file(folder, monkeypatch):
     assert "died (exit code 9)" in reasons["b"] and "died" in reasons["e"]
 
 
-def test_interrupt_leaves_no_readers(folder):
-    """Ctrl-C, which a terminal sends to the whole process group, while every reader is busy."""
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_readers_end_with_their_parent(folder, end):
+    """Ctrl-C, which a terminal sends to the whole process group, or a kill, while every reader is busy."""
     script = f"""
 import sys, time
 sys.path.insert(0, {str(Path(replays_room.__file__).parents[1])!r})
@@ -662,9 +665,13 @@ replays_room.load_replays({str(folder)!r}, num_workers=3, cache_dir=False)
     try:
         for _ in range(3):
             assert process.stdout.readline() == "reading\n"
-        os.killpg(process.pid, signal.SIGINT)
+        if end == signal.SIGINT:
+            os.killpg(process.pid, end)
+        else:
+            process.kill()
         _, err = process.communicate(timeout=20)  # returns once nobody holds the pipes any more
-        assert process.returncode != 0 and err.count("Traceback") == 1 and "KeyboardInterrupt" in err
+        assert process.returncode != 0
+        assert end == signal.SIGKILL or err.count("Traceback") == 1 and "KeyboardInterrupt" in err
         with pytest.raises(ProcessLookupError):
             os.killpg(process.pid, 0)
     finally:
