@@ -151,7 +151,7 @@ def _read_one(path, min_version, cache_dir):
 
 @functools.lru_cache(maxsize=1)
 def _parser_digest():
-    """Part of an entry's name: after an edit of the parser, or of the records' fields, old entries are no longer found."""
+    """Part of an entry's name: after an edit of the parser or of a record's fields, old entries are not found."""
     return hashlib.sha256(b"".join(path.read_bytes() for path in PARSER)).hexdigest()[:12]
 
 

@@ -112,9 +112,8 @@ def file_hash(path: str | Path) -> str:
 def _finished(path):
     """The file itself, or a finished copy of a recording of ours whose writer was killed between two of its writes.
 
-    A game that Slippi has not finished (its length of the events is 0, and there is no metadata) stays what it is: peppi-py
-    refuses it.
-    """
+    A game that Slippi has not finished (its length of the events is 0, and there is no metadata) stays what it is:
+    peppi-py refuses it. """
     with open(path, "rb") as file:
         data = file.read(EVENTS_AT)
         length = int.from_bytes(data[len(SLP_HEAD):], "big")
