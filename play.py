@@ -17,7 +17,6 @@ game counts for being short. The policy sits at port 1 in every other game. A dr
 the win rate is Wilson's. Each policy decides as often, and acts as late, as it was trained to.
 """
 
-import dataclasses
 import sys
 import time
 from collections.abc import Iterator
@@ -35,7 +34,7 @@ from cleanmelee.cli import (
     COUNT_OR_OFF, SEEDS, Range, UserError, as_flag, check_ranges, lookup, parse_matchups, parse_names, run_script,
     to_flags,
 )
-from cleanmelee.dolphin import CPU_LEVELS, HUMAN, DolphinArgs, check_dolphin, check_netplay
+from cleanmelee.dolphin import CPU_LEVELS, HUMAN, DolphinArgs, NetplayArgs, check_dolphin, check_netplay
 from cleanmelee.files import append_jsonl, check_writable
 from cleanmelee.frame import CHARACTERS, CONTROLLER, STAGES, outcomes
 from cleanmelee.game import BOTS
@@ -326,9 +325,8 @@ def live_game(args: Args, level: int) -> DolphinArgs | None:
     """How to start Dolphin, None for the embedded game. A person wants to see something, and may be met online."""
     if args.game_type != "dolphin":
         return None
-    dolphin = dataclasses.replace(args.live, headless=args.live.headless and level != HUMAN)
-    dolphin.connect_code = args.connect_code
-    dolphin.user_json = args.user_json
+    flags = vars(args.live) | {"headless": args.live.headless and level != HUMAN}
+    dolphin = NetplayArgs(**flags, connect_code=args.connect_code, user_json=args.user_json)
     if args.connect_code:
         check_netplay(dolphin)
     check_dolphin(dolphin)

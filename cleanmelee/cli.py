@@ -147,15 +147,3 @@ def parse_matchups(character: str, opponent_character: str, stage: str) -> list[
     stages = parse_names(stage, STAGES, "stage", STAGE_PRESETS)
     opponents = parse_characters(opponent_character) if opponent_character else [""]
     return [(a, b or a, s) for a in own for b in opponents for s in stages]
-
-
-def check_numbers(args, **limits: tuple[float, float]) -> None:
-    """limits: flag -> (lowest, highest). Every number among the arguments must be finite, and every seed a seed."""
-    for name, value in vars(args).items():
-        low, high = limits.get(name, (0, 2 ** 63 - 1) if name == "seed" else (-math.inf, math.inf))
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            continue
-        if not math.isfinite(value) or not low <= value <= high:
-            rule = f"must be at least {low:g}" if high == math.inf else f"must lie between {low:g} and {high:g}"
-            rule = rule if name in limits or name == "seed" else "must be finite"
-            raise UserError(f"--{name.replace('_', '-')} {value}: {rule}")

@@ -16,19 +16,21 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
 from cleanmelee import game
-from cleanmelee.cli import UserError, check_numbers
+from cleanmelee.cli import Range, UserError, check_ranges
 from cleanmelee.events import (
     EVENT_SIZES, HITSTUN_FLAG, ITEM_EVENT, POST_EVENT, PRE_EVENT, STADIUM_NORMAL, STAGE_DREAM_LAND, STAGE_FOUNTAIN,
-    STAGE_STADIUM, controllers_from_pre, place_items, players_from_post, zero_indexed_actions,
+    STAGE_STADIUM, controllers_from_pre, place_items, players_from_post,
 )
 from cleanmelee.frame import (
     BUTTONS, CONTROLLER, FIGHTERS, FIRST_CONTROL_FRAME, FIRST_FRAME, FRAME, NUM_PLAYERS, PLATFORM_LEFT,
     PLATFORM_RIGHT, STAGES,
 )
+from cleanmelee.libmelee import zero_indexed_actions
 from cleanmelee.workers import close_files_except
 
 LIBMELEE_STAGE = {8: STAGE_FOUNTAIN, 18: STAGE_STADIUM, 6: 8, 26: STAGE_DREAM_LAND, 24: 31, 25: 32}  # its enum's values
@@ -137,39 +139,43 @@ def _post_from_state(state, is_nana):
     return post
 
 
-ISO_SIZE, ISO_HEAD = 1_459_978_240, b"GALE01"                               # Melee NTSC; its revision byte is 2 for 1.02
+ISO_SIZE, ISO_HEAD = 1_459_978_240, b"GALE01"                              # Melee NTSC; its revision byte is 2 for 1.02
 CPU_LEVELS = {f"cpu{level}": level for level in range(1, 10)}               # Melee's own computer players
-HUMAN = -1                                                                  # a level: a person with a controller of their own
-MAX_DEPARTURES = 5                                                          # games in a row that somebody left, then no more
-SPECTATOR_PORTS = range(20_000, 30_000)                                     # below those that systems hand out themselves
+HUMAN = -1                                                            # a level: a person with a controller of their own
+MAX_DEPARTURES = 5                                                     # games in a row that somebody left, then no more
+SPECTATOR_PORTS = range(20_000, 30_000)                                   # below those that systems hand out themselves
 
 
 @dataclass(kw_only=True)
 class DolphinArgs:
-    """The flags of a live game. The scripts' Args inherit them."""
+    """The flags of a live game."""
     dolphin: str = ""
     """Slippi Dolphin's executable: an ExiAI or mainline build; with --no-headless mainline or netplay (off: empty)"""
     iso: str = ""
     """Melee's disc image: NTSC 1.02 as a plain .iso file (off: empty)"""
     headless: bool = True
-    """no window, no sound, as fast as it goes; --no-headless shows the game at 60 frames a second (no ExiAI build can)"""
+    """no window, no sound, as fast as it goes; --no-headless shows it at 60 frames a second (no ExiAI build can)"""
     fast_forward: bool = True
     """ExiAI builds skip what only draws; ignored by other builds and with --no-headless"""
     instant_restart: bool = False
     """the next game begins at once, on a random legal stage (off: back through the menus, to the same stage)"""
-    boot_timeout: float = 60.0
+    boot_timeout: Annotated[float, Range(1, 3600)] = 60.0
     """seconds that Dolphin may take from its start, or from a game's end, to the first frame of a game"""
-    step_timeout: float = 10.0
+    step_timeout: Annotated[float, Range(.1, 3600)] = 10.0
     """seconds that a frame may take before Dolphin counts as hung and is replaced"""
-    games_per_process: int = 50
+    games_per_process: Annotated[int, Range(0, 10 ** 9)] = 50
     """games after which a Dolphin is started anew, since it leaks memory (off: 0)"""
-    spectator_port: int = 0
+    spectator_port: Annotated[int, Range(0, 65535)] = 0
     """UDP port of the first Dolphin's spectator server; each further one takes the next (off: 0, whatever is free)"""
-    connect_code = user_json = ""                                           # a match online: flags of play.py alone
 
 
-DOLPHIN_LIMITS = {"boot_timeout": (1, 3600), "step_timeout": (.1, 3600), "games_per_process": (0, 10 ** 9),  # for check_numbers
-                  "spectator_port": (0, 65535)}
+@dataclass(kw_only=True)
+class NetplayArgs(DolphinArgs):
+    """The flags of a live game that may be against a person online, in Slippi's Direct mode."""
+    connect_code: str = ""
+    """whom to meet online, by Slippi's Direct code as ABCD#123, with --opponent human; only who agreed (off: empty)"""
+    user_json: str = ""
+    """user.json of the Slippi account that plays online; needed with --connect-code"""
 
 
 class DolphinError(UserError):
@@ -178,47 +184,47 @@ class DolphinError(UserError):
 
 def check_dolphin(args: DolphinArgs) -> None:
     """Raises UserError unless --dolphin is a Slippi Dolphin that can do what is asked and --iso is Melee NTSC 1.02."""
-    check_numbers(args, **DOLPHIN_LIMITS)
+    check_ranges(args)
     if os.name == "nt":
         raise UserError("--dolphin: live games need Linux or macOS; on Windows use WSL")
     path = Path(args.dolphin).absolute()                                    # "./dolphin" would be looked for in PATH
     if not args.dolphin or not path.is_file():
-        raise UserError(f"--dolphin {args.dolphin or '(empty)'}: no such file; give the path of Slippi Dolphin's executable")
+        raise UserError(f"--dolphin {args.dolphin or '(empty)'}: no such file; give the path of Slippi Dolphin's "
+                        "executable")
     if not os.access(path, os.X_OK):
         raise UserError(f"--dolphin {path}: not executable; allow it with chmod +x")
     version = _dolphin_version(path)
     if not args.headless and version.build.name == "EXI_AI":
-        raise UserError(f"--dolphin {path}: an ExiAI build shows no picture, and a window or a person at the other port needs "
-                        "one; use a mainline or netplay build")
+        raise UserError(f"--dolphin {path}: an ExiAI build shows no picture, and a window or a person at the other "
+                        "port needs one; use a mainline or netplay build")
     if args.headless and not (version.mainline or version.build.name == "EXI_AI"):
-        raise UserError(f"--dolphin {path}: {version.version} always opens a window; use an ExiAI or mainline build, or "
-                        "--no-headless")
+        raise UserError(f"--dolphin {path}: {version.version} always opens a window; use an ExiAI or mainline build, "
+                        "or --no-headless")
     iso = Path(args.iso)
     if not args.iso or not iso.is_file():
         raise UserError(f"--iso {args.iso or '(empty)'}: no such file; give the path of Melee's disc image")
     with open(iso, "rb") as file:
         head = file.read(8)
     if head[:6] != ISO_HEAD:
-        raise UserError(f"--iso {iso}: not Melee NTSC (its head says {head[:6]!r}, not {ISO_HEAD!r}); give a plain .iso, not .ciso "
-                        "or .rvz")
+        raise UserError(f"--iso {iso}: not Melee NTSC (its head says {head[:6]!r}, not {ISO_HEAD!r}); give a plain "
+                        ".iso, not .ciso or .rvz")
     if head[7] != 2:
         raise UserError(f"--iso {iso}: Melee 1.0{head[7]}; Slippi needs version 1.02")
     if iso.stat().st_size != ISO_SIZE:
-        raise UserError(f"--iso {iso}: {iso.stat().st_size:,} bytes instead of {ISO_SIZE:,}; it is cut off or compressed, make "
-                        "the .iso again")
+        raise UserError(f"--iso {iso}: {iso.stat().st_size:,} bytes instead of {ISO_SIZE:,}; it is cut off or "
+                        "compressed, make the .iso again")
 
 
-def check_netplay(args: DolphinArgs) -> None:
-    """Raises UserError unless --connect-code can be typed and --user-json says who we are. The code may be in small letters."""
-    args.connect_code = args.connect_code.upper()
-    if not re.fullmatch("[A-Z0-9]+#[0-9]+", args.connect_code) or len(args.connect_code) > 8:
-        raise UserError(f"--connect-code {args.connect_code}: no code of a Slippi player; one looks like ABCD#123, 8 signs at "
-                        "most")
+def check_netplay(args: NetplayArgs) -> None:
+    """Raises UserError unless --connect-code can be typed and --user-json says who we are. Small letters are fine."""
+    code = args.connect_code.upper()
+    if not re.fullmatch("[A-Z0-9]+#[0-9]+", code) or len(code) > 8:
+        raise UserError(f"--connect-code {code}: no code of a Slippi player; one looks like ABCD#123, 8 signs at most")
     if not args.user_json or not Path(args.user_json).is_file():
-        raise UserError(f"--user-json {args.user_json or '(empty)'}: no such file; give your own Slippi account's user.json, "
-                        "from the folder Slippi of your Dolphin's user folder")
-    if own_connect_code(args.user_json) == args.connect_code:
-        raise UserError(f"--connect-code {args.connect_code}: your own code; give the other person's")
+        raise UserError(f"--user-json {args.user_json or '(empty)'}: no such file; give your own Slippi account's "
+                        "user.json, from the folder Slippi of your Dolphin's user folder")
+    if own_connect_code(args.user_json) == code:
+        raise UserError(f"--connect-code {code}: your own code; give the other person's")
 
 
 def own_connect_code(user_json: str) -> str:
@@ -248,10 +254,10 @@ def _dolphin_version(path: Path):
 
 
 def _reserve_port(wanted: int) -> tuple[socket.socket, int]:
-    """A UDP port that no other Dolphin of ours will take while the returned socket lives: the TCP port of the same number is
-    its lock, which dies with its process. wanted 0: any."""
+    """A UDP port that no other Dolphin of ours will take while the returned socket lives: the TCP port of the same
+    number is its lock, which dies with its process. wanted 0: any."""
     start = os.getpid() * 37 % len(SPECTATOR_PORTS)
-    deadline = time.monotonic() + 2                                         # a Dolphin that we replace may still be dying
+    deadline = time.monotonic() + 2                                       # a Dolphin that we replace may still be dying
     for k in range(1000):
         port = wanted or SPECTATOR_PORTS[(start + k) % len(SPECTATOR_PORTS)]
         lock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -266,24 +272,27 @@ def _reserve_port(wanted: int) -> tuple[socket.socket, int]:
             break
         time.sleep(.02 if wanted else 0)
     if wanted:
-        raise UserError(f"--spectator-port {wanted}: taken by another program; choose another port, or 0 for whatever is free")
+        raise UserError(f"--spectator-port {wanted}: taken by another program; choose another port, or 0 for whatever "
+                        "is free")
     raise DolphinError("no free UDP port for Dolphin's spectator server")
 
 
 class DolphinEnv:
-    """One game on one Slippi Dolphin, the controllers of both ports in our hands unless a computer or a person holds one.
+    """One game on one Slippi Dolphin, the controllers of both ports in our hands unless a computer or a person holds
+    one.
 
         env = DolphinEnv(args, characters=(1, 18), stage=32)    # internal ids; a Slippi stage id
         env.begin()                                             # start Dolphin where needed, menus, countdown
         env.frame, env.controllers                              # FRAME [], CONTROLLER [2] as Melee reports them
-        env.step(controllers)                                   # -> "on", "over", or "left" if it ended without a winner
-        env.close()
+        env.step(controllers)                                   # -> "on", "over", or "left" if it ended without a
+        winner env.close()
 
-    levels: per port 1 to 9 for Melee's computer player, HUMAN for a person, 0 for us. Raises DolphinError for whatever goes
-    wrong with Dolphin, and within the time-outs. Meant for a process of its own: libmelee forks, and waits.
+    levels: per port 1 to 9 for Melee's computer player, HUMAN for a person, 0 for us. Raises DolphinError for whatever
+    goes wrong with Dolphin, and within the time-outs. Meant for a process of its own: libmelee forks, and waits.
 
-    With args.connect_code it meets that person online, in Slippi's Direct mode, at levels (0, HUMAN). Slippi seats us anew in
-    every game, and draws or lets players choose the stage; we are player 0 of `frame` in any case."""
+    With NetplayArgs and a connect_code it meets that person online, in Slippi's Direct mode, at levels (0, HUMAN).
+    Slippi seats us anew in every game, and draws or lets players choose the stage; we are player 0 of `frame` in any
+    case."""
 
     def __init__(self, args: DolphinArgs, characters, stage: int, levels=(0, 0), spectator_port: int = 0):
         self.args, self.characters, self.stage = args, [int(c) for c in characters], int(stage)
@@ -291,11 +300,13 @@ class DolphinEnv:
         self.console, self.games_played, self.deadline = None, 0, 0.
         self.frame, self.controllers = np.zeros((), FRAME), np.zeros(NUM_PLAYERS, CONTROLLER)
         self.ports = (1, 2)                                                 # in the game, libmelee's count
+        online = args if isinstance(args, NetplayArgs) else NetplayArgs()
+        self.connect_code, self.user_json = online.connect_code.upper(), online.user_json
 
     def next_matchup(self, characters, stage: int) -> None:
         """Whom and where the next game is to be between."""
         if [int(c) for c in characters] != self.characters and self.args.instant_restart:
-            self.close()                                                    # an instant restart passes by the character screen
+            self.close()                                             # an instant restart passes by the character screen
         self.characters, self.stage = [int(c) for c in characters], int(stage)
 
     def begin(self) -> None:
@@ -337,19 +348,24 @@ class DolphinEnv:
 
     def _start(self) -> None:
         import melee
-        self.melee, args = melee, self.args
+        self.melee = melee
+        args = self.args
         self.lock, port = _reserve_port(self.wanted_port)
         version = _dolphin_version(Path(args.dolphin).absolute())
         fast = args.headless and args.fast_forward and version.build.name == "EXI_AI"
         self.console = melee.Console(
             path=args.dolphin, tmp_home_directory=True, slippi_port=port, blocking_input=True, polling_mode=True,
-            fullscreen=False, gfx_backend="Null" if args.headless else "", disable_audio=args.headless, save_replays=False,
+            fullscreen=False, gfx_backend="Null" if args.headless else "", disable_audio=args.headless,
+            save_replays=False,
             emulation_speed=0. if args.headless else 1., instant_match_restart=args.instant_restart,
-            use_exi_inputs=fast, enable_ffw=fast, online_delay=2, user_json_path=args.user_json or None)  # 2 is Slippi's own
+            use_exi_inputs=fast, enable_ffw=fast, user_json_path=self.user_json or None,
+            online_delay=2)                                                 # Slippi's own
         keep_raw_events(self.console)
         kinds = melee.ControllerType
-        self.pads = {seat + 1: melee.Controller(self.console, seat + 1, kinds.GCN_ADAPTER if level == HUMAN else kinds.STANDARD)
-                     for seat, level in enumerate(self.levels) if seat == 0 or not args.connect_code}
+        self.pads = {}
+        for port, level in enumerate(self.levels[:1] if self.connect_code else self.levels, 1):
+            kind = kinds.GCN_ADAPTER if level == HUMAN else kinds.STANDARD
+            self.pads[port] = melee.Controller(self.console, port, kind)
         self.console.run(iso_path=args.iso, platform="headless" if args.headless and version.mainline else None)
         self._connect()
         for seat, pad in list(self.pads.items()):
@@ -360,7 +376,7 @@ class DolphinEnv:
             pad.connect()
             os.close(reader)
         self.menus = {port: melee.MenuHelper() for port in self.pads}       # for good: they know what they have toggled
-        # A dispatch that notices a dead or hung Dolphin. `step` of a plain polling Console would flush again on every try.
+        # A dispatch that notices a dead or hung Dolphin. `step` of a plain polling Console would flush on every try.
         dispatch = self.console._slippstream.dispatch
 
         def watched(polling_mode, timeout):
@@ -414,14 +430,15 @@ class DolphinEnv:
                 state = self._next()
             except DolphinError as error:
                 if frames == 0 and self.games_played == 0 and self.console._process.poll() is None:
-                    raise DolphinError("Dolphin is connected, but Melee sends no frames: do its gecko codes run? They need "
-                                       "Melee NTSC 1.02 and a Slippi build") from error
+                    raise DolphinError("Dolphin is connected, but Melee sends no frames: do its gecko codes run? They "
+                                       "need Melee NTSC 1.02 and a Slippi build") from error
                 raise
             frames += 1
             if time.monotonic() > self.deadline:
-                if self.args.connect_code:
-                    raise UserError(f"no game with {self.args.connect_code} within {self.args.boot_timeout:.0f} s; agree on a "
-                                    "time, let the other person enter your code, or wait longer with --boot-timeout")
+                if self.connect_code:
+                    raise UserError(f"no game with {self.connect_code} within {self.args.boot_timeout:.0f} s; agree "
+                                    "on a time, let the other person enter your code, or wait longer with "
+                                    "--boot-timeout")
                 raise DolphinError("Melee is still in its menus after --boot-timeout")
             if state is not None:
                 if state["frame_id"] == FIRST_FRAME:
@@ -438,25 +455,29 @@ class DolphinEnv:
             for port, pad in self.pads.items():
                 self.menus[port].menu_helper_simple(
                     menu, pad, characters[port - 1], stage, cpu_level=self.levels[port - 1],
-                    autostart=port == starter and ready, connect_code=self.args.connect_code or None)
+                    autostart=port == starter and ready, connect_code=self.connect_code or None)
 
     def _verify(self) -> None:
         players, state = self.frame["players"], self.menu
         names = {internal: name for name, internal in FIGHTERS.items()}
         stages = {number: name for name, number in STAGES.items()}
-        tell = lambda who, levels, stage: ", ".join(
-            names.get(int(c), f"character {c}") + (f" (cpu{level})" if level > 0 else "") for c, level in zip(who, levels, strict=True)
-        ) + " on " + stages.get(int(stage), f"stage {stage}")
+
+        def tell(who, levels, stage):
+            sides = [names.get(int(c), f"character {c}") + (f" (cpu{level})" if level > 0 else "")
+                     for c, level in zip(who, levels, strict=True)]
+            return f"{', '.join(sides)} on {stages.get(int(stage), f'stage {stage}')}"
+
         wanted, levels, stage = list(self.characters), list(self.levels), self.stage
         got = [int(c) if present else -1 for c, present in zip(players["character"], players["present"], strict=True)]
         got_levels = [int(state.players[port].cpu_level) if port in state.players else 0 for port in (1, 2)]
         for seat, level in enumerate(levels):
             if level == HUMAN:                                              # a person chooses for themselves
                 wanted[seat], got_levels[seat] = got[seat], HUMAN
-        if self.args.connect_code or self.args.instant_restart and self.games_played:
+        if self.connect_code or self.args.instant_restart and self.games_played:
             stage = int(self.frame["stage"]) if int(self.frame["stage"]) in stages else stage
         if (got, got_levels, int(self.frame["stage"])) != (wanted, levels, stage):
-            raise DolphinError(f"asked for {tell(wanted, levels, stage)}, but the game is {tell(got, got_levels, self.frame['stage'])}")
+            raise DolphinError(f"asked for {tell(wanted, levels, stage)}, but the game is "
+                               f"{tell(got, got_levels, self.frame['stage'])}")
 
     def _next(self) -> np.ndarray | None:
         """One frame on: the FRAME if it is of a game, None in a menu. self.menu is libmelee's GameState in any case."""
@@ -469,25 +490,26 @@ class DolphinEnv:
             raise DolphinError("Dolphin hangs: its connection broke, and it did not end") from None
         if self.menu.menu_state not in (self.melee.Menu.IN_GAME, self.melee.Menu.SUDDEN_DEATH):
             return None
-        if self.args.connect_code and self.menu.frame == FIRST_FRAME:
+        if self.connect_code and self.menu.frame == FIRST_FRAME:
             self.ports = self._online_ports()
         self.frame = frame_from_gamestate(self.menu, self.ports)
         self.controllers = controllers_from_gamestate(self.menu, self.ports)
-        if self.args.connect_code:
+        if self.connect_code:
             self.frame["players"]["port"] = 0, 1                            # recordings list players by port
         return self.frame
 
     def _online_ports(self) -> tuple[int, int]:
         """Our port and the other person's: by our connect code, which every game names."""
-        own, players = own_connect_code(self.args.user_json), self.menu.players
+        own, players = own_connect_code(self.user_json), self.menu.players
         ours = [port for port in players if players[port].connectCode == own]
         if len(players) != 2 or len(ours) != 1:
             raise DolphinError(f"a game of {len(players)} in which {len(ours)} have our connect code {own}")
         return ours[0], next(port for port in players if port != ours[0])
 
     def _press(self, pad, controller) -> None:
-        """Sends a CONTROLLER record. libmelee takes sticks from 0 to 1 and rounds to Melee's own 1/80, where ours already are.
-        An analog trigger alone neither techs nor air dodges: the digital press is a button, and both are sent."""
+        """Sends a CONTROLLER record. libmelee takes sticks from 0 to 1 and rounds to Melee's own 1/80, where ours
+        already are. An analog trigger alone neither techs nor air dodges: the digital press is a button, and both are
+        sent."""
         button = self.melee.Button
         for name, bit in BUTTONS.items():
             is_down, key = bool(controller["buttons"] & bit), button[f"BUTTON_{name}"]
@@ -505,9 +527,9 @@ class DolphinEnv:
 
 def dolphin_worker(part, args: DolphinArgs, levels, spectator_port: int, action_repeat: int, max_episode_frames: int,
                     command: int, reply: int) -> None:
-    """The life of a worker with a Dolphin. Commands: "n" publish the next game's first frame, "s" step. Replies: "." done,
-    "b" done and the game is over, "q" it ended without a winner; after these two, and at the start, another "." says that the
-    next game is ready."""
+    """The life of a worker with a Dolphin. Commands: "n" publish the next game's first frame, "s" step. Replies: "."
+    done, "b" done and the game is over, "q" it ended without a winner; after these two, and at the start, another "."
+    says that the next game is ready."""
     os.setsid()                                                             # one group to kill, out of Ctrl-C's reach
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)                           # whose exit codes we want
     folder = tempfile.mkdtemp(prefix="cleanmelee_")
@@ -517,7 +539,8 @@ def dolphin_worker(part, args: DolphinArgs, levels, spectator_port: int, action_
     if sys.platform == "linux":
         multiprocessing.set_start_method("fork", force=True)                # for libmelee's receiver
     log = os.open(f"{folder}/dolphin.log", os.O_RDWR | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1), os.dup2(log, 2)                                        # Dolphin talks
+    os.dup2(log, 1)                                                         # Dolphin talks
+    os.dup2(log, 2)
     env = DolphinEnv(args, part.characters[0], part.stages[0], levels, spectator_port)
     try:
         while True:
@@ -567,9 +590,9 @@ def _dolphin_step(part, env: DolphinEnv, action_repeat: int, max_episode_frames:
 
 
 def _guard(folder: str) -> int:
-    """Forks a process that outlives this one by a moment: when it is gone, whatever killed it, the guard kills all of its
-    process group (Dolphin, what Dolphin started, libmelee's receiver) and removes `folder`. Returns the leash: its other end
-    falls when this process dies, if no child of ours holds it open."""
+    """Forks a process that outlives this one by a moment: when it is gone, whatever killed it, the guard kills all of
+    its process group (Dolphin, what Dolphin started, libmelee's receiver) and removes `folder`. Returns the leash: its
+    other end falls when this process dies, if no child of ours holds it open."""
     group, (end, leash) = os.getpgrp(), os.pipe()
     if os.fork() == 0:
         try:

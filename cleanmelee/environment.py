@@ -6,6 +6,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.spaces import Box, Dict, MultiDiscrete
 
 from cleanmelee.cli import UserError, lookup
 from cleanmelee.frame import CHARACTERS, CONTROLLER, FIGHTERS, FRAME, STAGES, outcomes
@@ -17,77 +18,43 @@ from melee_common import (
     Policy, VecEnv, decode_actions, load_policy, mirrored, observe, to_torch,
 )
 
-if gymnasium:
-    from gymnasium.spaces import Box, Dict, MultiDiscrete
-else:
-    class Box:
-        """Arrays of one shape and type, with a lowest and a highest value for each number. As gymnasium.spaces.Box."""
 
-        def __init__(self, low, high, shape: tuple[int, ...], dtype):
-            self.low, self.high = (np.broadcast_to(np.asarray(bound, dtype), shape) for bound in (low, high))
-            self.shape, self.dtype = shape, np.dtype(dtype)
-
-        def contains(self, x) -> bool:
-            return x.shape == self.shape and x.dtype == self.dtype and bool(((self.low <= x) & (x <= self.high)).all())
-
-    class Dict(dict):
-        """Spaces by name. As gymnasium.spaces.Dict."""
-
-        def contains(self, x) -> bool:
-            return x.keys() == self.keys() and all(space.contains(x[name]) for name, space in self.items())
-
-    class MultiDiscrete:
-        """[k] int64, number i below nvec[i]. As gymnasium.spaces.MultiDiscrete."""
-
-        def __init__(self, nvec):
-            self.nvec, self.dtype = np.asarray(nvec), np.dtype(np.int64)
-            self.shape = self.nvec.shape
-            self.seed()
-
-        def seed(self, seed: int | None = None) -> None:
-            self._rng = np.random.default_rng(seed)
-
-        def sample(self) -> np.ndarray:
-            return self._rng.integers(self.nvec)
-
-        def contains(self, x) -> bool:
-            x = np.asarray(x)
-            return x.shape == self.shape and x.dtype.kind in "iu" and bool(((0 <= x) & (x < self.nvec)).all())
-
-
-class MeleeEnv(gymnasium.Env if gymnasium else object):
-    """One player of one embedded game, with Gymnasium's API; the opponent plays inside, and is drawn anew at every reset.
+class MeleeEnv(gymnasium.Env):
+    """One player of one embedded game, with Gymnasium's API; the opponent plays inside, and is drawn anew at every
+    reset.
 
         env = MeleeEnv(["runs/ppo/pool", "attacker"])
         obs, info = env.reset(seed=1)
         obs, reward, terminated, truncated, info = env.step(env.action_space.sample())
 
-    obs is a dict of `floats` [NUM_FLOATS] and `ints` [NUM_INTS]; `Observation(**obs)` is what a Policy reads. An action is 13
-    integers (`decode_actions`), held for `action_repeat` frames; right is towards the opponent, in both (`mirrored`; the stick
-    is turned as it lay when obs was made). The reward is that of `compute_rewards`. info names the `opponent` and the own
-    `port` (1 or 2), and at a game's end its `outcome`: 1 won, 0 draw, -1 lost. With gymnasium installed it is a gymnasium.Env,
-    which its wrappers and other libraries accept; without, it has the same methods and spaces."""
+    obs is a dict of `floats` [NUM_FLOATS] and `ints` [NUM_INTS]; `Observation(**obs)` is what a Policy reads. An action
+    is 13 integers (`decode_actions`), held for `action_repeat` frames; right is towards the opponent, in both
+    (`mirrored`; the stick is turned as it lay when obs was made). The reward is that of `compute_rewards`. info names
+    the `opponent` and the own `port` (1 or 2), and at a game's end its `outcome`: 1 won, 0 draw, -1 lost."""
 
     metadata = {"render_modes": ["ansi"], "render_fps": 60}
 
     def __init__(self, opponent: "str | Path | Pool | Policy | list" = "attacker", *, character: str = "mewtwo",
                  opponent_character: str = "", stage: str = "final_destination", port: int = 0, action_repeat: int = 3,
                  max_episode_frames: int = 3600, render_mode: str | None = None, **rewards: float):
-        """opponent: a bot's name, a checkpoint, a pool or its folder, or a list of those, of which each reset draws one.
-        opponent_character: empty for the same. port: 1 or 2, or 0 to draw it at every reset. max_episode_frames: game frames
-        after which a game is truncated (0: never). render_mode: "ansi", for `render` to return a line of text. rewards: reward_win=1. and the like, as in
-        RewardArgs; the potentials among them are not discounted."""
+        """opponent: a bot's name, a checkpoint, a pool or its folder, or a list of those, of which each reset draws
+        one. opponent_character: empty for the same. port: 1 or 2, or 0 to draw it at every reset. max_episode_frames:
+        game frames after which a game is truncated (0: never). render_mode: "ansi", for `render` to return a line of
+        text. rewards: reward_win=1. and the like, as in RewardArgs; the potentials among them are not discounted."""
         if port not in (0, 1, 2) or action_repeat < 1 or max_episode_frames < 0 or render_mode not in (None, "ansi"):
             raise UserError(f"MeleeEnv: port {port} must be 0, 1 or 2, action_repeat {action_repeat} at least 1, "
-                            f"max_episode_frames {max_episode_frames} at least 0, render_mode {render_mode!r} None or 'ansi'")
-        self._characters = [lookup(CHARACTERS, name, "character") for name in (character, opponent_character or character)]
+                            f"max_episode_frames {max_episode_frames} at least 0, render_mode {render_mode!r} None or "
+                            "'ansi'")
+        both = character, opponent_character or character
+        self._characters = [lookup(CHARACTERS, name, "character") for name in both]
         self._opponents = [self._source(o) for o in (opponent if isinstance(opponent, list | tuple) else [opponent])]
         if not self._opponents:
             raise UserError("MeleeEnv: the list of opponents is empty; name at least one")
         self._port, self._action_repeat, self.render_mode = port, action_repeat, render_mode
         unknown = rewards.keys() - vars(RewardArgs()).keys()
         if unknown:
-            raise UserError(f"MeleeEnv: unknown {', '.join(sorted(unknown))}; rewards are {', '.join(vars(RewardArgs()))}")
+            raise UserError(f"MeleeEnv: unknown {', '.join(sorted(unknown))}; rewards are "
+                            f"{', '.join(vars(RewardArgs()))}")
         self._rewards = RewardArgs(**rewards)
         self._envs = VecEnv(1, self._characters, lookup(STAGES, stage, "stage"), max_episode_frames=max_episode_frames)
         self._me, self._over = 0, True
@@ -108,7 +75,8 @@ class MeleeEnv(gymnasium.Env if gymnasium else object):
         if Path(opponent).is_dir():
             return Pool(opponent)
         if not Path(opponent).is_file():
-            raise UserError(f"unknown opponent {str(opponent)!r}: name one of {', '.join(BOTS)}, a checkpoint or a pool")
+            raise UserError(f"unknown opponent {str(opponent)!r}: name one of {', '.join(BOTS)}, a checkpoint "
+                            "or a pool")
         return Path(opponent).stem, load_policy(opponent)[0]
 
     def _draw(self, sources: list) -> tuple[str, Policy | None]:
@@ -117,15 +85,13 @@ class MeleeEnv(gymnasium.Env if gymnasium else object):
             return source
         name = source.sample(self.np_random)
         if name is None:
-            raise UserError(f"{source.directory}: no checkpoint in this pool can be read; train one, or name another opponent")
+            raise UserError(f"{source.directory}: no checkpoint in this pool can be read; train one, or name another "
+                            "opponent")
         return name, source.load(name)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
-        """Begins a game. seed: of this and all later ones. options: {"opponent": ...} plays this game against that one."""
-        if gymnasium:
-            super().reset(seed=seed)
-        elif seed is not None or not hasattr(self, "np_random"):
-            self.np_random = np.random.default_rng(seed)
+        """Begins a game. seed: of this and all later ones. options: {"opponent": ...} is met in this game alone."""
+        super().reset(seed=seed)
         games = self._envs.games
         game_seed, noise_seed = self.np_random.integers(2 ** 63, size=2).tolist()
         self._me = self._port - 1 if self._port else int(self.np_random.integers(2))
@@ -136,7 +102,7 @@ class MeleeEnv(gymnasium.Env if gymnasium else object):
             games.bot_kinds[0, 1 - self._me] = BOTS[self._name]
         else:
             self._state, self._noise = self._policy.initial_state(1), torch.Generator().manual_seed(noise_seed)
-            self._choice = np.zeros((), CONTROLLER)                         # the opponent's, held until its next decision
+            self._choice = np.zeros((), CONTROLLER)                       # the opponent's, held until its next decision
             self._late = collections.deque([self._choice] * self._policy.frame_delay)
         games.seed[0], games.episode[0] = game_seed, 0
         games.reset(np.ones(1, bool))
@@ -149,8 +115,10 @@ class MeleeEnv(gymnasium.Env if gymnasium else object):
             raise RuntimeError("no game is on: call reset()")
         action = np.asarray(action)
         if not self.action_space.contains(action):
-            raise UserError(f"not an action: {action!r}; give {ACTION_SIZE} integers, below {self.action_space.nvec.tolist()}")
-        envs, before = self._envs, np.frombuffer(self._envs.frames.tobytes(), FRAME)
+            raise UserError(f"not an action: {action!r}; give {ACTION_SIZE} integers, below "
+                            f"{self.action_space.nvec.tolist()}")
+        envs = self._envs
+        before = np.frombuffer(envs.frames.tobytes(), FRAME)
         controllers = np.zeros((1, 2), CONTROLLER)
         controllers[0, self._me] = decode_actions(action, mirrored(envs.frames)[0, self._me])
         for _ in range(self._action_repeat):
@@ -169,14 +137,16 @@ class MeleeEnv(gymnasium.Env if gymnasium else object):
         if int(self._envs.games.episode_frames[0]) % self._policy.action_repeat == 0:
             seen = to_torch(observe(self._envs.frames, self._envs.controllers))
             rows = Observation(seen.floats[:, 1 - self._me], seen.ints[:, 1 - self._me])            # [1, ...]
-            actions, self._state = self._policy.step(rows, self._state, torch.rand(1, NUM_LOGITS, generator=self._noise))
+            noise = torch.rand(1, NUM_LOGITS, generator=self._noise)
+            actions, self._state = self._policy.step(rows, self._state, noise)
             self._choice = decode_actions(actions.numpy(), mirrored(self._envs.frames)[:, 1 - self._me])[0]
         self._late.append(self._choice)
         return self._late.popleft()
 
     def _observe(self) -> dict[str, np.ndarray]:
         envs = self._envs
-        obs = observe(envs.final_frames, envs.final_controllers) if self._over else observe(envs.frames, envs.controllers)
+        final = envs.final_frames, envs.final_controllers
+        obs = observe(*(final if self._over else (envs.frames, envs.controllers)))
         return {"floats": obs.floats[0, self._me], "ints": obs.ints[0, self._me]}
 
     def _info(self) -> dict:

@@ -1,15 +1,15 @@
-"""Slippi's events and how they become frames. A file and a live game go through the same lines, so that they cannot disagree."""
+"""Slippi's events and how they become frames.
 
-import functools
-import importlib
-import importlib.util
+A file and a live game go through the same lines, so that they cannot disagree.
+"""
+
 import struct
-from pathlib import Path
 
 import numpy as np
 
 from cleanmelee.cli import UserError
 from cleanmelee.frame import CONTROLLER, ITEM, NUM_ITEMS, PLAYER
+from cleanmelee.libmelee import zero_indexed_actions
 
 STAGE_FOUNTAIN, STAGE_STADIUM, STAGE_DREAM_LAND = 2, 3, 28
 NOT_VERSUS_STAGES = (*range(33, 59), 84)                  # Break the Targets, Home-Run Contest
@@ -21,7 +21,7 @@ ITEM_CHARGE_BYTE = {94: 3, 112: 3, 95: 0, 99: 1}
 HITSTUN_FLAG, FASTFALL_FLAG = 0x02, 0x08                  # in state_flags[3] and state_flags[1]
 END_METHODS = {"Unresolved": 0, "Time": 1, "Game": 2, "Resolved": 3, "NoContest": 7}
 SLP_VERSION = (3, 18, 0)                                  # the layout below; the first with stage events
-SLP_HEAD = b"{U\x03raw[$U#l"                              # a .slp file: this, the events' length in 4 bytes, events, metadata
+SLP_HEAD = b"{U\x03raw[$U#l"                             # a file: this, the events' length in 4 bytes, events, metadata
 EVENTS_AT = len(SLP_HEAD) + 4
 METADATA = b"U\x08metadata"
 
@@ -58,22 +58,6 @@ EVENT_SIZES = {  # bytes, with the command byte
 
 class ReplayError(UserError):
     """A replay or a folder of replays that cannot be used; the message is one line: `<file>: <what is wrong>`."""
-
-
-@functools.lru_cache(maxsize=1)
-def zero_indexed_actions():
-    """[32, 1024] bool: does Melee count this (internal character, action) from frame 0? From libmelee's own table."""
-    spec = importlib.util.find_spec("melee")  # finds the package without importing it, which takes a second
-    if spec is None:
-        raise ImportError("libmelee is not installed: pip install melee==0.47.6")
-    table = np.zeros((32, 1024), bool)
-    with open(Path(spec.origin).parent / "actiondata.csv") as file:
-        next(file)
-        for line in file:
-            character, action, zero_index = line.strip().replace('"', "").split(",")
-            if int(action) < 1024:  # 65535 stands for "unknown"
-                table[int(character), int(action)] = zero_index == "True"
-    return table
 
 
 def _no_nan(column):
@@ -141,8 +125,11 @@ def controllers_from_pre(pre):
 def finished_slp(data: bytes) -> tuple[bytes, int]:
     """-> the bytes of a .slp file that was cut off, ended after its last whole frame, and that frame's id.
 
-    What its head says of lengths does not count, only the events themselves. Raises ReplayError if there is no frame."""
-    sizes, at, end, last, ports = {0x35: data[EVENTS_AT + 1] + 1 if len(data) > EVENTS_AT + 1 else 0}, EVENTS_AT, 0, 0, set()
+    What its head says of lengths does not count, only the events themselves. Raises ReplayError if there is no
+    frame."""
+    sizes = {0x35: data[EVENTS_AT + 1] + 1 if len(data) > EVENTS_AT + 1 else 0}
+    at, end, last, ports = EVENTS_AT, 0, 0, set()
+
     for command, size in struct.iter_unpack(">BH", data[at + 2: at + 2 + (sizes[0x35] - 2) // 3 * 3]):
         sizes[command] = size + 1
     while at < len(data) and data[at] in sizes and at + sizes[data[at]] <= len(data):

@@ -10,7 +10,7 @@ from cleanmelee.cli import UserError
 
 
 def open_locked(path):
-    """The file, new or as it is, for reading and writing, and for us alone until it is closed; None if it is another's."""
+    """The file, new or as it is, for reading and writing, ours alone until it is closed; None if it is another's."""
     open(path, "ab").close()
     file = open(path, "rb+", buffering=0)
     if os.name == "nt":                                                     # no locks there
@@ -52,7 +52,8 @@ def atomic_write(path: Path, content: bytes | memoryview) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         if isinstance(error, OSError):
-            raise UserError(f"{path}: cannot be written ({error.strerror}); make room or choose another place") from None
+            reason = f"cannot be written ({error.strerror}); make room or choose another place"
+            raise UserError(f"{path}: {reason}") from None
         raise
 
 

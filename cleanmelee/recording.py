@@ -35,13 +35,12 @@ def write_slp(path: str | Path, frames: np.ndarray, controllers: np.ndarray, **o
 class SlpWriter:
     """A .slp file that grows: `add` any number of times, then `close`. Until then the game lies in `<name>.part`.
 
-    That file is whole after every `add`, but for the game's end: any parser reads it up to the last frame, also when its
-    writer was killed, and `finish_recordings` gives it its name. It is locked while it grows.
-    names, codes: one string a player, shown by viewers. cpu_levels: 0 is a person or a policy. seed: the game's.
-    frozen_stadium: is Pokemon Stadium frozen in this game? started: seconds since 1970, None for now.
-    As a context manager it closes on success and removes the unfinished file on an exception.
-    Raises UserError if another process writes the same file, OSError where the disk fails: then `abort`.
-    """
+    That file is whole after every `add`, but for the game's end: any parser reads it up to the last frame, also when
+    its writer was killed, and `finish_recordings` gives it its name. It is locked while it grows. names, codes: one
+    string a player, shown by viewers. cpu_levels: 0 is a person or a policy. seed: the game's. frozen_stadium: is
+    Pokemon Stadium frozen in this game? started: seconds since 1970, None for now. As a context manager it closes on
+    success and removes the unfinished file on an exception. Raises UserError if another process writes the same file,
+    OSError where the disk fails: then `abort`. """
 
     def __init__(self, path, *, names=("", ""), codes=("", ""), cpu_levels=(0, 0), seed=0, frozen_stadium=True,
                  started=None):
@@ -134,8 +133,8 @@ class SlpWriter:
             self.part.unlink()
 
     def _append(self, events):
-        """Events in place of the old metadata, then metadata as of now, then the length. Between the two writes a parser
-        may stumble; `finish_recordings` does not, for it trusts the events alone."""
+        """Events in place of the old metadata, then metadata as of now, then the length. Between the two writes a
+        parser may stumble; `finish_recordings` does not, for it trusts the events alone."""
         last = int(self.last["frame_id"][0])
         players = {str(port): {
             "names": {"netplay": self.names[i], "code": self.codes[i]} if self.names[i] else {},
@@ -221,7 +220,7 @@ class Recorder:
     plays, else within a hundredth of a second, or as soon as the disk allows. When the disk fails, recording ends."""
 
     def __init__(self, folder: str | Path, slots: int):
-        """slots: games at a time. Finishes what a killed process left in the folder; older recordings stay as they are."""
+        """slots: games at a time. Finishes what a killed process left in the folder; older recordings stay."""
         self.folder, self.names = Path(folder), [("", "")] * slots          # names: of the players of each slot
         self.cpu_levels = [(0, 0)] * slots                                  # 1 to 9: Melee's own computer player
         check_writable("--record", self.folder / "game.slp")
@@ -229,14 +228,14 @@ class Recorder:
             import resource                                                 # here: it is not there on Windows
             most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 64
             if slots > most:
-                raise UserError(f"--record {folder}: {slots} games at a time need {slots} open files, and the limit is {most}; "
-                                "play fewer at a time, or raise it with ulimit -n")
+                raise UserError(f"--record {folder}: {slots} games at a time need {slots} open files, and the limit is "
+                                f"{most}; play fewer at a time, or raise it with ulimit -n")
         for path, last in finish_recordings(folder):
             print(f"{path}: left behind by a process that was killed; kept up to frame {last}", file=sys.stderr)
         numbers = [path.name.split("_")[1] for path in self.folder.glob("game_*_*.slp*")]
         self.next_number = 1 + max((int(n) for n in numbers if n.isdigit()), default=0)
         self.writers: dict[int, SlpWriter] = {}                             # of each slot
-        self.waiting: dict[int, list[tuple[bytes, bytes]]] = {}             # its frames and controllers, not yet written
+        self.waiting: dict[int, list[tuple[bytes, bytes]]] = {}            # its frames and controllers, not yet written
         self.numbers: dict[int, int] = {}                                   # of its game, if that has to start over
         self.interval, self.flushed_at, self.recorded, self.failed = .01, 0., 0, False
 
@@ -250,7 +249,8 @@ class Recorder:
                 self.next_number = max(self.next_number, number + 1)
                 who = "_vs_".join(names[int(k)] for k in frames[g]["players"]["character"])
                 path = self.folder / f"game_{number:03d}_{who}.slp"
-                self.writers[g], self.waiting[g] = SlpWriter(path, names=self.names[g], cpu_levels=self.cpu_levels[g]), []
+                self.writers[g] = SlpWriter(path, names=self.names[g], cpu_levels=self.cpu_levels[g])
+                self.waiting[g] = []
         self.add(slots, frames, controllers)
 
     def add(self, slots: np.ndarray, frames: np.ndarray, controllers: np.ndarray) -> None:
@@ -297,8 +297,8 @@ class Recorder:
             yield
         except OSError as error:
             self.failed = True
-            print(f"warning: --record {self.folder}: cannot write ({error.strerror}); the games go on unrecorded; make room or "
-                  "choose another folder", file=sys.stderr)
+            print(f"warning: --record {self.folder}: cannot write ({error.strerror}); the games go on unrecorded; "
+                  "make room or choose another folder", file=sys.stderr)
             for writer in self.writers.values():
                 writer.abort()
             self.writers.clear()

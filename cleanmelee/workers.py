@@ -16,7 +16,8 @@ from cleanmelee.cli import UserError
 class Worker:
     """The main process's end of one worker: a command pipe, a reply pipe and a process id.
 
-    ready: it can step. Otherwise its Dolphin is on the way to the next game, which it must reach before boot_deadline."""
+    ready: it can step. Otherwise its Dolphin is on the way to the next game, which it must reach before
+    boot_deadline."""
 
     def __init__(self, pid: int, command: int, reply: int, ready: bool, boot_timeout: float):
         self.pid, self.command, self.reply, self.ready, self.left = pid, command, reply, ready, False
@@ -74,9 +75,9 @@ class Worker:
 class ForkServer:
     """Starts workers, now and later, from a process forked before the main process got busy.
 
-    A fresh interpreter per worker would import torch again (a second and 200 MB each); forking from a process whose threads
-    run can deadlock. So one child is forked early, does nothing, and forks every worker, replacements too. It ends when the
-    main process does, however that ends, and its workers end with it."""
+    A fresh interpreter per worker would import torch again (a second and 200 MB each); forking from a process whose
+    threads run can deadlock. So one child is forked early, does nothing, and forks every worker, replacements too. It
+    ends when the main process does, however that ends, and its workers end with it."""
 
     def __init__(self, work):
         """work(low, high, command, reply) is a worker's life, for the games [low:high)."""
@@ -122,7 +123,8 @@ class ForkServer:
         except OSError:
             pid = b""
         finally:
-            os.close(command_read), os.close(reply_write)
+            os.close(command_read)
+            os.close(reply_write)
         if not pid:
             raise UserError("the process that starts workers is gone; start the run again with --resume")
         return Worker(int(pid), command_write, reply_read, ready, boot_timeout)

@@ -3,7 +3,6 @@
 import collections
 import csv
 import importlib.metadata
-import importlib.util
 import os
 import pathlib
 import tempfile
@@ -21,6 +20,7 @@ from cleanmelee.game.characters import (
 from cleanmelee.game.compiler import PLACE, RULES_DIGEST, digest
 from cleanmelee.game.ids import *  # noqa: F403
 from cleanmelee.game.stages import HULL, RANDALL_PATH, RANDALL_PERIOD, REVIVE, SLOPES, STAGE, STAGE_ROWS, WALL_BOTTOM
+from cleanmelee.libmelee import libmelee_folder, zero_indexed_actions
 
 ANYONE = -1                                            # in the tables of data/: a row for whoever has none of his own
 Tables = collections.namedtuple("Tables", "characters stages hitboxes root_motion velocities projectiles randall")
@@ -30,14 +30,6 @@ DATA = pathlib.Path(__file__).resolve().parent / "data"
 def read_rows(name):
     with open(DATA / name, newline="") as file:
         return list(csv.DictReader(file))
-
-
-def melee_folder():
-    """Where libmelee lies; importing it would load half a second of code for two data files."""
-    spec = importlib.util.find_spec("melee")
-    if spec is None:
-        raise SystemExit("the embedded game needs libmelee's frame data: pip install melee")
-    return pathlib.Path(spec.submodule_search_locations[0])
 
 
 def build_tables():
@@ -112,7 +104,7 @@ def build_tables():
 
     hitboxes, root_motion = [np.zeros((), HITBOXES)], [np.zeros((MAX_FRAMES, 3), "f4")]
     motion = collections.defaultdict(lambda: np.zeros((MAX_FRAMES, 3), "f4"))
-    with open(melee_folder() / "framedata.csv", newline="") as file:
+    with open(libmelee_folder() / "framedata.csv", newline="") as file:
         for line in csv.DictReader(file):
             character, action, frame = int(line["character"]), int(line["action"]), int(line["frame"])
             if character not in ATTRIBUTE_ROWS or action >= NUM_ACTIONS:
@@ -138,11 +130,8 @@ def build_tables():
                 late = 1 if (record["effect"] == EFFECT_GRAB).any() else 0  # grabs come a frame later than listed
                 row["hit_row"][action, frame + late] = len(hitboxes)
                 hitboxes.append(record)
-    with open(melee_folder() / "actiondata.csv", newline="") as file:
-        for line in csv.DictReader(file):
-            character, action = int(line["character"]), int(line["action"])
-            if character in ATTRIBUTE_ROWS and action < NUM_ACTIONS:
-                characters[character]["zero_indexed"][action] = line["zeroindex"] == "True"
+    for character in ATTRIBUTE_ROWS:
+        characters[character]["zero_indexed"] = zero_indexed_actions()[character, :NUM_ACTIONS]
     characters["frames"] += characters["zero_indexed"] & (characters["frames"] > 0)  # their last frame is not listed
     for (character, action), rows in motion.items():
         if (character, action) == (MEWTWO, 345):       # the recoil of a charged ball, see shoot
@@ -294,7 +283,7 @@ def nearest_window(windows, character, action, box, frame):
 
 def load_tables():
     """The tables, as kept by an earlier start if these very sources, data and libmelee made them, else anew."""
-    melee_folder()
+    libmelee_folder()
     made_of = digest(RULES_DIGEST, f"libmelee {importlib.metadata.version('melee')}", *sorted(DATA.glob("*.csv")))
     kept = PLACE / f"tables-{made_of}.npz" if PLACE else None
     try:

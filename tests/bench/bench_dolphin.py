@@ -1,4 +1,5 @@
-"""How fast and how robust games on Dolphin are, measured on the stand-in (whose game is the embedded one): no ISO needed.
+"""How fast and how robust games on Dolphin are, measured on the stand-in (whose game is the embedded one): no ISO
+needed.
 
     python tests/bench/bench_dolphin.py [number of Dolphins]
 """
@@ -46,7 +47,7 @@ class Alone(fake_dolphin.Dolphin):
 
 
 class Disturbed(VecEnv):
-    """The games of a training run: its first 100 steps are timed, then a Dolphin is killed, and when that is over one hangs."""
+    """The games of a training run: its first 100 steps are timed, then a Dolphin is killed, later one hangs."""
     faults, steps, tick, hurt_at = [("killed", signal.SIGKILL), ("hung", signal.SIGSTOP)], 0, 0., 0
 
     def step(self, controllers):
@@ -57,8 +58,9 @@ class Disturbed(VecEnv):
         if self.steps == 100:
             Disturbed.each = 100 * self.action_repeat / (time.perf_counter() - self.tick)
         if self.hurt_at and not ends[2][0]:
-            print(f"training, {self.faults.pop(0)[0]}: its game was back after {time.perf_counter() - self.tick:.1f} s, in which "
-                  f"the others played {self.steps - self.hurt_at} steps")
+            fault, _ = self.faults.pop(0)
+            print(f"training, {fault}: its game was back after {time.perf_counter() - self.tick:.1f} s, "
+                  f"in which the others played {self.steps - self.hurt_at} steps")
             self.hurt_at = 0
         elif self.steps >= 100 and self.faults and not ends[2].any():
             os.kill(dolphin_of(self._workers[0]), self.faults[0][1])
@@ -70,10 +72,10 @@ def train(n: int, args: DolphinArgs, alone: float, folder: str) -> None:
     """ppo_selfplay.py itself."""
     ppo_selfplay.VecEnv = Disturbed
     ppo_selfplay.main(ppo_selfplay.Args(
-        game_type="dolphin", dolphin=args.dolphin, iso=args.iso, step_timeout=args.step_timeout, num_games=n, character="fox",
-        timesteps=n * 3 * 128 * 12, hidden="128", eval_interval=0, runs_dir=folder, run_name="bench"))
-    print(f"training: {Disturbed.each:.0f} frames/s each, {n * Disturbed.each:.0f} in all, policy included; the stand-in alone "
-          f"{alone:.0f} ({Disturbed.each / alone:.0%})")
+        game_type="dolphin", dolphin=args.dolphin, iso=args.iso, step_timeout=args.step_timeout, num_games=n,
+        character="fox", timesteps=n * 3 * 128 * 12, hidden="128", eval_interval=0, runs_dir=folder, run_name="bench"))
+    print(f"training: {Disturbed.each:.0f} frames/s each, {n * Disturbed.each:.0f} in all, policy included; "
+          f"the stand-in alone {alone:.0f} ({Disturbed.each / alone:.0%})")
     if Disturbed.faults:
         print("the run was over before the last game was back")
 
@@ -95,7 +97,8 @@ def main(n: int) -> None:
             for _ in range(NUM_FRAMES):
                 envs.step(nothing)
             each = NUM_FRAMES / (time.perf_counter() - tick)
-            print(f"{each:.0f} frames/s each, {n * each:.0f} in all; the stand-in alone {alone:.0f} ({each / alone:.0%})")
+            print(f"{each:.0f} frames/s each, {n * each:.0f} in all; the stand-in alone {alone:.0f} "
+                  f"({each / alone:.0%})")
             for name, number in (("killed", signal.SIGKILL), ("hung", signal.SIGSTOP)):
                 os.kill(dolphin_of(envs._workers[0]), number)
                 tick, steps, broken = time.perf_counter(), 0, True

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gymnasium.utils.env_checker import check_env
 
 import melee_common
 from cleanmelee.cli import UserError
@@ -28,7 +29,8 @@ def play(env, steps, seed=1, **reset):
     seen, begins = [obs["floats"].tobytes(), obs["ints"].tobytes()], [info]
     for _ in range(steps):
         obs, reward, terminated, truncated, info = env.step(env.action_space.sample())
-        assert env.observation_space.contains(obs) and type(reward) is float and type(terminated) is type(truncated) is bool
+        assert env.observation_space.contains(obs)
+        assert type(reward) is float and type(terminated) is type(truncated) is bool
         seen += [obs["floats"].tobytes(), obs["ints"].tobytes(), repr((reward, terminated, truncated, info))]
         if terminated or truncated:
             obs, info = env.reset()
@@ -47,7 +49,8 @@ def test_spaces_and_types():
         assert action.shape == (ACTION_SIZE,) and env.action_space.contains(action)
     assert env.action_space.contains(NEUTRAL_ACTION) and not env.action_space.contains(np.full(ACTION_SIZE, 17))
     assert not env.observation_space.contains({**obs, "ints": obs["ints"] - 1})
-    features, _ = Policy("mlp", (8,)).features(to_torch(Observation(*(x[None] for x in (obs["floats"], obs["ints"])))), ())
+    rows = to_torch(Observation(obs["floats"][None], obs["ints"][None]))
+    features, _ = Policy("mlp", (8,)).features(rows, ())
     assert features.shape == (1, 8)
     env.close()
 
@@ -61,7 +64,8 @@ def test_same_seed_same_games_whoever_plays(tmp_path):
     runs = [play(make(), 240, seed) for seed in (1, 1, 2)]
     assert runs[0] == runs[1] and runs[0] != runs[2]
     begins = runs[0][1]
-    assert {info["opponent"] for info in begins} == {*names, "file", "attacker"} and {info["port"] for info in begins} == {1, 2}
+    assert {info["opponent"] for info in begins} == {*names, "file", "attacker"}
+    assert {info["port"] for info in begins} == {1, 2}
     assert len(begins) == 240 // 10 + 1
 
 
@@ -85,7 +89,7 @@ def test_an_opponent_stays_for_its_game(tmp_path, monkeypatch):
 
 
 def test_a_policy_inside_plays_as_it_would_outside():
-    """The opponent sees its own side, keeps its memory through the game, holds its controller, and acts as late as trained."""
+    """The opponent sees its own side, keeps its memory in the game, holds its controller, acts as late as trained."""
     torch.manual_seed(0)
     policy = Policy("gru", (16,), action_repeat=2, frame_delay=3).eval()
     for layer in policy.controller_head.logits.values():                    # a fresh policy hardly minds what it sees
@@ -147,7 +151,8 @@ def test_bad_input(tmp_path):
             ({"opponent": "nobody"}, "unknown opponent 'nobody'"), ({"character": "pikachu2"}, "unknown character"),
             ({"stage": "moon"}, "unknown stage"), ({"port": 3}, "port 3"), ({"action_repeat": 0}, "action_repeat 0"),
             ({"max_episode_frames": -1}, "max_episode_frames -1"), ({"render_mode": "human"}, "render_mode 'human'"),
-            ({"opponent": []}, "list of opponents is empty"), ({"reward_fun": 1.}, "unknown reward_fun; rewards are reward_stock")):
+            ({"opponent": []}, "list of opponents is empty"), 
+            ({"reward_fun": 1.}, "unknown reward_fun; rewards are reward_stock")):
         with pytest.raises(UserError, match=message):
             MeleeEnv(**arguments)
     with pytest.raises(UserError, match="no checkpoint in this pool"):
@@ -162,7 +167,8 @@ def test_bad_input(tmp_path):
 
 
 def test_the_readme_loop_runs(tmp_path, capsys):
-    code = re.search(r"```python\n(from cleanmelee.environment import MeleeEnv\n.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+    readme = (ROOT / "README.md").read_text()
+    code = re.search(r"```python\n(from cleanmelee.environment import MeleeEnv\n.*?)```", readme, re.S)[1]
     assert len(code.splitlines()) <= 10 and "runs/ppo/pool" in code
     pool = Pool(tmp_path)
     name = pool.add(Policy("mlp", (8,)), "main", 1)
@@ -171,7 +177,5 @@ def test_the_readme_loop_runs(tmp_path, capsys):
 
 
 def test_gymnasium_accepts_it():
-    pytest.importorskip("gymnasium")                                        # not among the requirements
-    from gymnasium.utils.env_checker import check_env
     check_env(MeleeEnv("attacker"), skip_render_check=True)
     check_env(MeleeEnv(Policy("gru", (16,))), skip_render_check=True)

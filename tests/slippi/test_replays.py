@@ -21,9 +21,10 @@ import pytest
 import cleanmelee.replays as replays_room
 from cleanmelee.cli import UserError
 from cleanmelee.dataset import split_by_game, subjects
-from cleanmelee.dolphin import controllers_from_gamestate, frame_from_gamestate, keep_raw_events
-from cleanmelee.events import zero_indexed_actions, EVENTS_AT, SLP_HEAD, ReplayError, finished_slp
+from cleanmelee.dolphin import controllers_from_gamestate
+from cleanmelee.events import EVENTS_AT, SLP_HEAD, ReplayError, finished_slp
 from cleanmelee.frame import CONTROLLER, FRAME
+from cleanmelee.libmelee import zero_indexed_actions
 from cleanmelee.recording import SlpWriter, finish_recordings, write_slp
 from cleanmelee.replays import Replay, controlled, load_replays, read_replay
 from helpers import PARSERS, assert_read_alike, play_through_libmelee
@@ -277,7 +278,8 @@ def test_a_kill_between_any_two_bytes_costs_at_most_that_frame(tmp_path):
     for k in range(len(after) - at + 1):
         torn = after[:11] + before[11:15] + after[15:at + k] + before[at + k:]
         whole, last = finished_slp(torn)
-        assert last == (-104 if k >= frame_size else -105) and whole[11:15] == (after if k >= frame_size else before)[11:15]
+        assert last == (-104 if k >= frame_size else -105)
+        assert whole[11:15] == (after if k >= frame_size else before)[11:15]
         if k % 97 == 0 or k == len(after) - at:
             (tmp_path / "torn.slp").write_bytes(torn)
             assert same(read_replay(tmp_path / "torn.slp").frames, frames[:last + 124])
@@ -453,31 +455,18 @@ def test_versions(tmp_path, version, default, older):
             assert len(read_replay(tmp_path / "game.slp", min_version=minimum)) == 60
 
 
-def test_not_one_against_one(tmp_path):
+@pytest.mark.parametrize("at, value, said", [                                # a byte of the game start event
+    (0x65 + 0x24 * 2 + 1, 0, "3 players; only 1v1"), (0x65 + 0x24 + 1, 3, "1 players; only 1v1"),
+    (0x0D, 1, "team game"), (0x14, 84, "not a versus game"), (0x65, 20, "character 20 in the header is 2"),
+])
+def test_not_one_against_one(tmp_path, at, value, said):
     path = tmp_path / "game.slp"
-
-    def patch(changes):
-        write_slp(path, *make_game(60))
-        events = raw_events(path)
-        start = bytearray(events[1][1])
-        for at, value in changes.items():
-            start[at] = value
-        rewrite(path, [events[0], (0x36, bytes(start)), *events[2:]])
-
-    patch({0x65 + 0x24 * 2 + 1: 0})
-    with pytest.raises(ReplayError, match="3 players; only 1v1"):
-        read_replay(path)
-    patch({0x65 + 0x24 + 1: 3})
-    with pytest.raises(ReplayError, match="1 players; only 1v1"):
-        read_replay(path)
-    patch({0x0D: 1})
-    with pytest.raises(ReplayError, match="team game"):
-        read_replay(path)
-    patch({0x14: 84})
-    with pytest.raises(ReplayError, match="not a versus game"):
-        read_replay(path)
-    patch({0x65: 20})
-    with pytest.raises(ReplayError, match="character 20 in the header is 2"):
+    write_slp(path, *make_game(60))
+    events = raw_events(path)
+    start = bytearray(events[1][1])
+    start[at] = value
+    rewrite(path, [events[0], (0x36, bytes(start)), *events[2:]])
+    with pytest.raises(ReplayError, match=said):
         read_replay(path)
 
 
@@ -589,6 +578,21 @@ def test_broken_cache_is_rewritten(folder):
     assert summary["cached"] == 5
 
 
+def test_an_edit_of_the_parser_makes_old_entries_void(folder, monkeypatch):
+    load = functools.partial(load_replays, folder, num_workers=0, cache_dir=folder.parent / "cache", progress=False)
+    load()
+    assert load()[1]["cached"] == 5
+    for k, source in enumerate(replays_room.PARSER):
+        edited = folder.parent / source.name
+        edited.write_text(source.read_text() + "\n")
+        monkeypatch.setattr(replays_room, "PARSER", replays_room.PARSER[:k] + [edited] + replays_room.PARSER[k + 1:])
+        replays_room._parser_digest.cache_clear()
+        assert load()[1]["cached"] == 0 and load()[1]["cached"] == 5
+        monkeypatch.undo()
+    replays_room._parser_digest.cache_clear()
+    assert load()[1]["cached"] == 5
+
+
 def test_unwritable_cache_is_no_obstacle(folder):
     (folder.parent / "file").write_text("where the cache should be")
     replays, summary = load_replays(folder, num_workers=1, cache_dir=folder.parent / "file" / "cache", progress=False)
@@ -617,14 +621,14 @@ def test_filters(folder):
         subjects(replays, character=5)
 
 
-def test_nothing_to_read(tmp_path, folder):
-    with pytest.raises(ReplayError, match="nowhere: no such file or folder"):
-        load_replays(tmp_path / "nowhere", progress=False)
+@pytest.mark.parametrize("files, said", [
+    ("nowhere", "nowhere: no such file or folder"), ("void", "void: no .slp files"),
+    ("games/old.slp", "none of 1 replays can be used; the first: old.slp: written by"),
+])
+def test_nothing_to_read(tmp_path, folder, files, said):
     (tmp_path / "void").mkdir()
-    with pytest.raises(ReplayError, match="void: no .slp files"):
-        load_replays(tmp_path / "void", progress=False)
-    with pytest.raises(ReplayError, match="none of 1 replays can be used; the first: old.slp: written by"):
-        load_replays(folder / "old.slp", cache_dir=False, progress=False)
+    with pytest.raises(ReplayError, match=said):
+        load_replays(tmp_path / files, cache_dir=False, progress=False)
 
 
 def test_a_reader_that_dies_costs_one_file(folder, monkeypatch):
@@ -644,8 +648,9 @@ def test_a_reader_that_dies_costs_one_file(folder, monkeypatch):
     assert "died (exit code 9)" in reasons["b"] and "died" in reasons["e"]
 
 
-def test_interrupt_leaves_no_readers(folder):
-    """Ctrl-C, which a terminal sends to the whole process group, while every reader is busy."""
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_readers_end_with_their_parent(folder, end):
+    """Ctrl-C, which a terminal sends to the whole process group, or a kill, while every reader is busy."""
     script = f"""
 import sys, time
 sys.path.insert(0, {str(Path(replays_room.__file__).parents[1])!r})
@@ -661,11 +666,16 @@ replays_room.load_replays({str(folder)!r}, num_workers=3, cache_dir=False)
     try:
         for _ in range(3):
             assert process.stdout.readline() == "reading\n"
-        os.killpg(process.pid, signal.SIGINT)
+        if end == signal.SIGINT:
+            os.killpg(process.pid, end)
+        else:
+            process.kill()
         _, err = process.communicate(timeout=20)  # returns once nobody holds the pipes any more
-        assert process.returncode != 0 and err.count("Traceback") == 1 and "KeyboardInterrupt" in err
-        with pytest.raises(ProcessLookupError):
-            os.killpg(process.pid, 0)
+        assert process.returncode != 0
+        if end == signal.SIGINT:
+            assert err.count("Traceback") == 1 and "KeyboardInterrupt" in err
+            with pytest.raises(ProcessLookupError):
+                os.killpg(process.pid, 0)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

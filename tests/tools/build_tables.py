@@ -16,6 +16,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from cleanmelee import game
+from cleanmelee.libmelee import libmelee_folder
 
 DATA = game.tables.DATA
 ANYONE = -1                                            # a row for every character without one of his own
@@ -236,7 +237,7 @@ def most_agreed(intervals):
 def listed_frames():
     """Lengths of actions as libmelee lists them, without what was measured before."""
     listed = collections.Counter()
-    with open(game.tables.melee_folder() / "framedata.csv", newline="") as file:
+    with open(libmelee_folder() / "framedata.csv", newline="") as file:
         for line in csv.DictReader(file):
             key = int(line["character"]), int(line["action"])
             listed[key] = max(listed[key], int(line["frame"]))

@@ -4,20 +4,20 @@
 libmelee starts it with Dolphin's command line (`--version`, or `-e ISO -u HOME [--platform headless]`), and it speaks
 Dolphin's protocols: settings from HOME/Config, controllers as text through the FIFOs in HOME/Pipes, a spectator server
 (enet, JSON, base64) that shows menus frame by frame, then Slippi's events of a game. A game begins at frame -123, the
-players stand still until -39, and from there on it is the embedded game, seeded with FAKE_SEED + the number of the game.
+players stand still until -39, and from there on it is the embedded game, seeded with FAKE_SEED + the number of the
+game.
 
 Switches are lines NAME=VALUE in a file `fake_dolphin.txt` beside the ISO (FAKE_VERSION: beside the executable):
   FAKE_VERSION     exiai (default), exiai-mainline, mainline, netplay (Ishiiruka)
   FAKE_SEED        seed of the first game (0)
   FAKE_STOCKS      stocks of both players (4)
-  FAKE_CRASH_AT, FAKE_HANG_AT   boot, pipes (nobody reads the controllers; hang only), menus, or a frame id of the first game
-  FAKE_TROUBLES    a folder of such files: each stand-in that starts takes one away and obeys it, too, until none is left
-  FAKE_FRAME_TIME  seconds that every frame of a game takes at least (0)
-  FAKE_NO_GECKO    1: no menus and no games are shown
-  FAKE_CPU_RACE    1: the CPU slider does not move until 200 menu frames have passed
-  FAKE_WRONG       character: another one than was picked; stage: another one; level: a human where a CPU was asked for
-  FAKE_LEAVE_AT    frame id: the game ends there without a winner
-  FAKE_CODE        connect code of somebody who waits online, in Direct mode: Marth, a bot, without rollback
+  FAKE_CRASH_AT, FAKE_HANG_AT   boot, pipes (nobody reads the controllers; hang only), menus, or a frame id of the first
+  game FAKE_TROUBLES    a folder of such files: each stand-in that starts takes one away and obeys it, too, until none
+  is left FAKE_FRAME_TIME  seconds that every frame of a game takes at least (0) FAKE_NO_GECKO    1: no menus and no
+  games are shown FAKE_CPU_RACE    1: the CPU slider does not move until 200 menu frames have passed FAKE_WRONG
+  character: another one than was picked; stage: another one; level: a human where a CPU was asked for FAKE_LEAVE_AT
+  frame id: the game ends there without a winner FAKE_CODE        connect code of somebody who waits online, in Direct
+  mode: Marth, a bot, without rollback
 """
 
 import os
@@ -148,7 +148,7 @@ class Player:
         if self.slider:
             if frame % 4 == 0 and sliders_move:
                 self.level = max(1, min(9, self.level + (x > .1) - (x < -.1)))
-        else:                                                               # .87: a whole step would dead-lock MenuHelper
+        else:                                                             # .87: a whole step would dead-lock MenuHelper
             self.x, self.y = max(-40, min(40, self.x + .87 * x)), max(-25, min(30, self.y + .87 * y))
         column, row = int((self.x + 32.5) // 7), 2 - int((self.y - 1) // 7)
         cell = row * 9 + column - (row == 2) if 0 <= row <= 2 and 0 <= column < 9 and self.y >= 1 else -1
@@ -164,7 +164,8 @@ class Player:
             elif abs(self.x - (-32.2 + 15.82 * (self.port - 1))) < 1.6 and abs(self.y + 2.2) < 1.6:
                 self.status = HUMAN if self.status == CPU else CPU
                 self.level = int(self.status == CPU)
-            elif abs(self.x - (-30.9 + 15.4 * (self.port - 1))) < 1.6 and abs(self.y + 15.12) < 1.6 and self.status == CPU:
+            elif (abs(self.x - (-30.9 + 15.4 * (self.port - 1))) < 1.6 and abs(self.y + 15.12) < 1.6
+                    and self.status == CPU):
                 self.slider = not self.slider
 
 
@@ -174,7 +175,8 @@ class Dolphin:
         config = configparser.ConfigParser()
         config.read(f"{home}/Config/Dolphin.ini")
         mainline = "mainline" in setting("FAKE_VERSION")
-        port = config.getint("Slippi", "spectatorlocalport") if mainline else config.getint("Core", "slippispectatorlocalport")
+        where = ("Slippi", "spectatorlocalport") if mainline else ("Core", "slippispectatorlocalport")
+        port = config.getint(*where)
         if not config.getboolean("Slippi" if mainline else "Core", "blockingpipes"):
             sys.exit("this stand-in needs blocking pipes")
         pads = configparser.ConfigParser()
@@ -238,7 +240,8 @@ class Dolphin:
             pad.read(lambda: self.pump(0))                                  # a silent server would lose its clients
         self.pump(0)
 
-    def show_menu(self, scene, frame, players=(), cursor=(0., 0.), is_ready=False, submenu=0, selection=0, typing=False):
+    def show_menu(self, scene, frame, players=(), cursor=(0., 0.), is_ready=False, submenu=0, selection=0,
+                  typing=False):
         """One frame of a menu, and the controllers' answer."""
         event = bytearray(0x4A)
         event[0], event[0x23], event[0x3D], event[0x3E] = 0x3E, 0 if is_ready else 1, submenu, selection
@@ -330,8 +333,8 @@ class Dolphin:
         return characters, [0, 0] if setting("FAKE_WRONG") == "level" else levels
 
     def online_game(self) -> None:
-        """Characters and, once, the connect code; the first stage is drawn, later ones are ours. We sit at ports 2 and 1 by
-        turns."""
+        """Characters and, once, the connect code; the first stage is drawn, later ones are ours. We sit at ports 2 and
+        1 by turns."""
         me, pad, frame, picks = Player(1), self.pads[1], 0, 0
         own = json.loads(Path(f"{self.home}/Slippi/user.json").read_text())["connectCode"]
         while not (self.online and me.coin and pad.pressed("START")):
