@@ -178,13 +178,14 @@ def as_flags(args: Args) -> list[str]:
 
 
 def command(*flags, **options):
-    return subprocess.run([sys.executable, "ppo_selfplay.py", *flags], cwd=ROOT, capture_output=True, text=True, timeout=120,
-                          env=os.environ | {"WANDB_MODE": "offline"}, **options)
+    return subprocess.run(
+        [sys.executable, "ppo_selfplay.py", *flags], cwd=ROOT, capture_output=True, text=True, timeout=120,
+        env=os.environ | {"WANDB_MODE": "offline"}, **options)
 
 
 def stubborn(stick: int) -> Policy:
-    """Holds the main stick at this horizontal index and does nothing else: 0 runs from its opponent and off the stage, the
-    middle stands."""
+    """Holds the main stick at this horizontal index and does nothing else: 0 runs from its opponent and off the stage,
+    the middle stands."""
     policy = Policy("mlp", (8,))
     head = policy.controller_head
     with torch.no_grad():
@@ -215,12 +216,14 @@ PARSERS = "peppi-py", "libmelee", "slippi-js"
 
 
 def read_by(parser, path):
-    """What a parser that is not ours reads: frame ids [T], and x, y, percent, stocks [4, T, 2]. Skips if it is not installed."""
+    """What a parser that is not ours reads: frame ids [T], and x, y, percent, stocks [4, T, 2]. Skips if it is not
+    installed."""
     if parser == "peppi-py":
         game = pytest.importorskip("peppi_py").read_slippi(str(path))
         post = [port.leader.post for port in game.frames.ports]
         columns = [(p.position.x, p.position.y, p.percent, p.stocks) for p in post]
-        return game.frames.id.to_numpy(), np.array([[c.to_numpy() for c in player] for player in columns]).transpose(1, 2, 0)
+        return game.frames.id.to_numpy(), np.array([[c.to_numpy() for c in player] for player in columns]).transpose(
+            1, 2, 0)
     if parser == "libmelee":
         states = [state for state, _, _ in play_through_libmelee(path, (1, 2), raw=False)]
         rows = [[(p.position.x, p.position.y, p.percent, p.stock) for p in state.players.values()] for state in states]
@@ -265,7 +268,7 @@ def dolphin_of(worker):
     return next(pid for pid, command in processes(worker.pid).items() if " -e " in command)
 
 
-WAIT, KNEE_BEND = 14, 24                                                    # action states: stand, the crouch before a jump
+WAIT, KNEE_BEND = 14, 24                                                # action states: stand, the crouch before a jump
 MARTH = 18
 
 

@@ -106,10 +106,9 @@ def main(operations: int = 4000, processes: int = 2, directory: str = "", worker
         return
     with tempfile.TemporaryDirectory() as temporary:
         r = stress(Path(directory or temporary), processes, operations)
-    print(
-        f"{processes} processes, {r['add']} adds, {r['draw']} draws, {r['prune']} prunes in {r['seconds']:.0f} s; "
-        f"slowest {1000 * r['slowest']:.0f} ms; {r['wrong']} wrong reads; problems: {'; '.join(r['problems']) or 'none'}"
-    )
+    problems = "; ".join(r["problems"]) or "none"
+    print(f"{processes} processes, {r['add']} adds, {r['draw']} draws, {r['prune']} prunes in {r['seconds']:.0f} s; "
+          f"slowest {1000 * r['slowest']:.0f} ms; {r['wrong']} wrong reads; problems: {problems}")
     sys.exit(bool(r["wrong"] or r["problems"]))
 
 

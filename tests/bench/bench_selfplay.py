@@ -125,10 +125,10 @@ def measure_async(folder: Path, quick: bool) -> None:
     acting, learning, _ = alone(folder / "sync", 3)
     acting_one, learning_one, _ = alone(folder / "sync", 3, threads=1)
     best = (acting + learning) / max(acting_one, learning_one)
-    print(f"\n--async-learning, mlp at 8 games: {overlapped:,} game frames/s over {sync:,}, {overlapped / sync:.2f} times as "
-          f"fast.\nAlone, one after the other, an iteration acts for {acting:.2f} s and learns for {learning:.2f} s with "
-          f"{THREADS} threads.\nWith a thread each, side by side, {acting_one:.2f} s and {learning_one:.2f} s: at best "
-          f"{best:.2f} times as fast, less waits for\nPython's lock and for memory")
+    print(f"\n--async-learning, mlp at 8 games: {overlapped:,} game frames/s over {sync:,}, {overlapped / sync:.2f} "
+          f"times as fast.\nAlone, one after the other, an iteration acts for {acting:.2f} s and learns for {learning:.2f} s "
+          f"with {THREADS} threads.\nWith a thread each, side by side, {acting_one:.2f} s and {learning_one:.2f} s: at "
+          f"best {best:.2f} times as fast, less waits for\nPython's lock and for memory")
 
 
 def measure_memory() -> tuple[float, float]:
