@@ -732,35 +732,6 @@ def test_training_does_not_wait_for_its_evaluation(tmp_path):
 
 # ----------------------------------------------------------------------------------------------------------- bad values
 
-@pytest.mark.parametrize(
-    "options, words",
-    [
-        ({"matchmaking": "population"}, "population-size"), ({"pbt": True}, "population-size"),
-        ({"league": True}, "population-size"), ({"population_size": 0}, "population-size"),
-        ({"vtrace": True}, "async-learning"), ({"max_buffer_size": 500}, "async-learning"),
-        ({"teacher_kl": 1.0}, "pretrained"), ({"async_learning": True, "max_buffer_size": 10}, "at least one rollout"),
-        ({"update_interval": "often"}, "batch_ready"), ({"opponent_bots": "pikachu"}, "level1"),
-        ({"opponent_bots": "attacker"}, "held-out"), ({"held_out": "nowhere.pt"}, "nowhere"),
-        ({"eval_opponents": ""}, "idle"), ({"opponent": "nowhere.pt"}, "nowhere"),
-        ({"opponent": "cpu9"}, "cpu9: needs Dolphin"),
-        ({"opponent": "cpu9", "game_type": "dolphin", "character": "fox,sheik"}, "choose sheik"),
-        ({"character": "fox,pikachu"}, "pikachu"), ({"stage": "hyrule"}, "final_destination"),
-        ({"history_prob": 1.5}, "history-prob"), ({"turn_winrate": 2.0}, "turn-winrate"),
-        ({"train_order": "round-robin", "parallel_training": True}, "train-order"),
-        ({"population_size": 2, "pbt": True, "matchmaking": "self", "history_prob": None}, "needs results"),
-        ({"population_size": 2, "pbt": True, "history_prob": 0.0}, "needs results"),
-        ({"population_size": 3, "pbt": True, "league": True}, "league"),
-        ({"population_size": 2, "pbt": True, "train_order": "round-robin"}, "round-robin"),
-        ({"async_learning": True, "train_interval": 2, "max_buffer_size": 200}, "at least one rollout, 256"),
-        ({"population_size": 2, "train_order": "round-robin", "num_workers": 5}, "num-workers"),
-        ({"opponents_per_iteration": 1}, "opponents-per-iteration"), ({"worker_timeout": 0.0}, "worker-timeout")],
-)
-def test_what_cannot_work_is_told_in_one_line(tmp_path, options, words):
-    with pytest.raises(UserError, match=words):
-        main(tiny(tmp_path, "run", 1, **options))
-    assert not (tmp_path / "run").exists()
-
-
 def test_an_opponent_with_another_action_repeat_is_refused(tmp_path):
     save_checkpoint(tmp_path / "other.pt", Policy("mlp", (8,), action_repeat=1))
     with pytest.raises(UserError, match="action-repeat"):

@@ -11,18 +11,20 @@ import bc
 import distill
 import export_onnx
 import play
-from cleanmelee.cli import run_script
+import ppo_selfplay
+from cleanmelee.cli import UserError, run_script
 from export_onnx import Act, export
-from helpers import write_games
+from helpers import tiny, write_games
 from melee_common import NUM_LOGITS, Policy, save_checkpoint
 
-SCRIPTS = {"bc": bc, "distill": distill, "export_onnx": export_onnx, "play": play}
+SCRIPTS = {"bc": bc, "distill": distill, "export_onnx": export_onnx, "play": play, "ppo_selfplay": ppo_selfplay}
 GOOD = {
     "bc": {"replays": "games", "num-workers": 0, "run-name": "run", "min-active": 0, "window-size": 20},
     "distill": {"teacher": "good.pt", "replays": "games", "num-workers": 0, "run-name": "run",
                 "output": "out/student.pt", "min-active": 0},
     "export_onnx": {"checkpoint": "good.pt", "output": "out/policy.onnx"},
-    "play": {"policy": "good.pt", "opponent": "idle", "max-episode-frames": 30, "num-games": 2, "results": ""}}
+    "play": {"policy": "good.pt", "opponent": "idle", "max-episode-frames": 30, "num-games": 2, "results": ""},
+    "ppo_selfplay": {"num-games": 2, "rollout-length": 8, "timesteps": 48, "eval-interval": 0, "run-name": "run"}}
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,18 @@ MISTAKES = [                                                                # sc
     ("play", "max-episode-frames", -1, "--max-episode-frames -1"), ("play", "seed", -1, "--seed -1"),
     ("play", "record", "text.txt/slp", "cannot write"), ("play", "results", "text.txt/results.jsonl", "cannot write"),
     ("play", "results", "empty", "not a regular file"), ("play", "user-json", "user.json", "needs --connect-code"),
+
+    ("ppo_selfplay", "character", "pikachu", "mewtwo"), ("ppo_selfplay", "stage", "hyrule", "final_destination"),
+    ("ppo_selfplay", "num-games", 0, "--num-games"), ("ppo_selfplay", "num-games", 10 ** 12, "--num-games"),
+    ("ppo_selfplay", "num-workers", 9, "--num-workers"), ("ppo_selfplay", "hidden", "64,x", "--hidden"),
+    ("ppo_selfplay", "hidden", "99999999999", "--hidden"), ("ppo_selfplay", "batch-size", -1, "--batch-size"),
+    ("ppo_selfplay", "gamma", 1.5, "--gamma"), ("ppo_selfplay", "eval-games", 3, "--eval-games"),
+    ("ppo_selfplay", "pretrained", "nowhere.pt", "nowhere.pt"), ("ppo_selfplay", "resume", "nowhere", "nowhere"),
+    ("ppo_selfplay", "game-type", "dolphin", "--dolphin"), ("ppo_selfplay", "learning-rate", "nan", "--learning-rate"),
+    ("ppo_selfplay", "ppo-clip", "nan", "--ppo-clip"), ("ppo_selfplay", "reward-stock", "inf", "--reward-stock"),
+    ("ppo_selfplay", "seed", -1, "--seed"), ("ppo_selfplay", "action-repeat", 10 ** 20, "--action-repeat"),
+    ("ppo_selfplay", "run-name", "../elsewhere", "--run-name"),
+    ("ppo_selfplay", "checkpoint", "/dev/null", "--checkpoint"),
 ]
 
 
@@ -107,3 +121,30 @@ def test_a_mistake_ends_in_one_line(folder, tmp_path, monkeypatch, capfd, script
     line = capfd.readouterr().err.strip().splitlines()[-1]
     assert end.value.code == 2 and line.startswith("error: ") and said in line
     assert not Path("runs").exists() and not Path("out/policy.onnx").exists() and not Path("out/student.pt").exists()
+
+
+@pytest.mark.parametrize("options, said", [
+    ({"matchmaking": "population"}, "population-size"), ({"pbt": True}, "population-size"),
+    ({"league": True}, "population-size"), ({"population_size": 0}, "population-size"),
+    ({"vtrace": True}, "async-learning"), ({"max_buffer_size": 500}, "async-learning"),
+    ({"teacher_kl": 1.0}, "pretrained"), ({"async_learning": True, "max_buffer_size": 10}, "at least one rollout"),
+    ({"update_interval": "often"}, "batch_ready"), ({"opponent_bots": "pikachu"}, "level1"),
+    ({"opponent_bots": "attacker"}, "held-out"), ({"held_out": "nowhere.pt"}, "nowhere"),
+    ({"eval_opponents": ""}, "idle"), ({"opponent": "nowhere.pt"}, "nowhere"),
+    ({"opponent": "cpu9"}, "cpu9: needs Dolphin"),
+    ({"opponent": "cpu9", "game_type": "dolphin", "character": "fox,sheik"}, "choose sheik"),
+    ({"character": "fox,pikachu"}, "pikachu"), ({"stage": "hyrule"}, "final_destination"),
+    ({"history_prob": 1.5}, "history-prob"), ({"turn_winrate": 2.0}, "turn-winrate"),
+    ({"train_order": "round-robin", "parallel_training": True}, "train-order"),
+    ({"population_size": 2, "pbt": True, "matchmaking": "self", "history_prob": None}, "needs results"),
+    ({"population_size": 2, "pbt": True, "history_prob": 0.0}, "needs results"),
+    ({"population_size": 3, "pbt": True, "league": True}, "league"),
+    ({"population_size": 2, "pbt": True, "train_order": "round-robin"}, "round-robin"),
+    ({"async_learning": True, "train_interval": 2, "max_buffer_size": 200}, "at least one rollout, 256"),
+    ({"population_size": 2, "train_order": "round-robin", "num_workers": 5}, "num-workers"),
+    ({"opponents_per_iteration": 1}, "opponents-per-iteration"), ({"worker_timeout": 0.0}, "worker-timeout")
+])
+def test_flags_of_self_play_that_do_not_go_together(tmp_path, options, said):
+    with pytest.raises(UserError, match=said):
+        ppo_selfplay.main(tiny(tmp_path, "run", 1, **options))
+    assert not (tmp_path / "run").exists()
