@@ -1,10 +1,11 @@
-"""A single-agent environment, for learners from elsewhere."""
+"""Environments for learners from elsewhere: one player with Gymnasium's API, both with PettingZoo's."""
 
 import collections
 from pathlib import Path
 
 import gymnasium
 import numpy as np
+import pettingzoo
 import torch
 from gymnasium.spaces import Box, Dict, MultiDiscrete
 
@@ -17,6 +18,21 @@ from melee_common import (
     ACTION_SIZE, INT_LIMITS, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, NUM_SHOULDER, NUM_STICK, Observation,
     Policy, VecEnv, decode_actions, load_policy, mirrored, observe, to_torch,
 )
+
+
+def spaces() -> tuple[Dict, MultiDiscrete]:
+    """Of an observation (`Observation(**obs)` is what a Policy reads), and of an action (see `decode_actions`)."""
+    limits = np.finfo(np.float32)
+    seen = {"floats": Box(limits.min, limits.max, (NUM_FLOATS,), np.float32),
+            "ints": Box(0, INT_LIMITS, (NUM_INTS,), np.int16)}
+    return Dict(seen), MultiDiscrete([2] * NUM_BUTTONS + [NUM_STICK] * 4 + [NUM_SHOULDER])
+
+
+def reward_args(given: dict[str, float]) -> RewardArgs:
+    unknown = given.keys() - vars(RewardArgs()).keys()
+    if unknown:
+        raise UserError(f"MeleeEnv: unknown {', '.join(sorted(unknown))}; rewards are {', '.join(vars(RewardArgs()))}")
+    return RewardArgs(**given)
 
 
 class MeleeEnv(gymnasium.Env):
@@ -51,17 +67,10 @@ class MeleeEnv(gymnasium.Env):
         if not self._opponents:
             raise UserError("MeleeEnv: the list of opponents is empty; name at least one")
         self._port, self._action_repeat, self.render_mode = port, action_repeat, render_mode
-        unknown = rewards.keys() - vars(RewardArgs()).keys()
-        if unknown:
-            raise UserError(f"MeleeEnv: unknown {', '.join(sorted(unknown))}; rewards are "
-                            f"{', '.join(vars(RewardArgs()))}")
-        self._rewards = RewardArgs(**rewards)
+        self._rewards = reward_args(rewards)
         self._envs = VecEnv(1, self._characters, lookup(STAGES, stage, "stage"), max_episode_frames=max_episode_frames)
         self._me, self._over = 0, True
-        limits = np.finfo(np.float32)
-        self.observation_space = Dict({"floats": Box(limits.min, limits.max, (NUM_FLOATS,), np.float32),
-                                       "ints": Box(0, INT_LIMITS, (NUM_INTS,), np.int16)})
-        self.action_space = MultiDiscrete([2] * NUM_BUTTONS + [NUM_STICK] * 4 + [NUM_SHOULDER])
+        self.observation_space, self.action_space = spaces()
 
     @staticmethod
     def _source(opponent):
@@ -164,6 +173,65 @@ class MeleeEnv(gymnasium.Env):
         return f"frame {frame['frame_id']}" + "".join(
             f"  P{k + 1} {names.get(int(p['character']), 'nobody')} {p['stocks']} stocks {p['percent']:.0f} % "
             f"({p['x']:.0f}, {p['y']:.0f})" for k, p in enumerate(frame["players"]))
+
+    def close(self) -> None:
+        self._envs.close()
+
+
+class MeleeParallelEnv(pettingzoo.ParallelEnv):
+    """Both players of one embedded game, with PettingZoo's parallel API: for libraries that bring their own self-play.
+
+    The agents are "player_1" and "player_2", by port; observations, actions and rewards are those of MeleeEnv."""
+
+    metadata = {"name": "melee_v0", "render_modes": []}
+
+    def __init__(self, characters: tuple[str, str] = ("mewtwo", "mewtwo"), *, stage: str = "final_destination",
+                 action_repeat: int = 3, max_episode_frames: int = 3600, **rewards: float):
+        """characters: by port. max_episode_frames: game frames after which a game is truncated (0: never)."""
+        if action_repeat < 1 or max_episode_frames < 0 or len(characters) != 2:
+            raise UserError(f"MeleeParallelEnv: {len(characters)} characters must be 2, action_repeat {action_repeat} "
+                            f"at least 1, max_episode_frames {max_episode_frames} at least 0")
+        self.render_mode = None
+        self.possible_agents, self.agents = ["player_1", "player_2"], []
+        self.observation_spaces, self.action_spaces = (
+            dict.fromkeys(self.possible_agents, space) for space in spaces())
+        self._rewards, self._rng = reward_args(rewards), np.random.default_rng()
+        self._envs = VecEnv(1, [lookup(CHARACTERS, name, "character") for name in characters],
+                            lookup(STAGES, stage, "stage"), action_repeat=action_repeat,
+                            max_episode_frames=max_episode_frames)
+
+    def reset(self, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
+        """Begins a game. seed: of this and all later ones."""
+        if seed is not None:
+            self._rng = np.random.default_rng(seed)
+        games = self._envs.games
+        games.seed[0], games.episode[0] = self._rng.integers(2 ** 63), 0
+        games.reset(np.ones(1, bool))
+        self.agents = list(self.possible_agents)
+        return self._by_agent(observe(self._envs.frames, self._envs.controllers)), {name: {} for name in self.agents}
+
+    def step(self, actions: dict[str, np.ndarray]) -> tuple[dict, dict, dict, dict, dict]:
+        """{agent: [13] integers} -> observations, rewards, terminations, truncations, infos, by agent."""
+        envs, before = self._envs, np.frombuffer(self._envs.frames.tobytes(), FRAME)
+        chosen = np.array([[actions[name] for name in self.possible_agents]])                       # [1, 2, 13]
+        terminated, truncated, _ = envs.step(decode_actions(chosen, mirrored(envs.frames)))
+        over = bool(terminated[0] | truncated[0])
+        after, controllers = (envs.final_frames, envs.final_controllers) if over else (envs.frames, envs.controllers)
+        rewards = compute_rewards(before, after, self._rewards, terminated)[0]
+        agents, self.agents = self.agents, [] if over else self.agents
+        return (self._by_agent(observe(after, controllers)), dict(zip(agents, rewards.tolist(), strict=True)),
+                dict.fromkeys(agents, bool(terminated[0])), dict.fromkeys(agents, bool(truncated[0])),
+                {name: {} for name in agents})
+
+    def _by_agent(self, obs: Observation) -> dict[str, dict]:
+        return {name: {"floats": obs.floats[0, port], "ints": obs.ints[0, port]}
+                for port, name in enumerate(self.possible_agents)}
+
+    def observation_space(self, agent: str) -> Dict:
+        return self.observation_spaces[agent]
+
+    def action_space(self, agent: str) -> MultiDiscrete:
+        return self.action_spaces[agent]
 
     def close(self) -> None:
         self._envs.close()

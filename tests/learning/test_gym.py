@@ -10,10 +10,11 @@ from gymnasium.utils.env_checker import check_env
 
 import melee_common
 from cleanmelee.cli import UserError
-from cleanmelee.environment import MeleeEnv
+from cleanmelee.environment import MeleeEnv, MeleeParallelEnv
 from cleanmelee.frame import CONTROLLER
 from cleanmelee.game import BOTS
 from cleanmelee.pool import Pool
+from helpers import random_actions
 from melee_common import (
     ACTION_SIZE, NEUTRAL_ACTION, NUM_FLOATS, NUM_INTS, NUM_LOGITS, Observation, Policy, decode_actions,
     save_checkpoint, to_torch,
@@ -179,3 +180,33 @@ def test_the_readme_loop_runs(tmp_path, capsys):
 def test_gymnasium_accepts_it():
     check_env(MeleeEnv("attacker"), skip_render_check=True)
     check_env(MeleeEnv(Policy("gru", (16,))), skip_render_check=True)
+
+
+# -------------------------------------------------------------------------------------------- both players, PettingZoo
+
+def test_pettingzoos_own_checks():
+    from pettingzoo.test import parallel_api_test, parallel_seed_test
+    parallel_api_test(MeleeParallelEnv(max_episode_frames=300), num_cycles=300)
+    parallel_seed_test(lambda: MeleeParallelEnv(max_episode_frames=300), num_cycles=100)
+
+
+def test_both_players_see_and_earn_what_one_does():
+    """The same game, played by both faces: player 1 of one is the agent of the other; the opponent idles."""
+    both = MeleeParallelEnv(("fox", "marth"), max_episode_frames=600)
+    one = MeleeEnv("idle", character="fox", opponent_character="marth", port=1, max_episode_frames=600)
+    obs, _ = both.reset(seed=1)
+    alone, _ = one.reset(seed=2)
+    one._envs.games.seed[:] = both._envs.games.seed                         # the two faces draw their seeds apart
+    one._envs.games.episode[:] = 0
+    one._envs.games.reset(np.ones(1, bool))
+    rng = np.random.default_rng(0)
+    while both.agents:
+        action = random_actions(rng, 1)[0]
+        obs, rewards, terminated, truncated, _ = both.step({"player_1": action, "player_2": NEUTRAL_ACTION})
+        alone, reward, *ends, _ = one.step(action)
+        assert all(np.array_equal(obs["player_1"][name], alone[name]) for name in alone)
+        assert rewards["player_1"] == reward == -rewards["player_2"]
+        assert ends == [terminated["player_1"], truncated["player_1"]]
+    assert ends == [False, True]
+    with pytest.raises(UserError, match="2"):
+        MeleeParallelEnv(("fox",))
