@@ -126,8 +126,8 @@ def measure_async(folder: Path, quick: bool) -> None:
     acting_one, learning_one, _ = alone(folder / "sync", 3, threads=1)
     best = (acting + learning) / max(acting_one, learning_one)
     print(f"\n--async-learning, mlp at 8 games: {overlapped:,} game frames/s over {sync:,}, {overlapped / sync:.2f} "
-          f"times as fast.\nAlone, one after the other, an iteration acts for {acting:.2f} s and learns for {learning:.2f} s "
-          f"with {THREADS} threads.\nWith a thread each, side by side, {acting_one:.2f} s and {learning_one:.2f} s: at "
+          f"times as fast.\nAlone, one after the other, an iteration acts for {acting:.2f} s and learns for "
+          f"{learning:.2f} s with {THREADS} threads.\nWith a thread each, side by side, {acting_one:.2f} s and {learning_one:.2f} s: at "
           f"best {best:.2f} times as fast, less waits for\nPython's lock and for memory")
 
 

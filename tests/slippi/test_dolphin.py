@@ -283,7 +283,7 @@ def test_training_against_melees_own_computer_player(dolphin, tmp_path, monkeypa
     monkeypatch.setattr(ppo_selfplay, "collect", collect)
     args = dolphin(FAKE_STOCKS=1)
     ppo_selfplay.main(ppo_selfplay.Args(
-        game_type="dolphin", dolphin=args.dolphin, iso=args.iso, opponent="cpu9", num_games=2, timesteps=512,
+        game_type="dolphin", live=args, opponent="cpu9", num_games=2, timesteps=512,
         rollout_length=32, hidden="16", character="fox", opponent_character="marth", max_episode_frames=60,
         action_repeat=1, eval_interval=0, run_name="cpu", runs_dir=str(tmp_path)))
     learns, sticks, characters, assignment = (np.stack(part) for part in zip(*seen, strict=True))
