@@ -72,8 +72,8 @@ def train(n: int, args: DolphinArgs, alone: float, folder: str) -> None:
     """ppo_selfplay.py itself."""
     ppo_selfplay.VecEnv = Disturbed
     ppo_selfplay.main(ppo_selfplay.Args(
-        game_type="dolphin", live=args, step_timeout=args.step_timeout, num_games=n,
-        character="fox", timesteps=n * 3 * 128 * 12, hidden="128", eval_interval=0, runs_dir=folder, run_name="bench"))
+        game_type="dolphin", live=args, num_games=n, character="fox", timesteps=n * 3 * 128 * 12, hidden="128",
+        eval_interval=0, runs_dir=folder, run_name="bench"))
     print(f"training: {Disturbed.each:.0f} frames/s each, {n * Disturbed.each:.0f} in all, policy included; "
           f"the stand-in alone {alone:.0f} ({Disturbed.each / alone:.0%})")
     if Disturbed.faults:
