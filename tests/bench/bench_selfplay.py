@@ -127,8 +127,8 @@ def measure_async(folder: Path, quick: bool) -> None:
     best = (acting + learning) / max(acting_one, learning_one)
     print(f"\n--async-learning, mlp at 8 games: {overlapped:,} game frames/s over {sync:,}, {overlapped / sync:.2f} "
           "times as fast.\nAlone, one after the other, an iteration\n"
-          f"acts for {acting:.2f} s and learns for {learning:.2f} s with {THREADS} threads; with a thread each, side by "
-          f"side, {acting_one:.2f} s and {learning_one:.2f} s:\nat best {best:.2f} times as fast, less waits for "
+          f"acts for {acting:.2f} s and learns for {learning:.2f} s with {THREADS} threads; with a thread each, side "
+          f"by side, {acting_one:.2f} s and {learning_one:.2f} s:\nat best {best:.2f} times as fast, less waits for "
           "Python's lock and for memory")
 
 
