@@ -813,7 +813,7 @@ def main(args: Args) -> None:
     if args.track_elo:
         print_elo(console, ratings, [x.name for x in learners], [*pool.ids(), OPPONENT, args.opponent, *BOTS])
     if stopping:
-        console.print(f"stopped at step {global_step:,}; continue with: python ppo_selfplay.py --resume {run}")
+        console.print(f"stopped at step {global_step:,}; continue with: python {Path(__file__).name} --resume {run}")
         sys.exit(130)
     console.print(*filter(None, ("done:", checkpoint_path, plot_winrates(run))))
 
