@@ -79,8 +79,12 @@ def check_number(name: str, value: float, limits: Range | None) -> None:
     low, high = (limits.low, limits.high) if limits else (-math.inf, math.inf)
     if math.isfinite(value) and low <= value <= high:
         return
-    rule = "must be finite" if not limits else f"must be at least {low:g}" if high == math.inf else (
-        f"must lie between {low:g} and {high:g}")
+    if not math.isfinite(value):
+        rule = "must be finite"
+    elif high == math.inf:
+        rule = f"must be at least {low:g}"
+    else:
+        rule = f"must lie between {low:g} and {high:g}"
     raise UserError(f"{as_flag(name)} {value}: {rule}")
 
 

@@ -53,7 +53,7 @@ def start_run(runs_dir: str, run_name: str, flags: dict, script: str) -> Path:
         raise UserError(f"{run}: cannot make this folder ({error.strerror}); choose another --runs-dir or --run-name"
                         ) from None
     (run / "args.json").write_text(json.dumps(flags, indent=1) + "\n")
-    (run / "command.txt").write_text(shlex.join(sys.argv) + "\n")
+    (run / "command.txt").write_text("python " + shlex.join(sys.argv) + "\n")
     (run / "versions.txt").write_text("".join(f"{k} {v}\n" for k, v in versions().items()))
     (run / Path(script).name).write_bytes(Path(script).read_bytes())
     return run
@@ -75,7 +75,8 @@ def resumed_flags(run: Path, given: dict, defaults: dict, may_change: set[str]) 
     except (ValueError, AttributeError) as error:
         raise UserError(f"{file}: damaged ({error}); restore it") from None
     if unknown:
-        raise UserError(f"{file}: damaged (unknown flags: {', '.join(map(as_flag, sorted(unknown)))}); restore it")
+        raise UserError(f"{file}: has {', '.join(map(as_flag, sorted(unknown)))}, which this script does not know; go on "
+                        "with the script that began the run, of which a copy lies beside that file")
     return flags | {name: changed[name] for name in may_change & changed.keys() if name != "resume"}
 
 
