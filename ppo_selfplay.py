@@ -585,7 +585,7 @@ def update(learner: Learner, batches: list[dict], args: Args, step: int) -> dict
     mean, learnt = s.mean(0).tolist(), b["returns"][b["learns"]]
     variance = learnt.var().item() if len(learnt) > 1 else 0.
     explained = 1 - (learnt - b["values"][b["learns"]]).var().item() / variance if variance else 0.
-    return {                                                                # a schedule's value stands after hyper's own
+    return {                                                             # a schedule's value stands after hyper's own
         "charts/agent_frames": learner.agent_frames, **{f"charts/{k}": v for k, v in hyper.items()},
         "charts/learning_rate": lr, "losses/policy_loss": mean[0], "losses/value_loss": mean[1],
         "losses/entropy": mean[2], "losses/teacher_kl": mean[3], "losses/approx_kl": s[-1, 4].item(),

@@ -75,8 +75,8 @@ def resumed_flags(run: Path, given: dict, defaults: dict, may_change: set[str]) 
     except (ValueError, AttributeError) as error:
         raise UserError(f"{file}: damaged ({error}); restore it") from None
     if unknown:
-        raise UserError(f"{file}: has {', '.join(map(as_flag, sorted(unknown)))}, which this script does not know; go on "
-                        "with the script that began the run, of which a copy lies beside that file")
+        raise UserError(f"{file}: has {', '.join(map(as_flag, sorted(unknown)))}, which this script does not know; go "
+                        "on with the script that began the run, of which a copy lies beside that file")
     return flags | {name: changed[name] for name in may_change & changed.keys() if name != "resume"}
 
 
