@@ -10,6 +10,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS.parent), str(TESTS), str(TESTS / "bench"), str(TESTS / "tools")]
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:                       # inherited, as by a job in the background: so
+    signal.signal(signal.SIGINT, signal.default_int_handler)                # would be what a test starts and interrupts
+
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: minutes; run them with -m slow")
