@@ -10,8 +10,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS.parent), str(TESTS), str(TESTS / "bench"), str(TESTS / "tools")]
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:                       # inherited, as by a job in the background: so
-    signal.signal(signal.SIGINT, signal.default_int_handler)                # would be what a test starts and interrupts
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Inherited, as by a job in the background; what a test starts and interrupts would ignore it too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config):
