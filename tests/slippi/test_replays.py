@@ -652,11 +652,11 @@ def test_a_reader_that_dies_costs_one_file(folder, monkeypatch):
 def test_readers_end_with_their_parent(folder, end):
     """Ctrl-C, which a terminal sends to the whole process group, or a kill, while every reader is busy."""
     script = f"""
-import sys, time
+import os, sys, time
 sys.path.insert(0, {str(Path(replays_room.__file__).parents[1])!r})
 import cleanmelee.replays as replays_room
 def slow(path, *rest):
-    print("reading", flush=True)
+    os.write(1, b"reading\\n")            # in one piece: three readers write
     time.sleep(60)
 replays_room._read_one = slow
 replays_room.load_replays({str(folder)!r}, num_workers=3, cache_dir=False)
