@@ -9,7 +9,8 @@ Time: post[t-1] + pre[t] -> post[t]. A policy that has seen frames[t] chooses co
 that.
 
 Sections, in the order of their arrows: controller codec, observation, policy, vectorised games, matches between
-policies, checkpoints. To add a backbone, write a class beside MLP and GRU and name it in BACKBONES."""
+policies, checkpoints. To add a backbone, write a class beside MLP and GRU and name it in BACKBONES and
+in the scripts' --backbone."""
 
 import copy
 import hashlib
