@@ -922,7 +922,7 @@ class StackedPolicies:
         names = [name for name, _ in policies[0].named_parameters()]
         self.params = {name: torch.stack([p.detach() for p in column])
                        for name, column in zip(names, columns, strict=True)}
-        # buffers: all the same
+        # Buffers are columns of the observation, the same in all of them.
         skeleton, buffers = copy.deepcopy(policies[0]).to("meta"), dict(policies[0].named_buffers())
         self.forward = torch.vmap(lambda params, floats, ints, state, noise: torch.func.functional_call(
             skeleton, (params, buffers), (Observation(floats, ints), state, noise)))

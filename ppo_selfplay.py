@@ -61,8 +61,7 @@ HISTORY_PROB = {"self": 0., "simple_mix": .25, "pfsp": .5, "league": .5, "histor
 
 @dataclass
 class Args:
-    # ------------------------------------------------------------------------------------------------------------ the
-    # game
+    # --------------------------------------------------------------------------------------------------------- the game
     num_games: Annotated[int, Range(1, 65536)] = 4
     """games played side by side, for each learner"""
     character: str = "mewtwo"
@@ -86,8 +85,7 @@ class Args:
     max_restarts: Annotated[int, COUNT_OR_OFF] = 100
     """workers that may fail within an hour (off: 0, none); one more ends the run, to be continued with --resume"""
 
-    # ------------------------------------------------------------------------------------------------------------
-    # learning
+    # --------------------------------------------------------------------------------------------------------- learning
     timesteps: Annotated[int | None, Range(1)] = None
     """game frames to play in total, frames x games (default: 100000; for a resumed run what it was started with)"""
     pretrained: str = ""
@@ -134,8 +132,7 @@ class Args:
     train_interval: Annotated[int, COUNT] = 1
     """iterations between two updates; each learns from all of them (off: 1)"""
 
-    # -----------------------------------------------------------------------------------------------------------
-    # opponents
+    # -------------------------------------------------------------------------------------------------------- opponents
     matchmaking: Literal["simple_mix", "self", "historical", "population", "league", "pfsp"] = "simple_mix"
     """whom a learner meets: simple_mix its present self or a past checkpoint; self always itself; historical any
     checkpoint of the pool; population the other learners as they are now; league checkpoints near its own Elo; pfsp
@@ -168,8 +165,7 @@ class Args:
     track_elo: bool = False
     """print the Elo table and the payoff matrix with counts at the end (off: False)"""
 
-    # ----------------------------------------------------------------------------------------------------------
-    # evaluation
+    # ------------------------------------------------------------------------------------------------------- evaluation
     eval_interval: Annotated[int, COUNT_OR_OFF] = 200
     """iterations between two evaluations of the strongest learner (by Elo), the first before all others (off: 0)"""
     eval_games: Annotated[int, Range(2, 65536)] = 32
@@ -181,8 +177,7 @@ class Args:
     eval_in_background: bool = True
     """evaluate in a process of its own, at low priority (off: --no-eval-in-background, training waits for it)"""
 
-    # ----------------------------------------------------------------------------------------------------------
-    # population
+    # ------------------------------------------------------------------------------------------------------- population
     population_size: Annotated[int, Range(1, 1024)] = 1
     """independent learners, e.g. 4, each with its own network, optimiser, games and hyperparameters (off: 1)"""
     pbt: bool = False
@@ -205,8 +200,7 @@ class Args:
     turn_frames: Annotated[int, Range(1)] = 1_000_000
     """round-robin: game frames that end a turn (off: 1000000000000)"""
 
-    # ------------------------------------------------------------------------------------------------------------- the
-    # run
+    # ---------------------------------------------------------------------------------------------------------- the run
     resume: str = ""
     """run folder to continue, with the arguments it was started with; only --timesteps may change (off: empty)"""
     seed: Annotated[int, SEEDS] = 1
@@ -491,8 +485,8 @@ def prepare(learner: Learner, rollout: dict, args: Args, teacher: Policy | None)
     return {"floats": obs.floats, "ints": obs.ints, "actions": actions, "starts": starts,
             "learns": rows(rollout["learns"]), "logprobs": logprobs, "values": values,
             "advantages": rows(advantages), "returns": rows(returns),
-            # at the start
-            "teacher": teacher_logits, **{f"state_{k}": s[None] for k, s in enumerate(rollout["state"])}}
+            "teacher": teacher_logits,
+            **{f"state_{k}": s[None] for k, s in enumerate(rollout["state"])}}      # as the rollout began
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -141,13 +141,13 @@ def _potential(level):
 
 @_zero_sum
 def stock_term(step: Step) -> np.ndarray:
-    """Stocks that the foe lost, by whatever cause."""
+    """Stocks that the foe lost, by whatever cause. For training `compute_rewards` has it inline: change both."""
     return (step.foe_before["stocks"] - step.foe["stocks"]).astype(np.float32)
 
 
 @_zero_sum
 def damage_term(step: Step) -> np.ndarray:
-    """Percent that the foe took, by whatever cause."""
+    """Percent that the foe took, by whatever cause. For training `compute_rewards` has it inline: change both."""
     return step.hurt[:, ::-1]
 
 
