@@ -423,8 +423,9 @@ class MLP(nn.Module):
     """Layers of the sizes `hidden`, a ReLU after each. It remembers nothing.
 
     Every backbone has what this one has: `size`, how many features it makes of n_in; `initial_state`, a flat tuple of
-    tensors [B, ...]; `unroll` over time and `step` over one frame, which agree. To add one, write such a class and name
-    it in BACKBONES."""
+    tensors [B, ...]; `unroll` over time and `step` over one frame, which agree. `step` must also run under torch.vmap
+    (StackedPolicies) and export to ONNX; buffers must not differ between policies of one shape. To add one, write such
+    a class and name it in BACKBONES and in the `--backbone` of bc.py and ppo_selfplay.py."""
 
     def __init__(self, n_in: int, hidden: tuple[int, ...]):
         super().__init__()
