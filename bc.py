@@ -30,6 +30,7 @@ from cleanmelee.files import append_jsonl, check_writable
 from cleanmelee.frame import BUTTONS
 from cleanmelee.runs import start_run, stop_on_interrupt
 from cleanmelee.terminal import Terminal
+from cleanmelee.tracking import Tracker
 from melee_common import (
     HEADS, NUM_BUTTONS, OWN_CONTROLLER, STICK_NEUTRAL, Policy, action_logprobs, load_policy, parse_hidden,
     save_checkpoint, split_logits,
@@ -207,6 +208,7 @@ def main(args: Args) -> None:
     policy = load_policy(args.pretrained)[0] if args.pretrained else Policy(args.backbone, parse_hidden(args.hidden))
     policy.config |= {"action_repeat": 1, "frame_delay": 0}                 # people act on every frame, at once
     fill_in(args, policy)
+    tracker = Tracker(args.track)
 
     train, held_out, about = load_sequences(
         args.replays, character=args.character, player_port=args.player_port, cpu_players=args.cpu_players,
@@ -215,9 +217,7 @@ def main(args: Args) -> None:
     run = start_run(args.runs_dir, args.run_name, to_flags(args), __file__)
     (run / "replays.json").write_text(json.dumps(about, indent=1) + "\n")
     best_path = Path(args.checkpoint) if args.checkpoint else run / "checkpoints" / "best.pt"
-    if args.track:
-        import wandb
-        wandb.init(project="cleanmelee", name=args.run_name, config=to_flags(args), dir=str(run))
+    tracker.start(run, args.run_name, to_flags(args))
 
     optimizer = torch.optim.AdamW(policy.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
     T, B = args.window_size, args.batch_size
@@ -291,8 +291,7 @@ def main(args: Args) -> None:
                    **{f"time/{name}": seconds for name, seconds in clock.items()},
                    "time/eval": time.perf_counter() - tick}
         append_jsonl(run / "metrics.jsonl", metrics)
-        if args.track:
-            wandb.log(metrics, step=step)
+        tracker.log(metrics, step)
         better = row["eval/nll"] < best["eval/nll"] or epoch == 1
         best = row if better else best
         for path in [run / "checkpoints" / "last.pt"] + [best_path] * better:
@@ -306,8 +305,7 @@ def main(args: Args) -> None:
             break
 
     report(before, best, console)
-    if args.track:
-        wandb.finish()
+    tracker.finish()
     if stop:
         console.print(f"stopped in epoch {epoch}; go on from its weights with --pretrained "
                       f"{run / 'checkpoints' / 'last.pt'}")

@@ -50,6 +50,7 @@ from cleanmelee.runs import (
 )
 from cleanmelee.selfplay import MIRROR, SelfPlay
 from cleanmelee.terminal import Terminal
+from cleanmelee.tracking import Tracker
 from melee_common import (
     ACTION_SIZE, NUM_FLOATS, NUM_INTS, Observation, Policy, VecEnv, action_kl, action_logprobs, decode_actions,
     evaluate_actions, load_checkpoint, load_policy, matchups, mirrored, observe, parse_hidden, save_checkpoint,
@@ -642,6 +643,7 @@ def main(args: Args) -> None:
         raise UserError(f"{args.pretrained}: trained for a delay of {initial.frame_delay} frames; this game has none")
     fill_in(args, initial)
     check(args)
+    tracker = Tracker(args.track)
     if not saved:
         run = start_run(args.runs_dir, args.run_name, to_flags(args), __file__)
         lock = lock_run(run)                                                # held until the end
@@ -698,10 +700,7 @@ def main(args: Args) -> None:
         batches = [prepare(learner, rollout, args, teacher) for rollout in rollouts]
         return update(learner, batches, args, step) | {"time/update": time.perf_counter() - tick}
 
-    if args.track:
-        import wandb
-        wandb.init(project="cleanmelee", name=args.run_name, config=to_flags(args), dir=str(run), resume="allow",
-                   id=args.run_name)
+    tracker.start(run, args.run_name, to_flags(args))
     stop = stop_on_interrupt(console.print)
     steps_per_iteration = T * M * args.action_repeat * args.train_interval
     num_iterations = -(-args.timesteps // steps_per_iteration)
@@ -713,7 +712,7 @@ def main(args: Args) -> None:
         f"({M} games x {T * args.train_interval} decisions x {args.action_repeat} frames); a reward's half-life is "
         f"{half_life:.1f} s; run folder {run}")
     evaluator = Evaluator(run, evaluation_settings(args), global_step, in_background=args.eval_in_background,
-                          log=console.print, on_row=wandb.log if args.track else lambda row: None)
+                          log=console.print, on_row=tracker.log)
     if not saved:                                                           # somebody to meet, and something to resume
         if args.eval_interval:
             evaluator.submit(learners[0].policy, 0)
@@ -775,8 +774,7 @@ def main(args: Args) -> None:
                         f"{row['global_step']:,}  SPS {sps:,.0f}  policy {policy_loss:.4f}  value {value_loss:.4f}  "
                         f"entropy {entropy:.4f}  KL {kl:.4f}")
                 append_jsonl(run / "metrics.jsonl", row)
-                if args.track:
-                    wandb.log(row, step=row["global_step"])
+                tracker.log(row, row["global_step"])
             progress.update(task, completed=iteration)
 
             # -------------------------------------------------------- population, pool, evaluation and checkpoints
@@ -814,8 +812,7 @@ def main(args: Args) -> None:
         if parallel is not None:
             parallel.close()
         lock.release()
-        if args.track:
-            wandb.finish()
+        tracker.finish()
 
     if args.track_elo:
         print_elo(console, ratings, [x.name for x in learners], [*pool.ids(), OPPONENT, args.opponent, *BOTS])

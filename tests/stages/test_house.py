@@ -10,7 +10,7 @@ from helpers import ROOT
 
 STAGES = ("bc", "ppo_selfplay", "distill", "export_onnx", "play")
 FLOORS = [  # a room may import from those above it in this list, and from its own line
-    {"frame", "libmelee", "terminal"}, {"cli", "statistics"}, {"files", "events", "workers", "game"},
+    {"frame", "libmelee", "terminal"}, {"cli", "statistics"}, {"files", "events", "workers", "game", "tracking"},
     {"runs", "slp", "rewards"}, {"replays", "recording", "dolphin"}, {"melee_common"}, {"pool", "dataset", "onnx"},
     {"population", "evaluation", "environment", "inference", "tournament"}, {"selfplay"}, set(STAGES)]
 WITHOUT_TORCH = (

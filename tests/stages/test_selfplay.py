@@ -397,14 +397,14 @@ def test_a_broken_game_costs_its_own_rows_alone(tmp_path, monkeypatch, rollouts,
 def test_command_line_from_start_to_elo_table(tmp_path):
     result = command(
         "--num-games", "2", "--timesteps", "400", "--rollout-length", "16", "--hidden", "16", "--runs-dir",
-        str(tmp_path), "--run-name", "r", "--track-elo", "--eval-interval", "2", "--eval-games", "2",
+        str(tmp_path), "--run-name", "r:1", "--track-elo", "--eval-interval", "2", "--eval-games", "2",
         "--max-episode-frames", "60", "--pool-interval", "1", "--character", "fox", "--eval-opponents", "idle,attacker",
         "--stage", "battlefield", "--checkpoint", str(tmp_path / "out.pt"), "--save-interval", "1", "--backbone", "gru",
         "--track")
     assert result.returncode == 0, result.stderr
     for text in ("SPS", "KL", "Elo", "Rank", "eval at 0"):
         assert text in result.stdout, text
-    run = tmp_path / "r"
+    run = tmp_path / "r:1"
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert {
         "global_step", "charts/SPS", "losses/policy_loss", "losses/value_loss", "losses/entropy", "losses/approx_kl",
@@ -415,7 +415,8 @@ def test_command_line_from_start_to_elo_table(tmp_path):
     assert all(
         e["eval/winrate_attacker_low"] <= e["eval/winrate_attacker"] <= e["eval/winrate_attacker_high"] for e in evals)
     assert {p.name for p in run.iterdir()} >= {"args.json", "command.txt", "versions.txt", "pool", "winrates.png"}
-    assert list(run.glob("wandb/offline-run-*/*.wandb"))
+    run_id = (run / "wandb.txt").read_text().strip()                        # not its name, which W&B would refuse
+    assert list(run.glob(f"wandb/offline-run-*/run-{run_id}.wandb"))
     assert (run / "winrates.png").read_bytes().startswith(b"\x89PNG")
     assert load_policy(tmp_path / "out.pt")[1]["step"] == rows[-1]["global_step"]
 
