@@ -16,6 +16,7 @@ import copy
 import hashlib
 import io
 import mmap
+import operator
 import os
 import select
 import sys
@@ -591,6 +592,7 @@ def parse_hidden(text: str) -> tuple[int, ...]:
 def _mix(*numbers: int) -> int:
     """A 64-bit hash of whole numbers: seeds for (run, game slot, episode) that do not depend on what happened
     before."""
+    numbers = tuple(map(operator.index, numbers))                           # np.int64(3) is written otherwise than 3
     return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest(), "little")
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 import sys
+import types
 import typing
 from dataclasses import dataclass
 
@@ -79,9 +80,10 @@ def check_ranges(args) -> None:
 def check_number(name: str, value: float, limits: Range | None) -> None:
     """Raises UserError if `value`, of the flag or field `name`, is not finite or lies outside `limits`."""
     low, high = (limits.low, limits.high) if limits else (-math.inf, math.inf)
-    if math.isfinite(value) and low <= value <= high:
+    finite = isinstance(value, int) or math.isfinite(value)                 # an int may be larger than any float
+    if finite and low <= value <= high:
         return
-    if not math.isfinite(value):
+    if not finite:
         rule = "must be finite"
     elif high == math.inf:
         rule = f"must be at least {low:g}"
@@ -104,7 +106,8 @@ def to_flags(args) -> dict:
 
 
 def from_flags(args_type, flags: dict):
-    """The Args that `to_flags` made `flags` of. Raises TypeError for a flag that it does not have."""
+    """The Args that `to_flags` made `flags` of. Raises UserError for a flag that it does not have, and for a value that
+    is not of the flag's type, choices or range: files can be edited, and no tyro has seen these."""
     flags, kinds = dict(flags), typing.get_type_hints(args_type)
     values = {}
     for field in dataclasses.fields(args_type):
@@ -114,9 +117,26 @@ def from_flags(args_type, flags: dict):
             values[field.name] = from_flags(group, {name: flags.pop(name) for name in inside})
         elif field.name in flags:
             values[field.name] = flags.pop(field.name)
+            check_kind(field.name, values[field.name], kinds[field.name])
     if flags:
-        raise TypeError(f"unknown flags: {', '.join(map(as_flag, flags))}")
-    return args_type(**values)
+        raise UserError(f"unknown flags: {', '.join(map(as_flag, flags))}")
+    args = args_type(**values)
+    check_ranges(args)
+    return args
+
+
+def check_kind(name: str, value, kind) -> None:
+    """Raises UserError unless `value` is what the annotation `kind` of the flag `name` asks for: int, float (an int
+    will do), bool, str, None, a Literal, or one of several of those."""
+    kinds = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+    literals = [each for each in kinds if typing.get_origin(each) is typing.Literal]
+    choices = [choice for each in literals for choice in typing.get_args(each)]
+    allowed = {*kinds, *((int,) if float in kinds else ())}
+    if type(value) in allowed and "\0" not in str(value) or value in choices and isinstance(value, str):
+        return
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", types.NoneType: "null"}
+    wanted = [repr(choice) for choice in choices] + [names[each] for each in kinds if each in names]
+    raise UserError(f"{as_flag(name)} {value!r}: must be {' or '.join(wanted)}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -125,7 +145,7 @@ def from_flags(args_type, flags: dict):
 
 def lookup(table: dict[str, int], name: str, what: str) -> int:
     """table[name], or a UserError that lists what there is. what: "character", "stage", "bot"."""
-    if name not in table:
+    if not isinstance(name, str) or name not in table:
         raise UserError(f"unknown {what} {name!r}: choose one of {', '.join(sorted(table))}")
     return table[name]
 

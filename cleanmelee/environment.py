@@ -1,15 +1,19 @@
 """Environments for learners from elsewhere: one player with Gymnasium's API, both with PettingZoo's."""
 
 import collections
+import numbers
+import operator
+import os
 from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pettingzoo
 import torch
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.spaces import Box, Dict, MultiDiscrete
 
-from cleanmelee.cli import UserError, lookup
+from cleanmelee.cli import UserError, from_flags, lookup
 from cleanmelee.frame import CHARACTERS, CONTROLLER, FIGHTERS, FRAME, STAGES, outcomes
 from cleanmelee.game import BOTS
 from cleanmelee.pool import Pool
@@ -32,7 +36,30 @@ def reward_args(given: dict[str, float]) -> RewardArgs:
     unknown = given.keys() - vars(RewardArgs()).keys()
     if unknown:
         raise UserError(f"MeleeEnv: unknown {', '.join(sorted(unknown))}; rewards are {', '.join(vars(RewardArgs()))}")
-    return RewardArgs(**given)
+    return from_flags(RewardArgs, {name: float(value) if isinstance(value, numbers.Real) else value
+                                   for name, value in given.items()})
+
+
+def whole(name: str, value: int, low: int, high: int) -> int:
+    """`value`, of any type of whole number, within these limits. UserError names it."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or not low <= number <= high:
+        raise UserError(f"MeleeEnv: {name} {value!r} must be a whole number from {low} to {high}")
+    return number
+
+
+def an_action(action, space: MultiDiscrete) -> np.ndarray:
+    """[13] integers of `space`, or UserError."""
+    try:
+        array = np.asarray(action)
+    except ValueError:                                                      # ragged
+        array = None
+    if array is None or not space.contains(array):
+        raise UserError(f"not an action: {action!r}; give {ACTION_SIZE} integers, below {space.nvec.tolist()}")
+    return array
 
 
 class MeleeEnv(gymnasium.Env):
@@ -57,19 +84,18 @@ class MeleeEnv(gymnasium.Env):
         one. opponent_character: empty for the same. port: 1 or 2, or 0 to draw it at every reset. max_episode_frames:
         game frames after which a game is truncated (0: never). render_mode: "ansi", for `render` to return a line of
         text. rewards: reward_win=1. and the like, as in RewardArgs; the potentials among them are not discounted."""
-        if port not in (0, 1, 2) or action_repeat < 1 or max_episode_frames < 0 or render_mode not in (None, "ansi"):
-            raise UserError(f"MeleeEnv: port {port} must be 0, 1 or 2, action_repeat {action_repeat} at least 1, "
-                            f"max_episode_frames {max_episode_frames} at least 0, render_mode {render_mode!r} None or "
-                            "'ansi'")
+        if render_mode not in (None, "ansi"):
+            raise UserError(f"MeleeEnv: render_mode {render_mode!r} must be None or 'ansi'")
         both = character, opponent_character or character
         self._characters = [lookup(CHARACTERS, name, "character") for name in both]
         self._opponents = [self._source(o) for o in (opponent if isinstance(opponent, list | tuple) else [opponent])]
         if not self._opponents:
             raise UserError("MeleeEnv: the list of opponents is empty; name at least one")
-        self._port, self._action_repeat, self.render_mode = port, action_repeat, render_mode
-        self._rewards = reward_args(rewards)
+        self._port, self._action_repeat = whole("port", port, 0, 2), whole("action_repeat", action_repeat, 1, 3600)
+        max_episode_frames = whole("max_episode_frames", max_episode_frames, 0, 10 ** 9)
+        self._rewards, self.render_mode = reward_args(rewards), render_mode
         self._envs = VecEnv(1, self._characters, lookup(STAGES, stage, "stage"), max_episode_frames=max_episode_frames)
-        self._me, self._over = 0, True
+        self._me, self._over, self._name = 0, True, None                    # no name: no game has begun
         self.observation_space, self.action_space = spaces()
 
     @staticmethod
@@ -79,14 +105,14 @@ class MeleeEnv(gymnasium.Env):
             return opponent
         if isinstance(opponent, Policy):
             return "policy", opponent
-        if opponent in BOTS:
-            return opponent, None
-        if Path(opponent).is_dir():
-            return Pool(opponent)
-        if not Path(opponent).is_file():
-            raise UserError(f"unknown opponent {str(opponent)!r}: name one of {', '.join(BOTS)}, a checkpoint "
-                            "or a pool")
-        return Path(opponent).stem, load_policy(opponent)[0]
+        path = opponent if isinstance(opponent, str | os.PathLike) else ""
+        if path in BOTS:
+            return path, None
+        if path and os.path.isdir(path):                                    # an empty one would be the current folder
+            return Pool(path)
+        if not path or not os.path.isfile(path):
+            raise UserError(f"unknown opponent {opponent!r}: name one of {', '.join(BOTS)}, a checkpoint or a pool")
+        return Path(path).stem, load_policy(path)[0]
 
     def _draw(self, sources: list) -> tuple[str, Policy | None]:
         source = sources[self.np_random.integers(len(sources))]
@@ -100,7 +126,11 @@ class MeleeEnv(gymnasium.Env):
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
         """Begins a game. seed: of this and all later ones. options: {"opponent": ...} is met in this game alone."""
-        super().reset(seed=seed)
+        if self._envs is None:
+            raise ClosedEnvironmentError("this environment is closed: make a new one")
+        if not isinstance(options, dict | None):
+            raise UserError(f"MeleeEnv: options {options!r} must be a dict, e.g. {{'opponent': 'attacker'}}")
+        super().reset(seed=seed if seed is None or not hasattr(seed, "__index__") else operator.index(seed))
         games = self._envs.games
         game_seed, noise_seed = self.np_random.integers(2 ** 63, size=2).tolist()
         self._me = self._port - 1 if self._port else int(self.np_random.integers(2))
@@ -121,12 +151,8 @@ class MeleeEnv(gymnasium.Env):
     def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
         """-> observation, reward, terminated, truncated, info."""
         if self._over:
-            raise RuntimeError("no game is on: call reset()")
-        action = np.asarray(action)
-        if not self.action_space.contains(action):
-            raise UserError(f"not an action: {action!r}; give {ACTION_SIZE} integers, below "
-                            f"{self.action_space.nvec.tolist()}")
-        envs = self._envs
+            raise ResetNeeded("no game is on: call reset()")
+        action, envs = an_action(action, self.action_space), self._envs
         before = np.frombuffer(envs.frames.tobytes(), FRAME)
         controllers = np.zeros((1, 2), CONTROLLER)
         controllers[0, self._me] = decode_actions(action, mirrored(envs.frames)[0, self._me])
@@ -168,6 +194,8 @@ class MeleeEnv(gymnasium.Env):
         """The game in one line: frame, and of both players name, stocks, percent and place."""
         if self.render_mode is None:
             return None
+        if self._name is None:
+            raise ResetNeeded("no game has begun: call reset()")
         frame = (self._envs.final_frames if self._over else self._envs.frames)[0]
         names = {int(k): name for name, k in FIGHTERS.items()}
         return f"frame {frame['frame_id']}" + "".join(
@@ -175,7 +203,9 @@ class MeleeEnv(gymnasium.Env):
             f"({p['x']:.0f}, {p['y']:.0f})" for k, p in enumerate(frame["players"]))
 
     def close(self) -> None:
-        self._envs.close()
+        if self._envs is not None:
+            self._envs.close()
+        self._envs, self._over, self._name = None, True, None
 
 
 class MeleeParallelEnv(pettingzoo.ParallelEnv):
@@ -188,20 +218,22 @@ class MeleeParallelEnv(pettingzoo.ParallelEnv):
     def __init__(self, characters: tuple[str, str] = ("mewtwo", "mewtwo"), *, stage: str = "final_destination",
                  action_repeat: int = 3, max_episode_frames: int = 3600, **rewards: float):
         """characters: by port. max_episode_frames: game frames after which a game is truncated (0: never)."""
-        if action_repeat < 1 or max_episode_frames < 0 or len(characters) != 2:
-            raise UserError(f"MeleeParallelEnv: {len(characters)} characters must be 2, action_repeat {action_repeat} "
-                            f"at least 1, max_episode_frames {max_episode_frames} at least 0")
+        if not isinstance(characters, list | tuple) or len(characters) != 2:
+            raise UserError(f"MeleeParallelEnv: characters {characters!r} must be two names, by port")
         self.render_mode = None
         self.possible_agents, self.agents = ["player_1", "player_2"], []
         self.observation_spaces, self.action_spaces = (
             dict.fromkeys(self.possible_agents, space) for space in spaces())
         self._rewards, self._rng = reward_args(rewards), np.random.default_rng()
         self._envs = VecEnv(1, [lookup(CHARACTERS, name, "character") for name in characters],
-                            lookup(STAGES, stage, "stage"), action_repeat=action_repeat,
-                            max_episode_frames=max_episode_frames)
+                            lookup(STAGES, stage, "stage"),
+                            action_repeat=whole("action_repeat", action_repeat, 1, 3600),
+                            max_episode_frames=whole("max_episode_frames", max_episode_frames, 0, 10 ** 9))
 
     def reset(self, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
         """Begins a game. seed: of this and all later ones."""
+        if self._envs is None:
+            raise ClosedEnvironmentError("this environment is closed: make a new one")
         if seed is not None:
             self._rng = np.random.default_rng(seed)
         games = self._envs.games
@@ -212,8 +244,12 @@ class MeleeParallelEnv(pettingzoo.ParallelEnv):
 
     def step(self, actions: dict[str, np.ndarray]) -> tuple[dict, dict, dict, dict, dict]:
         """{agent: [13] integers} -> observations, rewards, terminations, truncations, infos, by agent."""
+        if not self.agents:
+            raise ResetNeeded("no game is on: call reset()")
+        if not isinstance(actions, dict) or not set(self.agents) <= actions.keys():
+            raise UserError(f"not the actions of {' and '.join(self.agents)}: {actions!r}; give one for each, by name")
         envs, before = self._envs, np.frombuffer(self._envs.frames.tobytes(), FRAME)
-        chosen = np.array([[actions[name] for name in self.possible_agents]])                       # [1, 2, 13]
+        chosen = np.stack([an_action(actions[name], self.action_spaces[name]) for name in self.agents])[None]
         terminated, truncated, _ = envs.step(decode_actions(chosen, mirrored(envs.frames)))
         over = bool(terminated[0] | truncated[0])
         after, controllers = (envs.final_frames, envs.final_controllers) if over else (envs.frames, envs.controllers)
@@ -234,4 +270,6 @@ class MeleeParallelEnv(pettingzoo.ParallelEnv):
         return self.action_spaces[agent]
 
     def close(self) -> None:
-        self._envs.close()
+        if self._envs is not None:
+            self._envs.close()
+        self._envs, self.agents = None, []

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gymnasium.error import ClosedEnvironmentError, Error, ResetNeeded
 from gymnasium.utils.env_checker import check_env
 
 import melee_common
@@ -14,9 +15,9 @@ from cleanmelee.environment import MeleeEnv, MeleeParallelEnv
 from cleanmelee.frame import CONTROLLER
 from cleanmelee.game import BOTS
 from cleanmelee.pool import Pool
-from helpers import random_actions
+from helpers import FINAL_DESTINATION, FOX, random_actions
 from melee_common import (
-    ACTION_SIZE, NEUTRAL_ACTION, NUM_FLOATS, NUM_INTS, NUM_LOGITS, Observation, Policy, decode_actions,
+    ACTION_SIZE, NEUTRAL_ACTION, NUM_FLOATS, NUM_INTS, NUM_LOGITS, Observation, Policy, VecEnv, decode_actions,
     save_checkpoint, to_torch,
 )
 
@@ -128,7 +129,7 @@ def test_endings_rewards_and_outcomes():
         assert (terminated, truncated, total, info["outcome"]) == (True, False, -4., -1)
         stocks = env._envs.final_frames["players"]["stocks"][0]
         assert stocks[port - 1] == 0 and stocks[2 - port] == 4
-        with pytest.raises(RuntimeError, match="reset"):
+        with pytest.raises(ResetNeeded):
             env.step(walk)
     env = MeleeEnv("idle", action_repeat=7, max_episode_frames=20)
     env.reset(seed=1)
@@ -149,7 +150,12 @@ def test_one_game_against_somebody_else():
 def test_bad_input(tmp_path):
     (tmp_path / "empty").mkdir()
     for arguments, message in (
-            ({"opponent": "nobody"}, "unknown opponent 'nobody'"), ({"character": "pikachu2"}, "unknown character"),
+            ({"opponent": "nobody"}, "unknown opponent 'nobody'"), ({"opponent": ""}, "unknown opponent ''"),
+            ({"opponent": None}, "unknown opponent None"), ({"opponent": "a" * 5000}, "unknown opponent"),
+            ({"port": "1"}, "port '1'"), ({"action_repeat": 2.5}, "action_repeat 2.5"),
+            ({"max_episode_frames": float("nan")}, "max_episode_frames nan"), ({"stage": ["moon"]}, "unknown stage"),
+            ({"reward_win": float("nan")}, "reward-win nan"), ({"reward_win": float("inf")}, "reward-win inf"),
+            ({"reward_win": "1"}, "reward-win '1'"), ({"character": "pikachu2"}, "unknown character"),
             ({"stage": "moon"}, "unknown stage"), ({"port": 3}, "port 3"), ({"action_repeat": 0}, "action_repeat 0"),
             ({"max_episode_frames": -1}, "max_episode_frames -1"), ({"render_mode": "human"}, "render_mode 'human'"),
             ({"opponent": []}, "list of opponents is empty"), 
@@ -159,12 +165,37 @@ def test_bad_input(tmp_path):
     with pytest.raises(UserError, match="no checkpoint in this pool"):
         MeleeEnv(tmp_path / "empty").reset(seed=1)
     env = MeleeEnv("idle")
-    with pytest.raises(RuntimeError, match="call reset"):
+    with pytest.raises(ResetNeeded):
         env.step(NEUTRAL_ACTION)
+    with pytest.raises(ResetNeeded):
+        MeleeEnv("idle", render_mode="ansi").render()
+    for seed in (-1, 1.5, "3"):
+        with pytest.raises(Error, match="Seed must be"):
+            env.reset(seed=seed)
+    for options in (["opponent"], "attacker"):
+        with pytest.raises(UserError, match="options .* must be a dict"):
+            env.reset(seed=1, options=options)
     env.reset(seed=1)
-    for action in (np.zeros(3, int), np.full(ACTION_SIZE, 5), NEUTRAL_ACTION.astype(float)):
+    for action in (np.zeros(3, int), np.full(ACTION_SIZE, 5), NEUTRAL_ACTION.astype(float), [[1, 2], [3]], None):
         with pytest.raises(UserError, match="not an action"):
             env.step(action)
+    for face in (env, MeleeParallelEnv()):
+        face.reset(seed=1)
+        face.close()
+        face.close()
+        with pytest.raises(ResetNeeded):
+            face.step(NEUTRAL_ACTION)
+        with pytest.raises(ClosedEnvironmentError):
+            face.reset(seed=1)
+
+
+def test_a_seed_is_a_number_of_whatever_type():
+    one, both = MeleeEnv("random"), MeleeParallelEnv()
+    for face in (one, both):
+        seeds = [face.reset(seed=seed) and int(face._envs.games.seed[0]) for seed in (3, np.int64(3), np.uint8(3))]
+        assert len(set(seeds)) == 1
+    games = [VecEnv(2, FOX, FINAL_DESTINATION, seed=seed).games.seed.tolist() for seed in (3, np.int64(3), np.uint8(3), 4)]
+    assert games[0] == games[1] == games[2] != games[3]
 
 
 def test_the_readme_loop_runs(tmp_path, capsys):
@@ -208,5 +239,17 @@ def test_both_players_see_and_earn_what_one_does():
         assert rewards["player_1"] == reward == -rewards["player_2"]
         assert ends == [terminated["player_1"], truncated["player_1"]]
     assert ends == [False, True]
-    with pytest.raises(UserError, match="2"):
-        MeleeParallelEnv(("fox",))
+    for characters in (("fox",), "fo", 3):
+        with pytest.raises(UserError, match="two names"):
+            MeleeParallelEnv(characters)
+
+
+def test_bad_actions_of_two():
+    both = MeleeParallelEnv()
+    with pytest.raises(ResetNeeded):
+        both.step({name: NEUTRAL_ACTION for name in both.possible_agents})
+    both.reset(seed=1)
+    for actions in (None, {}, {"player_1": NEUTRAL_ACTION}, {"player_1": NEUTRAL_ACTION, "player_2": [1, 2]},
+                    {"player_1": NEUTRAL_ACTION, "player_2": [17] * ACTION_SIZE}):
+        with pytest.raises(UserError, match="not an action|not the actions of player_1 and player_2"):
+            both.step(actions)
