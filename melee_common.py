@@ -35,7 +35,7 @@ from cleanmelee.cli import UserError
 from cleanmelee.dolphin import MAX_DEPARTURES, DolphinArgs, check_dolphin, dolphin_worker
 from cleanmelee.files import atomic_write
 from cleanmelee.frame import BUTTONS, CHARACTERS, CONTROLLER, FRAME, NUM_ITEMS, SHEIK, STAGES
-from cleanmelee.runs import versions
+from cleanmelee.runs import check_state, versions
 from cleanmelee.workers import ForkServer, Worker, worker_loop
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -875,12 +875,16 @@ class VecEnv:
                 for name in Games.LAYOUT}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        check_state(state, self.state_dict(), "envs")
         self._resumed = bool(self.dolphin)
         for name in ("seed", "episode") if self.dolphin else Games.LAYOUT:
             array, data = getattr(self.games, name), state[name].numpy().tobytes()
-            if len(data) != array.nbytes:
-                raise UserError(f"the checkpoint holds {name} of another number of games; resume with its --num-games")
             array[:] = np.frombuffer(data, array.dtype).reshape(array.shape)
+        for name, known in (("characters", CHARACTERS), ("stages", STAGES), ("bot_kinds", {"": 0, **game.BOTS})):
+            if not np.isin(getattr(self.games, name), list(known.values())).all():
+                raise ValueError(f"envs.{name} has ids that there are not")
+        if not np.isfinite(self.frames.view(np.float32).reshape(self.num_games, -1)[:, _FLOAT_PLAN]).all():
+            raise ValueError("envs.frames has numbers that are not finite")
 
     def close(self) -> None:
         if self._threads is not None:
@@ -1018,6 +1022,12 @@ def play_games(policies: list[Policy], envs: VecEnv, assignment: np.ndarray, gen
 # ---------------------------------------------------------------------------------------------------------------------
 
 CHECKPOINT_FORMAT = 2
+_THREADS = torch.get_num_threads()                                          # before learners share them out
+
+
+def machine() -> dict[str, str]:
+    """What decides the last bit of a sum, and with it a learning curve: versions, torch's threads, instructions."""
+    return versions() | {"torch threads": str(_THREADS), "instructions": torch.backends.cpu.get_cpu_capability()}
 
 
 def save_checkpoint(path: str | Path, policy: Policy, **extra) -> Path:
@@ -1025,7 +1035,7 @@ def save_checkpoint(path: str | Path, policy: Policy, **extra) -> Path:
     it."""
     path = Path(path)
     assert not extra.keys() & policy.config.keys(), "how a policy acts is in its config"
-    data = {"format": CHECKPOINT_FORMAT, "schema": schema_hash(), "versions": versions(), "config": policy.config,
+    data = {"format": CHECKPOINT_FORMAT, "schema": schema_hash(), "versions": machine(), "config": policy.config,
             "policy": policy.state_dict(), **extra}
     _check_finite(policy, f"{path}: not written: ")
     buffer = io.BytesIO()

@@ -39,7 +39,7 @@ from cleanmelee.cli import (
 )
 from cleanmelee.dolphin import CPU_LEVELS, DolphinArgs, check_dolphin
 from cleanmelee.evaluation import Evaluator
-from cleanmelee.files import append_jsonl, check_writable
+from cleanmelee.files import append_jsonl, check_writable, read_jsonl
 from cleanmelee.frame import FRAME
 from cleanmelee.game import BOTS
 from cleanmelee.pool import Pool, Ratings, load_opponent, print_elo
@@ -49,11 +49,11 @@ from cleanmelee.runs import (
     iteration_progress, keep_copy, lock_run, plot_winrates, restore, resumed_flags, start_run, stop_on_interrupt,
 )
 from cleanmelee.selfplay import MIRROR, SelfPlay
-from cleanmelee.terminal import Terminal
+from cleanmelee.terminal import Terminal, warn
 from cleanmelee.tracking import Tracker
 from melee_common import (
     ACTION_SIZE, NUM_FLOATS, NUM_INTS, Observation, Policy, VecEnv, action_kl, action_logprobs, decode_actions,
-    evaluate_actions, load_checkpoint, load_policy, matchups, mirrored, observe, parse_hidden, save_checkpoint,
+    evaluate_actions, load_checkpoint, load_policy, machine, matchups, mirrored, observe, parse_hidden, save_checkpoint,
 )
 
 OPPONENT = "opponent"                                   # the id of the frozen policy of --opponent
@@ -249,8 +249,8 @@ def history_prob(args: Args) -> float:
     return HISTORY_PROB[args.matchmaking] if args.history_prob is None else args.history_prob
 
 
-def check(args: Args) -> None:
-    """One line for what cannot work."""
+def check(args: Args, resumed: bool = False) -> None:
+    """One line for what cannot work. resumed: a run that --held-out may have been lost to goes on without it."""
     check_ranges(args)
     parse_matchups(args.character, args.opponent_character, args.stage)
     parse_names(args.eval_opponents, BOTS, "bot")
@@ -287,9 +287,12 @@ def check(args: Args) -> None:
             raise UserError(f"{flag}: {rule}")
     files = [flag for flag, names in (("opponent", CPU_LEVELS), ("held_out", BOTS))
              if getattr(args, flag) not in {"", *names}]
-    for flag in files:
-        load_opponent(getattr(args, flag), args.action_repeat, as_flag(flag))
-    if len(files) == 2 and Path(args.opponent).read_bytes() == Path(args.held_out).read_bytes():
+    for flag in [flag for flag in files if not (resumed and flag == "held_out")]:
+        try:
+            load_opponent(getattr(args, flag), args.action_repeat, as_flag(flag))
+        except UserError as error:
+            raise UserError(f"{error}; this run trains against it: put it back" if resumed else str(error)) from None
+    if not resumed and len(files) == 2 and Path(args.opponent).read_bytes() == Path(args.held_out).read_bytes():
         raise UserError(f"--held-out {args.held_out}: the policy of --opponent, which training meets; choose another")
     if args.game_type == "dolphin":
         check_dolphin(args.live)
@@ -606,13 +609,58 @@ def update(learner: Learner, batches: list[dict], args: Args, step: int) -> dict
 def resume_run(args: Args) -> tuple[Path, Args, object, dict]:
     """--resume: -> run folder, the arguments it was started with, its lock (hold on to it) and its checkpoint."""
     run = Path(args.resume)
-    args = from_flags(Args, resumed_flags(run, to_flags(args), to_flags(Args()), may_change={"resume", "timesteps"}))
+    flags = resumed_flags(run, to_flags(args), to_flags(Args()), may_change={"resume", "timesteps"})
+    try:
+        args = from_flags(Args, flags)
+    except UserError as error:
+        raise UserError(f"{run / 'args.json'}: {error}; restore it") from None
     lock = lock_run(run)
-    keep_opponents(args, run)
-    saved = load_checkpoint(args.checkpoint or run / "checkpoints" / "latest.pt")
-    if saved.get("stage") != "ppo_selfplay" or saved["config"]["action_repeat"] != args.action_repeat:
+    path = Path(args.checkpoint or run / "checkpoints" / "latest.pt")
+    saved = load_checkpoint(path)
+    iteration, step = saved.get("iteration"), saved.get("step")
+    if saved.get("stage") != "ppo_selfplay" or saved["config"]["action_repeat"] != args.action_repeat or not (
+            type(iteration) is type(step) is int and 0 <= step == iteration * steps_per_iteration(args)):
         raise UserError(f"{run}: its checkpoint is not of this run; use --pretrained to start a run from a checkpoint")
+    check_latest(run, path, args, saved)
+    warn_of_changes(run, args, saved)
+    keep_opponents(args, run)
     return run, args, lock, saved
+
+
+def check_latest(run: Path, path: Path, args: Args, saved: dict) -> None:
+    """A resumed run makes again what lies after its checkpoint, which is what a kill leaves: at most --save-interval
+    iterations. If there is more, the checkpoint is an old one, and going on from it would cost what training has
+    made."""
+    agents = [name.removeprefix("learner_") for name in saved if isinstance(name, str) and name.startswith("learner_")]
+    log = run / "metrics.jsonl"
+    newest = {log: max((row["global_step"] for _, row in read_jsonl(log)), default=0)}
+    newest |= {file: Pool.step(file.stem) for file in (run / "pool").glob("*.pt")
+               if Pool.agent(file.stem) in agents and file.stem.rpartition("_")[2].isdecimal() and file.is_file()}
+    for file, step in newest.items():
+        if step > saved["step"] + args.save_interval * steps_per_iteration(args):
+            raise UserError(f"{path}: is of step {saved['step']:,}, but {file} of {step:,}, so it is not this run's "
+                            "last checkpoint; put that back, or move what is newer elsewhere to go on from here")
+
+
+def warn_of_changes(run: Path, args: Args, saved: dict) -> None:
+    """What lets a curve go on otherwise than it would have: another machine, other flags."""
+    then, now = saved.get("versions"), machine()
+    changed = [f"{name} {then.get(name)}, now {now[name]}" for name in (
+        "torch threads", "instructions", "torch", "numpy", "numba", "melee", "git")
+        if isinstance(then, dict) and name in then and then[name] != now[name]]
+    may_differ = {"resume", "timesteps", "checkpoint", "run_name", "runs_dir", "opponent", "held_out"}
+    then, now = saved.get("args"), to_flags(args)
+    changed += [f"{as_flag(name)} {then[name]}, now {now[name]}" for name in now.keys() - may_differ
+                if isinstance(then, dict) and name in then and then[name] != now[name]]
+    if changed:
+        warn(f"{run}: its checkpoint was made with {'; '.join(changed)}; the learning curve will not be that of a run "
+             "that never stopped (OMP_NUM_THREADS sets the threads)")
+
+
+def steps_per_iteration(args: Args) -> int:
+    """Game frames of all games in an iteration."""
+    games = args.num_games * (args.population_size if args.train_order == "parallel" else 1)
+    return args.rollout_length * games * args.action_repeat * args.train_interval
 
 
 def keep_opponents(args: Args, run: Path) -> None:
@@ -633,6 +681,7 @@ def main(args: Args) -> None:
     console = Terminal()
 
     # ---------------------------------------------------------------------------------------------------------- set-up
+    check_ranges(args)
     run, args, lock, saved = resume_run(args) if args.resume else (None, args, None, None)
     torch.manual_seed(args.seed)
     if saved or args.pretrained:
@@ -642,7 +691,7 @@ def main(args: Args) -> None:
     if initial.frame_delay:
         raise UserError(f"{args.pretrained}: trained for a delay of {initial.frame_delay} frames; this game has none")
     fill_in(args, initial)
-    check(args)
+    check(args, resumed=bool(saved))
     tracker = Tracker(args.track)
     if not saved:
         run = start_run(args.runs_dir, args.run_name, to_flags(args), __file__)
@@ -674,9 +723,10 @@ def main(args: Args) -> None:
     selfplay = SelfPlay(envs, learners, pool, ratings, seed=args.seed, one_at_a_time=args.train_order == "round-robin",
                         most_opponents=args.opponents_per_iteration, stack=args.parallel_actions,
                         load_others=({OPPONENT: load_opponent(args.opponent)} if frozen else {}).get)
-    turn = Turn(winrate=args.turn_winrate, games=args.turn_games, patience=args.turn_patience, frames=args.turn_frames)
-    parts = {"envs": envs, "ratings": ratings, "selfplay": selfplay, "turn": turn,
-             **{f"learner_{learner.name}": learner for learner in learners}}
+    turn = Turn(winrate=args.turn_winrate, games=args.turn_games, patience=args.turn_patience, frames=args.turn_frames,
+                learners=learners)
+    parts = {"envs": envs, "ratings": ratings, **{f"learner_{learner.name}": learner for learner in learners},
+             "selfplay": selfplay, "turn": turn}
     iteration, global_step = 0, 0
     if saved:
         iteration, global_step = restore(run, saved, parts, to_flags(args))
@@ -702,13 +752,13 @@ def main(args: Args) -> None:
 
     tracker.start(run, args.run_name, to_flags(args))
     stop = stop_on_interrupt(console.print)
-    steps_per_iteration = T * M * args.action_repeat * args.train_interval
-    num_iterations = -(-args.timesteps // steps_per_iteration)
+    frames = steps_per_iteration(args)                                      # in an iteration
+    num_iterations = -(-args.timesteps // frames)
     half_life = math.log(.5) / math.log(args.gamma) * args.action_repeat / 60 if 0 < args.gamma < 1 else math.inf
     parameters = sum(p.numel() for p in initial.parameters())
     console.print(
         f"CleanMelee self-play PPO  {args.character} on {args.stage} ({args.game_type})  {args.backbone} "
-        f"{args.hidden} ({parameters:,} parameters)\n{num_iterations} iterations of {steps_per_iteration} game frames "
+        f"{args.hidden} ({parameters:,} parameters)\n{num_iterations} iterations of {frames} game frames "
         f"({M} games x {T * args.train_interval} decisions x {args.action_repeat} frames); a reward's half-life is "
         f"{half_life:.1f} s; run folder {run}")
     evaluator = Evaluator(run, evaluation_settings(args), global_step, in_background=args.eval_in_background,
@@ -736,7 +786,7 @@ def main(args: Args) -> None:
             clock = {"env": 0., "policy": 0., "learn": 0.}
             selfplay.begin_iteration()
             rollouts = [collect(selfplay, matchmaker, args, clock) for _ in range(args.train_interval)]
-            begun, iteration, global_step = global_step, iteration + 1, global_step + steps_per_iteration
+            begun, iteration, global_step = global_step, iteration + 1, global_step + frames
             stopping = bool(stop)                                           # asked once, so that all below agree
             row = {"global_step": global_step, "iteration": iteration, "charts/games_finished": selfplay.finished,
                    "charts/games_truncated": selfplay.truncated, "selfplay/opponents": len(selfplay.policy_ids) - P}
@@ -757,7 +807,7 @@ def main(args: Args) -> None:
             # ----------------------------------------------------------------------------------------------------- log
             now = time.perf_counter()
             if start is None:                                           # SPS counts from the end of the first iteration
-                start, first_step, sps = now, global_step, steps_per_iteration / sum(clock.values())
+                start, first_step, sps = now, global_step, frames / sum(clock.values())
             else:
                 sps = (global_step - first_step) / (now - start)
             for row, scores, metrics in finished:
@@ -770,7 +820,7 @@ def main(args: Args) -> None:
                     policy_loss, value_loss, entropy, kl = (
                         learnt[f"losses/{key}"] for key in ("policy_loss", "value_loss", "entropy", "approx_kl"))
                     console.print(
-                        f"{row['iteration']:5d}  {name if P > 1 else ''}  collected {steps_per_iteration}  steps "
+                        f"{row['iteration']:5d}  {name if P > 1 else ''}  collected {frames}  steps "
                         f"{row['global_step']:,}  SPS {sps:,.0f}  policy {policy_loss:.4f}  value {value_loss:.4f}  "
                         f"entropy {entropy:.4f}  KL {kl:.4f}")
                 append_jsonl(run / "metrics.jsonl", row)

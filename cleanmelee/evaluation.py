@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -12,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cleanmelee.files import append_jsonl
+from cleanmelee.cli import UserError
+from cleanmelee.files import append_jsonl, read_jsonl
 from cleanmelee.frame import outcomes
 from cleanmelee.game import BOTS
 from cleanmelee.statistics import wilson_interval
+from cleanmelee.terminal import warn
 from cleanmelee.workers import end_with_parent
 from melee_common import (
     ACTION_SIZE, BOT_SLOT, NUM_BUTTONS, NUM_STICK, STICK_NEUTRAL, Policy, VecEnv, load_policy, matchups,
@@ -39,8 +42,11 @@ def measure_strength(policy: Policy, initial: Policy, step: int, *, seed: int, g
     if held_out in BOTS:
         opponent_of.setdefault(held_out, (BOT_SLOT, BOTS[held_out]))
     elif held_out:
-        policies.append(load_policy(held_out)[0])
-        opponent_of["heldout"] = (2, 0)
+        try:
+            policies.append(load_policy(held_out)[0])
+            opponent_of["heldout"] = (2, 0)
+        except UserError as error:
+            warn(f"{error}; evaluations go without --held-out until it is put back")
     block = {name: slice(k * games, (k + 1) * games) for k, name in enumerate(opponent_of)}
 
     N = len(block) * games
@@ -156,10 +162,9 @@ class Evaluator:
         self.run, self.folder, self.settings = run, run / "checkpoints", settings
         self.in_background, self.log, self.on_row = in_background, log, on_row
         self.process, self.failures = None, 0
-        waiting = sorted((int(path.stem.split("_")[1]), path) for path in self.folder.glob("eval_*.pt"))
-        written = run / "eval.jsonl"
-        rows = written.read_text().splitlines() if written.exists() else []
-        done = {json.loads(row)["global_step"] for row in rows}
+        names = ((re.fullmatch(r"eval_(\d{12,18})\.pt", path.name), path) for path in self.folder.glob("eval_*.pt"))
+        waiting = sorted((int(ours[1]), path) for ours, path in names if ours and path.is_file())
+        done = {row["global_step"] for _, row in read_jsonl(run / "eval.jsonl")}
         self.jobs = []
         for step, path in waiting:
             if step > global_step or step in done:                   # measured again when training is there; or already

@@ -109,14 +109,22 @@ def append_jsonl(path: Path, row: dict) -> None:
         file.write(json.dumps(row) + "\n")
 
 
-def keep_jsonl(path: Path, last_step: int) -> None:
-    """Drops rows after `last_step`, and lines that a kill or somebody has damaged."""
-    def sound(line: str) -> bool:
+def read_jsonl(path: Path) -> list[tuple[str, dict]]:
+    """Lines and rows of a log whose rows have a global_step; none if it is not there. What a kill or somebody has
+    damaged is left out."""
+    rows = []
+    for line in read_file(path).decode(errors="replace").splitlines(keepends=True) if path.exists() else []:
         try:
-            return line.endswith("\n") and json.loads(line)["global_step"] <= last_step
-        except (ValueError, KeyError, TypeError):
-            return False
+            row = json.loads(line) if line.endswith("\n") else None
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict) and type(row.get("global_step")) is int:
+            rows.append((line, row))
+    return rows
 
+
+def keep_jsonl(path: Path, last_step: int) -> None:
+    """Drops rows after `last_step`, and lines that are damaged."""
     if path.exists():
-        lines = path.read_text(errors="replace").splitlines(keepends=True)
-        atomic_write(path, "".join(filter(sound, lines)).encode())
+        lines = [line for line, row in read_jsonl(path) if row["global_step"] <= last_step]
+        atomic_write(path, "".join(lines).encode())

@@ -14,6 +14,7 @@ import rich.table
 
 from cleanmelee.cli import UserError
 from cleanmelee.files import atomic_write
+from cleanmelee.runs import check_state
 from cleanmelee.terminal import warn
 from melee_common import Policy, load_policy, save_checkpoint
 
@@ -329,6 +330,8 @@ class Ratings:
         return {"table": self.table, "payoff": self.payoff, "recent": self.recent}
 
     def load_state_dict(self, state: dict) -> None:
+        check_state(state, {"table": {str: [0., 0, 0, 0]}, "payoff": {str: {str: [0, 0, 0]}},
+                            "recent": {str: {str: [0., 0.]}}}, "ratings")
         self.__init__(**state)
 
     def row(self, name: str) -> list[float]:

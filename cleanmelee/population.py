@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from cleanmelee.pool import Pool, Ratings
+from cleanmelee.runs import check_state
 from melee_common import Policy
 
 ROLES = ("main", "main_exploiter", "league_exploiter")  # of AlphaStar's league, in turn
@@ -49,7 +50,27 @@ class Learner:
                 "rng": json.dumps(self.rng.bit_generator.state), "updates": self.updates,
                 "agent_frames": self.agent_frames, "born": self.born, "teacher_state": list(self.teacher_state)}
 
+    def check_optimizer(self, state: dict, where: str) -> None:
+        """Raises unless `state` is that of this learner's Adam: of parameters that have learnt, their moments."""
+        def groups(state):
+            return [{**group, "lr": 0.} for group in state["param_groups"]]
+
+        if groups(state) != groups(self.optimizer.state_dict()):
+            raise ValueError(f"{where} has other settings than Adam has here")
+        parameters = dict(enumerate(self.policy.parameters()))
+        for k, moments in state["state"].items():
+            like = {"step": torch.zeros(()), "exp_avg": parameters[k], "exp_avg_sq": parameters[k]}
+            check_state(moments, {name: x.detach().data for name, x in like.items()}, f"{where}.{k}")
+            if moments["step"] < 0 or (moments["exp_avg_sq"] < 0).any():
+                raise ValueError(f"{where}.{k} is below 0")
+
     def load_state_dict(self, state: dict) -> None:
+        varies = {"optimizer": {}, "teacher_state": []}                     # in its size, and looked at apart
+        check_state({**state, **varies}, {**self.state_dict(), **varies}, self.name)
+        self.check_optimizer(state["optimizer"], f"{self.name}.optimizer")
+        began = all(torch.equal(x, state["policy"][name]) for name, x in self.policy.state_dict().items())
+        if not state["optimizer"]["state"] and state["agent_frames"] and not state["born"] and not began:
+            raise ValueError(f"{self.name}.optimizer is empty, though the weights have learnt")
         self.hyper = dict(state["hyper"])
         self.become(state["policy"], state["optimizer"])
         self.rng.bit_generator.state = json.loads(state["rng"])
@@ -196,7 +217,9 @@ class Turn:
     A turn ends at win rate `winrate` over `games` games or more, after `patience` win rates without a better one, or
     after `frames` game frames."""
 
-    def __init__(self, *, winrate: float, games: int, patience: int, frames: float):
+    def __init__(self, *, winrate: float, games: int, patience: int, frames: float, learners: list[Learner] = ()):
+        """learners: those who take turns, for `load_state_dict`."""
+        self.learners = learners
         self.limits = {"winrate": winrate, "games": games, "patience": patience, "frames": frames}
         self._begin(0, 0)
 
@@ -226,7 +249,15 @@ class Turn:
         return self.learner
 
     def state_dict(self) -> dict:
-        return {name: value for name, value in vars(self).items() if name != "limits"}
+        return {name: value for name, value in vars(self).items() if name not in ("limits", "learners")}
 
     def load_state_dict(self, state: dict) -> None:
+        varies = {"weights": None, "scores": [0., ...]}
+        check_state({**state, "weights": None}, {**self.state_dict(), **varies}, "turn")
+        if not 0 <= state["learner"] < len(self.learners):
+            raise ValueError(f"turn.learner is {state['learner']}, of {len(self.learners)}")
+        if state["weights"] is not None:
+            (policy, optimizer), learner = state["weights"], self.learners[state["learner"]]
+            check_state(policy, learner.policy.state_dict(), "turn.weights")
+            learner.check_optimizer(optimizer, "turn.optimizer")
         vars(self).update(state)

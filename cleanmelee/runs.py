@@ -5,6 +5,7 @@ import importlib
 import importlib.metadata
 import io
 import json
+import math
 import platform
 import shlex
 import signal
@@ -17,7 +18,7 @@ import numpy as np
 import rich.progress
 
 from cleanmelee.cli import UserError, as_flag
-from cleanmelee.files import atomic_write, keep_jsonl
+from cleanmelee.files import atomic_write, keep_jsonl, read_file, read_json, read_jsonl
 
 
 @functools.lru_cache(maxsize=1)                                             # of the code that runs, not of a later edit
@@ -63,33 +64,35 @@ def resumed_flags(run: Path, given: dict, defaults: dict, may_change: set[str]) 
     """The flags that a run goes on with: those of its args.json, but for `may_change`, of which a given one counts.
     Others may not be given. All three are flat dicts of flags."""
     file = run / "args.json"
-    if not file.is_file():
+    if not file.exists():
         raise UserError(f"{run}: not a run folder (no args.json in it); give the folder of a run, e.g. runs/NAME")
     changed = {name: value for name, value in given.items() if value != defaults[name]}
     if changed.keys() - may_change:
         raise UserError(f"--resume goes on with the run's own arguments; only --timesteps may change, not "
                         f"{', '.join(map(as_flag, sorted(changed.keys() - may_change)))}")
-    try:
-        flags = json.loads(file.read_text())
-        unknown = flags.keys() - defaults.keys()
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{file}: damaged ({error}); restore it") from None
-    if unknown:
-        raise UserError(f"{file}: has {', '.join(map(as_flag, sorted(unknown)))}, which this script does not know; go "
-                        "on with the script that began the run, of which a copy lies beside that file")
+    flags = read_json(file)
+    if not isinstance(flags, dict):
+        raise UserError(f"{file}: damaged (no flags in it); restore it")
+    for verb, names, whose in (("has", flags.keys() - defaults.keys(), "does not know"),
+                               ("lacks", defaults.keys() - flags.keys(), "needs")):
+        if names:
+            raise UserError(f"{file}: {verb} {', '.join(map(as_flag, sorted(names)))}, which this script {whose}; go "
+                            "on with the script that began the run, of which a copy lies beside that file")
     return flags | {name: changed[name] for name in may_change & changed.keys() if name != "resume"}
 
 
 def restore(run: Path, saved: dict, parts: dict, flags: dict) -> tuple[int, int]:
-    """Every part (by its name in the checkpoint `saved`; it has load_state_dict) is again as it was -> iteration and
-    step. What the logs say of later steps is forgotten; `flags` are what the run goes on with."""
+    """Every part (by its name in the checkpoint `saved`; it has load_state_dict, which raises whatever there is to
+    raise if something is not as it would save it) is again as it was -> iteration and step. What the logs say of later
+    steps is forgotten; `flags` are what the run goes on with. Nothing on disk is changed before all is loaded."""
+    iteration, step = saved["iteration"], saved["step"]
     try:
         for name, part in parts.items():
             part.load_state_dict(saved[name])
-        iteration, step = int(saved["iteration"]), int(saved["step"])
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except Exception as error:
         parts["envs"].close()
-        raise UserError(f"{run}: its checkpoint cannot be resumed ({type(error).__name__}: {error})") from None
+        raise UserError(f"{run}: its checkpoint cannot be resumed ({type(error).__name__}: {error}); restore it, or "
+                        "start a run from its weights with --pretrained") from None
     for log in ("metrics.jsonl", "eval.jsonl", "pbt.jsonl"):
         keep_jsonl(run / log, step)
     atomic_write(run / "args.json", (json.dumps(flags, indent=1) + "\n").encode())
@@ -97,10 +100,41 @@ def restore(run: Path, saved: dict, parts: dict, flags: dict) -> tuple[int, int]
 
 
 def keep_copy(file: str, copy: Path) -> str:
-    """Copies `file` (empty: none) to `copy` unless that is there -> the path of what there is to read from now on."""
-    if file and not copy.exists():
-        atomic_write(copy, Path(file).read_bytes())
+    """Copies `file` (empty, or gone: nothing) to `copy` unless that is there -> the path to read from from now on."""
+    if file and not copy.exists() and Path(file).is_file():
+        atomic_write(copy, read_file(file))
     return str(copy) if copy.exists() else file
+
+
+def check_state(saved, like, where: str) -> None:
+    """Raises ValueError unless `saved`, values out of a checkpoint, is built like `like`, what would be saved now: the
+    same types, names, lengths, shapes and dtypes, and finite numbers. In `like`, {str: x} is a dict of any names and
+    [x, ...] a list of any length."""
+    kind, wanted = (dict if isinstance(x, dict) else type(x) for x in (saved, like))
+    if kind is not wanted:
+        raise ValueError(f"{where} is of type {kind.__name__}, not {wanted.__name__}")
+    if kind is dict:
+        if like.keys() == {str}:
+            like = {name: like[str] for name in saved if isinstance(name, str)}
+        if saved.keys() != like.keys():
+            names = sorted(map(repr, saved.keys() ^ like.keys()))
+            raise ValueError(f"{where} has other entries: {', '.join(names[:3])}")
+        for name in like:
+            check_state(saved[name], like[name], f"{where}.{name}")
+    elif kind in (list, tuple):
+        if len(like) == 2 and like[1] is ...:
+            like = [like[0]] * len(saved)
+        if len(saved) != len(like):
+            raise ValueError(f"{where} has {len(saved)} entries, not {len(like)}")
+        for k, pair in enumerate(zip(saved, like, strict=True)):
+            check_state(*pair, f"{where}.{k}")
+    elif hasattr(like, "dtype"):                                            # a tensor
+        if (saved.shape, saved.dtype) != (like.shape, like.dtype):
+            raise ValueError(f"{where} is {saved.dtype} {list(saved.shape)}, not {like.dtype} {list(like.shape)}")
+        if not saved.isfinite().all():
+            raise ValueError(f"{where} is not finite")
+    elif kind is float and not math.isfinite(saved) or kind is int and abs(saved) >= 2 ** 63:
+        raise ValueError(f"{where} is {saved}")
 
 
 def stop_on_interrupt(say) -> list:
@@ -142,20 +176,21 @@ def iteration_progress(console, total: int, completed: int):
 
 def plot_winrates(run: Path) -> Path | None:
     """eval.jsonl as a picture: win rate against each scripted opponent over game frames, with 95 % intervals."""
-    log = run / "eval.jsonl"
-    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    rows = [row for _, row in read_jsonl(run / "eval.jsonl")]
     if len(rows) < 2:
         return None
     from matplotlib.figure import Figure                                    # not pyplot: no display, no global state
     axes = (figure := Figure(figsize=(7, 4), layout="constrained")).subplots()
-    steps = [row["global_step"] for row in rows]
-    names = [key.removeprefix("eval/winrate_") for key in rows[0] if f"{key}_low" in rows[0]]
-    names = [name for name in names if name != "control"]
-    for name in names:
-        low, rate, high = ([row[f"eval/winrate_{name}{end}"] for row in rows] for end in ("_low", "", "_high"))
+    names = dict.fromkeys(key.removeprefix("eval/winrate_") for row in rows for key in row if f"{key}_low" in row)
+    names.pop("control", None)
+    for name in names:                                                      # a row may lack one, whose file was gone
+        keys = "global_step", *(f"eval/winrate_{name}{end}" for end in ("_low", "", "_high"))
+        points = [[row[key] for key in keys] for row in rows if row.keys() >= set(keys)]
+        steps, low, rate, high = zip(*points, strict=True)
         axes.fill_between(steps, low, high, alpha=.2)
         axes.plot(steps, rate, marker=".", label=name)
-    axes.set(xlabel="game frames", ylabel=f"win rate in {rows[-1]['games']} games", ylim=(-.02, 1.02), title=run.name)
+    axes.set(xlabel="game frames", ylabel=f"win rate in {rows[-1].get('games')} games", ylim=(-.02, 1.02),
+             title=run.name)
     if names:
         axes.legend()
     buffer = io.BytesIO()

@@ -8,12 +8,15 @@ import json
 import numpy as np
 import torch
 
+from cleanmelee.cli import UserError
 from cleanmelee.dolphin import CPU_LEVELS
 from cleanmelee.frame import outcomes
 from cleanmelee.game import BOTS
 from cleanmelee.pool import Pool, Ratings, Rotation
 from cleanmelee.population import Learner
-from melee_common import BOT_SLOT, Observation, StackedPolicies, VecEnv, act
+from cleanmelee.runs import check_state
+from cleanmelee.terminal import warn
+from melee_common import BOT_SLOT, Observation, Policy, StackedPolicies, VecEnv, act
 
 MIRROR = ""                                             # an opponent: the learner itself, both sides learn
 ARRAYS = ("learner_of", "port", "dones", "rated", "may_change")
@@ -140,6 +143,25 @@ class SelfPlay:
                 "rng": json.dumps(self.rng.bit_generator.state), "noise": self.noise.get_state()}
 
     def load_state_dict(self, state: dict) -> None:
+        """Back to `state`; envs and learners are to be so already. A game whose frozen opponent cannot be read any more
+        begins anew."""
+        varies = {"recent": [["", ...]] * len(self.learners), "states": {}}
+        check_state({**state, "states": {}}, {**self.state_dict(), **varies}, "selfplay")
+        learner_of, slots = state["learner_of"], 2 * len(self.port)
+        if learner_of != sorted(learner_of) or not set(learner_of) <= set(range(len(self.learners))):
+            raise ValueError("selfplay.learner_of names learners that there are not")
+        if not set(state["port"]) <= {0, 1}:
+            raise ValueError("selfplay.port has others than 0 and 1")
+        memories = {learner.name: learner.acting for learner in self.learners} | {
+            name: policy for name in set(state["opponents"]) - self.not_frozen if (policy := self._readable(name))}
+        for name, policy in memories.items():                               # hand_over keeps those of learners alone
+            if name in state["states"] or name in self.names:
+                check_state(state["states"][name], list(policy.initial_state(slots)), f"selfplay.states.{name}")
+        for k, learner in enumerate(self.learners):
+            if learner.teacher_state:                                       # a teacher is built like its pupil
+                remembered = list(learner.policy.initial_state(2 * learner_of.count(k)))
+                check_state(list(learner.teacher_state), remembered, f"{learner.name}.teacher_state")
+
         for name in ARRAYS:
             setattr(self, name, np.array(state[name], getattr(self, name).dtype))
         self.opponents = list(state["opponents"])
@@ -148,3 +170,18 @@ class SelfPlay:
         self.states = {name: tuple(tensors) for name, tensors in state["states"].items()}
         self.rng.bit_generator.state = json.loads(state["rng"])
         self.noise.set_state(state["noise"])
+
+        gone = np.array([name not in self.not_frozen and name not in memories for name in self.opponents])
+        for g in np.flatnonzero(gone):
+            self.opponents[g] = MIRROR
+        if not self.envs.dolphin:                                           # there all games begin anew in any case
+            self.envs.games.reset(gone & ~self.dones)
+        self.dones |= gone
+
+    def _readable(self, name: str) -> Policy | None:
+        """The frozen policy of an id; None, with a warning, if there is none that can be read."""
+        try:
+            return self.load_others(name) or self.pool.load(name)
+        except (UserError, OSError, ValueError) as error:
+            warn(f"{error}; games against it begin anew, against others")
+            return None

@@ -194,7 +194,8 @@ def test_a_seed_is_a_number_of_whatever_type():
     for face in (one, both):
         seeds = [face.reset(seed=seed) and int(face._envs.games.seed[0]) for seed in (3, np.int64(3), np.uint8(3))]
         assert len(set(seeds)) == 1
-    games = [VecEnv(2, FOX, FINAL_DESTINATION, seed=seed).games.seed.tolist() for seed in (3, np.int64(3), np.uint8(3), 4)]
+    games = [VecEnv(2, FOX, FINAL_DESTINATION, seed=seed).games.seed.tolist()
+             for seed in (3, np.int64(3), np.uint8(3), 4)]
     assert games[0] == games[1] == games[2] != games[3]
 
 
@@ -249,7 +250,8 @@ def test_bad_actions_of_two():
     with pytest.raises(ResetNeeded):
         both.step({name: NEUTRAL_ACTION for name in both.possible_agents})
     both.reset(seed=1)
-    for actions in (None, {}, {"player_1": NEUTRAL_ACTION}, {"player_1": NEUTRAL_ACTION, "player_2": [1, 2]},
+    for actions in (None, {}, {"player_1": NEUTRAL_ACTION},
+                    {"player_1": NEUTRAL_ACTION, "player_2": [1, 2]},
                     {"player_1": NEUTRAL_ACTION, "player_2": [17] * ACTION_SIZE}):
         with pytest.raises(UserError, match="not an action|not the actions of player_1 and player_2"):
             both.step(actions)
