@@ -32,8 +32,8 @@ from cleanmelee.runs import start_run, stop_on_interrupt
 from cleanmelee.terminal import Terminal
 from cleanmelee.tracking import Tracker
 from melee_common import (
-    HEADS, NUM_BUTTONS, OWN_CONTROLLER, STICK_NEUTRAL, Policy, action_logprobs, load_policy, parse_hidden,
-    save_checkpoint, split_logits,
+    HEADS, NUM_BUTTONS, OWN_CONTROLLER, STICK_NEUTRAL, Policy, action_logprobs, load_policy, network_flags,
+    parse_hidden, save_checkpoint, split_logits,
 )
 
 BELOW_1 = Range(0, 1 - 1e-9)
@@ -62,10 +62,10 @@ class Args:
 
     pretrained: str = ""
     """checkpoint to start from; its network sizes are used (off: empty, start from scratch)"""
-    backbone: Literal["mlp", "gru"] = "gru"
-    """network between embedding and heads; the gru remembers"""
-    hidden: str = "256"
-    """layer sizes separated by commas, the last one is the gru's state"""
+    backbone: Literal["mlp", "gru"] | None = None
+    """network between embedding and heads; the gru remembers (default: gru, or that of --pretrained)"""
+    hidden: str | None = None
+    """layer sizes separated by commas, the last one is the gru's state (default: 256, or those of --pretrained)"""
     epochs: Annotated[int, COUNT] = 10
     """passes over the training games"""
     batch_size: Annotated[int, COUNT] = 64
@@ -191,8 +191,8 @@ def report(before: dict, after: dict, console: Terminal) -> None:
 
 def fill_in(args: Args, policy: Policy) -> None:
     """What the command line left open: the sizes of a --pretrained network, the run's name."""
-    args.backbone = policy.config["backbone"]
-    args.hidden = ",".join(map(str, policy.config["hidden"]))
+    own = network_flags(policy, backbone=args.backbone, hidden=args.hidden)
+    args.backbone, args.hidden = own["backbone"], own["hidden"]
     args.run_name = args.run_name or f"bc_{args.backbone}_seed{args.seed}_{time.strftime('%Y%m%d_%H%M%S')}"
 
 
@@ -205,7 +205,10 @@ def main(args: Args) -> None:
         check_writable("--checkpoint", Path(args.checkpoint))
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)                                  # windows
-    policy = load_policy(args.pretrained)[0] if args.pretrained else Policy(args.backbone, parse_hidden(args.hidden))
+    if args.pretrained:
+        policy, _ = load_policy(args.pretrained)
+    else:
+        policy = Policy(args.backbone or "gru", parse_hidden("256" if args.hidden is None else args.hidden))
     policy.config |= {"action_repeat": 1, "frame_delay": 0}                 # people act on every frame, at once
     fill_in(args, policy)
     tracker = Tracker(args.track)

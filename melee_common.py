@@ -31,7 +31,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from cleanmelee import game
-from cleanmelee.cli import UserError
+from cleanmelee.cli import UserError, as_flag
 from cleanmelee.dolphin import MAX_DEPARTURES, DolphinArgs, check_dolphin, dolphin_worker
 from cleanmelee.files import atomic_write
 from cleanmelee.frame import BUTTONS, CHARACTERS, CONTROLLER, FRAME, NUM_ITEMS, SHEIK, STAGES
@@ -582,6 +582,19 @@ def parse_hidden(text: str) -> tuple[int, ...]:
     if not sizes or min(sizes) < 1 or max(sizes) > 65536:
         raise UserError(f"--hidden {text!r}: give layer sizes up to 65536, separated by commas, e.g. 512,512")
     return sizes
+
+
+def network_flags(policy: Policy, **given) -> dict:
+    """backbone, hidden and action_repeat of a policy as flags hold them. UserError for one that was `given` (None: it
+    was not) and that the policy does not have."""
+    own = {"backbone": policy.config["backbone"], "hidden": ",".join(map(str, policy.config["hidden"])),
+           "action_repeat": policy.action_repeat}
+    for name, value in given.items():
+        wish = ",".join(map(str, parse_hidden(value))) if name == "hidden" and value is not None else value
+        if wish not in (None, own[name]):
+            raise UserError(f"{as_flag(name)} {value}: the policy to start from has {own[name]}; leave this flag out, "
+                            "or start from another one")
+    return own
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -53,7 +53,8 @@ from cleanmelee.terminal import Terminal, warn
 from cleanmelee.tracking import Tracker
 from melee_common import (
     ACTION_SIZE, NUM_FLOATS, NUM_INTS, Observation, Policy, VecEnv, action_kl, action_logprobs, decode_actions,
-    evaluate_actions, load_checkpoint, load_policy, machine, matchups, mirrored, observe, parse_hidden, save_checkpoint,
+    evaluate_actions, load_checkpoint, load_policy, machine, matchups, mirrored, network_flags, observe,
+    parse_hidden, save_checkpoint,
 )
 
 OPPONENT = "opponent"                                   # the id of the frozen policy of --opponent
@@ -73,8 +74,9 @@ class Args:
     """stage, stages or all"""
     max_episode_frames: Annotated[int, COUNT_OR_OFF] = 3600
     """game frames after which a game is truncated; 3600 is a minute (off: 0, games run to the last stock or 8:00)"""
-    action_repeat: Annotated[int, Range(1, 3600)] = 3
-    """game frames for which a chosen controller is held (off: 1, chosen anew on every frame)"""
+    action_repeat: Annotated[int | None, Range(1, 3600)] = None
+    """game frames for which a chosen controller is held (default: 3, or that of --pretrained; off: 1, chosen anew on
+    every frame)"""
     game_type: Literal["mock", "dolphin"] = "mock"
     """the embedded game, or Slippi Dolphin with --dolphin and --iso; evaluations are on the embedded game"""
     num_workers: Annotated[int, COUNT_OR_OFF] = 0
@@ -91,10 +93,10 @@ class Args:
     """game frames to play in total, frames x games (default: 100000; for a resumed run what it was started with)"""
     pretrained: str = ""
     """checkpoint to start from; its network sizes and action repeat are used (off: empty, start from scratch)"""
-    backbone: Literal["mlp", "gru"] = "mlp"
-    """network between embedding and heads; the gru remembers"""
-    hidden: str = "512,512"
-    """layer sizes, the last one is the gru's state"""
+    backbone: Literal["mlp", "gru"] | None = None
+    """network between embedding and heads; the gru remembers (default: mlp, or that of --pretrained)"""
+    hidden: str | None = None
+    """layer sizes, the last one is the gru's state (default: 512,512, or those of --pretrained)"""
     rollout_length: Annotated[int, Range(1, 10 ** 6)] = 128
     """decisions of every game in an iteration"""
     batch_size: Annotated[int, COUNT] = 2048
@@ -234,8 +236,8 @@ class Args:
 def fill_in(args: Args, policy: Policy) -> None:
     """What was not given, or is the policy's own: the one place that changes arguments after they were parsed."""
     args.timesteps = 100_000 if args.timesteps is None else args.timesteps
-    args.backbone, args.hidden = policy.config["backbone"], ",".join(map(str, policy.config["hidden"]))
-    args.action_repeat = policy.action_repeat
+    vars(args).update(network_flags(policy, backbone=args.backbone, hidden=args.hidden,
+                                    action_repeat=args.action_repeat))
     args.gamma = .99 ** (args.action_repeat / 3) if args.gamma is None else args.gamma
     if args.update_interval != "batch_ready":
         if not (args.update_interval.isdecimal() and int(args.update_interval) > 0):
@@ -687,7 +689,8 @@ def main(args: Args) -> None:
     if saved or args.pretrained:
         initial, _ = load_policy(run / "checkpoints" / "initial.pt" if saved else args.pretrained)
     else:
-        initial = Policy(args.backbone, parse_hidden(args.hidden), args.action_repeat)
+        hidden = parse_hidden("512,512" if args.hidden is None else args.hidden)
+        initial = Policy(args.backbone or "mlp", hidden, args.action_repeat or 3)
     if initial.frame_delay:
         raise UserError(f"{args.pretrained}: trained for a delay of {initial.frame_delay} frames; this game has none")
     fill_in(args, initial)

@@ -234,8 +234,8 @@ def test_rows_without_control_teach_nothing(tmp_path, monkeypatch):
 def test_pretrained_and_checkpoint_flags(tmp_path):
     games = write_games(tmp_path / "games", 3)
     save_checkpoint(tmp_path / "start.pt", Policy("mlp", (12, 8), action_repeat=3))
-    bc.main(small(games, pretrained=str(tmp_path / "start.pt"), checkpoint=str(tmp_path / "out" / "bc.pt"), epochs=1,
-                  learning_rate=1e-9, weight_decay=0))
+    bc.main(small(games, pretrained=str(tmp_path / "start.pt"), hidden=None, epochs=1,
+                  checkpoint=str(tmp_path / "out" / "bc.pt"), learning_rate=1e-9, weight_decay=0))
     start, end = (load_policy(tmp_path / name)[0] for name in ("start.pt", "out/bc.pt"))
     assert end.config == Policy("mlp", (12, 8)).config                      # cloning learns from every frame
     for name, value in start.state_dict().items():

@@ -61,7 +61,8 @@ MISTAKES = [                                                                # sc
     ("bc", "epochs", 0, "--epochs 0"), ("bc", "prev-controller-dropout", 1.5, "--prev-controller-dropout 1.5"),
     ("bc", "learning-rate", 0.0, "--learning-rate"), ("bc", "pretrained", "missing.pt", "no such checkpoint"),
     ("bc", "checkpoint", "text.txt/a.pt", "cannot write"), ("bc", "seed", -1, "--seed -1"),
-    ("bc", "run-name", "a/b", "--run-name"), ("bc", "gamma", 1, "--gamma 1"),
+    ("bc", "run-name", "a/b", "--run-name"), ("bc", "pretrained", "good.pt --backbone=gru", "--backbone gru"),
+    ("bc", "pretrained", "good.pt --hidden=9", "--hidden 9"), ("bc", "gamma", 1, "--gamma 1"),
 
     ("distill", "teacher", "missing.pt", "no such checkpoint"), ("distill", "teacher", "text.txt", "not a readable"),
     ("distill", "teacher", "late.pt", "a delay of 18 frames"),
@@ -105,7 +106,11 @@ MISTAKES = [                                                                # sc
     ("ppo_selfplay", "game-type", "dolphin", "--dolphin"), ("ppo_selfplay", "learning-rate", "nan", "--learning-rate"),
     ("ppo_selfplay", "ppo-clip", "nan", "--ppo-clip"), ("ppo_selfplay", "reward-stock", "inf", "--reward-stock"),
     ("ppo_selfplay", "seed", -1, "--seed"), ("ppo_selfplay", "action-repeat", 10 ** 20, "--action-repeat"),
-    ("ppo_selfplay", "run-name", "../elsewhere", "--run-name"),
+    ("ppo_selfplay", "run-name", "../elsewhere", "--run-name"), ("ppo_selfplay", "seed", 10 ** 30, "--seed 1000"),
+    ("ppo_selfplay", "seed", 10 ** 400, "--seed 1000"), ("play", "seed", 10 ** 400, "--seed 1000"),
+    ("ppo_selfplay", "pretrained", "good.pt --backbone=gru", "--backbone gru"),
+    ("ppo_selfplay", "pretrained", "good.pt --hidden=8,8", "--hidden 8,8"),
+    ("ppo_selfplay", "pretrained", "good.pt --action-repeat=3", "--action-repeat 3"),
     ("ppo_selfplay", "checkpoint", "/dev/null", "--checkpoint"),
 ]
 
@@ -115,7 +120,8 @@ def test_a_mistake_ends_in_one_line(folder, tmp_path, monkeypatch, capfd, script
     monkeypatch.chdir(folder)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))                     # no test fills the user's cache
     flags = GOOD[script] | {flag: value}
-    monkeypatch.setattr(sys, "argv", [f"{script}.py", *(f"--{name}={value}" for name, value in flags.items())])
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", *(
+        part for name, value in flags.items() for part in f"--{name}={value}".split(" "))])
     with pytest.raises(SystemExit) as end:
         run_script(SCRIPTS[script].main, SCRIPTS[script].Args)
     line = capfd.readouterr().err.strip().splitlines()[-1]

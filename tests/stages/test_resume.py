@@ -170,7 +170,8 @@ def assign(path: str, value):
     ("num_games", True, "--num-games True"), ("num_games", 5, "not of this run"), ("league", 1, "--league 1: must be"),
     ("matchmaking", "everybody", "--matchmaking 'everybody': must be 'simple_mix' or"), ("gamma", "x", "--gamma 'x'"),
     ("gamma", math.nan, "--gamma nan"), ("learning_rate", 7, "--learning-rate 7"),
-    ("reward_win", {}, "--reward-win {}"), ("stage", None, "--stage None: must be text"), ("iso", "a\0b", "--iso"), ("no_such", 1, "--no-such"),
+    ("reward_win", {}, "--reward-win {}"), ("stage", None, "--stage None: must be text"), ("iso", "a\0b", "--iso"),
+    ("no_such", 1, "--no-such"),
     ("pbt", ..., "lacks --pbt")])
 def test_edited_flags_are_refused(run, name, value, said):
     flags = json.loads((run / "args.json").read_text())
@@ -249,7 +250,7 @@ def test_check_state():
             check_state({"a": [], "b": {}, "c": torch.ones(2)} | {key: value}, like, "x")
 
 
-# ----------------------------------------------------------------------------------------------- opponents that are gone
+# ---------------------------------------------------------------------------------------------- opponents that are gone
 
 def opponents_in_mid_game(run: Path) -> list[str]:
     state = load_checkpoint(run / "checkpoints" / "latest.pt")["selfplay"]
@@ -295,7 +296,7 @@ def test_opponents_of_flags_that_are_gone(tmp_path, capsys):
     assert len(metrics(run)) == 3
 
 
-# -------------------------------------------------------------------------------------------------------- another machine
+# ------------------------------------------------------------------------------------------------------ another machine
 
 def test_another_machine_is_told(run, capsys):
     def elsewhere(data):
