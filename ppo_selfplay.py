@@ -649,11 +649,11 @@ def warn_of_changes(run: Path, args: Args, saved: dict) -> None:
     then, now = saved.get("versions"), machine()
     changed = [f"{name} {then.get(name)}, now {now[name]}" for name in (
         "torch threads", "instructions", "torch", "numpy", "numba", "melee", "git")
-        if isinstance(then, dict) and name in then and then[name] != now[name]]
+        if isinstance(then, dict) and name in then and repr(then[name]) != repr(now[name])]
     may_differ = {"resume", "timesteps", "checkpoint", "run_name", "runs_dir", "opponent", "held_out"}
     then, now = saved.get("args"), to_flags(args)
     changed += [f"{as_flag(name)} {then[name]}, now {now[name]}" for name in now.keys() - may_differ
-                if isinstance(then, dict) and name in then and then[name] != now[name]]
+                if isinstance(then, dict) and name in then and repr(then[name]) != repr(now[name])]
     if changed:
         warn(f"{run}: its checkpoint was made with {'; '.join(changed)}; the learning curve will not be that of a run "
              "that never stopped (OMP_NUM_THREADS sets the threads)")

@@ -195,7 +195,7 @@ def test_flags_that_are_none_are_refused(run, text):
     ("learner_main.teacher_state", [torch.zeros(1)]), ("selfplay.port", [0, 1]), ("selfplay.port.0", 7),
     ("selfplay.learner_of.0", 1), ("selfplay.dones.0", 1), ("selfplay.opponents.0", 3), ("selfplay.recent", [[1]]),
     ("selfplay.states.main", []), ("selfplay.states.main.0", torch.zeros(1, 16)), ("selfplay.noise", torch.zeros(3)),
-    ("envs.frames", torch.zeros(3, dtype=torch.uint8)), ("envs.characters", torch.full((32,), 99, dtype=torch.uint8)),
+    ("envs.frames", torch.zeros(3, dtype=torch.uint8)), ("envs.hidden.3", 255), ("envs.characters", torch.full((32,), 99, dtype=torch.uint8)),
     ("envs.seed", "1"), ("ratings.table.main", [1500.]), ("ratings.table.main.0", math.nan), ("ratings.payoff", []),
     ("ratings.recent.main", {"a": 1}), ("turn.learner", 3), ("turn.scores", ["a"]), ("turn.weights", (1, 2)),
     ("iteration", True), ("step", -512), ("step", 512.), ("iteration", 2)], ids=str)
