@@ -50,6 +50,7 @@ class SelfPlay:
         self.not_frozen = {MIRROR, *self.names, *BOTS, *CPU_LEVELS}
         self.load_others, self.stack = load_others or (lambda name: None), stack
         self.policy_ids: list[str] = []
+        self.policies: list[Policy] = []
         self.states = {learner.name: learner.acting.initial_state(2 * n) for learner in learners}
         self.rng = np.random.default_rng(seed)                              # opponents
         self.noise = torch.Generator().manual_seed(seed)                    # action sampling
@@ -84,10 +85,14 @@ class SelfPlay:
         for g in begun:
             self.rated[g] = True
             self.envs.set_bot(g, 1 - self.port[g], BOTS.get(self.opponents[g], 0))
-        before = self.policy_ids
-        self.policy_ids = [*self.names, *sorted(set(self.opponents) - self.not_frozen)]
-        self.policies = [learner.acting for learner in self.learners]
-        self.policies += [self.load_others(name) or self.pool.load(name) for name in self.policy_ids[len(self.names):]]
+        before, playing = self.policy_ids, dict(zip(self.policy_ids, self.policies, strict=True))
+        # Who plays already stays as it is, whatever becomes of its file; who cannot be read begins no game.
+        frozen = {name: playing.get(name) or self._readable(name)
+                  for name in sorted(set(self.opponents) - self.not_frozen)}
+        self.opponents = [MIRROR if frozen.get(name, name) is None else name for name in self.opponents]
+        frozen = {name: policy for name, policy in frozen.items() if policy is not None}
+        self.policy_ids = [*self.names, *frozen]
+        self.policies = [learner.acting for learner in self.learners] + list(frozen.values())
         self.states = {name: self.states[name] if name in self.states else policy.initial_state(2 * len(self.port))
                        for name, policy in zip(self.policy_ids, self.policies, strict=True)}
         index = {name: k for k, name in enumerate(self.policy_ids)} | dict.fromkeys((*BOTS, *CPU_LEVELS), BOT_SLOT)
@@ -183,5 +188,5 @@ class SelfPlay:
         try:
             return self.load_others(name) or self.pool.load(name)
         except (UserError, OSError, ValueError) as error:
-            warn(f"{error}; games against it begin anew, against others")
+            warn(f"{error}; its games go to others, and begin anew where they had begun")
             return None

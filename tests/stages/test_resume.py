@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -195,7 +196,8 @@ def test_flags_that_are_none_are_refused(run, text):
     ("learner_main.teacher_state", [torch.zeros(1)]), ("selfplay.port", [0, 1]), ("selfplay.port.0", 7),
     ("selfplay.learner_of.0", 1), ("selfplay.dones.0", 1), ("selfplay.opponents.0", 3), ("selfplay.recent", [[1]]),
     ("selfplay.states.main", []), ("selfplay.states.main.0", torch.zeros(1, 16)), ("selfplay.noise", torch.zeros(3)),
-    ("envs.frames", torch.zeros(3, dtype=torch.uint8)), ("envs.hidden.3", 255), ("envs.characters", torch.full((32,), 99, dtype=torch.uint8)),
+    ("envs.frames", torch.zeros(3, dtype=torch.uint8)), ("envs.hidden.3", 255),
+    ("envs.characters", torch.full((32,), 99, dtype=torch.uint8)),
     ("envs.seed", "1"), ("ratings.table.main", [1500.]), ("ratings.table.main.0", math.nan), ("ratings.payoff", []),
     ("ratings.recent.main", {"a": 1}), ("turn.learner", 3), ("turn.scores", ["a"]), ("turn.weights", (1, 2)),
     ("iteration", True), ("step", -512), ("step", 512.), ("iteration", 2)], ids=str)
@@ -274,6 +276,27 @@ def test_games_of_an_opponent_that_is_gone_begin_anew(run, monkeypatch, capsys, 
     main(Args(resume=str(run), timesteps=6 * FRAMES))
     assert seen and set(seen) == {(MIRROR, True, 0)} and len(metrics(run)) == 6
     assert f"{name}.pt" in capsys.readouterr().err
+
+
+def test_an_opponent_whose_file_breaks_in_mid_game_plays_on(tmp_path, monkeypatch):
+    collect, broken = ppo_selfplay.collect, []
+
+    def breaking(selfplay, *rest):
+        names = set(selfplay.opponents) - {MIRROR}
+        if names and not broken:
+            for name in names:
+                selfplay.pool.path(name).write_bytes(b"broken")
+            before = dict(zip(selfplay.policy_ids, selfplay.policies, strict=True))
+            going_on = [g for g in range(4) if selfplay.opponents[g] and not selfplay.dones[g]]
+            who = [before[selfplay.opponents[g]] for g in going_on]
+            selfplay.look_up_policies(np.zeros(0, int))
+            assert who == [selfplay.policies[selfplay.assignment[g, 1 - selfplay.port[g]]] for g in going_on]
+            broken.extend(going_on)
+        return collect(selfplay, *rest)
+
+    monkeypatch.setattr(ppo_selfplay, "collect", breaking)
+    main(tiny(tmp_path, "run", 5, history_prob=.9))
+    assert broken and len(metrics(tmp_path / "run")) == 5
 
 
 def test_opponents_of_flags_that_are_gone(tmp_path, capsys):
