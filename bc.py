@@ -220,7 +220,7 @@ def main(args: Args) -> None:
     run = start_run(args.runs_dir, args.run_name, to_flags(args), __file__)
     (run / "replays.json").write_text(json.dumps(about, indent=1) + "\n")
     best_path = Path(args.checkpoint) if args.checkpoint else run / "checkpoints" / "best.pt"
-    tracker.start(run, args.run_name, to_flags(args))
+    tracker.start(run, run.name, to_flags(args))
 
     optimizer = torch.optim.AdamW(policy.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
     T, B = args.window_size, args.batch_size

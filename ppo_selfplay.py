@@ -753,7 +753,7 @@ def main(args: Args) -> None:
         batches = [prepare(learner, rollout, args, teacher) for rollout in rollouts]
         return update(learner, batches, args, step) | {"time/update": time.perf_counter() - tick}
 
-    tracker.start(run, args.run_name, to_flags(args))
+    tracker.start(run, run.name, to_flags(args))
     stop = stop_on_interrupt(console.print)
     frames = steps_per_iteration(args)                                      # in an iteration
     num_iterations = -(-args.timesteps // frames)
