@@ -20,7 +20,7 @@ from cleanmelee import events, frame, libmelee, slp
 from cleanmelee.events import ReplayError
 from cleanmelee.frame import CONTROLLER, FIRST_CONTROL_FRAME, FRAME, NUM_PLAYERS, same_fighter
 from cleanmelee.libmelee import zero_indexed_actions
-from cleanmelee.slp import MIN_VERSION, Replay, controlled, file_hash, one_line, read_replay
+from cleanmelee.slp import MIN_VERSION, Replay, controlled, one_line, read_file, read_replay
 from cleanmelee.terminal import Terminal
 from cleanmelee.workers import end_with_parent
 
@@ -134,12 +134,13 @@ def _find_replays(files):
 def _read_one(path, min_version, cache_dir):
     """(frames, controllers, meta, cached) or a reason; the arrays are None if they can be had from the cache."""
     try:
-        digest = file_hash(path)
+        data = read_file(path)
+        digest = hashlib.sha256(data).hexdigest()
         if cache_dir is not None:
             cached = _load_cached(cache_dir, digest)
             if cached is not None and tuple(cached[2]["version"]) >= min_version:
                 return None, None, cached[2], True
-        replay = read_replay(path, min_version=min_version, digest=digest)
+        replay = read_replay(path, min_version=min_version, data=data)
         if cache_dir is not None and _save_cached(cache_dir, replay):
             return None, None, replay.meta, False
         return replay.frames, replay.controllers, replay.meta, False
