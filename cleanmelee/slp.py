@@ -303,6 +303,8 @@ def _parse_replay(path, data, min_version):
     info = data[metadata_at:metadata_at + MOST_METADATA]
     info = read_ubjson(info, len(METADATA))[0] if info.startswith(METADATA) else {}
     meta = _replay_meta(path, digest, start, end, info, frames)
+    if len(frames) - 1 in incomplete:                                       # its stocks and percents are not its own
+        meta["winner"] = None
     return Replay(frames, controllers, meta | {"incomplete": incomplete, "warning": warning})
 
 
