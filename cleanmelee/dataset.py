@@ -78,7 +78,7 @@ def pack(replays: list[Replay], players: list[tuple[int, int]], gamma: float = .
             actions = encode_controllers(controllers[1:], mirror)
             returns = discount(compute_rewards(frames[:-1], frames[1:], RewardArgs()), gamma)
             learned = (frames["frame_id"][1:] >= FIRST_CONTROL_FRAME).astype(np.float32)
-            for t in replays[index].meta["incomplete"]:                     # neither what was seen then nor what was done
+            for t in replays[index].meta["incomplete"]:                     # not what was seen then, nor what was done
                 learned[max(t - 1, 0):t + 1] = 0
         rows = slice(starts[k], starts[k + 1])
         data.obs.floats[rows] = torch.from_numpy(obs.floats[:, player])

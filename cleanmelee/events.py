@@ -48,8 +48,8 @@ ITEM_EVENT = np.dtype([
     ("misc_2", "u1"), ("misc_3", "u1"), ("owner", "i1"), ("instance", ">u2"),
 ])
 BOOKEND_EVENT = np.dtype([*_HEAD, ("latest_finalized", ">i4")])
-PLATFORM_EVENT = np.dtype([*_HEAD, ("side", "u1"), ("height", ">f4")])              # Fountain of Dreams, 0 right, 1 left
-WIND_EVENT = np.dtype([*_HEAD, ("direction", "u1")])                                # Whispy
+PLATFORM_EVENT = np.dtype([*_HEAD, ("side", "u1"), ("height", ">f4")])  # Fountain of Dreams: 0 right, 1 left
+WIND_EVENT = np.dtype([*_HEAD, ("direction", "u1")])  # Whispy
 STADIUM_EVENT = np.dtype([*_HEAD, ("event", ">u2"), ("kind", ">u2")])
 EVENTS = {0x37: PRE_EVENT, 0x38: POST_EVENT, 0x3A: FRAME_START_EVENT, 0x3B: ITEM_EVENT, 0x3C: BOOKEND_EVENT,
           0x3F: PLATFORM_EVENT, 0x40: WIND_EVENT, 0x41: STADIUM_EVENT}

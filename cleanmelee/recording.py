@@ -112,7 +112,8 @@ class SlpWriter:
             raise ValueError(f"{self.path}: no frames were added")
         last = self.last[0]
         if end is None:
-            end = "Game" if last["players"]["stocks"].min() <= 0 else "Time" if last["frame_id"] >= TIME_LIMIT else "NoContest"
+            dead = last["players"]["stocks"].min() <= 0
+            end = "Game" if dead else "Time" if last["frame_id"] >= TIME_LIMIT else "NoContest"
         loser = {1: 1, -1: 0}.get(int(outcomes(self.last)[0]))
         placements = [-1, -1, -1, -1]
         for i, port in enumerate(self.ports):

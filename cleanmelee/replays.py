@@ -105,7 +105,7 @@ def load_replays(files: str | Path | list, *, num_workers: int | None = None, ma
                     warn(f"{path}: {meta['warning']}")
                 continue
         skipped.append((str(path), reason.removeprefix(f"{path}: ")))
-        print(printable(f"skipped {path}: {skipped[-1][1]}"), file=sys.stderr)
+        print(f"skipped {printable(path, 200)}: {printable(skipped[-1][1])}", file=sys.stderr)
     if unkept:
         warn(f"{cache_dir}: parsed replays cannot be kept there ({unkept}); they are parsed again next time")
 
@@ -115,7 +115,7 @@ def load_replays(files: str | Path | list, *, num_workers: int | None = None, ma
     print(f"read {len(replays)} of {len(paths)} replays ({frames:,} frames, {frames / seconds:,.0f} frames/s), "
           f"skipped {len(skipped)}", file=sys.stderr)
     if not replays:
-        raise ReplayError(f"{_describe(files)}: none of {len(paths)} replays can be used; the first: "
+        raise ReplayError(f"{printable(_describe(files), 200)}: none of {len(paths)} replays can be used; the first: "
                           f"{Path(skipped[0][0]).name}: {skipped[0][1]}")
     return replays, summary
 

@@ -406,8 +406,9 @@ def _replay_meta(path, digest, start, end, info, frames):
     info = info if isinstance(info, dict) else {}
     characters = tuple(frames["players"]["character"][0].tolist())
     for external, internal in zip(start["external"], characters, strict=True):
-        if EXTERNAL_CHARACTER[internal] != external and {EXTERNAL_CHARACTER[internal], external} != {18, 19}:
-            raise ReplayError(f"character {external} in the header is {EXTERNAL_CHARACTER[internal]} in the first frame")
+        played = EXTERNAL_CHARACTER[internal]
+        if played != external and {played, external} != {18, 19}:           # Zelda, Sheik
+            raise ReplayError(f"character {external} in the header is {played} in the first frame")
     method = {number: name for name, number in END_METHODS.items()}.get(end[1]) if end else None
     if end and method is None:
         raise ReplayError(f"not a versus game (it ended by method {end[1]})")

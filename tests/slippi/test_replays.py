@@ -672,7 +672,8 @@ def test_broken_files(tmp_path, capfd):
     (b"", True), (b"U\x04nameZU\x01aTU\x01bFU\x01cd" + bytes(4) + b"U\x01dL" + bytes(8), True),
     (2000 * b"U\x01a{", False), (b"U\x01a" + 2000 * b"[", False), (b"U\x01aSl\x7f\xff\xff\xff", False),
     (b"l\xff\xff\xff\xffa", False), (b"U\x01a[$U#l\x7f\xff\xff\xff", False), (b"U\x01aS", False),
-    (b"U\x07playersU\x05", False), (b"U\x07playersSU\x03abc", False), (b"U\x01aSl" + struct.pack(">i", 1 << 20), False),
+    (b"U\x07playersU\x05", False), (b"U\x07playersSU\x03abc", False),
+    (b"U\x01aSl" + struct.pack(">i", 1 << 20), False),
 ])
 def test_hostile_metadata(tmp_path, metadata, read):
     """Nests, lengths beyond the file, values of other kinds: read, or refused in one line."""
@@ -813,7 +814,8 @@ def test_a_full_disk_for_the_cache_is_told_once(folder, monkeypatch, capfd):
     monkeypatch.setattr(Path, "write_bytes", write_bytes)
     replays, summary = load_replays(folder, num_workers=0, cache_dir=cache, progress=False)
     assert len(replays) == 5 and summary["cached"] == 0 and not list(cache.iterdir())
-    assert capfd.readouterr().err.count(f"warning: {cache}: parsed replays cannot be kept there (No space left on ") == 1
+    said = f"warning: {cache}: parsed replays cannot be kept there (No space left on device); "
+    assert capfd.readouterr().err.count(said) == 1
 
 
 def test_without_a_home_there_is_no_cache(folder, monkeypatch):
