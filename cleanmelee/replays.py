@@ -152,13 +152,12 @@ def _read_one(path, min_version, cache_dir):
     """(frames, controllers, meta, were they in the cache, why they are not now) or a reason; the arrays are None if
     they can be had from the cache."""
     try:
-        data = read_file(path)
-        digest = hashlib.sha256(data).hexdigest()
+        content = read_file(path)
         if cache_dir is not None:
-            cached = _load_cached(cache_dir, digest)
+            cached = _load_cached(cache_dir, content[1])
             if cached is not None and tuple(cached[2]["version"]) >= min_version:
                 return None, None, cached[2], True, ""
-        replay = read_replay(path, min_version=min_version, data=data)
+        replay = read_replay(path, min_version=min_version, content=content)
         failed = "" if cache_dir is None else _save_cached(cache_dir, replay)
         kept = cache_dir is not None and not failed
         return *((None, None) if kept else (replay.frames, replay.controllers)), replay.meta, False, failed

@@ -26,6 +26,7 @@ MOST_INCOMPLETE = 10          # frames of a game that may lack an event; a game 
 MOST_METADATA = 1 << 16       # bytes; real ones have a few hundred
 
 PRE, POST, FRAME_START, ITEM, BOOKEND, PLATFORM, WIND, STADIUM = EVENTS
+GAME_START, GAME_END = 0x36, 0x39
 EVENT_NAMES = {PRE: "pre-frame", POST: "post-frame", ITEM: "item", FRAME_START: "frame start", BOOKEND: "bookend",
                PLATFORM: "platform", WIND: "wind", STADIUM: "stadium"}
 _LAST_FIELD = {PRE: "physical_r", ITEM: "id", FRAME_START: "frame", BOOKEND: "frame", PLATFORM: "height",
@@ -63,8 +64,8 @@ def controlled(replay: Replay) -> Replay:
     return Replay(replay.frames[first:], replay.controllers[first:], replay.meta)
 
 
-def read_replay(path: str | Path, *, min_version: tuple = MIN_VERSION, data: bytes | None = None) -> Replay:
-    """Read one .slp file of a 1v1 game. data: what `read_file(path)` returned, where that was done already.
+def read_replay(path: str | Path, *, min_version: tuple = MIN_VERSION, content: tuple | None = None) -> Replay:
+    """Read one .slp file of a 1v1 game. content: what `read_file(path)` returned, where that was done already.
 
     Returns a Replay: frames [T] FRAME from frame id -123 on (cut with `controlled`), controllers [T, 2] CONTROLLER.
     Rolled-back frames appear once, as the game finally played them. In `meta`, tuples are indexed by player:
@@ -80,22 +81,24 @@ def read_replay(path: str | Path, *, min_version: tuple = MIN_VERSION, data: byt
     positions then, all of it taken as the player's own). Below 2.0 always refused.
     Raises ReplayError with one line for whatever is wrong with the file.
     """
-    data = read_file(path) if data is None else data
+    data, digest = content or read_file(path)
     try:
-        return _parse_replay(path, data, tuple(min_version))
+        return _parse_replay(path, data, digest, tuple(min_version))
     except ReplayError as error:
         raise ReplayError(f"{path}: {error}") from None
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, struct.error) as error:
         raise ReplayError(f"{path}: a damaged .slp file ({type(error).__name__}: {one_line(error)})") from None
 
 
-def read_file(path: str | Path) -> bytes:
-    """The file's content. Raises ReplayError if it is no regular file (reading a pipe may never end) or unreadable."""
+def read_file(path: str | Path) -> tuple[bytes, str]:
+    """The file's content and its sha256 in hex. Raises ReplayError if it is no regular file (reading a pipe may never
+    end) or cannot be read."""
     try:
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             raise ReplayError(f"{path}: not a regular file")
-        return Path(path).read_bytes()
+        data = Path(path).read_bytes()
+        return data, hashlib.sha256(data).hexdigest()
     except OSError as error:
         raise ReplayError(f"{path}: {(error.strerror or str(error)).lower()}") from None
 
@@ -112,7 +115,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _split(data):
-    """-> size of each command's events in bytes, where its events begin, where the metadata begins.
+    """-> the data, the size of each command's events in bytes, where they begin, and where the metadata begins.
 
     A recording of ours whose writer was killed between two of its writes counts as far as its events are whole. A game
     that Slippi has not finished has no length yet, and is refused.
@@ -133,24 +136,26 @@ def _split(data):
     if min(sizes.values()) < 2:
         raise ReplayError("a damaged .slp file (an event without content)")
 
-    places = {command: array("I") for command in sizes}
-    at, command = EVENTS_AT + 2 + len(table), None
-    while at < end:
-        if command == 0x39 != data[at]:                                     # some files have the game end twice
-            raise ReplayError("a damaged .slp file (events after the game's end)")
-        command = data[at]
-        if command not in sizes:
-            raise ReplayError(f"a damaged .slp file (unknown event {command:#x} at byte {at})")
-        places[command].append(at)
-        at += sizes[command]
+    at, places = EVENTS_AT + 2 + len(table), array("I")
+    add = places.append
+    try:
+        while at < end:
+            add(at)
+            at += sizes[data[at]]
+    except KeyError:
+        raise ReplayError(f"a damaged .slp file (unknown event {data[at]:#x} at byte {at})") from None
     if at > end:
-        raise ReplayError(f"a damaged .slp file (its last event, {command:#x}, is cut off)")
-    return data, sizes, places, end
+        raise ReplayError(f"a damaged .slp file (its last event, {data[places[-1]]:#x}, is cut off)")
+    places = np.frombuffer(places, np.uint32)
+    commands = np.frombuffer(data, np.uint8)[places]
+    if (np.diff(commands == GAME_END) < 0).any():                           # some files have it twice
+        raise ReplayError("a damaged .slp file (events after the game's end)")
+    return data, sizes, {command: places[commands == command] for command in (GAME_START, GAME_END, *EVENTS)}, end
 
 
 def _records(data, sizes, places, command, version):
     """[N] of EVENTS[command]. Fields that this version of Slippi did not have yet are 0."""
-    kind, size, where = EVENTS[command], sizes.get(command, 0), places.get(command, ())
+    kind, size, where = EVENTS[command], sizes.get(command, 0), places[command]
     records = np.zeros(len(where), kind)
     if len(where) == 0:
         return records
@@ -161,18 +166,18 @@ def _records(data, sizes, places, command, version):
         raise ReplayError(f"a damaged .slp file ({EVENT_NAMES[command]} events of {size} bytes, too few for Slippi "
                           f"{_dotted(version)})")
     size = max(end for end in ends.values() if end <= size)
-    raw = b"".join([data[at:at + size] for at in where])
-    records.view(np.uint8).reshape(len(where), kind.itemsize)[:, :size] = np.frombuffer(raw, np.uint8).reshape(-1, size)
+    windows = np.lib.stride_tricks.sliding_window_view(np.frombuffer(data, np.uint8), size)         # no copy
+    records.view(np.uint8).reshape(len(where), kind.itemsize)[:, :size] = windows[where]
     return records
 
 
 def _rows(records, places):
     """Which row each event belongs to, by command, and the frame id of each row: rows are frames in the order of the
     file, a frame that was rolled back and played again is a row of its own."""
-    framed = [command for command in (PRE, POST, FRAME_START, ITEM, BOOKEND) if len(records[command])]
+    framed = [PRE, POST, FRAME_START, ITEM, BOOKEND]
     if not len(records[POST]):
         raise ReplayError("no frames")
-    where = np.concatenate([np.frombuffer(places[command], np.uint32) for command in framed])
+    where = np.concatenate([places[command] for command in framed])
     ids = np.concatenate([records[command]["frame"] for command in framed])
     begins = np.concatenate([np.full(len(records[command]), command == FRAME_START) for command in framed])
     order = np.argsort(where)
@@ -181,12 +186,11 @@ def _rows(records, places):
     begins[0] = True
     row = np.zeros(len(order), np.int64)
     row[order] = np.cumsum(begins) - 1
-    rows = dict(zip(framed, np.split(row, np.cumsum([len(records[command]) for command in framed])[:-1]), strict=True))
-    where = where[order]
+    first = np.cumsum([0, *(len(records[command]) for command in framed)])
+    rows = {command: row[begin:end] for command, begin, end in zip(framed, first[:-1], first[1:], strict=True)}
     for command in (PLATFORM, WIND, STADIUM):                               # they come within a frame
-        if len(records[command]):
-            at = np.searchsorted(where, np.frombuffer(places[command], np.uint32)) - 1
-            rows[command] = np.maximum(np.cumsum(begins)[at] - 1, 0)
+        at = np.searchsorted(where[order], places[command]) - 1
+        rows[command] = np.maximum(np.cumsum(begins)[at] - 1, 0)
     return rows, ids[begins]
 
 
@@ -249,12 +253,12 @@ def _parse_start(start, min_version):
     }
 
 
-def _parse_replay(path, data, min_version):
-    digest = hashlib.sha256(data).hexdigest()
+def _parse_replay(path, data, digest, min_version):
     data, sizes, places, metadata_at = _split(data)
-    if len(places.get(0x36, ())) != 1 or sizes[0x36] < _START_SIZE:
+    if len(places[GAME_START]) != 1 or sizes[GAME_START] < _START_SIZE:
         raise ReplayError("a damaged .slp file (no game start)")
-    start = _parse_start(data[places[0x36][0]:][:sizes[0x36]], min_version)
+    at = int(places[GAME_START][0])
+    start = _parse_start(data[at:at + sizes[GAME_START]], min_version)
     version, ports = start["version"], start["ports"]
     records = {command: _records(data, sizes, places, command, version) for command in EVENTS}
     rows, row_ids = _rows(records, places)
@@ -275,22 +279,20 @@ def _parse_replay(path, data, min_version):
     frames["frame_id"], frames["stage"] = ids, start["stage"]
     incomplete, warning = _place_players(frames, controllers, start, records, rows, index)
 
-    if len(records[ITEM]):
-        items, at = records[ITEM], index[rows[ITEM]]
-        if sizes[ITEM] < EVENTS[ITEM].fields["owner"][1] + 1:
-            items["owner"] = -1
-        place_items(frames["items"], at[at >= 0], items[at >= 0], ports)
+    items, at = records[ITEM], index[rows[ITEM]]
+    if sizes.get(ITEM, 0) <= EVENTS[ITEM].fields["owner"][1]:               # before 3.6
+        items["owner"] = -1
+    place_items(frames["items"], at[at >= 0], items[at >= 0], ports)
 
     # Stage events are sparse and the game does not send them again after a rollback: fill before rows are dropped.
     if start["stage"] == STAGE_FOUNTAIN:
-        events = records[PLATFORM]
         for name, side, initial in (("platform_right", 0, PLATFORM_RIGHT), ("platform_left", 1, PLATFORM_LEFT)):
-            own = events["side"] == side
-            at = rows[PLATFORM][own] if len(events) else []
-            frames[name] = _forward_fill(count, at, events["height"][own], np.float32(initial))[keep]
-    if start["stage"] == STAGE_DREAM_LAND and len(records[WIND]):
+            own = records[PLATFORM]["side"] == side
+            heights = records[PLATFORM]["height"][own]
+            frames[name] = _forward_fill(count, rows[PLATFORM][own], heights, np.float32(initial))[keep]
+    if start["stage"] == STAGE_DREAM_LAND:
         frames["wind"] = _forward_fill(count, rows[WIND], records[WIND]["direction"].astype(np.int16), 0)[keep]
-    if start["stage"] == STAGE_STADIUM and len(records[STADIUM]):
+    if start["stage"] == STAGE_STADIUM:
         kind = records[STADIUM]["kind"].astype(np.int16)
         kind = np.where(kind == STADIUM_NORMAL, 0, kind)
         frames["transformation"] = _forward_fill(count, rows[STADIUM], kind, 0)[keep]
@@ -299,7 +301,7 @@ def _parse_replay(path, data, min_version):
         _estimate_velocities(frames["players"])
         _estimate_velocities(frames["nanas"])
     _check_values(frames, controllers)
-    end = data[places[0x39][0]:][:sizes[0x39]] if places.get(0x39) else b""
+    end = b"".join(data[at:at + sizes[GAME_END]] for at in places[GAME_END][:1].tolist())
     info = data[metadata_at:metadata_at + MOST_METADATA]
     info = read_ubjson(info, len(METADATA))[0] if info.startswith(METADATA) else {}
     meta = _replay_meta(path, digest, start, end, info, frames)
@@ -318,11 +320,11 @@ def _place_players(frames, controllers, start, records, rows, index):
         for follower in range(1 + (start["external"][i] == _ICE_CLIMBERS)):
             told = {}                                                       # by command, [T] bool
             for command in (PRE, POST):
-                events = records[command]
-                own = (events["port"] == port) & (events["follower"] == follower)
+                own = (records[command]["port"] == port) & (records[command]["follower"] == follower)
                 strangers -= int(own.sum())
-                at = index[rows[command][own]] if len(events) else np.zeros(0, int)
-                events, at = events[own][at >= 0], at[at >= 0]
+                own &= index[rows[command]] >= 0
+                at, kind = index[rows[command][own]], EVENTS[command]
+                events = records[command].view(f"V{kind.itemsize}")[own].view(kind)     # faster than field by field
                 times = np.bincount(at, minlength=len(frames))
                 if (times > 1).any():
                     raise ReplayError(f"frame {frames['frame_id'][times > 1][0]}: two {EVENT_NAMES[command]} events of "
@@ -331,7 +333,8 @@ def _place_players(frames, controllers, start, records, rows, index):
                 if command == POST:
                     players = players_from_post(events)
                     players["port"] = port
-                    frames["nanas" if follower else "players"][at, i] = players
+                    here = frames["nanas" if follower else "players"][:, i]
+                    here[slice(None) if told[POST].all() else at] = players     # a slice is faster
                 elif not follower:
                     controllers[at, i] = controllers_from_pre(events)
             lacks = {PRE: ~told[PRE], POST: ~told[POST]}
