@@ -23,6 +23,7 @@ from cleanmelee.frame import (
 MIN_VERSION = (3, 8, 0)       # velocities since 3.5, item owners since 3.6, hitlag since 3.8
 OLDEST_VERSION = (2, 0, 0)    # before it no file says who is in the air
 MOST_INCOMPLETE = 10          # frames of a game that may lack an event; a game that lacks more is damaged
+MOST_BYTES = 1 << 30          # of a file; eight minutes of two players take ten million
 MOST_METADATA = 1 << 16       # bytes; real ones have a few hundred
 
 PRE, POST, FRAME_START, ITEM, BOOKEND, PLATFORM, WIND, STADIUM = EVENTS
@@ -75,7 +76,7 @@ def read_replay(path: str | Path, *, min_version: tuple = MIN_VERSION, content: 
     clear end), end (Slippi's method, None if the file has no game end), lras (player index of who quit, or None),
     frames (their number), seed, started, played_on, frozen_stadium, incomplete (indices of frames for which the file
     lacks an event: what it would have said is carried on from the frame before, and is nothing to learn from), warning
-    (one line about them, "" if there are none).
+    (one line about such a flaw, "" if there is none).
 
     A `min_version` below 3.8 admits files without hitlag (0 then) and below 3.5 without velocities (differences of
     positions then, all of it taken as the player's own). Below 2.0 always refused.
@@ -91,13 +92,19 @@ def read_replay(path: str | Path, *, min_version: tuple = MIN_VERSION, content: 
 
 
 def read_file(path: str | Path) -> tuple[bytes, str]:
-    """The file's content and its sha256 in hex. Raises ReplayError if it is no regular file (reading a pipe may never
-    end) or cannot be read."""
+    """The file's content and its sha256 in hex. Raises ReplayError if it cannot be read, is no regular file (reading a
+    pipe may never end), or does not begin as a .slp file does."""
     try:
-        mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        about = os.stat(path)
+        if not stat.S_ISREG(about.st_mode) and not stat.S_ISDIR(about.st_mode):
             raise ReplayError(f"{path}: not a regular file")
-        data = Path(path).read_bytes()
+        with open(path, "rb") as file:
+            data = file.read(len(SLP_HEAD))
+            if data != SLP_HEAD:
+                raise ReplayError(f"{path}: not a .slp file")
+            if about.st_size > MOST_BYTES:
+                raise ReplayError(f"{path}: {about.st_size:,} bytes, more than any game has")
+            data += file.read()
         return data, hashlib.sha256(data).hexdigest()
     except OSError as error:
         raise ReplayError(f"{path}: {(error.strerror or str(error)).lower()}") from None
@@ -115,19 +122,20 @@ def one_line(error: BaseException) -> str:
 
 
 def _split(data):
-    """-> the data, the size of each command's events in bytes, where they begin, and where the metadata begins.
+    """-> the data, the size of each command's events in bytes, where they begin, where the metadata begins, and a
+    warning ("" if there is none).
 
     A recording of ours whose writer was killed between two of its writes counts as far as its events are whole. A game
     that Slippi has not finished has no length yet, and is refused.
     """
-    if not data.startswith(SLP_HEAD):
-        raise ReplayError("not a .slp file")
+    warning = ""
     length = int.from_bytes(data[len(SLP_HEAD):EVENTS_AT], "big")
     end = EVENTS_AT + length
     if not length or end >= len(data):
         raise ReplayError("a damaged .slp file (cut short or still being written)")
     if data[end:end + 1] not in (METADATA[:1], b"}"):
-        data = finished_slp(data)[0]
+        data, last = finished_slp(data)
+        warning = f"what it says of its length is wrong; read up to frame {last}"
         end = EVENTS_AT + int.from_bytes(data[len(SLP_HEAD):EVENTS_AT], "big")
     table = data[EVENTS_AT + 2:EVENTS_AT + 1 + data[EVENTS_AT + 1]]
     if data[EVENTS_AT] != 0x35 or len(table) % 3 or not table:
@@ -150,7 +158,7 @@ def _split(data):
     commands = np.frombuffer(data, np.uint8)[places]
     if (np.diff(commands == GAME_END) < 0).any():                           # some files have it twice
         raise ReplayError("a damaged .slp file (events after the game's end)")
-    return data, sizes, {command: places[commands == command] for command in (GAME_START, GAME_END, *EVENTS)}, end
+    return data, sizes, {command: places[commands == command] for command in (GAME_START, GAME_END, *EVENTS)}, end, warning
 
 
 def _records(data, sizes, places, command, version):
@@ -254,7 +262,7 @@ def _parse_start(start, min_version):
 
 
 def _parse_replay(path, data, digest, min_version):
-    data, sizes, places, metadata_at = _split(data)
+    data, sizes, places, metadata_at, warning = _split(data)
     if len(places[GAME_START]) != 1 or sizes[GAME_START] < _START_SIZE:
         raise ReplayError("a damaged .slp file (no game start)")
     at = int(places[GAME_START][0])
@@ -276,8 +284,8 @@ def _parse_replay(path, data, digest, min_version):
 
     frames = np.zeros(len(ids), FRAME)
     controllers = np.zeros((len(ids), NUM_PLAYERS), CONTROLLER)
-    frames["frame_id"], frames["stage"] = ids, start["stage"]
-    incomplete, warning = _place_players(frames, controllers, start, records, rows, index)
+    incomplete, lacking = _place_players(frames, controllers, ids, start, records, rows, index)
+    frames["frame_id"], frames["stage"] = ids, start["stage"]               # now: memory that is touched is taken
 
     items, at = records[ITEM], index[rows[ITEM]]
     if sizes.get(ITEM, 0) <= EVENTS[ITEM].fields["owner"][1]:               # before 3.6
@@ -303,14 +311,17 @@ def _parse_replay(path, data, digest, min_version):
     _check_values(frames, controllers)
     end = b"".join(data[at:at + sizes[GAME_END]] for at in places[GAME_END][:1].tolist())
     info = data[metadata_at:metadata_at + MOST_METADATA]
-    info = read_ubjson(info, len(METADATA))[0] if info.startswith(METADATA) else {}
+    try:
+        info = read_ubjson(info, len(METADATA))[0] if info.startswith(METADATA) else {}
+    except (ValueError, struct.error):
+        raise ReplayError("a damaged .slp file (its metadata cannot be read)") from None
     meta = _replay_meta(path, digest, start, end, info, frames)
     if len(frames) - 1 in incomplete:                                       # its stocks and percents are not its own
         meta["winner"] = None
-    return Replay(frames, controllers, meta | {"incomplete": incomplete, "warning": warning})
+    return Replay(frames, controllers, meta | {"incomplete": incomplete, "warning": warning or lacking})
 
 
-def _place_players(frames, controllers, start, records, rows, index):
+def _place_players(frames, controllers, ids, start, records, rows, index):
     """Write the players' events into `frames` and `controllers` -> (indices of frames that lack one, a line on them).
 
     Of a sound game's frame one event may be missing: what it would have said is carried on from the frame before."""
@@ -327,7 +338,7 @@ def _place_players(frames, controllers, start, records, rows, index):
                 events = records[command].view(f"V{kind.itemsize}")[own].view(kind)     # faster than field by field
                 times = np.bincount(at, minlength=len(frames))
                 if (times > 1).any():
-                    raise ReplayError(f"frame {frames['frame_id'][times > 1][0]}: two {EVENT_NAMES[command]} events of "
+                    raise ReplayError(f"frame {ids[times > 1][0]}: two {EVENT_NAMES[command]} events of "
                                       f"port {port + 1}")
                 told[command] = times > 0
                 if command == POST:
@@ -351,17 +362,17 @@ def _place_players(frames, controllers, start, records, rows, index):
 
     first = min(missing)
     command, i, _ = missing[first][0]
-    line = f"frame {frames['frame_id'][first]} lacks the {EVENT_NAMES[command]} event of port {start['ports'][i] + 1}"
+    line = f"frame {ids[first]} lacks the {EVENT_NAMES[command]} event of port {start['ports'][i] + 1}"
+    line += f", and {total - 1} more are missing" if total > 1 else ""
     if first == 0 or total > min(len(missing), MOST_INCOMPLETE):            # of some frame, or in all, too many
-        raise ReplayError(line + (f", and {total - 1} more events are missing" if total > 1 else ""))
+        raise ReplayError(line)
     for t, [(command, i, follower)] in sorted(missing.items()):
         if command == PRE:
             controllers[t, i] = controllers[t - 1, i]
         else:
             who = "nanas" if follower else "players"
             frames[who][t, i] = frames[who][t - 1, i]
-    more = f", and {total - 1} other frames lack one" if total > 1 else ""
-    return tuple(sorted(missing)), f"{line}{more}: carried on from the frame before, where nothing is learnt"
+    return tuple(sorted(missing)), f"{line}: carried on from the frame before, where nothing is learnt"
 
 
 def _estimate_velocities(players):

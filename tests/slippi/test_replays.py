@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -300,7 +301,10 @@ def test_a_kill_between_any_two_bytes_costs_at_most_that_frame(tmp_path):
         assert whole[11:15] == (after if k >= frame_size else before)[11:15]
         if k % 97 == 0 or k == len(after) - at:
             (tmp_path / "torn.slp").write_bytes(torn)
-            assert same(read_replay(tmp_path / "torn.slp").frames, frames[:last + 124])
+            replay = read_replay(tmp_path / "torn.slp")
+            assert same(replay.frames, frames[:last + 124])
+            if k == 97:
+                assert replay.meta["warning"] == "what it says of its length is wrong; read up to frame -105"
     assert whole == after
     writer.abort()
 
@@ -492,10 +496,10 @@ def test_brothers_of_a_missing_event(tmp_path):
     path.write_bytes(whole)
     without(path, *((0x38, frame, 0, 0) for frame in range(-80, -70)))
     assert read_replay(path).meta["warning"].startswith(
-        "frame -80 lacks the post-frame event of port 1, and 9 other frames lack one: ")
+        "frame -80 lacks the post-frame event of port 1, and 9 more are missing: ")
 
     for lost, said in (
-        ([(0x38, -80, None, 0)], "frame -80 lacks the post-frame event of port 1, and 1 more events are missing"),
+        ([(0x38, -80, None, 0)], "frame -80 lacks the post-frame event of port 1, and 1 more are missing"),
         ([(0x37, frame, 1, 0) for frame in range(-50, -30)], "frame -50 lacks the pre-frame event of port 2, and 19 "),
         ([(0x37, -123, 1, 0)], "frame -123 lacks the pre-frame event of port 2"),
     ):
@@ -688,6 +692,24 @@ def test_hostile_metadata(tmp_path, metadata, read):
     with pytest.raises(ReplayError) as caught:
         read_replay(path)
     assert "\n" not in str(caught.value)
+
+
+def test_what_a_file_says_of_its_size_takes_no_memory(tmp_path):
+    """Events of two bytes, and more bytes than a game has."""
+    path = tmp_path / "game.slp"
+    write_slp(path, *make_game(20))
+    events = raw_events(path)
+    table = bytes([0x35, events[0][1][1] + 3]) + events[0][1][2:] + struct.pack(">BH", 0x99, 1)
+    rewrite(path, [(0x35, table), events[1], (0x99, 200_000 * b"\x99\0")])
+    tracemalloc.start()
+    with pytest.raises(ReplayError, match="no frames"):
+        read_replay(path)
+    taken = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert taken < 4e6
+    os.truncate(path, 2 << 30)                                              # sparse
+    with pytest.raises(ReplayError, match="2,147,483,648 bytes, more than any game has"):
+        read_replay(path)
 
 
 def test_flipped_bytes(tmp_path, capfd):
