@@ -156,9 +156,11 @@ def _split(data):
         raise ReplayError(f"a damaged .slp file (its last event, {data[places[-1]]:#x}, is cut off)")
     places = np.frombuffer(places, np.uint32)
     commands = np.frombuffer(data, np.uint8)[places]
-    if (np.diff(commands == GAME_END) < 0).any():                           # some files have it twice
+    ends = commands == GAME_END
+    if (ends[:-1] & ~ends[1:]).any():                                       # some files have it twice
         raise ReplayError("a damaged .slp file (events after the game's end)")
-    return data, sizes, {command: places[commands == command] for command in (GAME_START, GAME_END, *EVENTS)}, end, warning
+    places = {command: places[commands == command] for command in (GAME_START, GAME_END, *EVENTS)}
+    return data, sizes, places, end, warning
 
 
 def _records(data, sizes, places, command, version):
@@ -174,7 +176,7 @@ def _records(data, sizes, places, command, version):
         raise ReplayError(f"a damaged .slp file ({EVENT_NAMES[command]} events of {size} bytes, too few for Slippi "
                           f"{_dotted(version)})")
     size = max(end for end in ends.values() if end <= size)
-    windows = np.lib.stride_tricks.sliding_window_view(np.frombuffer(data, np.uint8), size)         # no copy
+    windows = np.lib.stride_tricks.sliding_window_view(np.frombuffer(data, np.uint8), size)     # no copy
     records.view(np.uint8).reshape(len(where), kind.itemsize)[:, :size] = windows[where]
     return records
 

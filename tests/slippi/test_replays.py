@@ -599,6 +599,17 @@ def test_it_reads_of_real_games_what_peppi_reads(name):
     assert_as_peppi_reads(REAL / f"{name}.slp")
 
 
+def test_a_game_ends_once_or_twice_but_at_its_end(tmp_path):
+    path = tmp_path / "game.slp"
+    write_slp(path, *make_game(60))
+    events = raw_events(path)
+    rewrite(path, [*events, events[-1]])
+    assert len(read_replay(path)) == 60 and read_replay(path).meta["end"] == "NoContest"
+    rewrite(path, [*events[:100], events[-1], *events[100:]])
+    with pytest.raises(ReplayError, match="events after the game's end"):
+        read_replay(path)
+
+
 def test_nan_is_zero_and_infinity_refused(tmp_path):
     frames, controllers = make_game(60)
     frames["players"]["kb_vx"][5, 0] = frames["items"]["vx"][5, 0] = controllers["c_x"][5, 0] = np.nan
