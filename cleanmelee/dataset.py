@@ -49,7 +49,8 @@ class Sequences:
     """Games from the side of the players to learn from, laid end to end. N rows, one for each frame that was seen."""
     obs: Observation        # [N, ..] what the player saw: frames[t], and the controller that made it
     actions: torch.Tensor   # [N, 13] int8, what the player did next: controllers[t + 1]
-    weights: torch.Tensor   # [N] 1 where the player had control then, else 0: such rows are seen but not learned
+    weights: torch.Tensor   # [N] 1 where the player had control then and nothing of either frame is missing from the
+    #                         file, else 0: such rows are seen but not learned
     changed: torch.Tensor   # [N] bool: the action is not the one held until then
     returns: torch.Tensor   # [N] discounted reward that followed
     starts: np.ndarray      # [S + 1] sequence s is rows starts[s] to starts[s + 1]
@@ -76,12 +77,14 @@ def pack(replays: list[Replay], players: list[tuple[int, int]], gamma: float = .
             held = encode_controllers(controllers[:-1], mirror)             # [T - 1, 2, 13]
             actions = encode_controllers(controllers[1:], mirror)
             returns = discount(compute_rewards(frames[:-1], frames[1:], RewardArgs()), gamma)
-            has_control = (frames["frame_id"][1:] >= FIRST_CONTROL_FRAME).astype(np.float32)
+            learned = (frames["frame_id"][1:] >= FIRST_CONTROL_FRAME).astype(np.float32)
+            for t in replays[index].meta["incomplete"]:                     # not what was seen then, nor what was done
+                learned[max(t - 1, 0):t + 1] = 0
         rows = slice(starts[k], starts[k + 1])
         data.obs.floats[rows] = torch.from_numpy(obs.floats[:, player])
         data.obs.ints[rows] = torch.from_numpy(obs.ints[:, player])
         data.actions[rows] = torch.from_numpy(actions[:, player])           # saw frames[t], chose controllers[t + 1]
-        data.weights[rows] = torch.from_numpy(has_control)
+        data.weights[rows] = torch.from_numpy(learned)
         data.changed[rows] = torch.from_numpy((actions[:, player] != held[:, player]).any(-1))
         data.returns[rows] = torch.from_numpy(returns[:, player])
     return data

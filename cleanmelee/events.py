@@ -48,12 +48,14 @@ ITEM_EVENT = np.dtype([
     ("misc_2", "u1"), ("misc_3", "u1"), ("owner", "i1"), ("instance", ">u2"),
 ])
 BOOKEND_EVENT = np.dtype([*_HEAD, ("latest_finalized", ">i4")])
+PLATFORM_EVENT = np.dtype([*_HEAD, ("side", "u1"), ("height", ">f4")])  # Fountain of Dreams: 0 right, 1 left
+WIND_EVENT = np.dtype([*_HEAD, ("direction", "u1")])  # Whispy
+STADIUM_EVENT = np.dtype([*_HEAD, ("event", ">u2"), ("kind", ">u2")])
+EVENTS = {0x37: PRE_EVENT, 0x38: POST_EVENT, 0x3A: FRAME_START_EVENT, 0x3B: ITEM_EVENT, 0x3C: BOOKEND_EVENT,
+          0x3F: PLATFORM_EVENT, 0x40: WIND_EVENT, 0x41: STADIUM_EVENT}
 GAME_START_SIZE = 761
-EVENT_SIZES = {  # bytes, with the command byte
-    0x36: GAME_START_SIZE, 0x37: PRE_EVENT.itemsize, 0x38: POST_EVENT.itemsize, 0x39: 7,
-    0x3A: FRAME_START_EVENT.itemsize, 0x3B: ITEM_EVENT.itemsize, 0x3C: BOOKEND_EVENT.itemsize,
-    0x3F: 10, 0x40: 6, 0x41: 9,  # Fountain of Dreams' platforms, Whispy, Stadium
-}
+EVENT_SIZES = dict(sorted([  # bytes, with the command byte
+    (0x36, GAME_START_SIZE), (0x39, 7), *((command, kind.itemsize) for command, kind in EVENTS.items())]))
 
 
 class ReplayError(UserError):
@@ -158,6 +160,43 @@ def _ubjson(value):
     if isinstance(value, dict):
         return b"{" + b"".join(_ubjson(key)[1:] + _ubjson(item) for key, item in value.items()) + b"}"
     if isinstance(value, str):
-        data = value.encode()[:255]
+        data = value.encode(errors="replace")[:255].decode(errors="ignore").encode()    # never cut within a character
         return b"SU" + bytes([len(data)]) + data
     return b"l" + struct.pack(">i", value)
+
+
+_UBJSON_NUMBERS = {b"i": ">b", b"U": ">B", b"I": ">h", b"l": ">i", b"L": ">q", b"d": ">f", b"D": ">d"}
+_UBJSON_WORDS = {b"T": True, b"F": False, b"Z": None}
+
+
+def read_ubjson(data: bytes, at: int, depth: int = 0) -> tuple[object, int]:
+    """-> the value that begins at data[at], and where it ends. Raises ValueError or struct.error if it is broken."""
+    def text(at):
+        length, at = read_ubjson(data, at, depth + 1)
+        if not isinstance(length, int) or not 0 <= length <= len(data) - at:
+            raise ValueError("a text of impossible length")
+        return data[at:at + length].decode(errors="replace"), at + length
+
+    kind, at = data[at:at + 1], at + 1
+    if depth > 20:
+        raise ValueError("nested too deeply")
+    if kind in _UBJSON_NUMBERS:
+        value, = struct.unpack_from(_UBJSON_NUMBERS[kind], data, at)
+        return value, at + struct.calcsize(_UBJSON_NUMBERS[kind])
+    if kind in _UBJSON_WORDS:
+        return _UBJSON_WORDS[kind], at
+    if kind == b"S":
+        return text(at)
+    if kind == b"{":
+        items = {}
+        while data[at:at + 1] != b"}":
+            key, at = text(at)
+            items[key], at = read_ubjson(data, at, depth + 1)
+        return items, at + 1
+    if kind == b"[":
+        values = []
+        while data[at:at + 1] != b"]":
+            value, at = read_ubjson(data, at, depth + 1)
+            values.append(value)
+        return values, at + 1
+    raise ValueError(f"{kind!r} begins no value")

@@ -87,8 +87,9 @@ BUTTONS = {"A": BUTTON_A, "B": BUTTON_B, "X": BUTTON_X, "Y": BUTTON_Y, "Z": BUTT
 
 
 def outcomes(final_frames: np.ndarray) -> np.ndarray:
-    """FRAME [N] at the end of games -> [N] +1, 0, -1 for player 0: by stocks, then by lower percent, else a draw."""
-    stocks, percent = final_frames["players"]["stocks"], final_frames["players"]["percent"]
+    """FRAME [N] at the end of games -> [N] +1, 0, -1 for player 0: by stocks, then by lower percent, else a draw. As in
+    Melee by whole percents, those that the screen shows: 50.9 and 50.1 are equal."""
+    stocks, percent = final_frames["players"]["stocks"], np.floor(final_frames["players"]["percent"])
     by_stocks = np.sign(stocks[:, 0].astype(np.int64) - stocks[:, 1])
     by_percent = np.sign(percent[:, 1] - percent[:, 0]).astype(np.int64)
     return np.where(by_stocks != 0, by_stocks, by_percent)

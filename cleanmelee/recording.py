@@ -18,7 +18,7 @@ from cleanmelee.events import (
 from cleanmelee.files import atomic_write, check_writable, open_locked
 from cleanmelee.frame import (
     CONTROLLER, EXTERNAL_CHARACTER, FIGHTERS, FIRST_FRAME, FRAME, NUM_ITEMS, NUM_PLAYERS, PLATFORM_LEFT,
-    PLATFORM_RIGHT, PLAYER, TIME_LIMIT,
+    PLATFORM_RIGHT, PLAYER, TIME_LIMIT, outcomes,
 )
 
 
@@ -111,13 +111,13 @@ class SlpWriter:
             self.abort()
             raise ValueError(f"{self.path}: no frames were added")
         last = self.last[0]
-        stocks, percent = last["players"]["stocks"].tolist(), last["players"]["percent"].tolist()
         if end is None:
-            end = "Game" if min(stocks) <= 0 else "Time" if last["frame_id"] >= TIME_LIMIT else "NoContest"
-        rank = [(stocks[i], -percent[i]) for i in range(NUM_PLAYERS)]
+            dead = last["players"]["stocks"].min() <= 0
+            end = "Game" if dead else "Time" if last["frame_id"] >= TIME_LIMIT else "NoContest"
+        loser = {1: 1, -1: 0}.get(int(outcomes(self.last)[0]))
         placements = [-1, -1, -1, -1]
         for i, port in enumerate(self.ports):
-            placements[port] = int(rank[i] < rank[1 - i])  # 0 is first; a tie has two firsts
+            placements[port] = int(i == loser)             # 0 is first; a tie has two firsts
         quitter = -1 if lras is None else self.ports[lras]
         self._append(struct.pack(">BBb4b", 0x39, END_METHODS[end], quitter, *placements))
         os.fsync(self.file.fileno())

@@ -3,12 +3,13 @@
 import contextlib
 import functools
 import hashlib
-import importlib
+import io
 import json
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import stat
 import sys
 import time
 from pathlib import Path
@@ -20,7 +21,8 @@ from cleanmelee import events, frame, libmelee, slp
 from cleanmelee.events import ReplayError
 from cleanmelee.frame import CONTROLLER, FIRST_CONTROL_FRAME, FRAME, NUM_PLAYERS, same_fighter
 from cleanmelee.libmelee import zero_indexed_actions
-from cleanmelee.slp import MIN_VERSION, Replay, controlled, file_hash, one_line, read_replay
+from cleanmelee.slp import MIN_VERSION, Replay, controlled, one_line, read_file, read_replay
+from cleanmelee.terminal import printable, warn
 from cleanmelee.terminal import Terminal
 from cleanmelee.workers import end_with_parent
 
@@ -29,9 +31,10 @@ __all__ = ["Replay", "controlled", "default_cache_dir", "load_replays", "read_re
 PARSER = [Path(module.__file__) for module in (slp, events, frame, libmelee)]  # the sources that decide what is read
 
 
-def default_cache_dir() -> Path:
-    """`$XDG_CACHE_HOME/cleanmelee/replays`, by default below ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cleanmelee" / "replays"
+def default_cache_dir() -> Path | None:
+    """`$XDG_CACHE_HOME/cleanmelee/replays`, by default below ~/.cache; None for somebody who has no home."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return None if base.startswith("~") else Path(base) / "cleanmelee" / "replays"
 
 
 def load_replays(files: str | Path | list, *, num_workers: int | None = None, max_files: int | None = None,
@@ -45,18 +48,18 @@ def load_replays(files: str | Path | list, *, num_workers: int | None = None, ma
     there and read back memory-mapped and read-only; None for `default_cache_dir()`, False for no cache.
 
     Returns (replays in sorted order of their files, summary dict: files, read, frames, cached, skipped (list of
-    (file, reason)), seconds, frames_per_second). A bad file costs one line on stderr. Raises ReplayError if there is no
-    such folder, no .slp file in it, or none that can be used. Frames before control (id < -39) are kept.
+    (file, reason)), seconds, frames_per_second). A bad file costs one line on stderr, so does a folder that may not be
+    read. Raises ReplayError if there is no such folder, no .slp file in it, or none that can be used. Frames before
+    control (id < -39) are kept.
     """
     paths = _find_replays(files)[:max_files]
     if not paths:
         raise ReplayError("max_files is 0: nothing to read")
-    cache_dir = None if cache_dir is False else Path(cache_dir or default_cache_dir())
+    cache_dir = None if cache_dir is False else Path(cache_dir) if cache_dir else default_cache_dir()
     if num_workers is None:
         num_workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     num_workers = min(num_workers, len(paths))
-    zero_indexed_actions()  # once, not in every worker; so is this slow import
-    importlib.import_module("peppi_py._peppi")
+    zero_indexed_actions()  # once, not in every worker
 
     began, results = time.perf_counter(), {}
     columns = ("[progress.description]{task.description}", rich.progress.BarColumn(),
@@ -75,11 +78,12 @@ def load_replays(files: str | Path | list, *, num_workers: int | None = None, ma
                 bar.advance(task)
                 bar.refresh()
 
-    replays, skipped, seen, cached = [], [], {}, 0
+    replays, skipped, seen, cached, unkept = [], [], {}, 0, ""
     for path in paths:
         reason = replay = results[path]
         if not isinstance(replay, str):
-            frames, controllers, meta, hit = replay
+            frames, controllers, meta, hit, failed = replay
+            unkept = unkept or failed
             if frames is None:
                 loaded = _load_cached(cache_dir, meta["hash"])
                 frames, controllers = (None, None) if loaded is None else loaded[:2]
@@ -97,9 +101,13 @@ def load_replays(files: str | Path | list, *, num_workers: int | None = None, ma
                 meta = {key: tuple(value) if isinstance(value, list) else value for key, value in meta.items()}
                 replays.append(Replay(frames, controllers, {**meta, "path": str(path)}))
                 cached += hit
+                if meta["warning"]:
+                    warn(f"{path}: {meta['warning']}")
                 continue
         skipped.append((str(path), reason.removeprefix(f"{path}: ")))
-        print(f"skipped {path}: {skipped[-1][1]}", file=sys.stderr)
+        print(f"skipped {printable(path, 200)}: {printable(skipped[-1][1])}", file=sys.stderr)
+    if unkept:
+        warn(f"{cache_dir}: parsed replays cannot be kept there ({unkept}); they are parsed again next time")
 
     frames, seconds = sum(map(len, replays)), time.perf_counter() - began
     summary = {"files": len(paths), "read": len(replays), "frames": frames, "cached": cached, "skipped": skipped,
@@ -107,7 +115,7 @@ def load_replays(files: str | Path | list, *, num_workers: int | None = None, ma
     print(f"read {len(replays)} of {len(paths)} replays ({frames:,} frames, {frames / seconds:,.0f} frames/s), "
           f"skipped {len(skipped)}", file=sys.stderr)
     if not replays:
-        raise ReplayError(f"{_describe(files)}: none of {len(paths)} replays can be used; the first: "
+        raise ReplayError(f"{printable(_describe(files), 200)}: none of {len(paths)} replays can be used; the first: "
                           f"{Path(skipped[0][0]).name}: {skipped[0][1]}")
     return replays, summary
 
@@ -118,31 +126,41 @@ def _describe(files):
 
 def _find_replays(files):
     found = []
+
+    def forbidden(error):
+        warn(f"skipped the folder {error.filename}: {error.strerror.lower()}")
+
     for entry in [files] if isinstance(files, str | os.PathLike) else files:
-        path = Path(entry).expanduser()
-        if path.is_dir():
-            found += [p for p in path.rglob("*") if p.suffix.lower() == ".slp" and p.is_file()]
-        elif path.exists():
-            found.append(path)
-        else:
-            raise ReplayError(f"{entry}: no such file or folder")
+        path = Path(os.path.expanduser(entry))
+        try:
+            if not stat.S_ISDIR(path.stat().st_mode):
+                found.append(path)
+                continue
+            os.listdir(path)
+        except FileNotFoundError:
+            raise ReplayError(f"{entry}: no such file or folder") from None
+        except OSError as error:
+            raise ReplayError(f"{entry}: {error.strerror.lower()}") from None
+        for folder, _, names in os.walk(path, onerror=forbidden):
+            found += [Path(folder, name) for name in names if name.lower().endswith(".slp")]
     if not found:
         raise ReplayError(f"{_describe(files)}: no .slp files")
     return sorted(set(found))
 
 
 def _read_one(path, min_version, cache_dir):
-    """(frames, controllers, meta, cached) or a reason; the arrays are None if they can be had from the cache."""
+    """(frames, controllers, meta, were they in the cache, why they are not now) or a reason; the arrays are None if
+    they can be had from the cache."""
     try:
-        digest = file_hash(path)
+        content = read_file(path)
         if cache_dir is not None:
-            cached = _load_cached(cache_dir, digest)
+            cached = _load_cached(cache_dir, content[1])
             if cached is not None and tuple(cached[2]["version"]) >= min_version:
-                return None, None, cached[2], True
-        replay = read_replay(path, min_version=min_version, digest=digest)
-        if cache_dir is not None and _save_cached(cache_dir, replay):
-            return None, None, replay.meta, False
-        return replay.frames, replay.controllers, replay.meta, False
+                return None, None, cached[2], True, ""
+        replay = read_replay(path, min_version=min_version, content=content)
+        failed = "" if cache_dir is None else _save_cached(cache_dir, replay)
+        kept = cache_dir is not None and not failed
+        return *((None, None) if kept else (replay.frames, replay.controllers)), replay.meta, False, failed
     except ReplayError as error:
         return str(error)
     except Exception as error:  # one bad file must never end a long run
@@ -156,22 +174,30 @@ def _parser_digest():
 
 
 def _save_cached(cache_dir, replay):
-    """True if `replay` is in the cache now. The small .json is renamed into place last and makes the entry valid."""
+    """"" if `replay` is in the cache now, else why it is not: a full or read-only disk costs speed, not the run. The
+    small .json is renamed into place last and makes the entry valid."""
     stem = Path(cache_dir) / f"{replay.meta['hash']}-{_parser_digest()}"
     temporary = stem.with_name(f".{stem.name}.{os.getpid()}.tmp")
+    contents = {"frames.npy": _as_npy(replay.frames), "controllers.npy": _as_npy(replay.controllers),
+                "json": json.dumps(replay.meta).encode()}
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
-        for suffix, array in (("frames.npy", replay.frames), ("controllers.npy", replay.controllers)):
-            with open(temporary, "wb") as file:
-                np.save(file, array)
+        for suffix, content in contents.items():
+            temporary.write_bytes(content)
             os.replace(temporary, f"{stem}.{suffix}")
-        temporary.write_text(json.dumps(replay.meta))
-        os.replace(temporary, f"{stem}.json")
-        return True
-    except OSError:  # a full or read-only disk costs speed, not the run
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        return False
+        return ""
+    except OSError as error:
+        for path in (temporary, *(Path(f"{stem}.{suffix}") for suffix in contents)):
+            with contextlib.suppress(OSError):
+                path.unlink()
+        return error.strerror
+
+
+def _as_npy(array):
+    """In memory: np.save into a file does not say why it failed."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getbuffer()
 
 
 def _load_cached(cache_dir, digest):
@@ -208,7 +234,7 @@ def _read_in_workers(paths, num_workers, min_version, cache_dir):
     Own processes and pipes rather than a pool: the standard library's cannot say which file killed its worker, and
     pebble, which can, forks beside its own threads.
     """
-    # Forked readers import nothing: not torch, not even pyarrow.
+    # Forked readers import nothing, least of all torch.
     context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
     todo, busy = list(reversed(paths)), {}  # busy: our end of the pipe -> (process, path)
 

@@ -1,46 +1,38 @@
 """Replays in: one .slp file becomes frames, controllers and facts. Its sections follow the file: start, frames, end."""
 
-import contextlib
 import hashlib
 import os
-import sys
-import tempfile
+import stat
+import struct
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from cleanmelee.events import (
-    EVENTS_AT, NOT_VERSUS_STAGES, SLP_HEAD, STADIUM_NORMAL, STAGE_DREAM_LAND, STAGE_FOUNTAIN, STAGE_STADIUM,
-    ReplayError, controllers_from_pre, finished_slp, place_items, players_from_post,
+    END_METHODS, EVENTS, EVENTS_AT, METADATA, NOT_VERSUS_STAGES, SLP_HEAD, STADIUM_NORMAL, STAGE_DREAM_LAND,
+    STAGE_FOUNTAIN, STAGE_STADIUM, ReplayError, controllers_from_pre, finished_slp, place_items, players_from_post,
+    read_ubjson,
 )
 from cleanmelee.frame import (
     CONTROLLER, EXTERNAL_CHARACTER, FIRST_CONTROL_FRAME, FIRST_FRAME, FRAME, NUM_PLAYERS, PLATFORM_LEFT,
-    PLATFORM_RIGHT,
+    PLATFORM_RIGHT, outcomes,
 )
 
 MIN_VERSION = (3, 8, 0)       # velocities since 3.5, item owners since 3.6, hitlag since 3.8
 OLDEST_VERSION = (2, 0, 0)    # before it no file says who is in the air
+MOST_INCOMPLETE = 10          # frames of a game that may lack an event; a game that lacks more is damaged
+MOST_BYTES = 1 << 30          # of a file; eight minutes of two players take ten million
+MOST_METADATA = 1 << 16       # bytes; real ones have a few hundred
 
-# Where peppi-py keeps what the events call so.
-_POST_PATHS = {
-    "character": "character", "action": "state", "x": "position.x", "y": "position.y", "facing": "direction",
-    "percent": "percent", "shield": "shield", "last_attack": "last_attack_landed", "combo": "combo_count",
-    "last_hit_by": "last_hit_by", "stocks": "stocks", "state_age": "state_age", "flags_1": "state_flags.1",
-    "flags_3": "state_flags.3", "hitstun": "misc_as", "airborne": "airborne", "ground": "ground", "jumps": "jumps",
-    "l_cancel": "l_cancel", "hurtbox": "hurtbox_state", "self_vx_air": "velocities.self_x_air",
-    "self_vy": "velocities.self_y", "kb_vx": "velocities.knockback_x", "kb_vy": "velocities.knockback_y",
-    "self_vx_ground": "velocities.self_x_ground", "hitlag": "hitlag",
-}
-_PRE_PATHS = {
-    "main_x": "joystick.x", "main_y": "joystick.y", "c_x": "cstick.x", "c_y": "cstick.y", "trigger": "triggers",
-    "buttons": "buttons", "physical_l": "triggers_physical.l", "physical_r": "triggers_physical.r",
-}
-_ITEM_PATHS = {
-    "type": "type", "state": "state", "facing": "direction", "vx": "velocity.x", "vy": "velocity.y", "x": "position.x",
-    "y": "position.y", "damage": "damage", "timer": "timer", "id": "id", "misc_0": "misc.0", "misc_1": "misc.1",
-    "misc_2": "misc.2", "misc_3": "misc.3", "owner": "owner", "instance": "instance_id",
-}
+PRE, POST, FRAME_START, ITEM, BOOKEND, PLATFORM, WIND, STADIUM = EVENTS
+GAME_START, GAME_END = 0x36, 0x39
+EVENT_NAMES = {PRE: "pre-frame", POST: "post-frame", ITEM: "item", FRAME_START: "frame start", BOOKEND: "bookend",
+               PLATFORM: "platform", WIND: "wind", STADIUM: "stadium"}
+_LAST_FIELD = {PRE: "physical_r", ITEM: "id", FRAME_START: "frame", BOOKEND: "frame", PLATFORM: "height",
+               WIND: "direction", STADIUM: "kind"}  # the last one that is read
+_ICE_CLIMBERS, _START_SIZE = 14, 0x141              # external id; bytes of the oldest start event that is read
 _REPLAY_FLOAT_LIMITS = {
     "x": 1e3, "y": 1e3, "percent": 1e3, "shield": 100, "hitlag": 1e3, "hitstun": 1e3, "state_age": 1e4,
     "self_vx_air": 100, "self_vy": 100, "self_vx_ground": 100, "kb_vx": 100, "kb_vy": 100,
@@ -73,8 +65,8 @@ def controlled(replay: Replay) -> Replay:
     return Replay(replay.frames[first:], replay.controllers[first:], replay.meta)
 
 
-def read_replay(path: str | Path, *, min_version: tuple = MIN_VERSION, digest: str | None = None) -> Replay:
-    """Read one .slp file of a 1v1 game. digest: its `file_hash`, where that is known already.
+def read_replay(path: str | Path, *, min_version: tuple = MIN_VERSION, content: tuple | None = None) -> Replay:
+    """Read one .slp file of a 1v1 game. content: what `read_file(path)` returned, where that was done already.
 
     Returns a Replay: frames [T] FRAME from frame id -123 on (cut with `controlled`), controllers [T, 2] CONTROLLER.
     Rolled-back frames appear once, as the game finally played them. In `meta`, tuples are indexed by player:
@@ -82,52 +74,40 @@ def read_replay(path: str | Path, *, min_version: tuple = MIN_VERSION, digest: s
     stage (Slippi's external id), characters (internal ids at the start), ports (0..3), types ("Human" or "Cpu"),
     cpu_levels, names, codes, tags ("" if none), winner (player index, None if the game was quit, tied or has no
     clear end), end (Slippi's method, None if the file has no game end), lras (player index of who quit, or None),
-    frames (their number), seed, started, played_on, frozen_stadium.
+    frames (their number), seed, started, played_on, frozen_stadium, incomplete (indices of frames for which the file
+    lacks an event: what it would have said is carried on from the frame before, and is nothing to learn from), warning
+    (one line about such a flaw, "" if there is none).
 
     A `min_version` below 3.8 admits files without hitlag (0 then) and below 3.5 without velocities (differences of
-    positions then, all of it taken as the player's own). Below 2.0, and 3.0 to 3.6 (peppi-py cannot), always refused.
+    positions then, all of it taken as the player's own). Below 2.0 always refused.
     Raises ReplayError with one line for whatever is wrong with the file.
     """
-    digest = digest or file_hash(path)
+    data, digest = content or read_file(path)
     try:
-        with _finished(path) as readable:
-            replay = _parse_replay(readable, digest, tuple(min_version))
+        return _parse_replay(path, data, digest, tuple(min_version))
     except ReplayError as error:
         raise ReplayError(f"{path}: {error}") from None
-    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:  # what peppi-py let pass
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, struct.error) as error:
         raise ReplayError(f"{path}: a damaged .slp file ({type(error).__name__}: {one_line(error)})") from None
-    replay.meta["path"] = str(path)
-    return replay
 
 
-def file_hash(path: str | Path) -> str:
-    """sha256 of the file, in hex. Raises ReplayError if it cannot be read."""
+def read_file(path: str | Path) -> tuple[bytes, str]:
+    """The file's content and its sha256 in hex. Raises ReplayError if it cannot be read, is no regular file (reading a
+    pipe may never end), or does not begin as a .slp file does."""
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        about = os.stat(path)
+        if not stat.S_ISREG(about.st_mode) and not stat.S_ISDIR(about.st_mode):
+            raise ReplayError(f"{path}: not a regular file")
+        with open(path, "rb") as file:
+            data = file.read(len(SLP_HEAD))
+            if data != SLP_HEAD:
+                raise ReplayError(f"{path}: not a .slp file")
+            if about.st_size > MOST_BYTES:
+                raise ReplayError(f"{path}: {about.st_size:,} bytes, more than any game has")
+            data += file.read()
+        return data, hashlib.sha256(data).hexdigest()
     except OSError as error:
         raise ReplayError(f"{path}: {(error.strerror or str(error)).lower()}") from None
-
-
-@contextlib.contextmanager
-def _finished(path):
-    """The file itself, or a finished copy of a recording of ours whose writer was killed between two of its writes.
-
-    A game that Slippi has not finished (its length of the events is 0, and there is no metadata) stays what it is:
-    peppi-py refuses it. """
-    with open(path, "rb") as file:
-        data = file.read(EVENTS_AT)
-        length = int.from_bytes(data[len(SLP_HEAD):], "big")
-        file.seek(EVENTS_AT + length)
-        follows = file.read(1)                                              # the metadata's key, or the object's end
-        if data[:len(SLP_HEAD)] != SLP_HEAD or not length or follows in (b"U", b"}", b""):
-            yield path
-            return
-        file.seek(0)
-        data = file.read()
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "game.slp"
-        copy.write_bytes(finished_slp(data)[0])
-        yield copy
 
 
 def one_line(error: BaseException) -> str:
@@ -136,89 +116,92 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= 120 else text[:117] + "..."
 
 
-@contextlib.contextmanager
-def _silent_stderr():
-    """peppi-py's Rust code prints a trace on file descriptor 2 before Python sees its panic."""
-    sys.stderr.flush()
-    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
+# ---------------------------------------------------------------------------------------------------------------------
+# Events
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _split(data):
+    """-> the data, the size of each command's events in bytes, where they begin, where the metadata begins, and a
+    warning ("" if there is none).
+
+    A recording of ours whose writer was killed between two of its writes counts as far as its events are whole. A game
+    that Slippi has not finished has no length yet, and is refused.
+    """
+    warning = ""
+    length = int.from_bytes(data[len(SLP_HEAD):EVENTS_AT], "big")
+    end = EVENTS_AT + length
+    if not length or end >= len(data):
+        raise ReplayError("a damaged .slp file (cut short or still being written)")
+    if data[end:end + 1] not in (METADATA[:1], b"}"):
+        data, last = finished_slp(data)
+        warning = f"what it says of its length is wrong; read up to frame {last}"
+        end = EVENTS_AT + int.from_bytes(data[len(SLP_HEAD):EVENTS_AT], "big")
+    table = data[EVENTS_AT + 2:EVENTS_AT + 1 + data[EVENTS_AT + 1]]
+    if data[EVENTS_AT] != 0x35 or len(table) % 3 or not table:
+        raise ReplayError("a damaged .slp file (no table of event sizes)")
+    sizes = {command: size + 1 for command, size in struct.iter_unpack(">BH", table)}
+    if min(sizes.values()) < 2:
+        raise ReplayError("a damaged .slp file (an event without content)")
+
+    at, places = EVENTS_AT + 2 + len(table), array("I")
+    add = places.append
     try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(null)
+        while at < end:
+            add(at)
+            at += sizes[data[at]]
+    except KeyError:
+        raise ReplayError(f"a damaged .slp file (unknown event {data[at]:#x} at byte {at})") from None
+    if at > end:
+        raise ReplayError(f"a damaged .slp file (its last event, {data[places[-1]]:#x}, is cut off)")
+    places = np.frombuffer(places, np.uint32)
+    commands = np.frombuffer(data, np.uint8)[places]
+    ends = commands == GAME_END
+    if (ends[:-1] & ~ends[1:]).any():                                       # some files have it twice
+        raise ReplayError("a damaged .slp file (events after the game's end)")
+    places = {command: places[commands == command] for command in (GAME_START, GAME_END, *EVENTS)}
+    return data, sizes, places, end, warning
 
 
-def _peppi(path, skip_frames):
-    from peppi_py._peppi import read_slippi  # here: pyarrow is slow to import and most processes read no replay
-
-    try:
-        with _silent_stderr():
-            return read_slippi(str(path), skip_frames)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # its PanicException is no Exception, and does not survive pickling
-        text = one_line(error).removeprefix("invalid data: ")
-        if text.startswith("expected: [123, 85, 3"):
-            raise ReplayError("not a .slp file") from None
-        if text.startswith("invalid game end method"):
-            raise ReplayError(f"not a versus game ({text})") from None
-        if text.startswith("Cannot skip to game end"):
-            text = "cut short or still being written"
-        raise ReplayError(f"a damaged .slp file ({text})") from None
-
-
-def _check_start(start, min_version):
-    """Refuse what is not a 1v1 game of a version that we can read. Returns the version."""
-    version = tuple(start["slippi"]["version"])
-    text = ".".join(map(str, version))
-    if version < OLDEST_VERSION:
-        raise ReplayError(f"written by Slippi {text}, which lacks airborne and jumps; needs 2.0.0 or newer")
-    if version < min_version:
-        needs = f"needs {'.'.join(map(str, min_version))} or newer"
-        if version < MIN_VERSION:
-            needs = f"which lacks {'velocities and hitlag' if version < (3, 5, 0) else 'hitlag'}; {needs}"
-        raise ReplayError(f"written by Slippi {text}, {needs}")
-    if (3, 0, 0) <= version < (3, 7, 0):
-        raise ReplayError(f"written by Slippi {text}; peppi-py cannot read 3.0 to 3.6")
-    if start["stage"] in NOT_VERSUS_STAGES:
-        raise ReplayError(f"not a versus game (stage {start['stage']})")
-    if len(start["players"]) != NUM_PLAYERS:
-        raise ReplayError(f"{len(start['players'])} players; only 1v1 games can be used")
-    if start["is_teams"]:
-        raise ReplayError("a team game; only 1v1 games can be used")
-    if any(player["type"] not in ("Human", "Cpu") for player in start["players"]):
-        raise ReplayError("a demo; only games of people and CPUs can be used")
-    return version
+def _records(data, sizes, places, command, version):
+    """[N] of EVENTS[command]. Fields that this version of Slippi did not have yet are 0."""
+    kind, size, where = EVENTS[command], sizes.get(command, 0), places[command]
+    records = np.zeros(len(where), kind)
+    if len(where) == 0:
+        return records
+    ends = {name: offset + field.itemsize for name, (field, offset) in kind.fields.items()}
+    last = _LAST_FIELD.get(command) or ("l_cancel" if version < (3, 5, 0) else "self_vx_ground" if version < MIN_VERSION
+                                        else "hitlag")
+    if size < ends[last]:
+        raise ReplayError(f"a damaged .slp file ({EVENT_NAMES[command]} events of {size} bytes, too few for Slippi "
+                          f"{_dotted(version)})")
+    size = max(end for end in ends.values() if end <= size)
+    windows = np.lib.stride_tricks.sliding_window_view(np.frombuffer(data, np.uint8), size)     # no copy
+    records.view(np.uint8).reshape(len(where), kind.itemsize)[:, :size] = windows[where]
+    return records
 
 
-def _arrow_leaf(array, path):
-    """One column of a pyarrow StructArray as numpy without a copy, None if this version lacks it. Nulls hold junk."""
-    for name in path.split("."):
-        index = array.type.get_field_index(name)
-        if index < 0:
-            return None
-        array = array.field(index)
-    dtype = np.dtype("f4" if str(array.type) == "float" else str(array.type))
-    if len(array) == 0:
-        return np.zeros(0, dtype)
-    return np.frombuffer(array.buffers()[1], dtype, len(array), array.offset * dtype.itemsize)
-
-
-def _arrow_columns(array, paths):
-    columns = {name: _arrow_leaf(array, path) for name, path in paths.items()}
-    return {name: np.zeros(len(array), np.int32) if column is None else column for name, column in columns.items()}
-
-
-def _arrow_events(frames, name):
-    """A list column of the frames: (row of each event [N], StructArray of the N events), or (None, None) if absent."""
-    index = frames.type.get_field_index(name)
-    if index < 0 or len(frames.field(index).values) == 0:
-        return None, None
-    column = frames.field(index)
-    offsets = column.offsets.to_numpy()
-    return np.repeat(np.arange(len(column)), np.diff(offsets)), column.values
+def _rows(records, places):
+    """Which row each event belongs to, by command, and the frame id of each row: rows are frames in the order of the
+    file, a frame that was rolled back and played again is a row of its own."""
+    framed = [PRE, POST, FRAME_START, ITEM, BOOKEND]
+    if not len(records[POST]):
+        raise ReplayError("no frames")
+    where = np.concatenate([places[command] for command in framed])
+    ids = np.concatenate([records[command]["frame"] for command in framed])
+    begins = np.concatenate([np.full(len(records[command]), command == FRAME_START) for command in framed])
+    order = np.argsort(where)
+    ids, begins = ids[order], begins[order]
+    begins[1:] |= ids[1:] != ids[:-1]
+    begins[0] = True
+    row = np.zeros(len(order), np.int64)
+    row[order] = np.cumsum(begins) - 1
+    first = np.cumsum([0, *(len(records[command]) for command in framed)])
+    rows = {command: row[begin:end] for command, begin, end in zip(framed, first[:-1], first[1:], strict=True)}
+    for command in (PLATFORM, WIND, STADIUM):                               # they come within a frame
+        at = np.searchsorted(where[order], places[command]) - 1
+        rows[command] = np.maximum(np.cumsum(begins)[at] - 1, 0)
+    return rows, ids[begins]
 
 
 def _forward_fill(length, rows, values, initial):
@@ -228,76 +211,170 @@ def _forward_fill(length, rows, values, initial):
     return np.concatenate(([initial], values))[np.maximum.accumulate(latest)]
 
 
-def _parse_replay(path, digest, min_version):
-    # Some versions make peppi-py panic on their frames but never on their header, so that is read first.
-    version = _check_start(_peppi(path, True).start, min_version)
-    game = _peppi(path, False)
-    start, table = game.start, game.frames
-    rows = len(table)
-    if rows == 0:
-        raise ReplayError("no frames")
+# ---------------------------------------------------------------------------------------------------------------------
+# Start, frames, end
+# ---------------------------------------------------------------------------------------------------------------------
 
-    frames = np.zeros(rows, FRAME)
-    controllers = np.zeros((rows, NUM_PLAYERS), CONTROLLER)
-    frames["frame_id"], frames["stage"] = _arrow_leaf(table, "id"), start["stage"]
-    start_players = sorted(start["players"], key=lambda player: player["port"])
-    ports = tuple(int(player["port"][1]) - 1 for player in start_players)
-    port_columns = table.field("ports")
-    for i, player in enumerate(start_players):
-        port = port_columns.field(player["port"])
-        for name, out in (("leader", frames["players"]), ("follower", frames["nanas"])):
-            if port.type.get_field_index(name) < 0:
-                continue
-            character = port.field(name)
-            records = players_from_post(_arrow_columns(character.field("post"), _POST_PATHS))
-            records["port"] = ports[i]
-            if character.null_count:  # a dead Nana: zeros, not what the last Nana left in memory
-                records[~character.is_valid().to_numpy(zero_copy_only=False)] = 0
-            out[:, i] = records
-            if name == "leader":
-                controllers[:, i] = controllers_from_pre(_arrow_columns(character.field("pre"), _PRE_PATHS))
 
-    row, items = _arrow_events(table, "item")
-    if row is not None:
-        columns = _arrow_columns(items, _ITEM_PATHS)
-        if version < (3, 6, 0):
-            columns["owner"] = np.full(len(items), -1)
-        place_items(frames["items"], row, columns, ports)
+def _dotted(version):
+    return ".".join(map(str, version))
+
+
+def _text(data):
+    """Melee's and Slippi's own texts: Shift-JIS up to a zero."""
+    return data.split(b"\0")[0].decode("cp932", errors="replace")
+
+
+def _parse_start(start, min_version):
+    """-> the facts of a game start event. Refuses what is not a 1v1 game of a version that we can read."""
+    version = tuple(start[1:4])
+    text = _dotted(version)
+    if version < OLDEST_VERSION:
+        raise ReplayError(f"written by Slippi {text}, which lacks airborne and jumps; needs 2.0.0 or newer")
+    if version < min_version:
+        needs = f"needs {_dotted(min_version)} or newer"
+        if version < MIN_VERSION:
+            needs = f"which lacks {'velocities and hitlag' if version < (3, 5, 0) else 'hitlag'}; {needs}"
+        raise ReplayError(f"written by Slippi {text}, {needs}")
+    stage, = struct.unpack_from(">H", start, 0x13)
+    if stage in NOT_VERSUS_STAGES:
+        raise ReplayError(f"not a versus game (stage {stage})")
+    ports = tuple(port for port in range(4) if start[0x66 + 0x24 * port] in (0, 1, 2))
+    if len(ports) != NUM_PLAYERS:
+        raise ReplayError(f"{len(ports)} players; only 1v1 games can be used")
+    if start[0x0D]:
+        raise ReplayError("a team game; only 1v1 games can be used")
+    blocks = [start[0x65 + 0x24 * port:][:0x24] for port in ports]
+    if any(block[1] == 2 for block in blocks):
+        raise ReplayError("a demo; only games of people and CPUs can be used")
+    match = ""
+    if len(start) >= 0x2F9 and start[0x2BE]:                                # since 3.14: a key of the online game
+        game, tiebreaker = struct.unpack_from(">II", start, 0x2F1)
+        match = f"{start[0x2BE:0x2F1].split(bytes(1))[0].decode(errors='replace')} {game} {tiebreaker}"
+    return {
+        "version": version, "stage": stage, "ports": ports, "match": match,
+        "external": tuple(block[0] for block in blocks),
+        "types": tuple(("Human", "Cpu")[block[1]] for block in blocks),
+        "cpu_levels": tuple(block[0xF] if block[1] == 1 else 0 for block in blocks),
+        "tags": tuple(_text(start[0x161 + 16 * port:][:16]) for port in ports),      # "" before they were told
+        "names": tuple(_text(start[0x1A5 + 31 * port:][:31]) for port in ports),
+        "codes": tuple(_text(start[0x221 + 10 * port:][:10]) for port in ports),
+        "seed": struct.unpack_from(">I", start, 0x13D)[0], "frozen_stadium": start[0x1A2:0x1A3] not in (b"", bytes(1)),
+    }
+
+
+def _parse_replay(path, data, digest, min_version):
+    data, sizes, places, metadata_at, warning = _split(data)
+    if len(places[GAME_START]) != 1 or sizes[GAME_START] < _START_SIZE:
+        raise ReplayError("a damaged .slp file (no game start)")
+    at = int(places[GAME_START][0])
+    start = _parse_start(data[at:at + sizes[GAME_START]], min_version)
+    version, ports = start["version"], start["ports"]
+    records = {command: _records(data, sizes, places, command, version) for command in EVENTS}
+    rows, row_ids = _rows(records, places)
+    count = len(row_ids)
+
+    # Online, a frame may be played several times. The last row of an id is what finally happened.
+    ids, last = np.unique(row_ids[::-1], return_index=True)
+    keep = count - 1 - last
+    if (np.diff(ids) != 1).any():
+        raise ReplayError(f"frames are missing after frame {ids[:-1][np.diff(ids) != 1][0]}")
+    if ids[0] < FIRST_FRAME:
+        raise ReplayError(f"begins at frame {ids[0]}, before the first possible one, {FIRST_FRAME}")
+    index = np.full(count, -1)
+    index[keep] = np.arange(len(keep))                                      # of each row among the frames, -1: undone
+
+    frames = np.zeros(len(ids), FRAME)
+    controllers = np.zeros((len(ids), NUM_PLAYERS), CONTROLLER)
+    incomplete, lacking = _place_players(frames, controllers, ids, start, records, rows, index)
+    frames["frame_id"], frames["stage"] = ids, start["stage"]               # now: memory that is touched is taken
+
+    items, at = records[ITEM], index[rows[ITEM]]
+    if sizes.get(ITEM, 0) <= EVENTS[ITEM].fields["owner"][1]:               # before 3.6
+        items["owner"] = -1
+    place_items(frames["items"], at[at >= 0], items[at >= 0], ports)
 
     # Stage events are sparse and the game does not send them again after a rollback: fill before rows are dropped.
     if start["stage"] == STAGE_FOUNTAIN:
-        row, events = _arrow_events(table, "fod_platform")
-        frames["platform_left"], frames["platform_right"] = PLATFORM_LEFT, PLATFORM_RIGHT
-        if row is not None:
-            side, height = _arrow_leaf(events, "platform"), _arrow_leaf(events, "height")
-            for name, number, initial in (("platform_right", 0, PLATFORM_RIGHT), ("platform_left", 1, PLATFORM_LEFT)):
-                frames[name] = _forward_fill(rows, row[side == number], height[side == number], np.float32(initial))
+        for name, side, initial in (("platform_right", 0, PLATFORM_RIGHT), ("platform_left", 1, PLATFORM_LEFT)):
+            own = records[PLATFORM]["side"] == side
+            heights = records[PLATFORM]["height"][own]
+            frames[name] = _forward_fill(count, rows[PLATFORM][own], heights, np.float32(initial))[keep]
     if start["stage"] == STAGE_DREAM_LAND:
-        row, events = _arrow_events(table, "dreamland_whispy")
-        if row is not None:
-            frames["wind"] = _forward_fill(rows, row, _arrow_leaf(events, "direction").astype(np.int16), 0)
+        frames["wind"] = _forward_fill(count, rows[WIND], records[WIND]["direction"].astype(np.int16), 0)[keep]
     if start["stage"] == STAGE_STADIUM:
-        row, events = _arrow_events(table, "stadium_transformation")
-        if row is not None:
-            kind = _arrow_leaf(events, "type").astype(np.int16)
-            frames["transformation"] = _forward_fill(rows, row, np.where(kind == STADIUM_NORMAL, 0, kind), 0)
-
-    # Online, a frame may be played several times. The last row of an id is what finally happened.
-    ids = frames["frame_id"]
-    if rows > 1 and (np.diff(ids) != 1).any():
-        ids, index = np.unique(ids[::-1], return_index=True)
-        keep = rows - 1 - index
-        if len(ids) > 1 and (np.diff(ids) != 1).any():
-            raise ReplayError(f"frames are missing after frame {ids[:-1][np.diff(ids) != 1][0]}")
-        frames, controllers = frames[keep], controllers[keep]
-    if frames["frame_id"][0] < FIRST_FRAME:
-        raise ReplayError(f"begins at frame {frames['frame_id'][0]}, before the first possible one, {FIRST_FRAME}")
+        kind = records[STADIUM]["kind"].astype(np.int16)
+        kind = np.where(kind == STADIUM_NORMAL, 0, kind)
+        frames["transformation"] = _forward_fill(count, rows[STADIUM], kind, 0)[keep]
 
     if version < (3, 5, 0):
         _estimate_velocities(frames["players"])
         _estimate_velocities(frames["nanas"])
     _check_values(frames, controllers)
-    return Replay(frames, controllers, _replay_meta(path, digest, version, game, start_players, ports, frames))
+    end = b"".join(data[at:at + sizes[GAME_END]] for at in places[GAME_END][:1].tolist())
+    info = data[metadata_at:metadata_at + MOST_METADATA]
+    try:
+        info = read_ubjson(info, len(METADATA))[0] if info.startswith(METADATA) else {}
+    except (ValueError, struct.error):
+        raise ReplayError("a damaged .slp file (its metadata cannot be read)") from None
+    meta = _replay_meta(path, digest, start, end, info, frames)
+    if len(frames) - 1 in incomplete:                                       # its stocks and percents are not its own
+        meta["winner"] = None
+    return Replay(frames, controllers, meta | {"incomplete": incomplete, "warning": warning or lacking})
+
+
+def _place_players(frames, controllers, ids, start, records, rows, index):
+    """Write the players' events into `frames` and `controllers` -> (indices of frames that lack one, a line on them).
+
+    Of a sound game's frame one event may be missing: what it would have said is carried on from the frame before."""
+    missing, total = {}, 0                                                  # frame: [(command, player, follower)]
+    strangers = len(records[PRE]) + len(records[POST])
+    for i, port in enumerate(start["ports"]):
+        for follower in range(1 + (start["external"][i] == _ICE_CLIMBERS)):
+            told = {}                                                       # by command, [T] bool
+            for command in (PRE, POST):
+                own = (records[command]["port"] == port) & (records[command]["follower"] == follower)
+                strangers -= int(own.sum())
+                own &= index[rows[command]] >= 0
+                at, kind = index[rows[command][own]], EVENTS[command]
+                events = records[command].view(f"V{kind.itemsize}")[own].view(kind)     # faster than field by field
+                times = np.bincount(at, minlength=len(frames))
+                if (times > 1).any():
+                    raise ReplayError(f"frame {ids[times > 1][0]}: two {EVENT_NAMES[command]} events of "
+                                      f"port {port + 1}")
+                told[command] = times > 0
+                if command == POST:
+                    players = players_from_post(events)
+                    players["port"] = port
+                    here = frames["nanas" if follower else "players"][:, i]
+                    here[slice(None) if told[POST].all() else at] = players     # a slice is faster
+                elif not follower:
+                    controllers[at, i] = controllers_from_pre(events)
+            lacks = {PRE: ~told[PRE], POST: ~told[POST]}
+            if follower:                                                    # she may be dead
+                lacks = {POST: told[PRE] & ~told[POST]}
+            for command, lacking in lacks.items():
+                total += int(lacking.sum())
+                for t in np.flatnonzero(lacking)[:MOST_INCOMPLETE].tolist():
+                    missing.setdefault(t, []).append((command, i, follower))
+    if strangers:
+        raise ReplayError("a damaged .slp file (events of a port where nobody plays)")
+    if not missing:
+        return (), ""
+
+    first = min(missing)
+    command, i, _ = missing[first][0]
+    line = f"frame {ids[first]} lacks the {EVENT_NAMES[command]} event of port {start['ports'][i] + 1}"
+    line += f", and {total - 1} more are missing" if total > 1 else ""
+    if first == 0 or total > min(len(missing), MOST_INCOMPLETE):            # of some frame, or in all, too many
+        raise ReplayError(line)
+    for t, [(command, i, follower)] in sorted(missing.items()):
+        if command == PRE:
+            controllers[t, i] = controllers[t - 1, i]
+        else:
+            who = "nanas" if follower else "players"
+            frames[who][t, i] = frames[who][t - 1, i]
+    return tuple(sorted(missing)), f"{line}: carried on from the frame before, where nothing is learnt"
 
 
 def _estimate_velocities(players):
@@ -340,43 +417,33 @@ def _check_values(frames, controllers):
             refuse(~(np.abs(values) <= high), name, values)
 
 
-def _winner(end, last):
-    """Player index or None: the last one alive; when the time ran out, more stocks, then less percent."""
-    stocks, percent = last["players"]["stocks"].tolist(), last["players"]["percent"].tolist()
-    if (stocks[0] > 0) != (stocks[1] > 0):
-        return int(stocks[1] > 0)
-    if end == "Time" and (stocks[0], -percent[0]) != (stocks[1], -percent[1]):
-        return int((stocks[1], -percent[1]) > (stocks[0], -percent[0]))
-    return None
-
-
-def _replay_meta(path, digest, version, game, players, ports, frames):
-    start, end, info = game.start, game.end or {}, game.metadata or {}
-    if not isinstance(info, dict):
-        info = {}
+def _replay_meta(path, digest, start, end, info, frames):
+    """end: the bytes of the game end event, empty if there is none. info: the metadata."""
+    info = info if isinstance(info, dict) else {}
     characters = tuple(frames["players"]["character"][0].tolist())
-    for player, internal in zip(players, characters, strict=True):
-        external = EXTERNAL_CHARACTER[internal]
-        if external != player["character"] and {external, player["character"]} != {18, 19}:  # Zelda, Sheik
-            raise ReplayError(f"character {player['character']} in the header is {external} in the first frame")
-    netplay = [player.get("netplay") or {} for player in players]
+    for external, internal in zip(start["external"], characters, strict=True):
+        played = EXTERNAL_CHARACTER[internal]
+        if played != external and {played, external} != {18, 19}:           # Zelda, Sheik
+            raise ReplayError(f"character {external} in the header is {played} in the first frame")
+    method = {number: name for name, number in END_METHODS.items()}.get(end[1]) if end else None
+    if end and method is None:
+        raise ReplayError(f"not a versus game (it ended by method {end[1]})")
+    ports = start["ports"]
     named = [((info.get("players") or {}).get(str(port)) or {}).get("names") or {} for port in ports]
-    quitter = end.get("lras_initiator")
-    match = start.get("match") or {}
-    key = digest
-    if match.get("id"):  # both players' files of one online game have the same match id
-        key = hashlib.sha256(f"{match['id']} {match['game']} {match['tiebreaker']}".encode()).hexdigest()
+    stocks = frames["players"]["stocks"][-1] > 0
+    decided = stocks[0] != stocks[1] or method == "Time"                    # the last one alive, or who leads then
+    outcome = int(outcomes(frames[-1:])[0]) if decided else 0
     return {
-        "path": str(path), "hash": digest, "game": key, "version": version, "stage": start["stage"],
-        "characters": characters, "ports": ports,
-        "types": tuple(player["type"] for player in players),
-        "cpu_levels": tuple(player["cpu_level"] or 0 for player in players),
-        "names": tuple(a.get("name") or b.get("netplay") or "" for a, b in zip(netplay, named, strict=True)),
-        "codes": tuple((a.get("code") or b.get("code") or "").replace("＃", "#")
-                       for a, b in zip(netplay, named, strict=True)),
-        "tags": tuple(player.get("name_tag") or "" for player in players),
-        "winner": _winner(end.get("method"), frames[-1]), "end": end.get("method"),
-        "lras": ports.index(int(quitter[1]) - 1) if quitter and int(quitter[1]) - 1 in ports else None,
-        "frames": len(frames), "seed": start.get("random_seed"), "started": info.get("startAt"),
-        "played_on": info.get("playedOn"), "frozen_stadium": bool(start.get("is_frozen_ps")),
+        "path": str(path), "hash": digest,
+        # Both players' files of one online game have the same match id.
+        "game": hashlib.sha256(start["match"].encode()).hexdigest() if start["match"] else digest,
+        "version": start["version"], "stage": start["stage"], "characters": characters, "ports": ports,
+        "types": start["types"], "cpu_levels": start["cpu_levels"],
+        "names": tuple(a or b.get("netplay") or "" for a, b in zip(start["names"], named, strict=True)),
+        "codes": tuple((a or b.get("code") or "").replace("＃", "#")
+                       for a, b in zip(start["codes"], named, strict=True)),
+        "tags": start["tags"], "winner": {1: 0, -1: 1}.get(outcome), "end": method,
+        "lras": ports.index(end[2]) if len(end) > 2 and end[2] in ports else None,
+        "frames": len(frames), "seed": start["seed"], "started": info.get("startAt"),
+        "played_on": info.get("playedOn"), "frozen_stadium": start["frozen_stadium"],
     }

@@ -105,7 +105,7 @@ def record_games(folder: Path) -> None:
     controllers = np.frombuffer(b"".join(controllers), envs.controllers.dtype).reshape(-1, 4, 2)
     for k, name in enumerate(names):
         last = int(np.argmax(np.diff(frames["frame_id"][:, k]) != 1)) or len(frames) - 1    # up to the first game's end
-        write_slp(folder / f"{name}.slp", frames[:last + 1, k], controllers[:last + 1, k])
+        write_slp(folder / f"{name}.slp", frames[:last + 1, k], controllers[:last + 1, k], started=0)
 
 
 def exported_actions(file: Path) -> str:
