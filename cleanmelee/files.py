@@ -3,10 +3,56 @@
 import contextlib
 import json
 import os
+import stat
 import tempfile
 from pathlib import Path
 
 from cleanmelee.cli import UserError
+
+
+JSON_BYTES = 2 ** 24                                                        # more is no file of ours
+
+
+def open_regular(path: str | Path):
+    """A file to read bytes from. UserError: there is none, it cannot be read, or it is a pipe or a device, at which we
+    might wait for ever."""
+    try:
+        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; check the path") from None
+    except (OSError, ValueError) as error:                                  # ValueError: a name with a zero byte
+        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', error)}); choose another file") from None
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise UserError(f"{path}: not a regular file; choose another one")
+    return file
+
+
+def read_file(path: str | Path, most: int = 2 ** 33) -> bytes:
+    """All of a regular file of at most `most` bytes. UserError as `open_regular`."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise UserError(f"{path}: {size:,} bytes, more than any file of ours ({most:,}); choose another one")
+        try:
+            return file.read(size)                                          # not what is appended meanwhile
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}); choose another file") from None
+
+
+def parse_json(text: str | bytes, path: str | Path):
+    """What a JSON text of the file `path` says. UserError: it is none, or nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply; restore it") from None
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}); restore it") from None
+
+
+def read_json(path: str | Path, most: int = JSON_BYTES):
+    """What the JSON file `path` says. UserError as `read_file` and `parse_json`."""
+    return parse_json(read_file(path, most), path)
 
 
 def open_locked(path):
