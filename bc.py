@@ -19,7 +19,6 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
@@ -30,6 +29,7 @@ from cleanmelee.dataset import Sequences, load_sequences, walk
 from cleanmelee.files import append_jsonl, check_writable
 from cleanmelee.frame import BUTTONS
 from cleanmelee.runs import start_run, stop_on_interrupt
+from cleanmelee.terminal import Terminal
 from melee_common import (
     HEADS, NUM_BUTTONS, OWN_CONTROLLER, STICK_NEUTRAL, Policy, action_logprobs, load_policy, parse_hidden,
     save_checkpoint, split_logits,
@@ -166,7 +166,7 @@ def warnings(row: dict[str, float]) -> list[str]:
     return found
 
 
-def report(before: dict, after: dict, console: Console) -> None:
+def report(before: dict, after: dict, console: Terminal) -> None:
     """Two rows of `evaluate`, before training and of the best epoch, as tables."""
     heads = Table("head", "loss before", "after", "right before", "after", "entropy", title="held-out games, per frame")
     for name in HEADS:
@@ -185,7 +185,7 @@ def report(before: dict, after: dict, console: Console) -> None:
                      *[f"{after[f'eval/{kind}_{name}']:.2%}" for kind in ("true_neutral", "neutral")])
     console.print(heads, held)
     for line in warnings(after):
-        console.print(f"[yellow]note[/] {line}")
+        console.print(f"note: {line}")
 
 
 def fill_in(args: Args, policy: Policy) -> None:
@@ -196,7 +196,7 @@ def fill_in(args: Args, policy: Policy) -> None:
 
 
 def main(args: Args) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = Terminal()
 
     # ------------------------------------------------------------------------------------------------------- set-up
     check_ranges(args)
@@ -222,7 +222,7 @@ def main(args: Args) -> None:
     optimizer = torch.optim.AdamW(policy.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
     T, B = args.window_size, args.batch_size
     num_updates = args.epochs * math.ceil(sum((train.starts[1:] - train.starts[:-1]) // T) / B)
-    console.print(f"[bold]CleanMelee[/] behavioural cloning  {args.backbone} {args.hidden} "
+    console.print(f"CleanMelee behavioural cloning  {args.backbone} {args.hidden} "
                   f"({sum(p.numel() for p in policy.parameters()):,} parameters)\n"
                   f"{about['train_players']} players in {about['train_games']} games, {len(train.weights):,} frames to "
                   f"learn from; {about['held_out_players']} in {about['held_out_games']}, {len(held_out.weights):,} "

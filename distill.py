@@ -25,7 +25,6 @@ from typing import Annotated
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
@@ -35,6 +34,7 @@ from cleanmelee.cli import (
 from cleanmelee.dataset import Sequences, load_sequences, walk
 from cleanmelee.files import append_jsonl, check_writable
 from cleanmelee.runs import start_run, stop_on_interrupt
+from cleanmelee.terminal import Terminal
 from melee_common import (
     HEADS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, Observation, Policy, action_kl, action_logprobs, load_policy, parse_hidden,
     save_checkpoint,
@@ -141,7 +141,7 @@ def step_latency(policy: Policy, repeats: int = 300) -> float:
     return float(np.median(times[50:])) * 1e6
 
 
-def report(teacher: Policy, student: Policy, result: dict, console: Console) -> None:
+def report(teacher: Policy, student: Policy, result: dict, console: Terminal) -> None:
     """A row of `evaluate`, sizes and latencies as a table."""
     table = Table("", "teacher", "student", "KL", title="held-out games")
     for head in HEADS:
@@ -162,7 +162,7 @@ def fill_in(args: Args) -> None:
 
 
 def main(args: Args) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = Terminal()
 
     # ------------------------------------------------------------------------------------------------------- set-up
     check_ranges(args)
@@ -183,7 +183,7 @@ def main(args: Args) -> None:
     fill_in(args)
     run = start_run(args.runs_dir, args.run_name, to_flags(args), __file__)
     output = Path(args.output) if args.output else run / "checkpoints" / "best.pt"
-    console.print(f"[bold]CleanMelee[/] distillation  {teacher.config['backbone']} {teacher.config['hidden']} -> mlp "
+    console.print(f"CleanMelee distillation  {teacher.config['backbone']} {teacher.config['hidden']} -> mlp "
                   f"{student.config['hidden']}\n{about['train_players']} players in {about['train_games']} games, "
                   f"{len(train.weights):,} frames to learn from; {about['held_out_players']} in "
                   f"{about['held_out_games']}, {len(held_out.weights):,} frames held out; run folder {run}")

@@ -35,7 +35,6 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from cleanmelee.cli import SEEDS, Range, UserError, check_ranges, lookup, run_script
@@ -44,6 +43,7 @@ from cleanmelee.frame import CHARACTERS, FIRST_CONTROL_FRAME, STAGES
 from cleanmelee.game import BOTS
 from cleanmelee.onnx import onnx_session
 from cleanmelee.runs import versions
+from cleanmelee.terminal import Terminal
 from melee_common import (
     ACTION_SIZE, NUM_FLOATS, NUM_INTS, NUM_LOGITS, Observation, Policy, VecEnv, load_policy, observe, schema_hash,
     to_torch,
@@ -189,7 +189,7 @@ def main(args: Args) -> None:
     lookup(CHARACTERS, args.character, "character")
     policy, _ = load_policy(checkpoint)
     check_writable("--output", output)
-    console = Console()
+    console = Terminal()
     torch.set_num_threads(1)                                                # as in play, or latencies mean nothing
 
     # ----------------------------------------------------------------------------------------------------------- export

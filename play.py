@@ -27,7 +27,6 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 import tyro
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cleanmelee.cli import (
@@ -44,6 +43,7 @@ from cleanmelee.pool import Ratings
 from cleanmelee.recording import Recorder
 from cleanmelee.statistics import Game, print_matchups, summarise
 from cleanmelee.tournament import enter, print_standings, standings, write_tournament
+from cleanmelee.terminal import Terminal
 from melee_common import BOT_SLOT, Policy, VecEnv, mirrored, observe
 
 FRAME_TIME = 1 / 60                                                         # seconds; Melee's 59.94 Hz, near enough
@@ -216,7 +216,7 @@ def play(envs: VecEnv, policies: list[Policy | OnnxPolicy], assignment: np.ndarr
 
 def progress_bar() -> Progress:
     return Progress(TextColumn("games"), MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(),
-                    console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+                    console=Terminal(stderr=True), transient=True, disable=not sys.stderr.isatty())
 
 
 def check_games(flags: str, games: int) -> None:

@@ -32,7 +32,6 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 import tyro
-from rich.console import Console
 
 from cleanmelee.cli import (
     AT_LEAST_0, COUNT, COUNT_OR_OFF, POSITIVE, SEEDS, SHARE, Range, UserError, as_flag, check_ranges, from_flags,
@@ -50,6 +49,7 @@ from cleanmelee.runs import (
     iteration_progress, keep_copy, lock_run, plot_winrates, restore, resumed_flags, start_run, stop_on_interrupt,
 )
 from cleanmelee.selfplay import MIRROR, SelfPlay
+from cleanmelee.terminal import Terminal
 from melee_common import (
     ACTION_SIZE, NUM_FLOATS, NUM_INTS, Observation, Policy, VecEnv, action_kl, action_logprobs, decode_actions,
     evaluate_actions, load_checkpoint, load_policy, matchups, mirrored, observe, parse_hidden, save_checkpoint,
@@ -620,7 +620,7 @@ def evaluation_settings(args: Args) -> dict:
 
 
 def main(args: Args) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = Terminal()
 
     # ---------------------------------------------------------------------------------------------------------- set-up
     run, args, lock, saved = resume_run(args) if args.resume else (None, args, None, None)
@@ -698,7 +698,7 @@ def main(args: Args) -> None:
     half_life = math.log(.5) / math.log(args.gamma) * args.action_repeat / 60 if 0 < args.gamma < 1 else math.inf
     parameters = sum(p.numel() for p in initial.parameters())
     console.print(
-        f"[bold]CleanMelee[/] self-play PPO  {args.character} on {args.stage} ({args.game_type})  {args.backbone} "
+        f"CleanMelee self-play PPO  {args.character} on {args.stage} ({args.game_type})  {args.backbone} "
         f"{args.hidden} ({parameters:,} parameters)\n{num_iterations} iterations of {steps_per_iteration} game frames "
         f"({M} games x {T * args.train_interval} decisions x {args.action_repeat} frames); a reward's half-life is "
         f"{half_life:.1f} s; run folder {run}")

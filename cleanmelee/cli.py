@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import tyro
 
 from cleanmelee.frame import CHARACTERS, STAGES
+from cleanmelee.terminal import open_streams, printable
 
 CHARACTER_PRESETS = {
     "low_tiers": ("mewtwo", "gameandwatch", "link", "ganondorf", "zelda"),
@@ -24,11 +25,12 @@ class UserError(ValueError):
 
 def run_script(main, args_type) -> None:
     """Parses the command line and runs main(args); a user's mistake ends in one line and exit code 2."""
+    open_streams()
     args = tyro.cli(args_type, description=sys.modules[main.__module__].__doc__)
     try:
         main(args)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error, 2000)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -36,8 +38,8 @@ def run_script(main, args_type) -> None:
     except BrokenPipeError:
         os._exit(1)                                                   # `| head` closed our output: nothing to say it to
     except OSError as error:
-        print(f"error: {error.filename or 'output'}: {error.strerror or error}; make room or choose another place",
-              file=sys.stderr)
+        line = f"{error.filename or 'output'}: {error.strerror or error}; make room or choose another place"
+        print(f"error: {printable(line, 2000)}", file=sys.stderr)
         sys.exit(2)
 
 

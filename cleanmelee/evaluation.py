@@ -175,7 +175,7 @@ class Evaluator:
         """Writes and tells what is ready; with `wait` all of it."""
         for row in self.finished(wait):
             append_jsonl(self.run / "eval.jsonl", row)
-            self.log(f"[green]eval[/] at {row['global_step']:,}: {describe_strength(row)}")
+            self.log(f"eval at {row['global_step']:,}: {describe_strength(row)}")
             self.on_row(row)
 
     def finished(self, wait: bool = False):

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-import sys
 from pathlib import Path
 
 import filelock
@@ -15,6 +14,7 @@ import rich.table
 
 from cleanmelee.cli import UserError
 from cleanmelee.files import atomic_write
+from cleanmelee.terminal import warn
 from melee_common import Policy, load_policy, save_checkpoint
 
 def load_opponent(path: str | Path, action_repeat: int = 0, flag: str = "") -> Policy:
@@ -131,7 +131,7 @@ class Pool:
             except UserError as error:
                 if names[k] not in self._warned and names[k] in self._index()["active"]:  # not if pruned a moment ago
                     self._warned.add(names[k])
-                    print(f"warning: pool: skipped {error}", file=sys.stderr)
+                    warn(f"pool: skipped {error}")
                 weights[k] = 0
         return None
 
@@ -260,8 +260,7 @@ class Pool:
         """Indexes out of the files: of every agent the newest are active."""
         names = self.by_age(self._files())
         if names:
-            print(f"warning: pool: {self.directory}/index.json is lost or damaged; rebuilt from {len(names)} files",
-                  file=sys.stderr)
+            warn(f"pool: {self.directory}/index.json is lost or damaged; rebuilt from {len(names)} files")
         if self._file is not None:
             self._file.close()
         self._file = None

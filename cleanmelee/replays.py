@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import rich.console
 import rich.progress
 
 from cleanmelee import events, frame, libmelee, slp
@@ -22,6 +21,7 @@ from cleanmelee.events import ReplayError
 from cleanmelee.frame import CONTROLLER, FIRST_CONTROL_FRAME, FRAME, NUM_PLAYERS, same_fighter
 from cleanmelee.libmelee import zero_indexed_actions
 from cleanmelee.slp import MIN_VERSION, Replay, controlled, file_hash, one_line, read_replay
+from cleanmelee.terminal import Terminal
 from cleanmelee.workers import end_with_parent
 
 __all__ = ["Replay", "controlled", "default_cache_dir", "load_replays", "read_replay"]
@@ -62,7 +62,7 @@ def load_replays(files: str | Path | list, *, num_workers: int | None = None, ma
     columns = ("[progress.description]{task.description}", rich.progress.BarColumn(),
                rich.progress.MofNCompleteColumn(), rich.progress.TimeRemainingColumn())
     # auto_refresh would start a thread, and forking beside threads is asking for a deadlock.
-    with rich.progress.Progress(*columns, console=rich.console.Console(stderr=True), auto_refresh=False, transient=True,
+    with rich.progress.Progress(*columns, console=Terminal(stderr=True), auto_refresh=False, transient=True,
                                 disable=not progress) as bar:
         task = bar.add_task("reading replays", total=len(paths))
         if num_workers > 0:

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from cleanmelee.frame import outcomes
+from cleanmelee.terminal import Terminal
 
 FRAMES_PER_MINUTE = 3600
 
@@ -95,4 +95,4 @@ def print_matchups(title: str, rows: list[dict]) -> None:
 
 def print_wide(table: Table, width: int) -> None:
     """Prints a table as wide as the terminal; a file has no width of its own and gets `width`."""
-    Console(width=None if Console().is_terminal else width).print(table)
+    Terminal(width=None if Terminal().is_terminal else width).print(table)

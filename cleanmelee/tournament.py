@@ -1,7 +1,6 @@
 """Tournaments: who meets whom, and what the results say about everybody's strength."""
 
 import json
-import sys
 from itertools import combinations
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from cleanmelee.files import atomic_write, check_writable
 from cleanmelee.pool import Pool, Ratings, fit_elo
 from cleanmelee.runs import plot_payoff
 from cleanmelee.statistics import print_wide
+from cleanmelee.terminal import warn
 from melee_common import Policy, load_policy
 
 
@@ -42,7 +42,7 @@ def enter(folder: Path, bots: list[str], max_pairs: int, seed: int
             policies.append(load_policy(pool.path(name))[0])
             names.append(name)
         except UserError as error:
-            print(f"warning: does not take part: {error}", file=sys.stderr)
+            warn(f"does not take part: {error}")
     names += bots
     if len(names) < 2:
         raise UserError(f"--tournament {folder}: {len(names)} entrants, and at least two are needed; train longer, or "
