@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -13,7 +14,7 @@ import numpy as np
 import rich.table
 
 from cleanmelee.cli import UserError
-from cleanmelee.files import atomic_write
+from cleanmelee.files import JSON_BYTES, atomic_write, open_regular, parse_json
 from cleanmelee.terminal import warn
 from melee_common import Policy, load_policy, save_checkpoint
 
@@ -27,7 +28,7 @@ def load_opponent(path: str | Path, action_repeat: int = 0, flag: str = "") -> P
     return policy
 
 
-_POOL_ID = re.compile(r"[\w.-]+_\d{12,}")                                    # <agent>_<step>: the name of a pool's file
+_POOL_ID = re.compile(r"[\w.-]{1,100}_\d{12,18}", re.ASCII)                  # <agent>_<step>: the name of a pool's file
 
 
 class Pool:
@@ -106,7 +107,7 @@ class Pool:
         try:
             stat = self.path(name).stat()
             version = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-        except FileNotFoundError:                                           # pruned by another process in mid-game
+        except OSError:                                                     # pruned by another process in mid-game
             version = None
         if name not in self._cache or version not in (None, self._cache[name][0]):
             self._cache.pop(name, None)
@@ -209,7 +210,7 @@ class Pool:
             now = os.stat(self.directory / "index.json")
             if self._file is not None and os.path.samestat(now, os.fstat(self._file.fileno())):
                 return self._known
-        except FileNotFoundError:
+        except OSError:
             pass
         index = self._read()
         if index is None:
@@ -219,20 +220,23 @@ class Pool:
 
     def _read(self) -> dict | None:
         """None: there is no index, or not one that can be used."""
-        try:
-            file = open(self.directory / "index.json", "rb")
-        except FileNotFoundError:
+        path = self.directory / "index.json"
+        if not os.path.lexists(path):
             return None
+        file = None
         try:
-            index = json.load(file)
+            file = open_regular(path)
+            index = parse_json(file.read(JSON_BYTES + 1), path)
             active, everyone = index["active"], index["all"]
-            sound = set(active) <= set(everyone) and all(map(_POOL_ID.fullmatch, everyone)) and all(
+            names = [*everyone, *itertools.chain.from_iterable(index["in_use"].values())]
+            sound = all(map(_POOL_ID.fullmatch, names)) and set(active) <= set(everyone)
+            sound = sound and active == self.by_age(set(active)) and all(
                 left is None or type(left) is int for left in everyone.values())
-            sound = sound and all(isinstance(names, list) for names in (active, *index["in_use"].values()))
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, OSError):
             sound = False
         if not sound:
-            file.close()
+            if file:
+                file.close()
             return None
         if self._file is not None:
             self._file.close()
