@@ -15,6 +15,7 @@ import rich.table
 
 from cleanmelee.cli import UserError
 from cleanmelee.files import JSON_BYTES, atomic_write, open_regular, parse_json
+from cleanmelee.statistics import print_wide
 from cleanmelee.terminal import warn
 from melee_common import Policy, load_policy, save_checkpoint
 
@@ -227,6 +228,7 @@ class Pool:
         try:
             file = open_regular(path)
             index = parse_json(file.read(JSON_BYTES + 1), path)
+            index = {key: index[key] for key in ("active", "all", "in_use")}
             active, everyone = index["active"], index["all"]
             names = [*everyone, *itertools.chain.from_iterable(index["in_use"].values())]
             sound = all(map(_POOL_ID.fullmatch, names)) and set(active) <= set(everyone)
@@ -248,7 +250,12 @@ class Pool:
         """-> the indexes, to be changed, and an empty list for ids whose files shall go. Nobody else changes them
         meanwhile. At the end the indexes are written, and only then files deleted: no index ever names as active what
         is gone."""
-        with filelock.FileLock(self.directory / ".lock"):
+        try:
+            held = filelock.FileLock(self.directory / ".lock").acquire()
+        except OSError as error:
+            raise UserError(f"{self.directory}: cannot be used as a pool (.lock: {error.strerror}); choose another "
+                            "folder") from None
+        with held:
             index = self._read() or self._rebuilt()
             before = json.dumps(index)
             index = json.loads(before)                                      # a change that fails changes nothing
@@ -258,7 +265,10 @@ class Pool:
                 atomic_write(self.directory / "index.json", json.dumps(index, indent=1).encode())
                 self._read()
             for name in deleted:
-                self.path(name).unlink(missing_ok=True)
+                try:
+                    self.path(name).unlink(missing_ok=True)
+                except OSError as error:                                    # a folder of that name
+                    warn(f"pool: {self.path(name)} stays ({error.strerror})")
 
     def _rebuilt(self) -> dict:
         """Indexes out of the files: of every agent the newest are active."""
@@ -380,7 +390,7 @@ class Ratings:
         return [(name, elo, int(w), int(l), int(d)) for name, elo, w, l, d in sorted(rows, key=lambda row: -row[1])]
 
 
-def print_elo(console, ratings: Ratings, learners: list[str], others: list[str]) -> None:
+def print_elo(ratings: Ratings, learners: list[str], others: list[str]) -> None:
     """The running Elo of those that have played, strongest first; beside it the payoff matrix: every game has a
     learner, so it has their columns alone, with the learner's wins-draws-losses against the row."""
     table = rich.table.Table("Rank", "Policy", "Elo", "W", "L", "D", *(f"{name} W-D-L" for name in learners),
@@ -388,7 +398,7 @@ def print_elo(console, ratings: Ratings, learners: list[str], others: list[str])
     for rank, (name, elo, *counts) in enumerate(ratings.ranking([*learners, *others]), 1):
         cells = ("-".join(map(str, ratings.payoff.get(learner, {}).get(name, ()))) for learner in learners)
         table.add_row(str(rank), name, f"{elo:.0f}", *map(str, counts), *cells)
-    console.print(table)
+    print_wide(table)
 
 
 def fit_elo(payoff: dict[str, dict[str, list]], prior: float = 1000.) -> dict[str, tuple[float, float, float]]:
