@@ -23,7 +23,8 @@ def open_archive(content: bytes) -> io.BytesIO:
     with zipfile.ZipFile(io.BytesIO(content)) as archive, zipfile.ZipFile(packed, "w") as copy:
         entries = archive.infolist()
         stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
-        if not stored or sum(entry.file_size for entry in entries) > len(content):
+        twice = len({entry.filename for entry in entries}) < len(entries)
+        if not stored or twice or sum(entry.file_size for entry in entries) > len(content):
             raise ValueError("compressed, or larger inside than outside")
         for entry in entries:
             data = archive.read(entry)

@@ -5,6 +5,7 @@ functions, no operators of other domains; what it asks for in memory and in time
 checked."""
 
 import functools
+import math
 import os
 import threading
 from pathlib import Path
@@ -25,9 +26,9 @@ MOST_LIKELY = torch.full((NUM_LOGITS,), 1 / np.e)
 MOST_LIKELY[:NUM_BUTTONS] = .5
 ACTION_LIMITS = np.array([1] * NUM_BUTTONS + [n - 1 for n in list(HEADS.values())[1:]])             # [13]
 
-FILE_BYTES = 2 ** 29
+FILE_BYTES = 2 ** 27
 DESCRIPTION_BYTES, DESCRIPTION_FIELDS = 2 ** 22, 2 ** 16           # of all but the weights; a parser needs a hundredfold
-ARENA_BYTES = 2 ** 30                                                       # of all sessions of this process together
+ARENA_BYTES = 2 ** 29                                                       # of all sessions of this process together
 STATE_SIZE = 2 ** 20                                                        # numbers that a player may remember
 FIRST_STEP_SECONDS = 10
 STATE_TYPES = {"tensor(float)": torch.float32, "tensor(int64)": torch.int64}
@@ -65,6 +66,8 @@ def check_model(model: bytes) -> dict[str, str]:
                 tensors.append(attribute.t)
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data for tensor in tensors):
         raise ValueError("keeps weights in another file")
+    if any(min(tensor.dims, default=1) < 0 or math.prod(tensor.dims) > len(model) for tensor in tensors):
+        raise ValueError("says that its weights are larger than it is")
     return {entry.key: entry.value for entry in proto.metadata_props}
 
 
@@ -133,7 +136,7 @@ def onnx_session(model: bytes):
     options.add_session_config_entry("session.use_env_allocators", "1")
     options.log_severity_level = 4                                          # its own lines about a bad file
     # Folding computes, and nothing could stop it; the exporter has folded already.
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"],
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0,
                                         disabled_optimizers=["ConstantFolding"])
 
 
@@ -183,7 +186,7 @@ class OnnxPolicy:
             inputs.append((f"state_{k}", kind, shape[1:]))
             outputs.append((f"next_state_{k}", kind, shape[1:]))
             sound = kind in STATE_TYPES and all(type(n) is int and n > 0 for n in shape[1:])
-            if not sound or np.prod(shape[1:], dtype=float) > min(STATE_SIZE, size):
+            if not sound or math.prod(shape[1:]) > min(STATE_SIZE, size):
                 raise UserError(message)
         for expected, some in zip((inputs, outputs), found, strict=True):
             free = all(shape and not isinstance(shape[0], int) for _, _, shape in some)
