@@ -240,7 +240,7 @@ def fill_in(args: Args, policy: Policy) -> None:
         if not (args.update_interval.isdecimal() and int(args.update_interval) > 0):
             raise UserError(f"--update-interval {args.update_interval}: give batch_ready or game frames, e.g. 10000")
         args.rollout_length = max(1, round(int(args.update_interval) / (args.num_games * args.action_repeat)))
-    args.checkpoint = args.checkpoint and os.path.realpath(args.checkpoint)      # --resume may start elsewhere
+    args.checkpoint = args.checkpoint and str(Path(args.checkpoint).resolve())      # --resume may start elsewhere
     args.run_name = args.run_name or f"ppo_{args.character}_seed{args.seed}_{time.strftime('%Y%m%d_%H%M%S')}"
 
 
