@@ -1062,8 +1062,8 @@ def load_checkpoint(path: str | Path) -> dict:
     path = Path(path)
     if not os.path.lexists(path):
         raise UserError(f"{path}: no such checkpoint file; check the path")
-    unreadable = f"{path}: not a readable CleanMelee checkpoint (damaged, or of another program); choose another file " \
-                 "or train a new one"
+    unreadable = (f"{path}: not a readable CleanMelee checkpoint (damaged, or of another program); choose another file "
+                  "or train a new one")
     damaged = f"{path}: damaged, choose another file; its"
     try:
         archive = open_archive(read_file(path))
@@ -1086,8 +1086,8 @@ def load_checkpoint(path: str | Path) -> dict:
         if not isinstance(value, kind) or kind is int and (type(value) is bool or not 0 <= value < 2 ** 63):
             raise UserError(f"{damaged} {name} is not what this program writes")
     if data["schema"] != schema_hash():
-        raise UserError(f"{path}: made for frame schema {printable(data['schema'], 40)}, this code has {schema_hash()}; "
-                        f"train it anew or check out the revision it was made with ({revision})")
+        raise UserError(f"{path}: made for frame schema {printable(data['schema'], 40)}, this code has "
+                        f"{schema_hash()}; train it anew or check out the revision it was made with ({revision})")
     _check_weights(data["policy"], data["config"], size, damaged)
     _check_finite(data["policy"], f"{path}: ")
     return data
@@ -1147,8 +1147,8 @@ def _check_plays(policy: Policy, what: str) -> None:
         features, state = policy.features(obs, state)
         for x in (policy.value(features), policy.logits(features, actions), *state):
             if not torch.isfinite(x).all():
-                raise UserError(f"{what}its weights are so large that its answers are no finite numbers; choose another "
-                                "checkpoint")
+                raise UserError(f"{what}its weights are so large that its answers are no finite numbers; choose "
+                                "another checkpoint")
 
 
 def load_policy(path: str | Path) -> tuple[Policy, dict]:

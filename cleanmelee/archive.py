@@ -1,12 +1,13 @@
-"""torch's files looked through before torch reads them. Its `weights_only` runs no code of a file's, but a file may still
-ask for gigabytes (compressed zeros, an empty buffer, a tensor by its size alone) or for the end of the process (tuples in
-tuples as a key, which Python hashes recursively). What `torch.save` writes of plain values needs none of that."""
+"""torch's files looked through before torch reads them. Its `weights_only` runs no code of a file's, but a file may
+still ask for gigabytes (compressed zeros, an empty buffer, a tensor by its size alone) or for the end of the process
+(tuples in tuples as a key, which Python hashes recursively). What `torch.save` writes of plain values needs none of
+that."""
 
 import io
 import pickletools
 import zipfile
 
-MOST_OPCODES = 2 ** 21                                                  # a run with a thousand ids in its pool has 30,000
+MOST_OPCODES = 2 ** 21                                                  # a run with a thousand ids in its pool: 30,000
 DEEPEST = 20                                                            # values in values; a checkpoint has 6
 OPCODES = {                                                             # of protocol 2
     "PROTO", "STOP", "MARK", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "NONE", "NEWTRUE", "NEWFALSE", "BININT",

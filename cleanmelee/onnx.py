@@ -1,7 +1,7 @@
 """Exported policies: ONNX files that act like the policy they were made of. `export_onnx.py` writes them.
 
-Whoever wrote a file, playing it is safe: it may hold one step of a network and nothing else. No loops, no other files, no
-functions, no operators of other domains; what it asks for in memory and in time has limits, and what it answers is
+Whoever wrote a file, playing it is safe: it may hold one step of a network and nothing else. No loops, no other files,
+no functions, no operators of other domains; what it asks for in memory and in time has limits, and what it answers is
 checked."""
 
 import functools
@@ -27,7 +27,7 @@ MOST_LIKELY[:NUM_BUTTONS] = .5
 ACTION_LIMITS = np.array([1] * NUM_BUTTONS + [n - 1 for n in list(HEADS.values())[1:]])             # [13]
 
 FILE_BYTES = 2 ** 27
-DESCRIPTION_BYTES, DESCRIPTION_FIELDS = 2 ** 22, 2 ** 16           # of all but the weights; a parser needs a hundredfold
+DESCRIPTION_BYTES, DESCRIPTION_FIELDS = 2 ** 22, 2 ** 16       # of all but the weights; a parser needs a hundredfold
 ARENA_BYTES = 2 ** 29                                                       # of all sessions of this process together
 STATE_SIZE = 2 ** 20                                                        # numbers that a player may remember
 FIRST_STEP_SECONDS = 10
@@ -39,8 +39,8 @@ OPERATORS = set("""
     GreaterOrEqual HardSigmoid HardSwish Identity LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul
     MatMulInteger Max Mean Min Mish Mod Mul Neg Not OneHot Or Pad Pow QuantizeLinear Range Reciprocal ReduceL1 ReduceL2
     ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Round
-    ScatterElements ScatterND Shape Sigmoid Sign Sin Size Slice Softmax Softplus Softsign Split Sqrt Squeeze Sub Sum Tanh
-    Tile TopK Transpose Trilu Unsqueeze Where Xor""".split())
+    ScatterElements ScatterND Shape Sigmoid Sign Sin Size Slice Softmax Softplus Softsign Split Sqrt Squeeze Sub Sum
+    Tanh Tile TopK Transpose Trilu Unsqueeze Where Xor""".split())
 
 
 def check_model(model: bytes) -> dict[str, str]:

@@ -205,7 +205,8 @@ def loop(model):
 
 
 ATTACKS = {
-    "repeat none": said(action_repeat=""), "repeat 0": said(action_repeat="0"), "repeat 1e20": said(action_repeat="1e20"),
+    "repeat none": said(action_repeat=""), "repeat 0": said(action_repeat="0"),
+    "repeat 1e20": said(action_repeat="1e20"),
     "delay -5": said(frame_delay="-5"), "delay a billion": said(frame_delay="1000000000"),
     "no metadata": lambda model: onnx.helper.set_model_props(model, {"program": "CleanMelee"}),
     "memory": ask_for_memory, "actions": wrong_actions, "another file": outside, "huge state": huge_state, "loop": loop,

@@ -14,8 +14,8 @@ FLOORS = [  # a room may import from those above it in this list, and from its o
     {"runs", "slp", "rewards"}, {"replays", "recording", "dolphin"}, {"melee_common"}, {"pool", "dataset", "onnx"},
     {"population", "evaluation", "environment", "inference", "tournament"}, {"selfplay"}, set(STAGES)]
 WITHOUT_TORCH = (
-    "frame", "cli", "libmelee", "terminal", "files", "events", "slp", "replays", "recording", "rewards", "workers",
-    "runs", "game")
+    "frame", "cli", "libmelee", "terminal", "files", "archive", "events", "slp", "replays", "recording", "rewards",
+    "workers", "runs", "game")
 SOURCES = sorted(p for p in ROOT.rglob("*.py") if not {".venv", "runs", "__pycache__"} & set(p.relative_to(ROOT).parts))
 
 
