@@ -68,6 +68,10 @@ def check_model(model: bytes) -> dict[str, str]:
         raise ValueError("keeps weights in another file")
     if any(min(tensor.dims, default=1) < 0 or math.prod(tensor.dims) > len(model) for tensor in tensors):
         raise ValueError("says that its weights are larger than it is")
+    shapes = (value.type.tensor_type.shape for some in (proto.graph.input, proto.graph.output, proto.graph.value_info)
+              for value in some)
+    if any(not 0 <= n.dim_value <= STATE_SIZE for shape in shapes for n in shape.dim):  # a session allocates for them
+        raise ValueError("has inputs or outputs of another size")
     return {entry.key: entry.value for entry in proto.metadata_props}
 
 

@@ -211,6 +211,7 @@ ATTACKS = {
     "no metadata": lambda model: onnx.helper.set_model_props(model, {"program": "CleanMelee"}),
     "memory": ask_for_memory, "actions": wrong_actions, "another file": outside, "huge state": huge_state, "loop": loop,
     "domain": lambda model: model.opset_import.add(domain="com.somebody", version=1),
+    "wide input": lambda model: setattr(model.graph.input[2].type.tensor_type.shape.dim[1], "dim_value", 10 ** 9),
     "other input": lambda model: setattr(model.graph.input[0], "name", "other"),
     "many nodes": lambda model: [model.graph.node.add() for _ in range(70_000)]}
 
