@@ -41,7 +41,7 @@ from cleanmelee.cli import SEEDS, Range, UserError, check_ranges, lookup, run_sc
 from cleanmelee.files import atomic_write, check_writable
 from cleanmelee.frame import CHARACTERS, FIRST_CONTROL_FRAME, STAGES
 from cleanmelee.game import BOTS
-from cleanmelee.onnx import onnx_session
+from cleanmelee.onnx import check_model, onnx_session
 from cleanmelee.runs import versions
 from cleanmelee.terminal import Terminal
 from melee_common import (
@@ -205,6 +205,7 @@ def main(args: Args) -> None:
     for acting, _ in models.values():
         for key, value in metadata.items():
             acting.metadata_props.add(key=key, value=value)
+        check_model(acting.SerializeToString())                             # what play.py asks of a file
 
     # ---------------------------------------------------------------------------------------------- parity and latency
     obs = game_frames(args.steps, args.character, args.seed)

@@ -31,11 +31,13 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from cleanmelee import game
+from cleanmelee.archive import DEEPEST, MOST_OPCODES, open_archive
 from cleanmelee.cli import UserError, as_flag
 from cleanmelee.dolphin import MAX_DEPARTURES, DolphinArgs, check_dolphin, dolphin_worker
-from cleanmelee.files import atomic_write
+from cleanmelee.files import atomic_write, read_file
 from cleanmelee.frame import BUTTONS, CHARACTERS, CONTROLLER, FRAME, NUM_ITEMS, SHEIK, STAGES
 from cleanmelee.runs import check_state, versions
+from cleanmelee.terminal import printable
 from cleanmelee.workers import ForkServer, Worker, worker_loop
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -489,6 +491,16 @@ class GRU(nn.Module):
 BACKBONES = {"mlp": MLP, "gru": GRU}                   # name of the flag -> its class; the flags list them as a Literal
 
 
+MAX_HIDDEN = 65536
+
+
+def check_timing(action_repeat, frame_delay) -> None:
+    """Raises UserError unless a policy can act on every `action_repeat`-th frame, `frame_delay` frames late."""
+    for name, value, low in (("action_repeat", action_repeat, 1), ("frame_delay", frame_delay, 0)):
+        if type(value) is not int or not low <= value <= 3600:
+            raise UserError(f"{name} {printable(repr(value), 60)}: must be a whole number from {low} to 3600")
+
+
 class Policy(nn.Module):
     """Embedding -> backbone -> value and controller heads. `unroll` learns over time, `step` acts on one frame, and
     they agree.
@@ -500,10 +512,12 @@ class Policy(nn.Module):
     def __init__(self, backbone: str = "mlp", hidden: tuple[int, ...] = (512, 512), action_repeat: int = 1,
                  frame_delay: int = 0):
         super().__init__()
-        if backbone not in BACKBONES:
-            raise UserError(f"unknown backbone {backbone!r}: choose one of {', '.join(BACKBONES)}")
-        if not hidden or any(n < 1 for n in hidden):
-            raise UserError(f"hidden sizes must be positive whole numbers, got {hidden}")
+        if not isinstance(backbone, str) or backbone not in BACKBONES:
+            raise UserError(f"unknown backbone {printable(repr(backbone), 60)}: choose one of {', '.join(BACKBONES)}")
+        if not isinstance(hidden, list | tuple) or not hidden or not all(
+                type(n) is int and 1 <= n <= MAX_HIDDEN for n in hidden):
+            raise UserError(f"hidden sizes must be whole numbers from 1 to {MAX_HIDDEN}, got {printable(hidden, 60)}")
+        check_timing(action_repeat, frame_delay)
         self.config = {"backbone": backbone, "hidden": list(hidden), "action_repeat": action_repeat,
                        "frame_delay": frame_delay}
         self.embedding = Embedding()
@@ -579,8 +593,8 @@ def parse_hidden(text: str) -> tuple[int, ...]:
         sizes = tuple(int(part) for part in text.split(","))
     except ValueError:
         sizes = ()
-    if not sizes or min(sizes) < 1 or max(sizes) > 65536:
-        raise UserError(f"--hidden {text!r}: give layer sizes up to 65536, separated by commas, e.g. 512,512")
+    if not sizes or min(sizes) < 1 or max(sizes) > MAX_HIDDEN:
+        raise UserError(f"--hidden {text!r}: give layer sizes up to {MAX_HIDDEN}, separated by commas, e.g. 512,512")
     return sizes
 
 
@@ -1040,6 +1054,8 @@ def play_games(policies: list[Policy], envs: VecEnv, assignment: np.ndarray, gen
 # ---------------------------------------------------------------------------------------------------------------------
 
 CHECKPOINT_FORMAT = 2
+CHECKPOINT_FIELDS = {"format": int, "schema": str, "versions": dict, "config": dict, "policy": dict}
+OPTIONAL_FIELDS = {"stage": str, "step": int, "iteration": int, "epoch": int, "args": dict, "metrics": dict}
 _THREADS = torch.get_num_threads()                                          # before learners share them out
 
 
@@ -1052,57 +1068,123 @@ def save_checkpoint(path: str | Path, policy: Policy, **extra) -> Path:
     """One file that rebuilds everything: tensors, numbers, strings, lists and dicts only, so that `weights_only` loads
     it."""
     path = Path(path)
-    assert not extra.keys() & policy.config.keys(), "how a policy acts is in its config"
+    if taken := extra.keys() & (CHECKPOINT_FIELDS.keys() | policy.config.keys()):
+        raise ValueError(f"{', '.join(taken)}: a policy's own, or in its config")
     data = {"format": CHECKPOINT_FORMAT, "schema": schema_hash(), "versions": machine(), "config": policy.config,
             "policy": policy.state_dict(), **extra}
-    _check_finite(policy, f"{path}: not written: ")
+    _check_finite(data["policy"], f"{path}: not written: ")
     buffer = io.BytesIO()
     torch.save(data, buffer)
     atomic_write(path, buffer.getbuffer())
     return path
 
 
-def _check_finite(policy: Policy, what: str) -> None:
-    if not all(torch.isfinite(p).all() for p in policy.parameters()):
+def _check_finite(weights: dict[str, torch.Tensor], what: str) -> None:
+    if not all(torch.isfinite(x).all() for x in weights.values()):
         raise UserError(f"{what}the weights are no longer finite numbers; lower the learning rate or choose another "
                         "checkpoint")
 
 
 def load_checkpoint(path: str | Path) -> dict:
-    """Reads a checkpoint without running anything in it; UserError says what is wrong and what to do."""
+    """Reads a checkpoint without running anything in it -> plain values of which those in CHECKPOINT_FIELDS and
+    OPTIONAL_FIELDS have their types, and of which `config` and `policy` make a policy. UserError says what is wrong and
+    what to do. What else a script has put into it is plain values too, but unchecked."""
     path = Path(path)
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise UserError(f"{path}: no such checkpoint file; check the path")
+    unreadable = (f"{path}: not a readable CleanMelee checkpoint (damaged, or of another program); choose another file "
+                  "or train a new one")
+    damaged = f"{path}: damaged, choose another file; its"
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-        assert isinstance(data, dict) and {"format", "schema", "config", "policy"} <= set(data)
-    except Exception:  # torch raises half a dozen types for a file that is not its own
-        raise UserError(f"{path}: not a readable CleanMelee checkpoint (damaged, or of another program); "
-                        "choose another file or train a new one") from None
-    revision = (data.get("versions") or {}).get("git", "unknown")
-    if data["format"] != CHECKPOINT_FORMAT:
+        archive = open_archive(read_file(path))
+        size = len(archive.getbuffer())
+        data = torch.load(archive, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except Exception:  # zipfile, pickletools and torch raise a dozen types for a file that is not their own
+        raise UserError(unreadable) from None
+    _check_values(data, damaged)
+    if type(data) is not dict or not CHECKPOINT_FIELDS.keys() <= data.keys():
+        raise UserError(unreadable)
+    made_with = data["versions"]
+    revision = printable(made_with.get("git", "unknown") if type(made_with) is dict else "unknown", 100)
+    if type(data["format"]) is int and data["format"] != CHECKPOINT_FORMAT:
         raise UserError(f"{path}: checkpoint format {data['format']}, this code reads {CHECKPOINT_FORMAT}; train it "
                         f"anew or check out the revision it was made with ({revision})")
+    for name, kind in (CHECKPOINT_FIELDS | OPTIONAL_FIELDS).items():
+        value = data.get(name, kind())
+        if not isinstance(value, kind) or kind is int and (type(value) is bool or not 0 <= value < 2 ** 63):
+            raise UserError(f"{damaged} {name} is not what this program writes")
     if data["schema"] != schema_hash():
-        raise UserError(f"{path}: made for frame schema {data['schema']}, this code has {schema_hash()}; "
-                        f"train it anew or check out the revision it was made with ({revision})")
-    config = data["config"] if isinstance(data["config"], dict) else {}
-    for name, low, high in (("action_repeat", 1, 3600), ("frame_delay", 0, 3600)):
-        value = config.get(name)
-        if type(value) is not int or not low <= value <= high:
-            raise UserError(f"{path}: its {name} is {value!r}, not a whole number from {low} to {high}; the file is "
-                            "damaged")
+        raise UserError(f"{path}: made for frame schema {printable(data['schema'], 40)}, this code has "
+                        f"{schema_hash()}; train it anew or check out the revision it was made with ({revision})")
+    _check_weights(data["policy"], data["config"], size, damaged)
+    _check_finite(data["policy"], f"{path}: ")
     return data
+
+
+def _check_values(data, damaged: str) -> None:
+    """Raises UserError unless `data` is plain values in dicts, lists and tuples, not nested too deeply, also if what
+    occurs several times is counted every time, and tensors that are as large as they say."""
+    waiting = [(data, 0)]
+    seen = 0
+    while waiting:
+        value, depth = waiting.pop()
+        seen += 1
+        if depth > DEEPEST or seen + len(waiting) > MOST_OPCODES:
+            raise UserError(f"{damaged} values are nested too deeply or refer to each other")
+        if isinstance(value, dict):                                         # also an OrderedDict
+            waiting += [(x, depth + 1) for pair in value.items() for x in pair]
+        elif type(value) in (list, tuple):
+            waiting += [(x, depth + 1) for x in value]
+        elif type(value) is torch.Tensor:
+            if value.layout is not torch.strided or value.nbytes > value.untyped_storage().nbytes():
+                raise UserError(f"{damaged} tensors are larger than what it holds")
+        elif type(value) is int and not -2 ** 63 <= value < 2 ** 64:
+            raise UserError(f"{damaged} values include a number of more than 64 bits")
+
+
+def _check_weights(weights: dict, config: dict, size: int, damaged: str) -> None:
+    """Raises UserError unless `weights` has the tensors of a Policy(**config), which is not built for that: its sizes
+    are what the file says. size: bytes of the whole file."""
+    try:
+        if len(config["hidden"]) > len(weights):                            # every layer has a weight of its own
+            raise ValueError
+        with torch.device("meta"):
+            expected = Policy(**config).state_dict()
+    except UserError as error:
+        raise UserError(f"{damaged} config makes no policy here: {error}") from None
+    except (KeyError, TypeError, ValueError, RuntimeError):
+        raise UserError(f"{damaged} config {printable(config, 200)} is none of this code's") from None
+    for name in expected.keys() | weights.keys():
+        mine, theirs = expected.get(name), weights.get(name)
+        if mine is None or type(theirs) is not torch.Tensor or (mine.shape, mine.dtype) != (theirs.shape, theirs.dtype):
+            raise UserError(f"{damaged} weights do not fit its own sizes ({printable(name, 100)})")
+    if sum(x.nbytes for x in weights.values()) > size:
+        raise UserError(f"{damaged} weights lie in each other")
+
+
+@torch.no_grad()
+def _check_plays(policy: Policy, what: str) -> None:
+    """Raises UserError unless what the policy answers is finite wherever it looks: at every row of its tables, and at
+    floats beyond those of a game."""
+    k = torch.arange(max(NUM_ACTIONS, NUM_CHARACTERS, NUM_STAGES, NUM_ITEM_TYPES))[:, None]
+    ints = torch.minimum(k, torch.from_numpy(INT_LIMITS)).short()                                   # [rows, I]
+    obs = Observation((10. * (k % 3 - 1)).repeat(1, NUM_FLOATS), ints)                              # -10, 0, 10
+    actions = k % torch.tensor([2] * NUM_BUTTONS + [NUM_STICK] * 4 + [NUM_SHOULDER])                # [rows, 13]
+    state = policy.initial_state(len(k))
+    for _ in range(2):
+        features, state = policy.features(obs, state)
+        for x in (policy.value(features), policy.logits(features, actions), *state):
+            if not torch.isfinite(x).all():
+                raise UserError(f"{what}its weights are so large that its answers are no finite numbers; choose "
+                                "another checkpoint")
 
 
 def load_policy(path: str | Path) -> tuple[Policy, dict]:
     """-> the policy in eval mode, and the whole checkpoint."""
     data = load_checkpoint(path)
-    try:
-        policy = Policy(**data["config"])
-        policy.load_state_dict(data["policy"])
-    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path}: its weights do not fit its own sizes {data['config']}; the file is damaged "
-                        f"({str(error).splitlines()[0]})") from None
-    _check_finite(policy, f"{path}: ")
-    return policy.eval(), data
+    policy = Policy(**data["config"]).eval()
+    policy.load_state_dict(data["policy"])
+    _check_plays(policy, f"{path}: ")
+    return policy, data

@@ -868,7 +868,7 @@ def main(args: Args) -> None:
         tracker.finish()
 
     if args.track_elo:
-        print_elo(console, ratings, [x.name for x in learners], [*pool.ids(), OPPONENT, args.opponent, *BOTS])
+        print_elo(ratings, [x.name for x in learners], [*pool.ids(), OPPONENT, args.opponent, *BOTS])
     if stopping:
         console.print(f"stopped at step {global_step:,}; continue with: python {Path(__file__).name} --resume {run}")
         sys.exit(130)

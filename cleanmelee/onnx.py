@@ -1,26 +1,147 @@
-"""Exported policies: ONNX files that act like the policy they were made of. `export_onnx.py` writes them."""
+"""Exported policies: ONNX files that act like the policy they were made of. `export_onnx.py` writes them.
 
+Whoever wrote a file, playing it is safe: it may hold one step of a network and nothing else. No loops, no other files,
+no functions, no operators of other domains; what it asks for in memory and in time has limits, and what it answers is
+checked."""
+
+import functools
+import math
+import os
+import threading
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from cleanmelee.cli import UserError
-from melee_common import NUM_BUTTONS, NUM_LOGITS, Observation, Policy, load_policy, schema_hash
+from cleanmelee.files import read_file
+from cleanmelee.terminal import printable
+from melee_common import (
+    ACTION_SIZE, HEADS, INT_LIMITS, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, Observation, Policy, check_timing,
+    load_policy, schema_hash,
+)
 
 # All that an export can be told: uniform numbers that become noise of 0. Gumbel at 1/e, logistic at .5.
 MOST_LIKELY = torch.full((NUM_LOGITS,), 1 / np.e)
 MOST_LIKELY[:NUM_BUTTONS] = .5
+ACTION_LIMITS = np.array([1] * NUM_BUTTONS + [n - 1 for n in list(HEADS.values())[1:]])             # [13]
+
+FILE_BYTES = 2 ** 27
+DESCRIPTION_BYTES, DESCRIPTION_FIELDS = 2 ** 22, 2 ** 16       # of all but the weights; a parser needs a hundredfold
+ARENA_BYTES = 2 ** 29                                                       # of all sessions of this process together
+STATE_SIZE = 2 ** 20                                                        # numbers that a player may remember
+FIRST_STEP_SECONDS = 10
+STATE_TYPES = {"tensor(float)": torch.float32, "tensor(int64)": torch.int64}
+# What a step of a network is made of. Not: control flow, randomness, sequences, strings, images.
+OPERATORS = set("""
+    Abs Add And ArgMax ArgMin Cast Ceil Clip Concat Constant ConstantOfShape Cos CumSum DequantizeLinear Div
+    DynamicQuantizeLinear Einsum Elu Equal Erf Exp Expand Flatten Floor Gather GatherElements GatherND Gelu Gemm Greater
+    GreaterOrEqual HardSigmoid HardSwish Identity LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul
+    MatMulInteger Max Mean Min Mish Mod Mul Neg Not OneHot Or Pad Pow QuantizeLinear Range Reciprocal ReduceL1 ReduceL2
+    ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Round
+    ScatterElements ScatterND Shape Sigmoid Sign Sin Size Slice Softmax Softplus Softsign Split Sqrt Squeeze Sub Sum
+    Tanh Tile TopK Transpose Trilu Unsqueeze Where Xor""".split())
+
+
+def check_model(model: bytes) -> dict[str, str]:
+    """-> the metadata of an ONNX file. Raises ValueError for what no export has, and any exception for what is no ONNX
+    file."""
+    check_description(model)
+    import onnx                                                             # here: most runs need no second runtime
+    proto = onnx.load_model_from_string(model)
+    if {opset.domain for opset in proto.opset_import} - {"", "ai.onnx"} or proto.functions or proto.training_info:
+        raise ValueError("has operators of its own")
+    if proto.graph.sparse_initializer:
+        raise ValueError("has sparse weights")
+    tensors = list(proto.graph.initializer)
+    for node in proto.graph.node:
+        if node.domain not in ("", "ai.onnx") or node.op_type not in OPERATORS:
+            raise ValueError(f"uses {printable(node.domain, 40)} {printable(node.op_type, 40)}, which is not among "
+                             "OPERATORS in cleanmelee/onnx.py")
+        kinds = onnx.AttributeProto
+        for attribute in node.attribute:
+            if attribute.type not in (kinds.FLOAT, kinds.INT, kinds.STRING, kinds.TENSOR, kinds.FLOATS, kinds.INTS):
+                raise ValueError(f"gives {node.op_type} more than numbers")
+            if attribute.type == kinds.TENSOR:
+                tensors.append(attribute.t)
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data for tensor in tensors):
+        raise ValueError("keeps weights in another file")
+    if any(min(tensor.dims, default=1) < 0 or math.prod(tensor.dims) > len(model) for tensor in tensors):
+        raise ValueError("says that its weights are larger than it is")
+    shapes = (value.type.tensor_type.shape for some in (proto.graph.input, proto.graph.output, proto.graph.value_info)
+              for value in some)
+    if any(not 0 <= n.dim_value <= STATE_SIZE for shape in shapes for n in shape.dim):  # a session allocates for them
+        raise ValueError("has inputs or outputs of another size")
+    return {entry.key: entry.value for entry in proto.metadata_props}
+
+
+def check_description(model: bytes) -> None:
+    """Raises ValueError if an ONNX file is more than weights and a short description of what is done with them: a
+    parser makes hundreds of bytes out of a field of two. IndexError: it is cut off."""
+    weights = 0
+    fields = 0
+
+    def messages(start: int, end: int, wanted: int):
+        """(start, end) of the fields numbered `wanted` of the message that lies there."""
+        nonlocal fields
+        while start < end:
+            fields += 1
+            if fields > DESCRIPTION_FIELDS:
+                raise ValueError("describes more than a network")
+            tag, start = varint(start)
+            kind = tag & 7
+            if kind == 2:
+                size, start = varint(start)
+                if start + size > end:
+                    raise ValueError("is cut off")
+                if tag >> 3 == wanted:
+                    yield start, start + size
+                start += size
+            elif kind == 0:
+                start = varint(start)[1]
+            elif kind in (1, 5):
+                start += {1: 8, 5: 4}[kind]
+            else:
+                raise ValueError("is no protocol buffer of today")
+
+    def varint(at: int) -> tuple[int, int]:
+        value = 0
+        for shift in range(0, 70, 7):
+            byte = model[at]
+            at += 1
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value, at
+        raise ValueError("has a number of more than 64 bits")
+
+    for graph in messages(0, len(model), wanted=7):
+        for initializer in messages(*graph, wanted=5):
+            weights += sum(end - start for start, end in messages(*initializer, wanted=9))          # raw_data
+    if len(model) - weights > DESCRIPTION_BYTES:
+        raise ValueError("describes more than a network")
+
+
+@functools.cache
+def limit_memory() -> None:
+    """All sessions of this process share one arena, which has an end."""
+    import onnxruntime
+    where = onnxruntime.OrtMemoryInfo("Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0,
+                                      onnxruntime.OrtMemType.DEFAULT)
+    onnxruntime.create_and_register_allocator(where, onnxruntime.OrtArenaCfg(ARENA_BYTES, -1, -1, -1))
 
 
 def onnx_session(model: bytes):
     """onnxruntime on one thread that sleeps while it waits: the game needs the other cores."""
     import onnxruntime                                                      # here: most runs need no second runtime
+    limit_memory()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.use_env_allocators", "1")
     options.log_severity_level = 4                                          # its own lines about a bad file
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    # Folding computes, and nothing could stop it; the exporter has folded already.
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0,
+                                        disabled_optimizers=["ConstantFolding"])
 
 
 class OnnxPolicy:
@@ -28,21 +149,64 @@ class OnnxPolicy:
     `step`, `config` and in it `action_repeat` and `frame_delay`."""
 
     def __init__(self, path: Path):
-        if not path.is_file():
+        if not os.path.lexists(path):
             raise UserError(f"{path}: no such file; check the path, or write it with export_onnx.py")
+        self.path = path
+        again = "export the checkpoint again with export_onnx.py"
+        model = read_file(path, FILE_BYTES)
         try:
-            self.session = onnx_session(path.read_bytes())
+            metadata = check_model(model)
+            self.session = onnx_session(model)
+        except ValueError as error:
+            raise UserError(f"{path}: not a readable ONNX file of a policy: {printable(error, 200)}; {again}") from None
         except Exception:  # onnxruntime has an exception type for each way a file can be bad
-            raise UserError(f"{path}: not a readable ONNX file; export the checkpoint again with export_onnx.py"
-                            ) from None
-        metadata = self.session.get_modelmeta().custom_metadata_map
+            raise UserError(f"{path}: not a readable ONNX file; {again}") from None
         if metadata.get("program") != "CleanMelee":
             raise UserError(f"{path}: an ONNX file, but no CleanMelee policy; write one with export_onnx.py")
-        if metadata["schema"] != schema_hash():
-            raise UserError(f"{path}: exported for frame schema {metadata['schema']}, this code has {schema_hash()}; "
-                            "export a checkpoint of this revision")
-        self.config = {"action_repeat": int(metadata["action_repeat"]), "frame_delay": int(metadata["frame_delay"])}
-        self.state_shapes = [i.shape[1:] for i in self.session.get_inputs() if i.name.startswith("state_")]
+        if metadata.get("schema") != schema_hash():
+            raise UserError(f"{path}: exported for frame schema {printable(metadata.get('schema'), 40)}, this code has "
+                            f"{schema_hash()}; export a checkpoint of this revision")
+        self.config = {name: whole_number(metadata.get(name)) for name in ("action_repeat", "frame_delay")}
+        try:
+            check_timing(**self.config)
+        except UserError as error:
+            raise UserError(f"{path}: its {error}; {again}") from None
+        self._check_signature(f"{path}: its inputs and outputs are not those of this revision's exports; {again}",
+                              len(model))
+        self.states = [(i.shape[1:], STATE_TYPES[i.type]) for i in self.session.get_inputs()[3:]]
+        rows = 3
+        obs = Observation(10. * (torch.arange(rows)[:, None] - 1).repeat(1, NUM_FLOATS),             # -10, 0, 10
+                          torch.from_numpy(np.stack([0 * INT_LIMITS, INT_LIMITS // 2, INT_LIMITS])))
+        self._check_first_step(obs)
+
+    def _check_signature(self, message: str, size: int) -> None:
+        """Raises UserError(message) unless this is a policy's step. size: bytes of the file."""
+        inputs = [("floats", "tensor(float)", [NUM_FLOATS]), ("ints", "tensor(int16)", [NUM_INTS]),
+                  ("noise", "tensor(float)", [NUM_LOGITS])]
+        outputs = [("actions", "tensor(int64)", [ACTION_SIZE])]
+        found = [[(x.name, x.type, x.shape or []) for x in some] for some in (
+            self.session.get_inputs(), self.session.get_outputs())]
+        for k, (_, kind, shape) in enumerate(found[0][3:]):
+            inputs.append((f"state_{k}", kind, shape[1:]))
+            outputs.append((f"next_state_{k}", kind, shape[1:]))
+            sound = kind in STATE_TYPES and all(type(n) is int and n > 0 for n in shape[1:])
+            if not sound or math.prod(shape[1:]) > min(STATE_SIZE, size):
+                raise UserError(message)
+        for expected, some in zip((inputs, outputs), found, strict=True):
+            free = all(shape and not isinstance(shape[0], int) for _, _, shape in some)
+            if not free or expected != [(name, kind, shape[1:]) for name, kind, shape in some]:
+                raise UserError(message)
+
+    def _check_first_step(self, obs: Observation) -> None:
+        import onnxruntime
+        options = onnxruntime.RunOptions()
+        clock = threading.Timer(FIRST_STEP_SECONDS, setattr, (options, "terminate", True))
+        clock.daemon = True
+        clock.start()
+        try:
+            self.step(obs, self.initial_state(len(obs.floats)), None, options)
+        finally:
+            clock.cancel()
 
     @property
     def action_repeat(self) -> int:
@@ -53,16 +217,33 @@ class OnnxPolicy:
         return self.config["frame_delay"]
 
     def initial_state(self, batch: int) -> tuple[torch.Tensor, ...]:
-        return tuple(torch.zeros(batch, *shape) for shape in self.state_shapes)
+        return tuple(torch.zeros(batch, *shape, dtype=dtype) for shape, dtype in self.states)
 
-    def step(self, obs: Observation, state: tuple, noise: torch.Tensor | None) -> tuple[torch.Tensor, tuple]:
-        """obs [B, ...], uniform noise [B, 81] (None: the most likely action) -> actions [B, 13], new state."""
+    def step(self, obs: Observation, state: tuple, noise: torch.Tensor | None, options=None
+             ) -> tuple[torch.Tensor, tuple]:
+        """obs [B, ...], uniform noise [B, 81] (None: the most likely action) -> actions [B, 13], new state. UserError:
+        what the file answers is no such thing. options: onnxruntime's RunOptions."""
         if noise is None:
             noise = MOST_LIKELY.repeat(len(obs.floats), 1)
         feed = {"floats": obs.floats.numpy(), "ints": obs.ints.numpy(), "noise": noise.numpy(),
                 **{f"state_{k}": s.numpy() for k, s in enumerate(state)}}
-        actions, *state = self.session.run(None, feed)                      # [B, 13], [B, H] ...
-        return torch.from_numpy(actions), tuple(map(torch.from_numpy, state))
+        try:
+            actions, *new = self.session.run(None, feed, options)           # [B, 13], [B, H] ...
+        except Exception as error:  # one type for each way that an operator can fail
+            raise UserError(f"{self.path}: cannot be played ({printable(error, 200)}); export the checkpoint again"
+                            ) from None
+        if actions.shape != (len(noise), ACTION_SIZE) or (actions < 0).any() or (actions > ACTION_LIMITS).any():
+            raise UserError(f"{self.path}: answers with what is no action; export the checkpoint again")
+        new = tuple(map(torch.from_numpy, new))
+        if any(a.shape != b.shape or not torch.isfinite(a).all() for a, b in zip(new, state, strict=True)):
+            raise UserError(f"{self.path}: its state is no longer finite, or of another size; export the checkpoint "
+                            "again")
+        return torch.from_numpy(actions), new
+
+
+def whole_number(text: str | None) -> int | str | None:
+    """"18" -> 18; anything else as it is."""
+    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 10 else text
 
 
 def load_player(path: str | Path) -> Policy | OnnxPolicy:

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -13,8 +14,9 @@ import numpy as np
 import rich.table
 
 from cleanmelee.cli import UserError
-from cleanmelee.files import atomic_write
+from cleanmelee.files import JSON_BYTES, atomic_write, open_regular, parse_json
 from cleanmelee.runs import check_state
+from cleanmelee.statistics import print_wide
 from cleanmelee.terminal import warn
 from melee_common import Policy, load_policy, save_checkpoint
 
@@ -28,7 +30,7 @@ def load_opponent(path: str | Path, action_repeat: int = 0, flag: str = "") -> P
     return policy
 
 
-_POOL_ID = re.compile(r"[\w.-]+_\d{12,}")                                    # <agent>_<step>: the name of a pool's file
+_POOL_ID = re.compile(r"[\w.-]{1,100}_\d{12,18}", re.ASCII)                  # <agent>_<step>: the name of a pool's file
 
 
 class Pool:
@@ -107,7 +109,7 @@ class Pool:
         try:
             stat = self.path(name).stat()
             version = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-        except FileNotFoundError:                                           # pruned by another process in mid-game
+        except OSError:                                                     # pruned by another process in mid-game
             version = None
         if name not in self._cache or version not in (None, self._cache[name][0]):
             self._cache.pop(name, None)
@@ -210,7 +212,7 @@ class Pool:
             now = os.stat(self.directory / "index.json")
             if self._file is not None and os.path.samestat(now, os.fstat(self._file.fileno())):
                 return self._known
-        except FileNotFoundError:
+        except OSError:
             pass
         index = self._read()
         if index is None:
@@ -220,20 +222,24 @@ class Pool:
 
     def _read(self) -> dict | None:
         """None: there is no index, or not one that can be used."""
-        try:
-            file = open(self.directory / "index.json", "rb")
-        except FileNotFoundError:
+        path = self.directory / "index.json"
+        if not os.path.lexists(path):
             return None
+        file = None
         try:
-            index = json.load(file)
+            file = open_regular(path)
+            index = parse_json(file.read(JSON_BYTES + 1), path)
+            index = {key: index[key] for key in ("active", "all", "in_use")}
             active, everyone = index["active"], index["all"]
-            sound = set(active) <= set(everyone) and all(map(_POOL_ID.fullmatch, everyone)) and all(
+            names = [*everyone, *itertools.chain.from_iterable(index["in_use"].values())]
+            sound = all(map(_POOL_ID.fullmatch, names)) and set(active) <= set(everyone)
+            sound = sound and active == self.by_age(set(active)) and all(
                 left is None or type(left) is int for left in everyone.values())
-            sound = sound and all(isinstance(names, list) for names in (active, *index["in_use"].values()))
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, OSError):
             sound = False
         if not sound:
-            file.close()
+            if file:
+                file.close()
             return None
         if self._file is not None:
             self._file.close()
@@ -245,7 +251,12 @@ class Pool:
         """-> the indexes, to be changed, and an empty list for ids whose files shall go. Nobody else changes them
         meanwhile. At the end the indexes are written, and only then files deleted: no index ever names as active what
         is gone."""
-        with filelock.FileLock(self.directory / ".lock"):
+        try:
+            held = filelock.FileLock(self.directory / ".lock").acquire()
+        except OSError as error:
+            raise UserError(f"{self.directory}: cannot be used as a pool (.lock: {error.strerror}); choose another "
+                            "folder") from None
+        with held:
             index = self._read() or self._rebuilt()
             before = json.dumps(index)
             index = json.loads(before)                                      # a change that fails changes nothing
@@ -255,7 +266,10 @@ class Pool:
                 atomic_write(self.directory / "index.json", json.dumps(index, indent=1).encode())
                 self._read()
             for name in deleted:
-                self.path(name).unlink(missing_ok=True)
+                try:
+                    self.path(name).unlink(missing_ok=True)
+                except OSError as error:                                    # a folder of that name
+                    warn(f"pool: {self.path(name)} stays ({error.strerror})")
 
     def _rebuilt(self) -> dict:
         """Indexes out of the files: of every agent the newest are active."""
@@ -379,7 +393,7 @@ class Ratings:
         return [(name, elo, int(w), int(l), int(d)) for name, elo, w, l, d in sorted(rows, key=lambda row: -row[1])]
 
 
-def print_elo(console, ratings: Ratings, learners: list[str], others: list[str]) -> None:
+def print_elo(ratings: Ratings, learners: list[str], others: list[str]) -> None:
     """The running Elo of those that have played, strongest first; beside it the payoff matrix: every game has a
     learner, so it has their columns alone, with the learner's wins-draws-losses against the row."""
     table = rich.table.Table("Rank", "Policy", "Elo", "W", "L", "D", *(f"{name} W-D-L" for name in learners),
@@ -387,7 +401,7 @@ def print_elo(console, ratings: Ratings, learners: list[str], others: list[str])
     for rank, (name, elo, *counts) in enumerate(ratings.ranking([*learners, *others]), 1):
         cells = ("-".join(map(str, ratings.payoff.get(learner, {}).get(name, ()))) for learner in learners)
         table.add_row(str(rank), name, f"{elo:.0f}", *map(str, counts), *cells)
-    console.print(table)
+    print_wide(table)
 
 
 def fit_elo(payoff: dict[str, dict[str, list]], prior: float = 1000.) -> dict[str, tuple[float, float, float]]:

@@ -90,9 +90,11 @@ def print_matchups(title: str, rows: list[dict]) -> None:
             f"{row['stocks_taken']:.1f}/{row['stocks_lost']:.1f}",
             f"{row['damage_dealt_per_minute']:.0f}/{row['damage_taken_per_minute']:.0f}", *rates,
             f"{row['seconds_per_game']:.0f} s")
-    print_wide(table, 200)
+    print_wide(table)
 
 
-def print_wide(table: Table, width: int) -> None:
-    """Prints a table as wide as the terminal; a file has no width of its own and gets `width`."""
-    Terminal(width=None if Terminal().is_terminal else width).print(table)
+def print_wide(table: Table) -> None:
+    """Prints a table whole: in a terminal that is too narrow the cells get several lines, a file has no width."""
+    for column in table.columns:
+        column.overflow = "fold"
+    Terminal(width=None if Terminal().is_terminal else 100_000).print(table)

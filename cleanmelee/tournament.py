@@ -73,7 +73,7 @@ def print_standings(rows: list[dict], payoff: dict[str, dict[str, list]], title:
             str(rank), row["id"], f"{row['elo']:.0f} [{row['elo_low']:.0f}, {row['elo_high']:.0f}]", str(row["games"]),
             f"{row['wins']}/{row['losses']}/{row['draws']}",
             *("" if cell is None else f"{100 * (cell[0] + cell[1] / 2) / sum(cell):.0f}" for cell in scores))
-    print_wide(table, 120 + 6 * len(names))
+    print_wide(table)
 
 
 def write_tournament(folder: Path, facts: dict, rows: list[dict], payoff: dict[str, dict[str, list]]) -> None:

@@ -1,6 +1,7 @@
 """Codec, observation and networks: what would be silently wrong if it broke."""
 
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -280,6 +281,59 @@ def test_bad_checkpoints_are_told_in_one_line(tmp_path):
             load_policy(tmp_path / f"{name}.pt")
         assert name in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "owned").exists()
+
+
+def repacked(path, other, edit):
+    """A copy of an archive whose entries went through edit(name, content) -> (content, compression)."""
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(other, "w") as copy:
+        for name in archive.namelist():
+            copy.writestr(name, *edit(name, archive.read(name)))
+    return other
+
+
+def test_no_checkpoint_costs_more_than_its_size_or_ends_the_process(tmp_path):
+    path = save_checkpoint(tmp_path / "p.pt", Policy("mlp", (8,)))
+    pickles = {
+        "deep": b"}K\x01" + b"\x85" * 1_000_000 + b"K\x01s.",               # hashed recursively: a crash
+        "buffer": b"c__builtin__\nbytearray\n\x8a\x05\0\0\0\0\x04\x85R.",   # 16 GiB
+        "tensor": b"ctorch\nTensor\n\x8a\x05\0\0\0\0\x04\x85R.",
+        "nest": b"](K\x01K\x01e" + b"".join(b"q%c](h%ch%ce" % (k, k, k) for k in range(40)) + b"."}
+    for name, pickle in pickles.items():
+        repacked(path, tmp_path / f"{name}.pt", lambda entry, content: (
+            b"\x80\x02" + pickle if entry.endswith("data.pkl") else content, zipfile.ZIP_STORED))
+    repacked(path, tmp_path / "zeros.pt", lambda entry, content: (bytes(10 ** 7), zipfile.ZIP_DEFLATED))
+    os.mkfifo(tmp_path / "pipe.pt")
+    (tmp_path / "loop.pt").symlink_to(tmp_path / "loop.pt")
+    for name in (*pickles, "zeros", "pipe", "loop"):
+        with pytest.raises(UserError, match=name):
+            load_policy(tmp_path / f"{name}.pt")
+    with pytest.raises(UserError, match="not a regular file"):
+        load_policy("/dev/zero")
+
+
+def test_every_field_of_a_checkpoint_has_its_type(tmp_path):
+    path = save_checkpoint(tmp_path / "p.pt", Policy("mlp", (8,)), step=3)
+    data = torch.load(path, weights_only=True)
+    config, weights = data["config"], data["policy"]
+    name = "value_head.weight"
+    one = weights[name]
+    for changed in (
+            {"versions": 3}, {"versions": [1]}, {"format": torch.ones(2)}, {"schema": torch.ones(2)}, {"step": -1},
+            {"step": 2 ** 70}, {"step": 1.5}, {"stage": 3}, {"args": []}, {"extra": torch.zeros(1).expand(10 ** 10)},
+            {"config": config | {"hidden": [30_000, 30_000]}}, {"config": config | {"hidden": [1] * 100_000}},
+            {"config": config | {"hidden": [True]}}, {"config": config | {"backbone": ["mlp"]}},
+            {"config": config | {"action_repeat": 0}}, {"config": config | {"frame_delay": 10 ** 9}},
+            {"config": config | {"more": 1}}, {"policy": weights | {name: one.double()}},
+            {"policy": weights | {name: one.to_sparse()}}, {"policy": weights | {name: one.to("meta")}},
+            {"policy": weights | {name: one[..., :-1]}}, {"policy": weights | {name: 3}},
+            {"policy": weights | {name: torch.nn.Parameter(one)}}, {"policy": weights | {"more": one}},
+            {"policy": weights | {name: one * torch.inf}}, {"policy": {k: x * 1e37 for k, x in weights.items()}}):
+        torch.save(data | changed, tmp_path / "changed.pt")
+        with pytest.raises(UserError, match="changed.pt") as error:
+            load_policy(tmp_path / "changed.pt")
+        assert "\n" not in str(error.value) and len(str(error.value)) < 600
+    with pytest.raises(ValueError, match="own"):
+        save_checkpoint(path, Policy("mlp", (8,)), action_repeat=3)
 
 
 @pytest.mark.parametrize("text", ["", "a", "64,", "0", "-4,8", "64;64"])

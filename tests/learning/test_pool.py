@@ -1,9 +1,12 @@
 """Pool, ratings, strengths: the files and indexes of past policies, and how strong they are."""
 
+import contextlib
 import math
+import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ import torch
 
 import bench_pool
 from cleanmelee.cli import UserError
-from cleanmelee.pool import Pool, Ratings, fit_elo
+from cleanmelee.pool import Pool, Ratings, fit_elo, print_elo
 from melee_common import NUM_FLOATS, NUM_INTS, Observation, Policy, act, load_checkpoint, save_checkpoint, swap_policy
 
 
@@ -124,6 +127,11 @@ def test_each_run_deletes_only_its_own_and_nothing_that_another_uses(tmp_path):
     lambda p: p.unlink(), lambda p: p.write_bytes(b""), lambda p: p.write_bytes(b"{"), lambda p: p.write_text("[1, 2]"),
     lambda p: p.write_text('{"active": ["main_000000000001"], "all": {}, "in_use": {}}'),
     lambda p: p.write_text('{"active": [], "all": {"../x": null}, "in_use": {}}'),
+    lambda p: p.write_text("[" * 100_000), lambda p: p.write_text('{"x":' * 900 + "1" + "}" * 900),
+    lambda p: p.write_text(f'{{"active": [], "all": {{"a_{"1" * 300}": null}}, "in_use": {{}}}}'),
+    lambda p: p.write_text(f'{{"active": [], "all": {{"a_{"1" * 5000}": null}}, "in_use": {{}}}}'),
+    lambda p: p.write_text('{"active": [], "all": {}, "in_use": {"a": [["b"]]}}'),
+    lambda p: p.write_text('{"active": [["a"]], "all": {}, "in_use": {}}'),
     lambda p: p.write_text('{"active": [1], "all": {"main_000000000001": null}, "in_use": {}}')])
 def test_a_lost_or_damaged_index_is_rebuilt_from_the_files(tmp_path, capsys, damage):
     pool = Pool(tmp_path, history_size=2)
@@ -133,6 +141,36 @@ def test_a_lost_or_damaged_index_is_rebuilt_from_the_files(tmp_path, capsys, dam
     assert capsys.readouterr().err.count("rebuilt from 3 files") == 1
     damage(tmp_path / "index.json")
     assert pool.add(tiny(), "main", 4) in pool.ids() and len(pool.ids()) == 2 and len(pool.all_ids()) == 4
+
+
+@pytest.mark.parametrize("name", ["index.json", ".lock"])
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path)])
+def test_what_is_no_file_is_told_or_does_not_matter(tmp_path, name, make):
+    """Never a wait without an end, nor a traceback."""
+    path = tmp_path / name
+    make(path)
+    with contextlib.suppress(UserError):
+        fill(Pool(tmp_path), [1])
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_ids_that_are_folders_pipes_or_loops_are_skipped(tmp_path, capsys):
+    pool = Pool(tmp_path)
+    good, *broken = fill(pool, [1, 2, 3, 4])
+    for name, make in zip(broken, (Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path)), strict=True):
+        pool.path(name).unlink()
+        make(pool.path(name))
+    assert drawn(pool, times=20) == {good} and len(capsys.readouterr().err.splitlines()) == 3
+
+
+def test_names_in_the_table_of_elo_are_whole(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    ratings = Ratings()
+    names = [f"main_exploiter.{k}_000000000001" for k in range(6)]
+    for name in names:
+        ratings.record(names[0], name, 1.)
+    print_elo(ratings, names, [])
+    assert all(f"{name} W-D-L" in capsys.readouterr().out for name in names[:1])
 
 
 def test_files_that_no_index_knows_join(tmp_path):

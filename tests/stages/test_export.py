@@ -13,8 +13,8 @@ import torch
 
 import export_onnx
 from export_onnx import Act, Args, Score, export, game_frames, parity, quantise
-from cleanmelee.cli import run_script
-from cleanmelee.onnx import onnx_session
+from cleanmelee.cli import UserError, run_script
+from cleanmelee.onnx import load_player, onnx_session
 from melee_common import (
     ACTION_SIZE, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, Observation, Policy, save_checkpoint,
     schema_hash, to_torch,
@@ -150,3 +150,83 @@ def test_nothing_is_written_when_the_export_is_wrong(checkpoint, tmp_path, monke
     with pytest.raises(RuntimeError, match="nothing was written"):
         export_onnx.main(Args(str(checkpoint), str(output), steps=4))
     assert not output.exists()
+
+
+def constant(name, values):
+    return onnx.numpy_helper.from_array(np.array(values), name)
+
+
+def attacked(model, change):
+    """A copy of an export, changed."""
+    other = onnx.ModelProto()
+    other.CopyFrom(model)
+    onnx.helper.set_model_props(other, {"program": "CleanMelee", "schema": schema_hash(), "action_repeat": "2",
+                                        "frame_delay": "0"})
+    change(other)
+    return other
+
+
+def said(**metadata):
+    return lambda model: onnx.helper.set_model_props(
+        model, {entry.key: entry.value for entry in model.metadata_props} | metadata)
+
+
+def ask_for_memory(model):
+    """As much as 100 GB, in a step."""
+    model.graph.initializer.extend([constant("much", [10 ** 5, 10 ** 5])])
+    model.graph.node.insert(0, onnx.helper.make_node("ConstantOfShape", ["much"], ["zeros"]))
+    model.graph.node.insert(1, onnx.helper.make_node("ReduceSum", ["zeros"], ["zero"], keepdims=0))
+    model.graph.node.insert(2, onnx.helper.make_node("Add", ["zero", "noise"], ["noisy"]))
+    for node in list(model.graph.node)[3:]:
+        node.input[:] = ["noisy" if name == "noise" else name for name in node.input]
+
+
+def wrong_actions(model):
+    model.graph.initializer.extend([constant("far", 10 ** 6)])
+    last = next(node for node in model.graph.node if "actions" in node.output)
+    last.output[:] = ["near"]
+    model.graph.node.append(onnx.helper.make_node("Add", ["near", "far"], ["actions"]))
+
+
+def outside(model):
+    tensor = model.graph.initializer[0]
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="weights.bin")
+
+
+def huge_state(model):
+    for value in (model.graph.input[3], model.graph.output[1]):
+        value.type.tensor_type.shape.dim[1].dim_value = 40 * 10 ** 9
+
+
+def loop(model):
+    body = onnx.helper.make_graph([], "body", [], [])
+    model.graph.node.append(onnx.helper.make_node("Loop", ["", ""], [], body=body))
+
+
+ATTACKS = {
+    "repeat none": said(action_repeat=""), "repeat 0": said(action_repeat="0"),
+    "repeat 1e20": said(action_repeat="1e20"),
+    "delay -5": said(frame_delay="-5"), "delay a billion": said(frame_delay="1000000000"),
+    "no metadata": lambda model: onnx.helper.set_model_props(model, {"program": "CleanMelee"}),
+    "memory": ask_for_memory, "actions": wrong_actions, "another file": outside, "huge state": huge_state, "loop": loop,
+    "domain": lambda model: model.opset_import.add(domain="com.somebody", version=1),
+    "wide input": lambda model: setattr(model.graph.input[2].type.tensor_type.shape.dim[1], "dim_value", 10 ** 9),
+    "other input": lambda model: setattr(model.graph.input[0], "name", "other"),
+    "many nodes": lambda model: [model.graph.node.add() for _ in range(70_000)]}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_hostile_export_is_told_in_one_line(attack, tmp_path, hostile_base):
+    path = tmp_path / "hostile.onnx"
+    onnx.save(attacked(hostile_base, ATTACKS[attack]), path)
+    with pytest.raises(UserError, match="hostile.onnx") as error:
+        load_player(path)
+    assert "\n" not in str(error.value)
+    onnx.save(attacked(hostile_base, lambda model: None), path)
+    assert load_player(path).action_repeat == 2
+
+
+@pytest.fixture(scope="module")
+def hostile_base():
+    return export(Act(make_policy("gru", (16,))), torch.rand(2, NUM_LOGITS), ("noise", "actions"))
