@@ -10,7 +10,7 @@ from helpers import ROOT
 
 STAGES = ("bc", "ppo_selfplay", "distill", "export_onnx", "play")
 FLOORS = [  # a room may import from those above it in this list, and from its own line
-    {"frame", "libmelee", "terminal"}, {"cli", "statistics"}, {"files", "archive", "events", "workers", "game", "tracking"},
+    {"frame", "libmelee", "terminal"}, {"cli", "statistics"}, {"archive", "events", "files", "game", "tracking", "workers"},
     {"runs", "slp", "rewards"}, {"replays", "recording", "dolphin"}, {"melee_common"}, {"pool", "dataset", "onnx"},
     {"population", "evaluation", "environment", "inference", "tournament"}, {"selfplay"}, set(STAGES)]
 WITHOUT_TORCH = (
