@@ -11,7 +11,8 @@ from helpers import ROOT
 STAGES = ("bc", "ppo_selfplay", "distill", "export_onnx", "play")
 FLOORS = [  # a room may import from those above it in this list, and from its own line
     {"frame", "libmelee", "terminal"}, {"signals", "startup"}, {"cli", "statistics"},
-    {"files", "events", "workers", "game"}, {"runs", "slp", "rewards"}, {"replays", "recording", "dolphin"}, {"melee_common"}, {"pool", "dataset", "onnx"},
+    {"files", "events", "workers", "game"}, {"runs", "slp", "rewards"}, {"replays", "recording", "dolphin"},
+    {"melee_common"}, {"pool", "dataset", "onnx"},
     {"population", "evaluation", "environment", "inference", "tournament"}, {"selfplay"}, set(STAGES)]
 WITHOUT_TORCH = (
     "frame", "cli", "libmelee", "terminal", "signals", "startup", "files", "events", "slp", "replays", "recording",
