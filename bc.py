@@ -267,7 +267,8 @@ def main(args: Args) -> None:
             features, _ = policy.unroll(obs, policy.initial_state(len(mb)), resets)
             logprobs, _ = action_logprobs(policy.logits(features, actions), actions)              # [T, B, 6]
             nll = -(logprobs.sum(-1) * weight).sum() / weight.sum().clamp(min=1)
-            value_loss = ((policy.value(features.detach()) - returns) ** 2).mean()
+            value_error = (policy.value(features.detach()) - returns) ** 2                        # [T, B]
+            value_loss = (value_error * weight).sum() / weight.sum().clamp(min=1)
             loss = nll + args.value_coef * value_loss
 
             # ------------------------------------------------------------------------------------------------ update

@@ -111,7 +111,7 @@ class Args:
     learning_rate: Annotated[float, SHARE] = 3e-4
     """Adam's step size"""
     anneal_lr: bool = False
-    """let it fall to 0 in a straight line, until --timesteps (off: False, constant)"""
+    """let it fall in a straight line that meets 0 at --timesteps (off: False, constant)"""
     gamma: Annotated[float | None, SHARE] = None
     """discount a decision (default: .99 at --action-repeat 3, .9967 at 1: a half-life of 3.4 s of game time; off: 1)"""
     gae_lambda: Annotated[float, SHARE] = 0.95
@@ -382,7 +382,7 @@ def collect(selfplay: SelfPlay, matchmaker: Matchmaker, args: Args, clock: dict[
     floats, ints = np.empty((T, M, 2, NUM_FLOATS), np.float32), np.empty((T, M, 2, NUM_INTS), np.int16)
     actions = np.empty((T, M, 2, ACTION_SIZE), np.int8)
     rewards, bootstrap = np.zeros((2, T, M, 2), np.float32)
-    starts, terminated, truncated = np.zeros((3, T, M), bool)               # starts: this observation begins a game
+    starts, terminated, truncated, broken = np.zeros((4, T, M), bool)       # starts: this observation begins a game
     learns = np.empty((T, M, 2), bool)                                 # rows of the learner itself, not of its opponent
     first_states = selfplay.states
 
@@ -403,15 +403,13 @@ def collect(selfplay: SelfPlay, matchmaker: Matchmaker, args: Args, clock: dict[
 
         before = np.frombuffer(envs.frames.tobytes(), FRAME)             # .copy() goes field by field: 100 times slower
         controllers = decode_actions(actions[t], mirrored(envs.frames))
-        terminated[t], truncated[t], broken = envs.step(controllers)
+        terminated[t], truncated[t], broken[t] = envs.step(controllers)
         ended = terminated[t] | truncated[t]
         after = np.where(ended, envs.final_frames, envs.frames) if ended.any() else envs.frames
         rewards[t] = compute_rewards(before, after, args.rewards, terminated[t], args.gamma)
 
         learns[t] = selfplay.assignment == selfplay.learner_of[:, None]
-        for g in np.flatnonzero(broken):                             # no row of that game, of those not yet learnt from
-            learns[max(np.flatnonzero(starts[:t + 1, g]), default=0):t + 1, g] = False
-        selfplay.record(terminated[t], truncated[t], broken, after)
+        selfplay.record(terminated[t], truncated[t], broken[t], after)
         if truncated[t].any():                                              # the value of the frame that was cut off
             last = observe(after, controllers)
             for k in set(selfplay.learner_of[truncated[t]].tolist()):
@@ -425,10 +423,20 @@ def collect(selfplay: SelfPlay, matchmaker: Matchmaker, args: Args, clock: dict[
         rollouts[learner.name] = {
             "actor": learner.acting, "obs": Observation(floats[:, games], ints[:, games]), "actions": actions[:, games],
             "rewards": rewards[:, games], "bootstrap": bootstrap[:, games], "starts": starts[:, games],
-            "terminated": terminated[:, games], "truncated": truncated[:, games], "learns": learns[:, games],
-            "last_value": value_of(learner, next_obs)[games],
+            "terminated": terminated[:, games], "truncated": truncated[:, games], "broken": broken[:, games],
+            "learns": learns[:, games], "last_value": value_of(learner, next_obs)[games],
             "state": tuple(s[2 * games.start:2 * games.stop] for s in first_states[learner.name])}
     return rollouts
+
+
+def drop_broken_games(rollouts: list[dict]) -> None:
+    """One after the other in time: no row of a game that broke is learnt from, in none of these rollouts."""
+    starts, broken = (np.concatenate([rollout[name] for rollout in rollouts]) for name in ("starts", "broken"))
+    learns = np.concatenate([rollout["learns"] for rollout in rollouts])
+    for t, game in np.argwhere(broken):
+        learns[max(np.flatnonzero(starts[:t + 1, game]), default=0):t + 1, game] = False
+    for rollout, part in zip(rollouts, np.split(learns, len(rollouts)), strict=True):
+        rollout["learns"] = part
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -497,7 +505,8 @@ def prepare(learner: Learner, rollout: dict, args: Args, teacher: Policy | None)
 # ---------------------------------------------------------------------------------------------------------------------
 
 def update(learner: Learner, batches: list[dict], args: Args, step: int) -> dict[str, float]:
-    """PPO over all that the learner itself did in these prepared rollouts -> a row of metrics."""
+    """PPO over all that the learner itself did in these prepared rollouts -> a row of metrics. step: game frames played
+    before them, so that schedules begin at their full value and the last update still learns."""
     b = batches[0]
     if len(batches) > 1:
         b = {key: torch.cat([batch[key] for batch in batches], 1) for key in b}
@@ -691,6 +700,7 @@ def main(args: Args) -> None:
 
     def learn(learner: Learner, rollouts: list[dict], step: int) -> dict[str, float]:
         tick = time.perf_counter()
+        drop_broken_games(rollouts)
         batches = [prepare(learner, rollout, args, teacher) for rollout in rollouts]
         return update(learner, batches, args, step) | {"time/update": time.perf_counter() - tick}
 
@@ -721,7 +731,7 @@ def main(args: Args) -> None:
     if args.async_learning or args.parallel_training:
         buffered = max(1, args.max_buffer_size // (2 * T * args.num_games * args.train_interval))
         parallel = ParallelUpdates(learn, learners, side_by_side=args.parallel_training,
-                                   asynchronous=args.async_learning, buffered=buffered)
+                                   asynchronous=args.async_learning, buffered=buffered, log=console.print)
 
     def every(interval: int) -> bool:
         return bool(interval) and (iteration % interval == 0 or iteration == num_iterations)
@@ -734,7 +744,7 @@ def main(args: Args) -> None:
             clock = {"env": 0., "policy": 0., "learn": 0.}
             selfplay.begin_iteration()
             rollouts = [collect(selfplay, matchmaker, args, clock) for _ in range(args.train_interval)]
-            iteration, global_step = iteration + 1, global_step + steps_per_iteration
+            begun, iteration, global_step = global_step, iteration + 1, global_step + steps_per_iteration
             stopping = bool(stop)                                           # asked once, so that all below agree
             row = {"global_step": global_step, "iteration": iteration, "charts/games_finished": selfplay.finished,
                    "charts/games_truncated": selfplay.truncated, "selfplay/opponents": len(selfplay.policy_ids) - P}
@@ -743,13 +753,13 @@ def main(args: Args) -> None:
             # ------------------------------------------------------------------------------------- prepare and update
             tick = time.perf_counter()
             if parallel is None:
-                metrics = {learner.name: learn(learner, [rollout[learner.name] for rollout in rollouts], global_step)
+                metrics = {learner.name: learn(learner, [rollout[learner.name] for rollout in rollouts], begun)
                            for learner in learners if learner.name in rollouts[0]}
                 finished = [(row, scores, metrics)]
             else:                                                   # who keeps or changes weights waits for all updates
                 halt = stopping or any(map(every, (args.save_interval, args.pool_interval, args.eval_interval,
                                                    args.pbt_interval if args.pbt else 0)))
-                finished = parallel.run((row, scores), rollouts, global_step, wait=halt)
+                finished = parallel.run((row, scores), rollouts, begun, wait=halt)
             clock["learn"] = time.perf_counter() - tick
 
             # ----------------------------------------------------------------------------------------------------- log
@@ -781,6 +791,7 @@ def main(args: Args) -> None:
             turn.scores += selfplay.scores[learners[turn.learner].name]
             if args.pbt and iteration % args.pbt_interval == 0:
                 for event in pbt_round(learners, ratings):
+                    selfplay.forget(event["learner"])
                     append_jsonl(run / "pbt.jsonl", {"global_step": global_step, **event})
             if iteration % args.pool_interval == 0:
                 for learner in active:
@@ -790,6 +801,7 @@ def main(args: Args) -> None:
                         learner.become(initial.state_dict(), None)
                         learner.born = global_step
                         ratings.forget(learner.name)
+                        selfplay.forget(learner.name)
                 if args.train_order == "round-robin" and turn.over(active[0], global_step):
                     selfplay.hand_over(turn.pass_on(learners, global_step))
             if every(args.eval_interval):

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -79,11 +80,16 @@ class ParallelUpdates:
     """Runs an iteration's updates in threads: side by side for each learner, or in the background while games go on.
 
     update(learner, rollouts, step) -> its row of metrics. asynchronous: `run` hands back what is finished, and at most
-    `buffered` iterations wait; else it waits for its own."""
+    `buffered` iterations wait; else it waits for its own. An asynchronous update that raises is told to `log` and its
+    rollouts are lost, while the games go on; the third of a learner in a row ends the run."""
 
-    def __init__(self, update, learners: list[Learner], *, side_by_side: bool, asynchronous: bool, buffered: int = 1):
-        self.update, self.learners = update, {learner.name: learner for learner in learners}
+    MAX_FAILURES = 3
+
+    def __init__(self, update, learners: list[Learner], *, side_by_side: bool, asynchronous: bool, buffered: int = 1,
+                 log=print):
+        self.update, self.learners, self.log = update, {learner.name: learner for learner in learners}, log
         self.side_by_side, self.asynchronous, self.buffered = side_by_side, asynchronous, buffered
+        self.failures = dict.fromkeys(self.learners, 0)
         self.threads, self.background = ThreadPoolExecutor(len(learners)), ThreadPoolExecutor(1)
         self.pending = []                                                   # (facts, future), oldest first
         torch.set_num_threads(max(1, torch.get_num_threads() // (len(learners) if side_by_side else 2)))
@@ -105,9 +111,21 @@ class ParallelUpdates:
 
     def _learn(self, rollouts: list[dict], step: int) -> tuple[dict[str, dict], dict[str, Policy]]:
         """-> metrics by learner; (asynchronous) copies of all learners' policies as they are now."""
+        def job(name: str) -> dict | None:
+            try:
+                row = self.update(self.learners[name], [rollout[name] for rollout in rollouts], step)
+            except Exception:
+                self.failures[name] += 1
+                if not self.asynchronous or self.failures[name] == self.MAX_FAILURES:
+                    raise
+                self.log(f"warning: an update of {name} failed, its rollouts are lost\n{traceback.format_exc()}")
+                return None
+            self.failures[name] = 0
+            return row
+
         names = list(rollouts[0])
-        job = lambda name: self.update(self.learners[name], [rollout[name] for rollout in rollouts], step)
-        metrics = dict(zip(names, (self.threads.map if self.side_by_side else map)(job, names), strict=True))
+        rows = zip(names, (self.threads.map if self.side_by_side else map)(job, names), strict=True)
+        metrics = {name: row for name, row in rows if row is not None}
         if not self.asynchronous:
             return metrics, {}
         return metrics, {name: copy.deepcopy(learner.policy) for name, learner in self.learners.items()}

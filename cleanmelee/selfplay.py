@@ -122,6 +122,10 @@ class SelfPlay:
         self.finished += len(games)
         self.truncated += int(truncated[games].sum())
 
+    def forget(self, learner: str) -> None:
+        """This learner's network is another one now, which has seen nothing of the running games."""
+        self.states[learner] = tuple(torch.zeros_like(part) for part in self.states[learner])
+
     def hand_over(self, learner: int) -> None:
         """Round-robin: all games go on with this learner; results of games that another one began do not count."""
         self.learner_of[:], self.rated[:], self.may_change[:] = learner, False, True

@@ -539,13 +539,13 @@ def test_a_step_is_the_one_that_the_coefficients_ask_for(tmp_path, options):
         assert torch.allclose(p, kept["before"][name] - step, atol=1e-6)
 
 
-def test_the_learning_rate_falls_to_zero(tmp_path):
+def test_the_learning_rate_falls_and_the_last_update_learns(tmp_path):
     used, step = [], torch.optim.Adam.step
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.optim.Adam, "step", lambda self: used.append(self.param_groups[0]["lr"]) or step(self))
         main(tiny(tmp_path, "run", 4, anneal_lr=True, ppo_epochs=1, batch_size=10 ** 6))
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert used == [row["charts/learning_rate"] for row in rows] == pytest.approx([3e-4 * f for f in (.75, .5, .25, 0)])
+    assert used == [row["charts/learning_rate"] for row in rows] == pytest.approx([3e-4 * f for f in (1, .75, .5, .25)])
 
 
 @pytest.mark.parametrize("backbone", ["mlp", "gru"])
@@ -588,6 +588,42 @@ def test_an_epoch_that_goes_too_far_is_taken_back(tmp_path, backbone):
     assert calm["row"]["losses/reverted"] == 0 and 0 < calm["row"]["losses/update_kl"] < .02
 
 
+@pytest.mark.parametrize("league", [False, True])
+def test_a_network_that_is_replaced_remembers_nothing(tmp_path, monkeypatch, league):
+    """Copied by population-based training, or started anew in the league, in the middle of all games."""
+    memories, prepare = [], ppo_selfplay.prepare
+    monkeypatch.setattr(ppo_selfplay, "prepare", lambda learner, rollout, *rest: (
+        memories.append((learner.name, rollout["state"][0].any().item())) or prepare(learner, rollout, *rest)))
+    monkeypatch.setattr(ppo_selfplay.League, "starts_anew", lambda self, me, *rest: me == "main_exploiter")
+    options = {"league": True, "pool_interval": 1} if league else {"pbt": True, "pbt_interval": 1}
+    size = 3 if league else 2
+    main(tiny(tmp_path, "run", 2 * size, backbone="gru", population_size=size, max_episode_frames=0, **options))
+    replaced = {"main_exploiter"} if league else {
+        json.loads(line)["learner"] for line in (tmp_path / "run" / "pbt.jsonl").read_text().splitlines()[:1]}
+    assert [remembers for _, remembers in memories[:size]] == [False] * size    # all games begin
+    assert dict(memories[size:]) == {name: name not in replaced for name, _ in memories[:size]}
+
+
+def test_an_asynchronous_update_that_fails_costs_its_rollouts(tmp_path, monkeypatch, capsys):
+    """The games go on; the third failure in a row ends the run."""
+    calls, update = [], ppo_selfplay.update
+
+    def failing(*given):
+        calls.append(given[-1])
+        if len(calls) in (2, 3, 6, 7, 8):
+            raise ArithmeticError("singular")
+        return update(*given)
+
+    monkeypatch.setattr(ppo_selfplay, "update", failing)
+    main(tiny(tmp_path, "run", 5, async_learning=True))
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert ["losses/entropy" in row for row in rows] == [True, False, False, True, True]
+    assert [row["iteration"] for row in rows] == [1, 2, 3, 4, 5]
+    assert capsys.readouterr().out.count("ArithmeticError: singular") == 2
+    with pytest.raises(ArithmeticError):
+        main(tiny(tmp_path, "other", 5, async_learning=True))
+
+
 def test_the_teacher_forgets_games_that_are_handed_over():
     learners = make_learners(Policy("mlp", (8,)), HYPER, seed=1, size=2)
     with VecEnv(4, CHARACTERS["fox"], 32) as envs:
@@ -609,6 +645,7 @@ def test_burning_in_the_value_head_leaves_the_policy_alone(tmp_path):
 
 def test_the_teacher_holds_the_policy(tmp_path):
     """How far the actions have moved from the teacher's, on the same observations."""
+    torch.manual_seed(0)
     save_checkpoint(tmp_path / "bc.pt", Policy("gru", (12, 12), action_repeat=2))
     seen, actions = random_observation(0, 8, 64), torch.from_numpy(random_actions(np.random.default_rng(0), 8, 64))
     drift = {}
@@ -623,7 +660,7 @@ def test_the_teacher_holds_the_policy(tmp_path):
                 for policy in (old, new)
             ]
             drift[name] = action_kl(*logits).sum(-1).mean().item()
-    assert drift["held"] < .5 * drift["free"] and drift["forgotten"] > .7 * drift["free"], drift
+    assert drift["held"] < .1 * drift["free"] and drift["forgotten"] > .5 * drift["free"], drift
     assert metrics(tmp_path / "held")[-1]["losses/teacher_kl"] > 0
 
 

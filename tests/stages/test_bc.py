@@ -211,6 +211,26 @@ def test_same_seed_same_run(tmp_path):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_rows_without_control_teach_nothing(tmp_path, monkeypatch):
+    """Before a game's first input, whatever the labels and the returns there: the same losses."""
+    games, load = write_games(tmp_path / "games", 3), bc.load_sequences
+
+    def otherwise(*given, **options):
+        train, held_out, about = load(*given, **options)
+        for data in (train, held_out):
+            assert 0 < (data.weights == 0).sum() < len(data.weights)
+            data.actions[data.weights == 0] = 1
+            data.returns[data.weights == 0] = 1000.
+        return train, held_out, about
+
+    bc.main(small(games, run_name="a"))
+    monkeypatch.setattr(bc, "load_sequences", otherwise)
+    bc.main(small(games, run_name="b"))
+    a, b = ([{k: v for k, v in json.loads(line).items() if k.startswith(("losses", "eval"))} for line in
+             Path(f"runs/{name}/metrics.jsonl").read_text().splitlines()] for name in "ab")
+    assert a == b
+
+
 def test_pretrained_and_checkpoint_flags(tmp_path):
     games = write_games(tmp_path / "games", 3)
     save_checkpoint(tmp_path / "start.pt", Policy("mlp", (12, 8), action_repeat=3))

@@ -369,25 +369,27 @@ def test_a_dying_worker_leaves_no_row_in_the_batch(tmp_path, monkeypatch):
     assert rows[0]["charts/games_finished"] == 0
 
 
-def test_a_broken_game_costs_its_own_rows_alone(tmp_path, monkeypatch):
-    """Games end every 5 steps; one breaks in the 13th: the rows of its third game go, those of the two before it
-    stay."""
+@pytest.mark.parametrize(("rollouts", "breaks", "lost"), [(1, 13, slice(10, 13)), (2, 9, slice(5, 9))])
+def test_a_broken_game_costs_its_own_rows_alone(tmp_path, monkeypatch, rollouts, breaks, lost):
+    """Games end every 5 steps, one breaks: all rows of that game go, also those of an earlier rollout, and those of the
+    games before it stay."""
     learns, n = [], [0]
-    step, collect = ppo_selfplay.VecEnv.step, ppo_selfplay.collect
+    step, prepare = ppo_selfplay.VecEnv.step, ppo_selfplay.prepare
 
     def breaking(self, controllers):
         terminated, truncated, broken = step(self, controllers)
         n[0] += 1
-        broken = np.arange(4) == 1 if n[0] == 13 else broken
+        broken = np.arange(4) == 1 if n[0] == breaks else broken
         return terminated, truncated | broken, broken
 
     monkeypatch.setattr(ppo_selfplay.VecEnv, "step", breaking)
-    monkeypatch.setattr(ppo_selfplay, "collect", lambda *given: (
-        lambda rollouts: (learns.append(rollouts["main"]["learns"]), rollouts)[1])(collect(*given)))
-    main(tiny(tmp_path, "run", 1, history_prob=0., max_episode_frames=10))
+    monkeypatch.setattr(ppo_selfplay, "prepare", lambda learner, rollout, *rest: (
+        learns.append(rollout["learns"]) or prepare(learner, rollout, *rest)))
+    main(tiny(tmp_path, "run", 1, history_prob=0., max_episode_frames=10, train_interval=rollouts,
+              rollout_length=16 // rollouts))
     expected = np.ones((16, 4, 2), bool)
-    expected[10:13, 1] = False
-    assert (learns[0] == expected).all()
+    expected[lost, 1] = False
+    assert (np.concatenate(learns) == expected).all()
 
 
 # ----------------------------------------------------------------------------------------------------------- front door
