@@ -21,7 +21,7 @@ from cleanmelee.events import ReplayError
 from cleanmelee.frame import CONTROLLER, FIRST_CONTROL_FRAME, FRAME, NUM_PLAYERS, same_fighter
 from cleanmelee.libmelee import zero_indexed_actions
 from cleanmelee.slp import MIN_VERSION, Replay, controlled, file_hash, one_line, read_replay
-from cleanmelee.terminal import Terminal
+from cleanmelee.terminal import Terminal, warn
 from cleanmelee.workers import end_with_parent
 
 __all__ = ["Replay", "controlled", "default_cache_dir", "load_replays", "read_replay"]
@@ -29,9 +29,10 @@ __all__ = ["Replay", "controlled", "default_cache_dir", "load_replays", "read_re
 PARSER = [Path(module.__file__) for module in (slp, events, frame, libmelee)]  # the sources that decide what is read
 
 
-def default_cache_dir() -> Path:
-    """`$XDG_CACHE_HOME/cleanmelee/replays`, by default below ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cleanmelee" / "replays"
+def default_cache_dir() -> Path | None:
+    """`$XDG_CACHE_HOME/cleanmelee/replays`, by default below ~/.cache; None for a user without a home."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(home) / "cleanmelee" / "replays" if os.path.isabs(home) else None
 
 
 def load_replays(files: str | Path | list, *, num_workers: int | None = None, max_files: int | None = None,
@@ -51,7 +52,7 @@ def load_replays(files: str | Path | list, *, num_workers: int | None = None, ma
     paths = _find_replays(files)[:max_files]
     if not paths:
         raise ReplayError("max_files is 0: nothing to read")
-    cache_dir = None if cache_dir is False else Path(cache_dir or default_cache_dir())
+    cache_dir = None if cache_dir is False else cache_dir or default_cache_dir()
     if num_workers is None:
         num_workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     num_workers = min(num_workers, len(paths))
@@ -116,12 +117,17 @@ def _describe(files):
     return files if isinstance(files, str | os.PathLike) else ", ".join(map(str, files))
 
 
+def _warn_of_folder(error):
+    warn(f"{error.filename}: cannot be read ({error.strerror}); its replays are left out")
+
+
 def _find_replays(files):
     found = []
     for entry in [files] if isinstance(files, str | os.PathLike) else files:
         path = Path(entry).expanduser()
         if path.is_dir():
-            found += [p for p in path.rglob("*") if p.suffix.lower() == ".slp" and p.is_file()]
+            for folder, _, names in os.walk(path, onerror=_warn_of_folder):
+                found += [p for name in names if (p := Path(folder, name)).suffix.lower() == ".slp" and p.is_file()]
         elif path.exists():
             found.append(path)
         else:
