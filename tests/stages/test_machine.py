@@ -35,7 +35,7 @@ def child(code, **options):
                             text=True, start_new_session=True, **options)
 
 
-# ------------------------------------------------------------------------------------------------------ requests to end
+# ------------------------------------------------------------------------------------------------ requests to end
 
 def test_the_first_request_is_heard_once_and_another_ctrl_c_after_it():
     heard = []
@@ -103,7 +103,7 @@ def test_a_script_imports_that_first(script):
     assert text.index("import cleanmelee.startup") < text.index("\nimport ")
 
 
-# ------------------------------------------------------------------------------------------- the process that evaluates
+# ------------------------------------------------------------------------------------- the process that evaluates
 
 STUB = """
 import json, sys, time
@@ -157,7 +157,7 @@ def test_a_request_ends_the_wait_for_the_last_row_and_close_does_not_wait(evalua
     assert time.monotonic() - began < 2
 
 
-# --------------------------------------------------------------------------------------------------------- a run's folder
+# --------------------------------------------------------------------------------------------------- a run's folder
 
 def begin(folder, name="", default="ppo_fox_seed1", **flags):
     run, lock = start_run(str(folder), name, default, flags, __file__)
@@ -225,7 +225,7 @@ def test_the_command_can_be_pasted(tmp_path, monkeypatch):
     assert shlex.split(told) == ["python", *sys.argv]
 
 
-# ----------------------------------------------------------------------------------------------------------------- files
+# ----------------------------------------------------------------------------------------------------------- files
 
 def test_a_row_after_a_half_line_begins_anew(tmp_path):
     path = tmp_path / "results.jsonl"
@@ -249,7 +249,7 @@ def test_a_row_that_a_full_disk_cuts_short_is_taken_back_and_the_file_named(tmp_
     assert path.read_text() == '{"a": 1}\n' and [path] == list(tmp_path.iterdir())
 
 
-# ------------------------------------------------------------------------------------------------------------------ home
+# ------------------------------------------------------------------------------------------------------------ home
 
 @dataclasses.dataclass
 class Group:
