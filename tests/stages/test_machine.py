@@ -81,7 +81,8 @@ def test_output_that_is_cut_off_is_a_request_to_end(tmp_path):
 def test_ctrl_c_thirty_times_leaves_no_traceback():
     process = child("import sys, time; from dataclasses import dataclass; from cleanmelee.cli import run_script\n"
                     "@dataclass\nclass Args: pass\n"
-                    "def main(args):\n    try: print('ready', flush=True); time.sleep(60)\n    finally: time.sleep(60)\n"
+                    "def main(args):\n    try: print('ready', flush=True); time.sleep(60)\n"
+                    "    finally: time.sleep(60)\n"
                     "sys.argv[1:] = []; run_script(main, Args)")
     assert process.stdout.readline() == "ready\n"
     for _ in range(30):
