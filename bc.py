@@ -9,6 +9,9 @@ are played: from their first frame to their last, the memory carried along. (Car
 better on real games.) The loss cannot tell who plays better; only games can.
 """
 
+if __name__ == "__main__":
+    import cleanmelee.startup                               # before the imports that take seconds
+
 import json
 import math
 import sys
@@ -23,12 +26,12 @@ from rich.progress import track
 from rich.table import Table
 
 from cleanmelee.cli import (
-    AT_LEAST_0, COUNT, COUNT_OR_OFF, POSITIVE, SEEDS, Range, check_ranges, run_script, to_flags,
+    AT_LEAST_0, COUNT, COUNT_OR_OFF, PATH, POSITIVE, SEEDS, Range, check_ranges, run_script, to_flags,
 )
 from cleanmelee.dataset import Sequences, load_sequences, walk
 from cleanmelee.files import append_jsonl, check_writable
 from cleanmelee.frame import BUTTONS
-from cleanmelee.runs import start_run, stop_on_interrupt
+from cleanmelee.runs import has_begun, start_run, stop_on_interrupt
 from cleanmelee.terminal import Terminal
 from cleanmelee.tracking import Tracker
 from melee_common import (
@@ -42,7 +45,7 @@ STICKS = list(HEADS)[1:5]                                                   # ma
 
 @dataclass
 class Args:
-    replays: str
+    replays: Annotated[str, PATH]
     """folder of .slp files (subfolders too), or one file"""
     max_files: Annotated[int, COUNT_OR_OFF] = 0
     """read only the first so many files, in sorted order (off: 0, all)"""
@@ -60,7 +63,7 @@ class Args:
     num_workers: Annotated[int, Range(-1, 65536)] = -1
     """processes that parse replays; -1: one per core (off: 0, in this process)"""
 
-    pretrained: str = ""
+    pretrained: Annotated[str, PATH] = ""
     """checkpoint to start from; its network sizes are used (off: empty, start from scratch)"""
     backbone: Literal["mlp", "gru"] | None = None
     """network between embedding and heads; the gru remembers (default: gru, or that of --pretrained)"""
@@ -92,12 +95,12 @@ class Args:
 
     seed: Annotated[int, SEEDS] = 1
     """decides weights, windows and their order"""
-    checkpoint: str = ""
+    checkpoint: Annotated[str, PATH] = ""
     """file for the policy with the lowest held-out loss (default: checkpoints/best.pt in the run folder, beside
     last.pt)"""
     run_name: str = ""
     """folder inside --runs-dir (default: made of backbone, seed and time)"""
-    runs_dir: str = "runs"
+    runs_dir: Annotated[str, PATH] = "runs"
     """where runs are kept"""
     track: bool = False
     """log to Weights & Biases too; WANDB_MODE=offline works without an account"""
@@ -190,10 +193,9 @@ def report(before: dict, after: dict, console: Terminal) -> None:
 
 
 def fill_in(args: Args, policy: Policy) -> None:
-    """What the command line left open: the sizes of a --pretrained network, the run's name."""
+    """What the command line left open: the sizes of a --pretrained network."""
     own = network_flags(policy, backbone=args.backbone, hidden=args.hidden)
     args.backbone, args.hidden = own["backbone"], own["hidden"]
-    args.run_name = args.run_name or f"bc_{args.backbone}_seed{args.seed}_{time.strftime('%Y%m%d_%H%M%S')}"
 
 
 def main(args: Args) -> None:
@@ -217,7 +219,9 @@ def main(args: Args) -> None:
         args.replays, character=args.character, player_port=args.player_port, cpu_players=args.cpu_players,
         min_active=args.min_active, held_out=args.held_out, max_files=args.max_files, num_workers=args.num_workers,
         min_frames=max(60, args.window_size), gamma=args.gamma)
-    run = start_run(args.runs_dir, args.run_name, to_flags(args), __file__)
+    name = f"bc_{args.backbone}_seed{args.seed}_{time.strftime('%Y%m%d_%H%M%S')}"
+    run, lock = start_run(args.runs_dir, args.run_name, name, to_flags(args), __file__)
+    args.run_name = run.name
     (run / "replays.json").write_text(json.dumps(about, indent=1) + "\n")
     best_path = Path(args.checkpoint) if args.checkpoint else run / "checkpoints" / "best.pt"
     tracker.start(run, run.name, to_flags(args))
@@ -301,12 +305,14 @@ def main(args: Args) -> None:
             save_checkpoint(path, policy, stage="bc", step=step, epoch=epoch, args=to_flags(args), metrics=row,
                             optimizer=optimizer.state_dict(), rng=json.dumps(rng.bit_generator.state),
                             noise=torch.get_rng_state())
+        has_begun(run)
         console.print(f"epoch {epoch}  {fps:,.0f} frames/s  loss {mean[0]:.3f}  held out {row['eval/nll']:.3f}, new "
                       f"inputs {row['eval/nll_changed']:.3f}  value {row['eval/value_loss']:.4f}"
                       f"{'  (best so far)' if better else ''}")
         if stop:
             break
 
+    lock.release()
     report(before, best, console)
     tracker.finish()
     if stop:

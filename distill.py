@@ -14,6 +14,9 @@ where each head is given the player's true choice in the heads before it, for te
 is distilled too, so that self-play can go on from the student.
 """
 
+if __name__ == "__main__":
+    import cleanmelee.startup                               # before the imports that take seconds
+
 import hashlib
 import math
 import sys
@@ -29,11 +32,12 @@ from rich.progress import track
 from rich.table import Table
 
 from cleanmelee.cli import (
-    AT_LEAST_0, COUNT, COUNT_OR_OFF, POSITIVE, SEEDS, SHARE, Range, UserError, check_ranges, run_script, to_flags,
+    AT_LEAST_0, COUNT, COUNT_OR_OFF, PATH, POSITIVE, SEEDS, SHARE, Range, UserError, check_ranges, run_script,
+    to_flags,
 )
 from cleanmelee.dataset import Sequences, load_sequences, walk
 from cleanmelee.files import append_jsonl, check_writable
-from cleanmelee.runs import start_run, stop_on_interrupt
+from cleanmelee.runs import has_begun, start_run, stop_on_interrupt
 from cleanmelee.terminal import Terminal
 from melee_common import (
     HEADS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, Observation, Policy, action_kl, action_logprobs, load_policy, parse_hidden,
@@ -45,11 +49,11 @@ BELOW_1 = Range(0, 1 - 1e-9)
 
 @dataclass
 class Args:
-    teacher: str
+    teacher: Annotated[str, PATH]
     """checkpoint of the policy to imitate, of bc.py or ppo_selfplay.py"""
-    replays: str
+    replays: Annotated[str, PATH]
     """folder of .slp files (subfolders too), or one file: the frames on which the teacher is asked"""
-    output: str = ""
+    output: Annotated[str, PATH] = ""
     """file for the student with the lowest held-out loss (default: checkpoints/best.pt in the run folder)"""
     max_files: Annotated[int, COUNT_OR_OFF] = 0
     """read only the first so many files, in sorted order (off: 0, all)"""
@@ -89,7 +93,7 @@ class Args:
     """decides the student's first weights and the order of frames"""
     run_name: str = ""
     """folder inside --runs-dir (default: made of sizes, seed and time)"""
-    runs_dir: str = "runs"
+    runs_dir: Annotated[str, PATH] = "runs"
     """where runs are kept"""
 
 
@@ -155,12 +159,6 @@ def report(teacher: Policy, student: Policy, result: dict, console: Terminal) ->
     console.print(table)
 
 
-def fill_in(args: Args) -> None:
-    """What the command line left open: the run's name."""
-    sizes = args.hidden.replace(",", "x")
-    args.run_name = args.run_name or f"distill_{sizes}_seed{args.seed}_{time.strftime('%Y%m%d_%H%M%S')}"
-
-
 def main(args: Args) -> None:
     console = Terminal()
 
@@ -180,8 +178,9 @@ def main(args: Args) -> None:
         args.replays, character=args.character, player_port=args.player_port, cpu_players=args.cpu_players,
         min_active=args.min_active, held_out=args.held_out, max_files=args.max_files, num_workers=args.num_workers)
 
-    fill_in(args)
-    run = start_run(args.runs_dir, args.run_name, to_flags(args), __file__)
+    name = f"distill_{args.hidden.replace(',', 'x')}_seed{args.seed}_{time.strftime('%Y%m%d_%H%M%S')}"
+    run, lock = start_run(args.runs_dir, args.run_name, name, to_flags(args), __file__)
+    args.run_name = run.name
     output = Path(args.output) if args.output else run / "checkpoints" / "best.pt"
     console.print(f"CleanMelee distillation  {teacher.config['backbone']} {teacher.config['hidden']} -> mlp "
                   f"{student.config['hidden']}\n{about['train_players']} players in {about['train_games']} games, "
@@ -248,12 +247,14 @@ def main(args: Args) -> None:
             save_checkpoint(output, student, stage="distill", step=step, epoch=epoch, args=to_flags(args), metrics=row,
                             teacher=hashlib.sha256(Path(args.teacher).read_bytes()).hexdigest(),
                             optimizer=optimizer.state_dict(), noise=order.get_state())
+            has_begun(run)
         console.print(f"epoch {epoch}  {fps:,.0f} frames/s  held out {row['eval/student_nll']:.3f} (teacher "
                       f"{row['eval/teacher_nll']:.3f})  KL {row['eval/kl']:.3f}  value error "
                       f"{row['eval/value_error']:.4f}{'  (best so far)' if better else ''}")
         if stop:
             break
 
+    lock.release()
     report(teacher, student.eval(), best, console)
     if stop:
         console.print(f"stopped in epoch {epoch}; the best student so far: {output}")

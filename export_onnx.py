@@ -21,6 +21,9 @@ Before anything is written, the export plays `--steps` frames beside the policy,
     actions    frames on which any of the 13 numbers differs, given the same noise
 """
 
+if __name__ == "__main__":
+    import cleanmelee.startup                               # before the imports that take seconds
+
 import contextlib
 import hashlib
 import io
@@ -37,7 +40,7 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from cleanmelee.cli import SEEDS, Range, UserError, check_ranges, lookup, run_script
+from cleanmelee.cli import PATH, SEEDS, Range, UserError, check_ranges, lookup, run_script
 from cleanmelee.files import atomic_write, check_writable
 from cleanmelee.frame import CHARACTERS, FIRST_CONTROL_FRAME, STAGES
 from cleanmelee.game import BOTS
@@ -56,9 +59,9 @@ LATENCY_STEPS, WARM_UP_STEPS = 2000, 200
 
 @dataclass
 class Args:
-    checkpoint: str
+    checkpoint: Annotated[str, PATH]
     """policy to export, a .pt file"""
-    output: str
+    output: Annotated[str, PATH]
     """file to write, ends in .onnx"""
     int8: Literal["none", "dynamic"] = "none"
     """dynamic: weights of all matrix products in eight bits, activations quantised on the fly (off: none, float32)"""

@@ -17,6 +17,9 @@ game counts for being short. The policy sits at port 1 in every other game. A dr
 the win rate is Wilson's. Each policy decides as often, and acts as late, as it was trained to.
 """
 
+if __name__ == "__main__":
+    import cleanmelee.startup                               # before the imports that take seconds
+
 import sys
 import time
 from collections.abc import Iterator
@@ -30,8 +33,8 @@ import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cleanmelee.cli import (
-    COUNT_OR_OFF, SEEDS, Range, UserError, as_flag, check_ranges, lookup, parse_matchups, parse_names, run_script,
-    to_flags,
+    COUNT_OR_OFF, PATH, SEEDS, Range, UserError, as_flag, check_ranges, lookup, parse_matchups, parse_names,
+    run_script, to_flags,
 )
 from cleanmelee.dolphin import CPU_LEVELS, HUMAN, DolphinArgs, NetplayArgs, check_dolphin, check_netplay
 from cleanmelee.files import append_jsonl, check_writable
@@ -52,9 +55,9 @@ MAX_GAMES = 65536                                                           # of
 
 @dataclass
 class Args:
-    policy: str = ""
+    policy: Annotated[str, PATH] = ""
     """the policy that plays: a checkpoint (.pt) or an exported policy (.onnx); needed but for a tournament"""
-    opponent: str = "attacker"
+    opponent: Annotated[str, PATH] = "attacker"
     """a bot (idle, random, attacker, level1 to level9), another policy's file, or in Dolphin cpu1 to cpu9 and human"""
     num_games: Annotated[int, Range(0, MAX_GAMES)] = 10
     """games of each matchup; on the embedded game all side by side (0: until Ctrl-C, one after the other)"""
@@ -70,9 +73,9 @@ class Args:
     """policies take their most likely action; sampling usually plays better"""
     seed: Annotated[int, SEEDS] = 1
     """seed of games and sampling"""
-    results: str = "results.jsonl"
+    results: Annotated[str, PATH] = "results.jsonl"
     """file to which a line of JSON is appended for every matchup (off: empty)"""
-    record: str = ""
+    record: Annotated[str, PATH] = ""
     """folder for a .slp file of every game (off: empty)"""
 
     port: Annotated[int, Range(0, 2)] = 0
@@ -93,7 +96,7 @@ class Args:
     max_restarts: Annotated[int, COUNT_OR_OFF] = 20
     """workers, or Dolphins, that may fail within an hour; with one more the match ends, and the finished games count"""
 
-    tournament: str = ""
+    tournament: Annotated[str, PATH] = ""
     """folder of a pool, e.g. runs/NAME/pool: its active checkpoints play each other, --num-games a pair, half from
     either port; the folder gets tournament.json and tournament.png (off: empty)"""
     tournament_bots: str = ""
@@ -105,7 +108,7 @@ class Args:
     """the embedded game, or Slippi Dolphin with --dolphin and --iso"""
     connect_code: str = ""
     """whom to meet online, by Slippi's Direct code as ABCD#123, with --opponent human; only who agreed (off: empty)"""
-    user_json: str = ""
+    user_json: Annotated[str, PATH] = ""
     """user.json of the Slippi account that plays online; needed with --connect-code"""
     live: Annotated[DolphinArgs, tyro.conf.arg(name="")] = field(default_factory=DolphinArgs)
 

@@ -21,6 +21,9 @@ What to change where:
     what an iteration does        the loop in main()
 """
 
+if __name__ == "__main__":
+    import cleanmelee.startup                               # before the imports that take seconds
+
 import copy
 import math
 import sys
@@ -34,19 +37,20 @@ import torch
 import tyro
 
 from cleanmelee.cli import (
-    AT_LEAST_0, COUNT, COUNT_OR_OFF, POSITIVE, SEEDS, SHARE, Range, UserError, as_flag, check_ranges, from_flags,
-    parse_characters, parse_matchups, parse_names, run_script, to_flags,
+    AT_LEAST_0, COUNT, COUNT_OR_OFF, PATH, POSITIVE, SEEDS, SHARE, Range, UserError, as_flag, check_ranges,
+    from_flags, parse_characters, parse_matchups, parse_names, run_script, to_flags,
 )
 from cleanmelee.dolphin import CPU_LEVELS, DolphinArgs, check_dolphin
 from cleanmelee.evaluation import Evaluator
 from cleanmelee.files import append_jsonl, check_writable, read_jsonl
 from cleanmelee.frame import FRAME
-from cleanmelee.game import BOTS
+from cleanmelee.game import BOTS, warm_up
 from cleanmelee.pool import Pool, Ratings, load_opponent, print_elo
 from cleanmelee.population import League, Learner, ParallelUpdates, Turn, make_learners, pbt_round
 from cleanmelee.rewards import RewardArgs, compute_rewards
 from cleanmelee.runs import (
-    iteration_progress, keep_copy, lock_run, plot_winrates, restore, resumed_flags, start_run, stop_on_interrupt,
+    check_begun, has_begun, iteration_progress, keep_copy, lock_run, plot_winrates, restore, resumed_flags, start_run,
+    stop_on_interrupt,
 )
 from cleanmelee.selfplay import MIRROR, SelfPlay
 from cleanmelee.terminal import Terminal, warn
@@ -91,7 +95,7 @@ class Args:
     # --------------------------------------------------------------------------------------------------------- learning
     timesteps: Annotated[int | None, Range(1)] = None
     """game frames to play in total, frames x games (default: 100000; for a resumed run what it was started with)"""
-    pretrained: str = ""
+    pretrained: Annotated[str, PATH] = ""
     """checkpoint to start from; its network sizes and action repeat are used (off: empty, start from scratch)"""
     backbone: Literal["mlp", "gru"] | None = None
     """network between embedding and heads; the gru remembers (default: mlp, or that of --pretrained)"""
@@ -150,7 +154,7 @@ class Args:
     there are so many, the half that plays longest gets no new games (off: 1024)"""
     opponent_swap: Literal["reset", "rollout"] = "reset"
     """when a game slot draws a new opponent: reset at every new game, rollout at the first new game of a rollout"""
-    opponent: str = ""
+    opponent: Annotated[str, PATH] = ""
     """train against this frozen policy alone, to see how far it can be exploited; in Dolphin cpu1 to cpu9 (off:
     empty)"""
     opponent_bots: str = ""
@@ -175,7 +179,7 @@ class Args:
     """games against each opponent in an evaluation, half of them from either port"""
     eval_opponents: str = "idle,random,attacker,level1,level3,level5"
     """scripted opponents of an evaluation, by commas; besides these the initial policy and, as a control, itself"""
-    held_out: str = "attacker"
+    held_out: Annotated[str, PATH] = "attacker"
     """an opponent that training never meets, a bot or the file of a policy; part of every evaluation (off: empty)"""
     eval_in_background: bool = True
     """evaluate in a process of its own, at low priority (off: --no-eval-in-background, training waits for it)"""
@@ -204,17 +208,17 @@ class Args:
     """round-robin: game frames that end a turn (off: 1000000000000)"""
 
     # ---------------------------------------------------------------------------------------------------------- the run
-    resume: str = ""
+    resume: Annotated[str, PATH] = ""
     """run folder to continue, with the arguments it was started with; only --timesteps may change (off: empty)"""
     seed: Annotated[int, SEEDS] = 1
     """same seed, same machine: same learning curve"""
     save_interval: Annotated[int, COUNT] = 10
     """iterations between two checkpoints"""
-    checkpoint: str = ""
+    checkpoint: Annotated[str, PATH] = ""
     """file of the checkpoint (default: checkpoints/latest.pt in the run folder)"""
     run_name: str = ""
     """folder inside --runs-dir (default: made of character, seed and time)"""
-    runs_dir: str = "runs"
+    runs_dir: Annotated[str, PATH] = "runs"
     """where runs are kept"""
     track: bool = False
     """log to Weights & Biases too; WANDB_MODE=offline works without an account (off: False)"""
@@ -244,7 +248,6 @@ def fill_in(args: Args, policy: Policy) -> None:
             raise UserError(f"--update-interval {args.update_interval}: give batch_ready or game frames, e.g. 10000")
         args.rollout_length = max(1, round(int(args.update_interval) / (args.num_games * args.action_repeat)))
     args.checkpoint = args.checkpoint and str(Path(args.checkpoint).resolve())      # --resume may start elsewhere
-    args.run_name = args.run_name or f"ppo_{args.character}_seed{args.seed}_{time.strftime('%Y%m%d_%H%M%S')}"
 
 
 def history_prob(args: Args) -> float:
@@ -617,6 +620,7 @@ def resume_run(args: Args) -> tuple[Path, Args, object, dict]:
     except UserError as error:
         raise UserError(f"{run / 'args.json'}: {error}; restore it") from None
     lock = lock_run(run)
+    check_begun(run)
     path = Path(args.checkpoint or run / "checkpoints" / "latest.pt")
     saved = load_checkpoint(path)
     iteration, step = saved.get("iteration"), saved.get("step")
@@ -697,8 +701,10 @@ def main(args: Args) -> None:
     check(args, resumed=bool(saved))
     tracker = Tracker(args.track)
     if not saved:
-        run = start_run(args.runs_dir, args.run_name, to_flags(args), __file__)
-        lock = lock_run(run)                                                # held until the end
+        warm_up()                                                           # a game that compiles has no folder yet
+        name = f"ppo_{args.character}_seed{args.seed}_{time.strftime('%Y%m%d_%H%M%S')}"
+        run, lock = start_run(args.runs_dir, args.run_name, name, to_flags(args), __file__)
+        args.run_name = run.name
         keep_opponents(args, run)
         save_checkpoint(run / "checkpoints" / "initial.pt", initial)
     checkpoint_path = Path(args.checkpoint) if args.checkpoint else run / "checkpoints" / "latest.pt"
@@ -772,6 +778,7 @@ def main(args: Args) -> None:
         for learner in learners:
             freeze(learner)
         save()
+        has_begun(run)
     parallel = None
     if args.async_learning or args.parallel_training:
         buffered = max(1, args.max_buffer_size // (2 * T * args.num_games * args.train_interval))
@@ -857,7 +864,8 @@ def main(args: Args) -> None:
         if stopping:
             save()
         else:
-            evaluator.report(wait=True)
+            evaluator.report(wait=True, stop=stop)
+            stopping = bool(stop and evaluator.jobs)
     finally:
         progress.stop()
         evaluator.close()

@@ -1,6 +1,7 @@
 """The command line of every script: flags with their ranges, lists of names, and a user's mistakes in one line."""
 
 import dataclasses
+import errno
 import math
 import os
 import sys
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import tyro
 
 from cleanmelee.frame import CHARACTERS, STAGES
+from cleanmelee.signals import end_now, interrupt, on_request
 from cleanmelee.terminal import open_streams, printable
 
 CHARACTER_PRESETS = {
@@ -25,10 +27,13 @@ class UserError(ValueError):
 
 
 def run_script(main, args_type) -> None:
-    """Parses the command line and runs main(args); a user's mistake ends in one line and exit code 2."""
+    """Parses the command line and runs main(args). A user's mistake ends in one line and exit code 2; Ctrl-C, SIGTERM
+    and SIGHUP raise KeyboardInterrupt, unless main has its own way, and end in exit code 130."""
     open_streams()
-    args = tyro.cli(args_type, description=sys.modules[main.__module__].__doc__)
+    on_request(interrupt, end_now)
     try:
+        args = tyro.cli(args_type, description=sys.modules[main.__module__].__doc__)
+        expand_home(args)
         main(args)
     except UserError as error:
         print(f"error: {printable(error, 2000)}", file=sys.stderr)
@@ -39,9 +44,12 @@ def run_script(main, args_type) -> None:
     except BrokenPipeError:
         os._exit(1)                                                   # `| head` closed our output: nothing to say it to
     except OSError as error:
-        line = f"{error.filename or 'output'}: {error.strerror or error}; make room or choose another place"
+        advice = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "allow it"
+        line = f"{error.filename or 'output'}: {error.strerror or error}; {advice} or choose another place"
         print(f"error: {printable(line, 2000)}", file=sys.stderr)
         sys.exit(2)
+    finally:
+        on_request(end_now, end_now)                                        # what the interpreter does now is not ours
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -55,6 +63,12 @@ class Range:
     high: float = math.inf
 
 
+@dataclass(frozen=True)
+class Place:
+    """Marks a flag that may name a file or a folder: `~` in it is the user's home: `runs_dir: Annotated[str, PATH]`."""
+
+
+PATH = Place()
 SEEDS = Range(0, 2 ** 63 - 1)
 SHARE = Range(0, 1)
 COUNT = Range(1, 10 ** 9)
@@ -75,6 +89,20 @@ def check_ranges(args) -> None:
             continue
         limits = next((x for x in getattr(ranges.get(name), "__metadata__", ()) if isinstance(x, Range)), None)
         check_number(name, value, limits)
+
+
+def expand_home(args) -> None:
+    """`~` in flags that are a PATH, in place, as a shell does it where no `=` stands before it. Raises UserError where
+    there is no home."""
+    kinds = typing.get_type_hints(type(args), include_extras=True)
+    for name, value in vars(args).items():
+        if dataclasses.is_dataclass(value):
+            expand_home(value)
+        elif PATH in getattr(kinds[name], "__metadata__", ()):
+            whole = os.path.expanduser(value)
+            if whole == value and value.split("/")[0] == "~":
+                raise UserError(f"{as_flag(name)} {value}: there is no home folder; give the whole path")
+            setattr(args, name, whole)
 
 
 def check_number(name: str, value: float, limits: Range | None) -> None:

@@ -21,7 +21,7 @@ from typing import Annotated
 import numpy as np
 
 from cleanmelee import game
-from cleanmelee.cli import Range, UserError, check_ranges
+from cleanmelee.cli import PATH, Range, UserError, check_ranges
 from cleanmelee.events import (
     EVENT_SIZES, HITSTUN_FLAG, ITEM_EVENT, POST_EVENT, PRE_EVENT, STADIUM_NORMAL, STAGE_DREAM_LAND, STAGE_FOUNTAIN,
     STAGE_STADIUM, controllers_from_pre, place_items, players_from_post,
@@ -149,9 +149,9 @@ SPECTATOR_PORTS = range(20_000, 30_000)                                   # belo
 @dataclass(kw_only=True)
 class DolphinArgs:
     """The flags of a live game."""
-    dolphin: str = ""
+    dolphin: Annotated[str, PATH] = ""
     """Slippi Dolphin's executable: an ExiAI or mainline build; with --no-headless mainline or netplay (off: empty)"""
-    iso: str = ""
+    iso: Annotated[str, PATH] = ""
     """Melee's disc image: NTSC 1.02 as a plain .iso file (off: empty)"""
     headless: bool = True
     """no window, no sound, as fast as it goes; --no-headless shows it at 60 frames a second (no ExiAI build can)"""
@@ -174,7 +174,7 @@ class NetplayArgs(DolphinArgs):
     """The flags of a live game that may be against a person online, in Slippi's Direct mode."""
     connect_code: str = ""
     """whom to meet online, by Slippi's Direct code as ABCD#123, with --opponent human; only who agreed (off: empty)"""
-    user_json: str = ""
+    user_json: Annotated[str, PATH] = ""
     """user.json of the Slippi account that plays online; needed with --connect-code"""
 
 

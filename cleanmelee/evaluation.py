@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cleanmelee import signals
 from cleanmelee.cli import UserError
 from cleanmelee.files import append_jsonl, read_jsonl
 from cleanmelee.frame import outcomes
@@ -176,20 +177,20 @@ class Evaluator:
         if self.failures < self.MAX_FAILURES:
             self.jobs.append((step, save_checkpoint(self.folder / f"eval_{step:012d}.pt", policy)))
 
-    def report(self, wait: bool = False) -> None:
-        """Writes and tells what is ready; with `wait` all of it."""
-        for row in self.finished(wait):
+    def report(self, wait: bool = False, stop=()) -> None:
+        """Writes and tells what is ready; with `wait` all of it, until `stop` is filled: the rest is for --resume."""
+        for row in self.finished(wait, stop):
             append_jsonl(self.run / "eval.jsonl", row)
             self.log(f"eval at {row['global_step']:,}: {describe_strength(row)}")
             self.on_row(row)
 
-    def finished(self, wait: bool = False):
-        """Yields rows that are ready, in the order of submission; with `wait` all of them. The file of one goes as the
-        next is asked for: by then its row is written."""
-        while self.jobs:
+    def finished(self, wait: bool = False, stop=()):
+        """Yields rows that are ready, in the order of submission; with `wait` all of them, until `stop` is filled. The
+        file of one goes as the next is asked for: by then its row is written."""
+        while self.jobs and not stop:
             step, path = self.jobs[0]
             if self.in_background:
-                row = self._ask(step, path, wait)
+                row = self._ask(step, path, wait, stop)
                 if row is None:
                     return
             else:
@@ -199,7 +200,7 @@ class Evaluator:
             self.jobs.pop(0)
             path.unlink(missing_ok=True)
 
-    def _ask(self, step: int, path: Path, wait: bool) -> dict | None:
+    def _ask(self, step: int, path: Path, wait: bool, stop) -> dict | None:
         """The row of the first job, if the process has it; starts the process, sends it the job, where that is to
         do."""
         if self.process is None:
@@ -210,8 +211,10 @@ class Evaluator:
             with contextlib.suppress(BrokenPipeError):                      # its end shows below
                 print(json.dumps(job), file=self.process.stdin, flush=True)
             self.asked = step
-        if not self.poll.poll(None if wait else 0):
-            return None
+        while not self.poll.poll(500 if wait else 0):
+            if not wait or stop:
+                return None
+            self.process.send_signal(signal.SIGCONT)                        # if it was stopped, it goes on
         line = self.process.stdout.readline()
         if line.endswith("\n"):
             self.failures = 0
@@ -220,7 +223,7 @@ class Evaluator:
         self.failures += 1
         if self.failures < self.MAX_FAILURES:
             self.log("the process that evaluates has died; it is started again")
-            return self._ask(step, path, wait)
+            return self._ask(step, path, wait, stop)
         self.log(f"warning: the process that evaluates died {self.failures} times; this run goes on without "
                  "evaluations, and after --resume with them; --no-eval-in-background shows what is wrong")
         self.jobs = []                                                      # their files stay, for --resume
@@ -229,10 +232,11 @@ class Evaluator:
     def _start(self) -> None:
         here = str(Path(__file__).parents[1])
         code = (f"import sys; sys.path.insert(0, {here!r}); from cleanmelee.evaluation import serve_evaluations; "
-                "serve_evaluations()")
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"})
+                f"serve_evaluations({os.getpid()})")
+        with signals.held():
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                env=os.environ | {"OMP_NUM_THREADS": "1"})
         self.poll = select.poll()
         self.poll.register(self.process.stdout, select.POLLIN)
         self.asked = None                                                   # the step of the job that it has
@@ -240,14 +244,19 @@ class Evaluator:
     def close(self) -> None:
         if self.process is not None:
             self.process.kill()
-            self.process.communicate()
+            for pipe in (self.process.stdin, self.process.stdout):
+                with contextlib.suppress(BrokenPipeError):                  # of a job that it did not live to read
+                    pipe.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(5)
             self.process = None
 
 
-def serve_evaluations() -> None:
-    """The other side of Evaluator: a job in JSON on standard input, its row on standard output."""
-    end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)                            # Ctrl-C is the main process's business
+def serve_evaluations(parent: int) -> None:
+    """The other side of Evaluator: a job in JSON on standard input, its row on standard output. parent: its process
+    id."""
+    signals.leave_to_parent()
+    end_with_parent(parent)
     os.nice(5)                                                              # training first, but not alone
     for line in sys.stdin:
         job = json.loads(line)

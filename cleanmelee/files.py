@@ -88,25 +88,43 @@ def atomic_write(path: Path, content: bytes | memoryview) -> None:
     check_writable("output", path)
     temporary = path.parent / f".{path.name[:100]}.{os.getpid()}.tmp"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
+        with names_file(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+    except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
-        if isinstance(error, OSError):
-            reason = f"cannot be written ({error.strerror}); make room or choose another place"
-            raise UserError(f"{path}: {reason}") from None
         raise
 
 
+@contextlib.contextmanager
+def names_file(path: Path):
+    """What fails while `path` is written is told with its name: a full disk's own error has none."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"cannot be written ({error.strerror}); make room or choose another place"
+        raise UserError(f"{path}: {reason}") from None
+
+
 def append_jsonl(path: Path, row: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as file:
-        file.write(json.dumps(row) + "\n")
+    """Adds a line, whole or not at all; after one that a kill has cut short it begins anew."""
+    with names_file(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab+", buffering=0) as file:
+            before = file.seek(0, os.SEEK_END)
+            file.seek(max(0, before - 1))
+            line = b"\n" * (file.read(1) not in (b"", b"\n")) + json.dumps(row).encode() + b"\n"
+            try:
+                while line:
+                    line = line[file.write(line):]
+            except OSError:
+                file.truncate(before)
+                raise
 
 
 def read_jsonl(path: Path) -> list[tuple[str, dict]]:

@@ -17,13 +17,12 @@ from pathlib import Path
 import numpy as np
 import rich.progress
 
-from cleanmelee import events, frame, libmelee, slp
+from cleanmelee import events, frame, libmelee, signals, slp
 from cleanmelee.events import ReplayError
 from cleanmelee.frame import CONTROLLER, FIRST_CONTROL_FRAME, FRAME, NUM_PLAYERS, same_fighter
 from cleanmelee.libmelee import zero_indexed_actions
 from cleanmelee.slp import MIN_VERSION, Replay, controlled, one_line, read_file, read_replay
-from cleanmelee.terminal import printable, warn
-from cleanmelee.terminal import Terminal
+from cleanmelee.terminal import Terminal, printable, warn
 from cleanmelee.workers import end_with_parent
 
 __all__ = ["Replay", "controlled", "default_cache_dir", "load_replays", "read_replay"]
@@ -34,7 +33,7 @@ PARSER = [Path(module.__file__) for module in (slp, events, frame, libmelee)]  #
 def default_cache_dir() -> Path | None:
     """`$XDG_CACHE_HOME/cleanmelee/replays`, by default below ~/.cache; None for somebody who has no home."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return None if base.startswith("~") else Path(base) / "cleanmelee" / "replays"
+    return Path(base) / "cleanmelee" / "replays" if os.path.isabs(base) else None
 
 
 def load_replays(files: str | Path | list, *, num_workers: int | None = None, max_files: int | None = None,
@@ -216,8 +215,8 @@ def _load_cached(cache_dir, digest):
 
 
 def _reader(conn, parent, min_version, cache_dir):
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    end_with_parent()                             # on Linux; elsewhere between two files
+    signals.leave_to_parent()
+    end_with_parent(parent)                       # on Linux; elsewhere between two files
     while True:
         while not conn.poll(1.0):
             if os.getppid() != parent:
@@ -243,6 +242,7 @@ def _read_in_workers(paths, num_workers, min_version, cache_dir):
             with contextlib.suppress(OSError):
                 conn.send(None)
             process.join(5)
+            process.kill()
             conn.close()
             return
         busy[conn] = process, todo.pop()
@@ -252,7 +252,8 @@ def _read_in_workers(paths, num_workers, min_version, cache_dir):
     def start():
         ours, theirs = context.Pipe()
         process = context.Process(target=_reader, args=(theirs, os.getpid(), min_version, cache_dir), daemon=True)
-        process.start()
+        with signals.held():
+            process.start()
         theirs.close()
         give(process, ours)
 
@@ -260,7 +261,11 @@ def _read_in_workers(paths, num_workers, min_version, cache_dir):
         for _ in range(num_workers):
             start()
         while busy:
-            for conn in multiprocessing.connection.wait(list(busy)):
+            ready = multiprocessing.connection.wait(list(busy), timeout=10)
+            if not ready and hasattr(signal, "SIGCONT"):  # a reader that was stopped goes on
+                for process, _ in busy.values():
+                    os.kill(process.pid, signal.SIGCONT)
+            for conn in ready:
                 process, path = busy.pop(conn)
                 try:
                     result = conn.recv()
@@ -275,6 +280,6 @@ def _read_in_workers(paths, num_workers, min_version, cache_dir):
                 yield path, result
     finally:
         for process, _ in busy.values():
-            process.terminate()
+            process.kill()
         for process, _ in busy.values():
             process.join(5)

@@ -1,14 +1,17 @@
 """What a run leaves behind: its folder, lock, logs and pictures."""
 
+import contextlib
 import functools
 import importlib
 import importlib.metadata
 import io
 import json
 import math
+import os
 import platform
+import re
 import shlex
-import signal
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +21,10 @@ import numpy as np
 import rich.progress
 
 from cleanmelee.cli import UserError, as_flag
-from cleanmelee.files import atomic_write, keep_jsonl, read_file, read_json, read_jsonl
+from cleanmelee.files import atomic_write, keep_jsonl, names_file, read_file, read_json, read_jsonl
+from cleanmelee.signals import interrupt, on_request
+
+LOCK = ".lock"
 
 
 @functools.lru_cache(maxsize=1)                                             # of the code that runs, not of a later edit
@@ -39,25 +45,67 @@ def versions() -> dict[str, str]:
     return found
 
 
-def start_run(runs_dir: str, run_name: str, flags: dict, script: str) -> Path:
+STARTING = ".starting"                                  # lies in a run's folder until there is something to go on from
+
+
+def start_run(runs_dir: str, run_name: str, default: str, flags: dict, script: str) -> tuple[Path, filelock.FileLock]:
     """Makes runs/<name>/ with args.json (the flags), command.txt (quoted: it can be pasted), versions.txt and a copy of
-    the script; refuses to write over another run."""
-    if not run_name or Path(run_name).name != run_name or not run_name.isprintable():
+    the script -> the folder and its lock: hold on to it.
+
+    Refuses to write over another run: a `run_name` that was given must be free, of `default` the next free number is
+    taken. A folder whose run never came to `has_begun`, for a kill or a full disk, is emptied and taken again."""
+    if run_name and (Path(run_name).name != run_name or run_name == ".." or not run_name.isprintable()):
         raise UserError(f"--run-name {run_name!r}: a folder's name, without slashes; --runs-dir says where it lies")
-    run = Path(runs_dir) / run_name
+    default = re.sub(r"[^\w.,+-]", "", default)[:120]
+    run = Path(runs_dir) / (run_name or default)
+    number = 1
+    while not _make_folder(run):
+        if run_name:
+            break
+        number += 1
+        run = run.with_name(f"{default}-{number}")
+    lock = lock_run(run)
     try:
-        if run.exists() and any(run.iterdir()):
-            raise UserError(f"{run}: this run exists already; choose another --run-name, or --resume it where that is "
-                            "offered")
-        run.mkdir(parents=True, exist_ok=True)
+        with names_file(run):
+            if not _is_free(run):
+                raise UserError(f"{run}: this run exists already; choose another --run-name, or --resume it where that "
+                                "is offered")
+            (run / STARTING).touch()
+            for path in run.iterdir():
+                if path.name not in (STARTING, LOCK):
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            flags = flags | {"run_name": run.name}
+            (run / "args.json").write_text(json.dumps(flags, indent=1) + "\n")
+            (run / "command.txt").write_bytes(os.fsencode(f"python {shlex.join(sys.argv)}\n"))
+            (run / "versions.txt").write_text("".join(f"{k} {v}\n" for k, v in versions().items()))
+            (run / Path(script).name).write_bytes(Path(script).read_bytes())
+    except BaseException:
+        lock.release()
+        raise
+    return run, lock
+
+
+def _make_folder(run: Path) -> bool:
+    """False if there is something of that name."""
+    try:
+        run.parent.mkdir(parents=True, exist_ok=True)
+        run.mkdir()
+    except FileExistsError:
+        return False
     except OSError as error:
         raise UserError(f"{run}: cannot make this folder ({error.strerror}); choose another --runs-dir or --run-name"
                         ) from None
-    (run / "args.json").write_text(json.dumps(flags, indent=1) + "\n")
-    (run / "command.txt").write_text("python " + shlex.join(sys.argv) + "\n")
-    (run / "versions.txt").write_text("".join(f"{k} {v}\n" for k, v in versions().items()))
-    (run / Path(script).name).write_bytes(Path(script).read_bytes())
-    return run
+    return True
+
+
+def _is_free(run: Path) -> bool:
+    names = {path.name for path in run.iterdir()}
+    return STARTING in names or names <= {LOCK}
+
+
+def has_begun(run: Path) -> None:
+    """There is a checkpoint now: this folder is a run's, and nobody starts another in it."""
+    (run / STARTING).unlink(missing_ok=True)
 
 
 def resumed_flags(run: Path, given: dict, defaults: dict, may_change: set[str]) -> dict:
@@ -137,30 +185,36 @@ def check_state(saved, like, where: str) -> None:
         raise ValueError(f"{where} is {saved}")
 
 
+def check_begun(run: Path) -> None:
+    if (run / STARTING).exists():
+        raise UserError(f"{run}: this run ended before its first checkpoint, there is nothing to go on from; start it "
+                        "again, the same --run-name is free (its command.txt has the command)")
+
+
 def stop_on_interrupt(say) -> list:
-    """-> a list that a first Ctrl-C (or SIGTERM) fills, so that a loop can end in good order; a second one ends it at
-    once."""
+    """-> a list that a first Ctrl-C (or SIGTERM, SIGHUP) fills, so that a loop can end in good order; a second Ctrl-C
+    ends it at once."""
     stop = []
 
-    def on_interrupt(signum, frame):
-        if stop:
-            raise KeyboardInterrupt
-        stop.append(signum)
-        say("stopping after this iteration; press Ctrl-C again to stop at once, back to the last checkpoint")
+    def on_interrupt(number, frame):
+        stop.append(number)
+        with contextlib.suppress(RuntimeError, OSError):                    # the signal struck in the middle of a print
+            say("stopping after this iteration; press Ctrl-C again to stop at once, back to the last checkpoint")
 
-    signal.signal(signal.SIGINT, on_interrupt)
-    signal.signal(signal.SIGTERM, on_interrupt)
+    on_request(on_interrupt, interrupt)
     return stop
 
 
 def lock_run(run: Path) -> filelock.FileLock:
     """Two processes in one run folder would mix their logs. Hold on to what is returned, and `release` it at the end; a
     process that is killed lets go of it."""
-    lock = filelock.FileLock(run / ".lock")
+    lock = filelock.FileLock(run / LOCK)
     try:
         lock.acquire(blocking=False)
     except filelock.Timeout:
         raise UserError(f"{run}: another process is training in this folder; wait for it or stop it") from None
+    except OSError as error:
+        raise UserError(f"{run}: cannot be locked ({error.strerror}); choose another --run-name") from None
     return lock
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 
+from cleanmelee import signals
 from cleanmelee.cli import UserError
 
 
@@ -60,12 +61,13 @@ class Worker:
         return trouble
 
     def kill(self) -> None:
-        """Ends the worker and waits until it is gone: it must not write into games that are being set up anew."""
+        """Ends the worker and waits until it is gone: it must not write into games that are being set up anew. What
+        the kernel has not ended within seconds hangs in a disk's or a network's answer, and writes no more either."""
         if not self.pid:
             return
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
-        while os.read(self.reply, 65536):                                   # the pipe ends when its only writer has
+        while self.poll.poll(5000) and os.read(self.reply, 65536):          # the pipe ends when its only writer has
             pass
         os.close(self.command)
         os.close(self.reply)
@@ -77,25 +79,31 @@ class ForkServer:
 
     A fresh interpreter per worker would import torch again (a second and 200 MB each); forking from a process whose
     threads run can deadlock. So one child is forked early, does nothing, and forks every worker, replacements too. It
-    ends when the main process does, however that ends, and its workers end with it."""
+    ends when the main process does, however that ends, and its workers end with it. None of them hears a signal that
+    asks to end, though a terminal, `timeout` and Slurm send it to all: the main process has a checkpoint to write."""
+
+    PATIENCE = 2, 20                                                        # seconds for a worker's start
 
     def __init__(self, work):
         """work(low, high, command, reply) is a worker's life, for the games [low:high)."""
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._pid = os.fork()
-        if self._pid == 0:
-            self._socket.close()
-            end_with_parent()
-            close_files_except(theirs.fileno())
-            try:
-                self._serve(theirs, work)
-            finally:
-                os._exit(0)
+        main = os.getpid()
+        with signals.held():
+            self._pid = os.fork()
+            if self._pid == 0:
+                try:
+                    signals.leave_to_parent()
+                    end_with_parent(main)
+                    self._socket.close()
+                    close_files_except(theirs.fileno())
+                    self._serve(theirs, work)
+                finally:
+                    os._exit(0)
         theirs.close()
 
     @staticmethod
     def _serve(requests: socket.socket, work) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)                        # Ctrl-C is the main process's business
+        server = os.getpid()
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)                       # the kernel buries dead workers
         while True:
             message, files, _, _ = socket.recv_fds(requests, 64, 2)
@@ -105,7 +113,7 @@ class ForkServer:
             pid = os.fork()
             if pid == 0:
                 try:
-                    end_with_parent()
+                    end_with_parent(server)
                     close_files_except(*files)
                     work(low, high, *files)
                 finally:
@@ -119,18 +127,28 @@ class ForkServer:
         reply_read, reply_write = os.pipe()
         try:
             socket.send_fds(self._socket, [f"{low} {high}".encode()], [command_read, reply_write])
-            pid = self._socket.recv(64)
+            pid = self._answer()
         except OSError:
             pid = b""
         finally:
             os.close(command_read)
             os.close(reply_write)
         if not pid:
-            raise UserError("the process that starts workers is gone; start the run again with --resume")
+            raise UserError("the process that starts workers is gone or hangs; start the run again with --resume")
         return Worker(int(pid), command_write, reply_read, ready, boot_timeout)
+
+    def _answer(self) -> bytes:
+        """The new worker's process id. Raises OSError if the server does not answer in time."""
+        for seconds in self.PATIENCE:
+            self._socket.settimeout(seconds)
+            with contextlib.suppress(TimeoutError):
+                return self._socket.recv(64)
+            os.kill(self._pid, signal.SIGCONT)                              # if it was stopped, it goes on
+        raise TimeoutError
 
     def close(self) -> None:
         self._socket.close()
+        os.kill(self._pid, signal.SIGKILL)                                  # it has nothing to clean up, and may hang
         os.waitpid(self._pid, 0)
 
 
@@ -144,11 +162,14 @@ def worker_loop(games, step, command: int, reply: int) -> None:
         os.write(reply, b".")
 
 
-def end_with_parent() -> None:
-    """Linux: the kernel kills this process when its parent dies, even while it hangs in a loop."""
+def end_with_parent(parent: int) -> None:
+    """Linux: the kernel kills this process when its parent dies, even while it hangs in a loop. parent: its process id;
+    if that is gone already, this process ends now."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
 
 
 def close_files_except(*keep: int) -> None:
