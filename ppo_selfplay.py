@@ -38,27 +38,26 @@ import tyro
 
 from cleanmelee.cli import (
     AT_LEAST_0, COUNT, COUNT_OR_OFF, PATH, POSITIVE, SEEDS, SHARE, Range, UserError, as_flag, check_ranges,
-    from_flags, parse_characters, parse_matchups, parse_names, run_script, to_flags,
+    parse_characters, parse_matchups, parse_names, run_script, to_flags,
 )
 from cleanmelee.dolphin import CPU_LEVELS, DolphinArgs, check_dolphin
 from cleanmelee.evaluation import Evaluator
-from cleanmelee.files import append_jsonl, check_writable, read_jsonl
+from cleanmelee.files import append_jsonl, check_writable
 from cleanmelee.frame import FRAME
 from cleanmelee.game import BOTS, warm_up
 from cleanmelee.pool import Pool, Ratings, load_opponent, print_elo
 from cleanmelee.population import League, Learner, ParallelUpdates, Turn, make_learners, pbt_round
+from cleanmelee.resume import load_latest, restore, resumed_args
 from cleanmelee.rewards import RewardArgs, compute_rewards
 from cleanmelee.runs import (
-    check_begun, has_begun, iteration_progress, keep_copy, lock_run, plot_winrates, restore, resumed_flags, start_run,
-    stop_on_interrupt,
+    has_begun, iteration_progress, keep_copy, lock_run, plot_winrates, start_run, stop_on_interrupt,
 )
 from cleanmelee.selfplay import MIRROR, SelfPlay
-from cleanmelee.terminal import Terminal, warn
+from cleanmelee.terminal import Terminal
 from cleanmelee.tracking import Tracker
 from melee_common import (
     ACTION_SIZE, NUM_FLOATS, NUM_INTS, Observation, Policy, VecEnv, action_kl, action_logprobs, decode_actions,
-    evaluate_actions, load_checkpoint, load_policy, machine, matchups, mirrored, network_flags, observe,
-    parse_hidden, save_checkpoint,
+    evaluate_actions, load_policy, matchups, mirrored, network_flags, observe, parse_hidden, save_checkpoint,
 )
 
 OPPONENT = "opponent"                                   # the id of the frozen policy of --opponent
@@ -614,53 +613,13 @@ def update(learner: Learner, batches: list[dict], args: Args, step: int) -> dict
 def resume_run(args: Args) -> tuple[Path, Args, object, dict]:
     """--resume: -> run folder, the arguments it was started with, its lock (hold on to it) and its checkpoint."""
     run = Path(args.resume)
-    flags = resumed_flags(run, to_flags(args), to_flags(Args()), may_change={"resume", "timesteps"})
-    try:
-        args = from_flags(Args, flags)
-    except UserError as error:
-        raise UserError(f"{run / 'args.json'}: {error}; restore it") from None
+    args = resumed_args(run, args, may_change={"resume", "timesteps"})
     lock = lock_run(run)
-    check_begun(run)
-    path = Path(args.checkpoint or run / "checkpoints" / "latest.pt")
-    saved = load_checkpoint(path)
-    iteration, step = saved.get("iteration"), saved.get("step")
-    if saved.get("stage") != "ppo_selfplay" or saved["config"]["action_repeat"] != args.action_repeat or not (
-            type(iteration) is type(step) is int and 0 <= step == iteration * steps_per_iteration(args)):
-        raise UserError(f"{run}: its checkpoint is not of this run; use --pretrained to start a run from a checkpoint")
-    check_latest(run, path, args, saved)
-    warn_of_changes(run, args, saved)
+    saved = load_latest(
+        run, args.checkpoint or run / "checkpoints" / "latest.pt", to_flags(args), stage="ppo_selfplay",
+        action_repeat=args.action_repeat, frames=steps_per_iteration(args), save_interval=args.save_interval)
     keep_opponents(args, run)
     return run, args, lock, saved
-
-
-def check_latest(run: Path, path: Path, args: Args, saved: dict) -> None:
-    """A resumed run makes again what lies after its checkpoint, which is what a kill leaves: at most --save-interval
-    iterations. If there is more, the checkpoint is an old one, and going on from it would cost what training has
-    made."""
-    agents = [name.removeprefix("learner_") for name in saved if isinstance(name, str) and name.startswith("learner_")]
-    log = run / "metrics.jsonl"
-    newest = {log: max((row["global_step"] for _, row in read_jsonl(log)), default=0)}
-    newest |= {file: Pool.step(file.stem) for file in (run / "pool").glob("*.pt")
-               if Pool.agent(file.stem) in agents and file.stem.rpartition("_")[2].isdecimal() and file.is_file()}
-    for file, step in newest.items():
-        if step > saved["step"] + args.save_interval * steps_per_iteration(args):
-            raise UserError(f"{path}: is of step {saved['step']:,}, but {file} of {step:,}, so it is not this run's "
-                            "last checkpoint; put that back, or move what is newer elsewhere to go on from here")
-
-
-def warn_of_changes(run: Path, args: Args, saved: dict) -> None:
-    """What lets a curve go on otherwise than it would have: another machine, other flags."""
-    then, now = saved.get("versions"), machine()
-    changed = [f"{name} {then.get(name)}, now {now[name]}" for name in (
-        "torch threads", "instructions", "torch", "numpy", "numba", "melee", "git")
-        if isinstance(then, dict) and name in then and repr(then[name]) != repr(now[name])]
-    may_differ = {"resume", "timesteps", "checkpoint", "run_name", "runs_dir", "opponent", "held_out"}
-    then, now = saved.get("args"), to_flags(args)
-    changed += [f"{as_flag(name)} {then[name]}, now {now[name]}" for name in now.keys() - may_differ
-                if isinstance(then, dict) and name in then and repr(then[name]) != repr(now[name])]
-    if changed:
-        warn(f"{run}: its checkpoint was made with {'; '.join(changed)}; the learning curve will not be that of a run "
-             "that never stopped (OMP_NUM_THREADS sets the threads)")
 
 
 def steps_per_iteration(args: Args) -> int:

@@ -20,8 +20,8 @@ import filelock
 import numpy as np
 import rich.progress
 
-from cleanmelee.cli import UserError, as_flag
-from cleanmelee.files import atomic_write, keep_jsonl, names_file, read_file, read_json, read_jsonl
+from cleanmelee.cli import UserError
+from cleanmelee.files import atomic_write, names_file, read_file, read_jsonl
 from cleanmelee.signals import interrupt, on_request
 
 LOCK = ".lock"
@@ -106,45 +106,6 @@ def _is_free(run: Path) -> bool:
 def has_begun(run: Path) -> None:
     """There is a checkpoint now: this folder is a run's, and nobody starts another in it."""
     (run / STARTING).unlink(missing_ok=True)
-
-
-def resumed_flags(run: Path, given: dict, defaults: dict, may_change: set[str]) -> dict:
-    """The flags that a run goes on with: those of its args.json, but for `may_change`, of which a given one counts.
-    Others may not be given. All three are flat dicts of flags."""
-    file = run / "args.json"
-    if not file.exists():
-        raise UserError(f"{run}: not a run folder (no args.json in it); give the folder of a run, e.g. runs/NAME")
-    changed = {name: value for name, value in given.items() if value != defaults[name]}
-    if changed.keys() - may_change:
-        raise UserError(f"--resume goes on with the run's own arguments; only --timesteps may change, not "
-                        f"{', '.join(map(as_flag, sorted(changed.keys() - may_change)))}")
-    flags = read_json(file)
-    if not isinstance(flags, dict):
-        raise UserError(f"{file}: damaged (no flags in it); restore it")
-    for verb, names, whose in (("has", flags.keys() - defaults.keys(), "does not know"),
-                               ("lacks", defaults.keys() - flags.keys(), "needs")):
-        if names:
-            raise UserError(f"{file}: {verb} {', '.join(map(as_flag, sorted(names)))}, which this script {whose}; go "
-                            "on with the script that began the run, of which a copy lies beside that file")
-    return flags | {name: changed[name] for name in may_change & changed.keys() if name != "resume"}
-
-
-def restore(run: Path, saved: dict, parts: dict, flags: dict) -> tuple[int, int]:
-    """Every part (by its name in the checkpoint `saved`; it has load_state_dict, which raises whatever there is to
-    raise if something is not as it would save it) is again as it was -> iteration and step. What the logs say of later
-    steps is forgotten; `flags` are what the run goes on with. Nothing on disk is changed before all is loaded."""
-    iteration, step = saved["iteration"], saved["step"]
-    try:
-        for name, part in parts.items():
-            part.load_state_dict(saved[name])
-    except Exception as error:
-        parts["envs"].close()
-        raise UserError(f"{run}: its checkpoint cannot be resumed ({type(error).__name__}: {error}); restore it, or "
-                        "start a run from its weights with --pretrained") from None
-    for log in ("metrics.jsonl", "eval.jsonl", "pbt.jsonl"):
-        keep_jsonl(run / log, step)
-    atomic_write(run / "args.json", (json.dumps(flags, indent=1) + "\n").encode())
-    return iteration, step
 
 
 def keep_copy(file: str, copy: Path) -> str:

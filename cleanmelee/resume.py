@@ -1,0 +1,99 @@
+"""Going on with a run as if it had never stopped: its flags, its checkpoint, its logs. What was edited, damaged or mixed
+up is told before anything on disk is changed."""
+
+import json
+from pathlib import Path
+
+from cleanmelee.cli import UserError, as_flag, from_flags, to_flags
+from cleanmelee.files import atomic_write, keep_jsonl, read_json, read_jsonl
+from cleanmelee.pool import Pool
+from cleanmelee.runs import check_begun
+from cleanmelee.terminal import warn
+from melee_common import load_checkpoint, machine
+
+WHERE = {"resume", "timesteps", "checkpoint", "run_name", "runs_dir", "opponent", "held_out"}   # flags of no learning
+
+
+def resumed_args(run: Path, given, may_change: set[str]):
+    """The Args that a run goes on with: those of its args.json, but for the flags in `may_change`, of which one that
+    was `given` counts. Others may not be given."""
+    file = run / "args.json"
+    if not file.exists():
+        raise UserError(f"{run}: not a run folder (no args.json in it); give the folder of a run, e.g. runs/NAME")
+    defaults = to_flags(type(given)())
+    changed = {name: value for name, value in to_flags(given).items() if value != defaults[name]}
+    if changed.keys() - may_change:
+        raise UserError(f"--resume goes on with the run's own arguments; only --timesteps may change, not "
+                        f"{', '.join(map(as_flag, sorted(changed.keys() - may_change)))}")
+    flags = read_json(file)
+    if not isinstance(flags, dict):
+        raise UserError(f"{file}: damaged (no flags in it); restore it")
+    for verb, names, whose in (("has", flags.keys() - defaults.keys(), "does not know"),
+                               ("lacks", defaults.keys() - flags.keys(), "needs")):
+        if names:
+            raise UserError(f"{file}: {verb} {', '.join(map(as_flag, sorted(names)))}, which this script {whose}; go "
+                            "on with the script that began the run, of which a copy lies beside that file")
+    try:
+        return from_flags(type(given), flags | {name: changed[name] for name in changed if name != "resume"})
+    except UserError as error:
+        raise UserError(f"{file}: {error}; restore it") from None
+
+
+def load_latest(run: Path, path: str | Path, flags: dict, *, stage: str, action_repeat: int, frames: int,
+                save_interval: int) -> dict:
+    """The checkpoint at `path`, which must be this run's last one. frames: game frames in an iteration."""
+    check_begun(run)
+    saved = load_checkpoint(path)
+    iteration, step = saved.get("iteration"), saved.get("step")
+    if saved.get("stage") != stage or saved["config"]["action_repeat"] != action_repeat or not (
+            type(iteration) is type(step) is int and step == iteration * frames):
+        raise UserError(f"{run}: its checkpoint is not of this run; use --pretrained to start a run from a checkpoint")
+    check_latest(run, path, saved, save_interval * frames)
+    warn_of_changes(run, saved, flags)
+    return saved
+
+
+def check_latest(run: Path, path: str | Path, saved: dict, ahead: int) -> None:
+    """A resumed run makes again what lies after its checkpoint, which is what a kill leaves: at most `ahead` game
+    frames. If there is more, the checkpoint is an old one, and going on from it would cost what training has made."""
+    agents = {name.removeprefix("learner_") for name in saved if isinstance(name, str) and name.startswith("learner_")}
+    log = run / "metrics.jsonl"
+    newest = {log: max((row["global_step"] for _, row in read_jsonl(log)), default=0)}
+    newest |= {file: Pool.step(file.stem) for file in (run / "pool").glob("*.pt")
+               if Pool.agent(file.stem) in agents and file.stem.rpartition("_")[2].isdecimal() and file.is_file()}
+    for file, step in newest.items():
+        if step > saved["step"] + ahead:
+            raise UserError(f"{path}: is of step {saved['step']:,}, but {file} of {step:,}, so it is not this run's "
+                            "last checkpoint; put that back, or move what is newer elsewhere to go on from here")
+
+
+def warn_of_changes(run: Path, saved: dict, flags: dict) -> None:
+    """What lets a curve go on otherwise than it would have: another machine, other flags."""
+    then, now = saved["versions"], machine()
+    names = ("torch threads", "instructions", "torch", "numpy", "numba", "melee", "git")
+    changed = [f"{name} {then[name]}, now {now[name]}" for name in names
+               if repr(then.get(name, now[name])) != repr(now[name])]
+    then = saved.get("args", {})
+    changed += [f"{as_flag(name)} {then[name]}, now {value}" for name, value in flags.items()
+                if name not in WHERE and repr(then.get(name, value)) != repr(value)]
+    if changed:
+        warn(f"{run}: its checkpoint was made with {'; '.join(changed)}; the learning curve will not be that of a run "
+             "that never stopped (OMP_NUM_THREADS sets the threads)")
+
+
+def restore(run: Path, saved: dict, parts: dict, flags: dict) -> tuple[int, int]:
+    """Every part (by its name in the checkpoint `saved`; it has load_state_dict, which raises whatever there is to
+    raise if something is not as it would save it) is again as it was -> iteration and step. What the logs say of later
+    steps is forgotten; `flags` are what the run goes on with. Nothing on disk is changed before all is loaded."""
+    iteration, step = saved["iteration"], saved["step"]
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+    except Exception as error:
+        parts["envs"].close()
+        raise UserError(f"{run}: its checkpoint cannot be resumed ({type(error).__name__}: {error}); restore it, or "
+                        "start a run from its weights with --pretrained") from None
+    for log in ("metrics.jsonl", "eval.jsonl", "pbt.jsonl"):
+        keep_jsonl(run / log, step)
+    atomic_write(run / "args.json", (json.dumps(flags, indent=1) + "\n").encode())
+    return iteration, step
