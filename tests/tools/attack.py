@@ -30,37 +30,29 @@ import argparse
 import collections
 import contextlib
 import hashlib
-import io
 import json
 import os
-import pickle
 import random
 import re
 import resource
 import select
 import shutil
 import signal
-import struct
 import sys
 import tempfile
 import time
 import traceback
-import zipfile
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")                               # this process is forked: no threads in it
-sys.path[:0] = [str(Path(__file__).resolve().parents[k]) for k in (2, 1)]
+sys.path[:0] = [str(Path(__file__).resolve().parents[k]) for k in (2, 1, 0)]
 import numpy as np
-import onnx
 import torch
-from onnx import TensorProto, helper
 
 import export_onnx
 import play
 import ppo_selfplay
-from cleanmelee import events
 from cleanmelee.cli import UserError, run_script
 from cleanmelee.dataset import pack, subjects
 from cleanmelee.frame import CHARACTERS, STAGES
@@ -71,6 +63,7 @@ from cleanmelee.replays import load_replays
 from cleanmelee.slp import read_replay
 from helpers import FRAMES, metrics, random_observation, tiny
 from melee_common import VecEnv, load_checkpoint, load_policy
+from mutations import ONNX, PT, RUN, SLP
 
 GOOD = "same", "differs", "refused"
 SLACK, ADDRESS_SPACE = 64 * 2 ** 20, 4 * 2 ** 30                            # bytes; the latter beyond what is mapped now
@@ -174,436 +167,6 @@ def judge(end: End, sound: End, size: int, name: str) -> str:
     last = end.said.rstrip("\n").rpartition("\n")[2]
     clean = not unclean and errors == [last] and len(last) <= 600 and name in last
     return "refused" if clean else "dirty"
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Mutations: each edits a file in place and says what it did
-# ---------------------------------------------------------------------------------------------------------------------
-
-NUMBERS = [0, -1, 1, 127, 255, 2 ** 15, 2 ** 16 - 1, 2 ** 31 - 1, 2 ** 31, 2 ** 32 - 1, 2 ** 63 - 1, 2 ** 63, 10 ** 30,
-           float("nan"), float("inf"), -float("inf"), 3e38, 1e308, 1e-40, .5]
-ESCAPES = "\x1b[31m\r\n\x07[red]\u202e\udc80 "
-ODD = {**{f"{n:.3g}": n for n in NUMBERS}, "none": None, "true": True, "empty text": "", "a word": "word",
-       "long text": "x" * 100_000, "escapes": ESCAPES, "many lines": ESCAPES * 3000, "a path": "../../etc/passwd",
-       "a list": [], "a dict": {}, "lists": [[1], [2]], "names": {"a": {"b": 1}}}
-
-
-def laughs():
-    """A nest of references: small in a file, 2^40 elements for whoever walks through it."""
-    nest = []
-    for _ in range(40):
-        nest = [nest, nest]
-    return nest
-
-
-TENSORS = {"no tensor": torch.zeros(0), "a nan tensor": torch.tensor(float("nan")), "ints": torch.arange(3),
-           "a huge view": torch.zeros(()).expand(30_000, 30_000), "complex": torch.zeros(2, dtype=torch.complex64),
-           "sparse": torch.zeros(3, 3).to_sparse(), "laughs": laughs()}
-
-
-def mutate_bytes(data: bytes, rng) -> tuple[str, bytes]:
-    data = bytearray(data or b"\0")
-    at, to, n = rng.randrange(len(data)), rng.randrange(len(data)), rng.choice((1, 4, 64, 4096))
-    kind = rng.choice(("flip", "cut", "insert", "double", "remove", "move", "number", "zeros"))
-    block = data[at:at + n]
-    if kind == "flip":
-        for _ in range(rng.choice((1, 10, 300))):
-            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-    elif kind == "cut":
-        del data[at:]
-    elif kind == "insert":
-        data[at:at] = rng.randbytes(n)
-    elif kind == "double":
-        data[at:at] = block
-    elif kind == "remove":
-        del data[at:at + n]
-    elif kind == "move":
-        del data[at:at + n]
-        data[to:to] = block
-    elif kind == "zeros":
-        data[at:at + n] = bytes(len(block))
-    else:
-        value, form = rng.choice(NUMBERS), rng.choice((">B", ">H", "<H", ">i", "<i", ">q", "<q", ">f", "<f", "<d"))
-        with contextlib.suppress(struct.error, OverflowError, ValueError):
-            packed = struct.pack(form, value if form[1] in "fd" else int(value))
-            data[at:at + len(packed)] = packed
-        kind += f" {form} {value}"
-    return f"{kind} at {at}, {n}", bytes(data)
-
-
-def any_bytes(path: Path, rng) -> str:
-    detail, data = mutate_bytes(path.read_bytes(), rng)
-    path.write_bytes(data)
-    return detail
-
-
-def edit_tree(tree, rng, odd: dict) -> str:
-    """Replaces, drops or renames one value in nested dicts and lists."""
-    trail = ""
-    while True:
-        key = rng.choice(list(tree) if isinstance(tree, dict) else range(len(tree)))
-        trail += f"/{ascii(key)[:40]}"
-        if not (isinstance(tree[key], dict | list) and tree[key]) or rng.random() < .3:
-            break
-        tree = tree[key]
-    how = rng.random()
-    if isinstance(tree, dict) and how < .12:
-        del tree[key]
-        return f"{trail} dropped"
-    if isinstance(tree, dict) and how < .2:
-        tree[str(key)[:-1]] = tree.pop(key)
-        return f"{trail} renamed"
-    label = rng.choice(list(odd))
-    tree[key] = odd[label]
-    return f"{trail} <- {label}"
-
-
-def json_values(path: Path, rng) -> str:
-    """One value of a .json, or in one line of a .jsonl; what json.dumps cannot write stands in as text first."""
-    lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
-    k = rng.randrange(len(lines))
-    tree = json.loads(lines[k])
-    texts = {"deep": "[" * 100_000 + "]" * 100_000, "deep names": '{"a":' * 100_000 + "1" + "}" * 100_000,
-             "4000 digits": "9" * 4000, "5000 digits": "9" * 5000, "1e400": "1e400"}
-    if rng.random() < .1:
-        label = rng.choice(list(ODD))
-        lines[k], detail = json.dumps(ODD[label]), f"all <- {label}"
-    else:
-        detail = edit_tree(tree, rng, ODD | {name: f"@{name}@" for name in texts})
-        lines[k] = json.dumps(tree)
-        if rng.random() < .1 and isinstance(tree, dict) and tree:
-            key, label = rng.choice(list(tree)), rng.choice(list(ODD))
-            lines[k], detail = f"{lines[k][:-1]}, {json.dumps(key)}: {json.dumps(ODD[label])}}}", f"{key} twice"
-    for name, text in texts.items():
-        lines[k] = lines[k].replace(f'"@{name}@"', text)
-    path.write_text("\n".join(lines) + "\n")
-    return f"line {k + 1} {detail}"
-
-
-# ------------------------------------------------------------------------------------------------------------ .slp files
-
-def slp_parts(data: bytes) -> tuple[list[bytearray], bytes]:
-    """-> events and what follows them."""
-    at, end = events.EVENTS_AT, events.EVENTS_AT + int.from_bytes(data[len(events.SLP_HEAD):events.EVENTS_AT], "big")
-    sizes, found = {0x35: data[at + 1] + 1}, []
-    for command, size in struct.iter_unpack(">BH", data[at + 2:at + 1 + data[at + 1]]):
-        sizes[command] = size + 1
-    while at < end:
-        found.append(bytearray(data[at:at + sizes[data[at]]]))
-        at += len(found[-1])
-    return found, data[end:]
-
-
-EVENT_TYPES = {0x37: events.PRE_EVENT, 0x38: events.POST_EVENT, 0x3A: events.FRAME_START_EVENT, 0x3B: events.ITEM_EVENT,
-               0x3C: events.BOOKEND_EVENT}
-
-
-def slp_edit(kind: str):
-    def mutate(path: Path, rng) -> str:
-        parts, tail = slp_parts(path.read_bytes())
-        k = rng.choice((rng.randrange(len(parts)), rng.randrange(min(40, len(parts))), len(parts) - 1))
-        event = parts[k]
-        form = EVENT_TYPES.get(event[0])
-        detail = f"event {k} ({event[0]:#x})"
-        if kind == "sizes":
-            at = rng.randrange(1, len(parts[0]))
-            parts[0][at] = rng.choice((0, 1, 255, rng.randrange(256)))
-            detail = f"{at} <- {parts[0][at]}"
-        elif kind == "commands":
-            event[0] = rng.choice((0, 0x10, 0x35, 0x36, 0x37, 0x38, 0x39, 0x3A, 0x3B, 0x3C, 0x3D, 0x40, 0xFF))
-            detail += f" <- {event[0]:#x}"
-        elif kind == "start":
-            at, values = rng.randrange(1, len(parts[1])), rng.randbytes(rng.choice((1, 2, 4)))
-            parts[1][at:at + len(values)] = values
-            detail = f"{at} <- {values.hex()}"
-        elif kind in ("frames", "ports", "fields"):
-            names = {"frames": ["frame"], "ports": ["port", "follower", "character", "owner"]}.get(kind)
-            names = [name for name in (form.names[1:] if form else ()) if not names or name in names] or [None]
-            name = rng.choice(names)
-            where, at = (form.fields[name][:2]) if name else (np.dtype("u1"), rng.randrange(1, len(event)))
-            n = where.itemsize
-            value = rng.choice((bytes(n), b"\xff" * n, b"\x7f" + b"\xff" * (n - 1), b"\x80" + bytes(n - 1),
-                                rng.randbytes(n), struct.pack(">f", rng.choice((3e38, -1e9, 1e5, 1.5)))[:n]))
-            event[at:at + n] = value
-            detail += f" {name or at} <- {value.hex()}"
-        elif kind == "order":
-            n, to = rng.choice((1, 1, 5, 200)), rng.randrange(1, len(parts))
-            how = rng.choice(("drop", "double", "move", "shuffle"))
-            block = parts[k:k + n]
-            if how != "double":
-                del parts[k:k + n]
-            if how == "shuffle":
-                rng.shuffle(block)
-                to = k
-            if how != "drop":
-                parts[to:to] = block
-            detail += f" {how} {n} to {to}"
-        else:
-            detail, tail = slp_tail(tail, rng)
-        body = b"".join(parts)
-        length = rng.choice(NUMBERS[:10]) & 0xFFFFFFFF if kind == "length" else len(body)
-        path.write_bytes(events.SLP_HEAD + struct.pack(">I", length) + body + tail)
-        return f"length {length}" if kind == "length" else detail
-    return mutate
-
-
-def slp_tail(tail: bytes, rng) -> tuple[str, bytes]:
-    """The metadata, which is UBJSON."""
-    how = rng.choice(("gone", "deep", "long", "count", "markers", "other"))
-    inside = {"gone": b"", "deep": b"{U\x01a" * 100_000 + b"}" * 100_000, "long": b"{U\x01aSl\x7f\xff\xff\xff",
-              "count": b"{U\x01a[$U#l\x7f\xff\xff\xff", "other": b"{U\x07playersSU\x01x}"}.get(how)
-    if inside is None:
-        broken = bytearray(tail)
-        for _ in range(rng.choice((1, 3))):
-            broken[rng.randrange(len(broken))] = rng.choice(b"{}[]SUilLdDCZNTF$#\xff\0")
-        return how, bytes(broken)
-    return how, events.METADATA + inside + b"}" if inside else b""
-
-
-# ------------------------------------------------------------------------------------------------------------- .pt files
-
-def pt_edit(kind: str):
-    def mutate(path: Path, rng) -> str:
-        if kind == "entries":
-            return pt_entries(path, rng)
-        data = torch.load(path, weights_only=True)
-        weights = data["policy"]
-        name = rng.choice(list(weights))
-        shape = list(weights[name].shape)
-        if kind == "values":
-            detail = edit_tree(data, rng, ODD | TENSORS)
-        elif kind == "config":
-            detail = edit_tree({"config": data["config"]}, rng, ODD | TENSORS | {
-                "wide": [30_000, 30_000], "wider": [10 ** 9], "deep": [1] * 5000, "half": [16.5], "none": [0]})
-        elif kind == "weights":
-            label = rng.choice(("nan", "inf", "3e38", "-3e38", "1e30", "1e10", "1e5", "1e-40"))
-            everywhere = rng.random() < .3
-            for each in weights if everywhere else [name]:
-                weights[each] = torch.full_like(weights[each], float(label))
-            detail = f"{'all' if everywhere else name} <- {label}"
-        else:
-            label, weights[name] = rng.choice((
-                ("turned", weights[name].T), ("flat", weights[name].reshape(-1)), ("double", weights[name].double()),
-                ("half", weights[name].half()), ("bool", weights[name].bool()), ("int", weights[name].long()),
-                ("one, expanded", torch.zeros(()).expand(shape)), ("too wide", torch.zeros(1).expand(2 ** 40)),
-                ("strided", torch.as_strided(weights[name], shape, [0] * len(shape))),
-                ("complex", weights[name].to(torch.complex64)), ("meta", torch.empty(shape, device="meta"))))
-            detail = f"{name} {label}"
-        torch.save(data, path)
-        return detail
-    return mutate
-
-
-def pt_entries(path: Path, rng) -> str:
-    """The zip file and the pickle in it, below what torch.save would write."""
-    with zipfile.ZipFile(path) as archive:
-        entries = {name: archive.read(name) for name in archive.namelist()}
-    name = rng.choice([*entries, *[key for key in entries if key.endswith(".pkl")] * 10])
-    how = rng.choice(("bytes", "gone", "empty", "renamed", "bomb", "nest", "laughs", "code"))
-    bomb = b"\x80\x02" + {"nest": b"]" * 100_000 + b"a" * 99_999, "laughs": pickle.dumps(laughs(), 2)[2:-1],
-                          "code": b"cos\nsystem\n(S'kill -9 $PPID'\ntR"}.get(how, b"") + b"."
-    if how == "bytes":
-        detail, entries[name] = mutate_bytes(entries[name], rng)
-        how += " " + detail
-    elif how in ("gone", "renamed"):
-        content = entries.pop(name)
-        entries |= {name + "x": content} if how == "renamed" else {}
-    elif how == "empty":
-        entries[name] = b""
-    elif how != "bomb":
-        name = next(key for key in entries if key.endswith(".pkl"))
-        entries[name] = bomb
-    with zipfile.ZipFile(path, "w") as archive:
-        for key, content in entries.items():
-            if how == "bomb" and key == name:
-                archive.writestr(key, bytes(2 ** 28), zipfile.ZIP_DEFLATED, 1)
-            else:
-                archive.writestr(key, content)
-    return f"{name} {how}"
-
-
-# ----------------------------------------------------------------------------------------------------------- .onnx files
-
-def splice(model, *nodes) -> None:
-    """Puts nodes, which make "after" of "before", between what computes the first output and that output."""
-    graph = model.graph
-    name = graph.output[0].name
-    for node in graph.node:
-        node.output[:] = ["before" if x == name else x for x in node.output]
-        node.input[:] = ["before" if x == name else x for x in node.input]
-    for node in nodes:
-        node.output[:] = [name if x == "after" else x for x in node.output]
-    graph.node.extend(nodes)
-
-
-def constant(name: str, value, kind=TensorProto.INT64):
-    shape = [len(value)] if isinstance(value, list) else []
-    return helper.make_node("Constant", [], [name], value=helper.make_tensor(name, kind, shape, np.atleast_1d(value)))
-
-
-def endless() -> list:
-    keep, x = helper.make_node("Identity", ["keep"], ["goes_on"]), helper.make_node("Identity", ["x"], ["y"])
-    body = helper.make_graph(
-        [keep, x], "body", [helper.make_tensor_value_info("i", TensorProto.INT64, []),
-                            helper.make_tensor_value_info("keep", TensorProto.BOOL, []),
-                            helper.make_tensor_value_info("x", TensorProto.INT64, None)],
-        [helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
-         helper.make_tensor_value_info("y", TensorProto.INT64, None)])
-    return [constant("yes", True, TensorProto.BOOL), helper.make_node("Loop", ["", "yes", "before"], ["after"], body=body)]
-
-
-def giant(size: int) -> list:
-    return [constant("shape", [size]), helper.make_node("ConstantOfShape", ["shape"], ["zeros"]),
-            helper.make_node("ReduceSum", ["zeros"], ["sum"], keepdims=0),
-            helper.make_node("Cast", ["sum"], ["whole"], to=TensorProto.INT64),
-            helper.make_node("Add", ["before", "whole"], ["after"])]
-
-
-def onnx_edit(kind: str):
-    def mutate(path: Path, rng) -> str:
-        model = onnx.load_from_string(path.read_bytes())
-        graph = model.graph
-        node, weights = rng.choice(graph.node), rng.choice(graph.initializer)
-        detail = f"{node.op_type} {node.name[:40]}"
-        if kind == "metadata":
-            known = {prop.key: prop for prop in model.metadata_props}
-            prop = known[rng.choice(("program", "schema", "config", "action_repeat", "frame_delay"))]
-            values = ("", "0", "-1", "-5", "2", "1e20", "nan", "1" + "0" * 9, "9" * 5000, ESCAPES[:-2], "x" * 100_000, "{}")
-            value = rng.choice((None, *values))
-            detail = f"{prop.key} <- {ascii(value)[:30]}"
-            if value is None:
-                model.metadata_props.remove(prop)
-            else:
-                prop.value = value
-        elif kind in ("names", "types", "shapes"):
-            value = rng.choice((*graph.input, *graph.output))
-            tensor, dims = value.type.tensor_type, value.type.tensor_type.shape.dim
-            detail = value.name
-            if kind == "names":
-                value.name = rng.choice(("state_0", "floats", "x", "", "state_x", value.name + "0"))
-                detail += f" <- {value.name}"
-            elif kind == "types":
-                tensor.elem_type = rng.randrange(17)
-                detail += f" <- type {tensor.elem_type}"
-            else:
-                dim = rng.choice(dims)
-                dim.dim_value = size = rng.choice((0, -1, 1, 7, 2 ** 31, 10 ** 10, 2 ** 62))
-                detail += f" <- {size}"
-                if rng.random() < .2:
-                    del dims[:]
-        elif kind == "operators":
-            other = rng.choice(("Mul", "Div", "Exp", "Shape", "Flatten", "Transpose", "Sigmoid", "Nonsense", "Cast"))
-            node.op_type = rng.choice((other, rng.choice(graph.node).op_type))
-            detail += f" -> {node.op_type}"
-        elif kind == "nodes":
-            how = rng.choice(("gone", "turned", "doubled", "moved"))
-            detail += f" {how}"
-            if how == "turned":
-                node.input[:] = list(node.input)[::-1]
-            elif how == "doubled":
-                graph.node.append(node)
-            else:
-                graph.node.remove(node)
-                graph.node.extend([node] if how == "moved" else [])
-        elif kind == "attributes":
-            held = rng.choice([x for n in graph.node for x in n.attribute] or [helper.make_attribute("axis", 1)])
-            held.i, held.f = rng.choice((0, -1, 9, 2 ** 31, -2 ** 62)), rng.choice((0., float("nan"), 1e38))
-            held.ints[:] = [rng.choice((0, -1, 9, 2 ** 31)) for _ in held.ints]
-            detail = f"{held.name} <- {held.i}"
-        elif kind == "weights":
-            label = rng.choice(("3e38", "1e10", "nan", "inf", "short", "dims", "type"))
-            detail = f"{weights.name[:40]} {label}"
-            if label == "short":
-                weights.raw_data = weights.raw_data[:-1]
-            elif label == "dims":
-                weights.dims[:] = [rng.choice((0, -1, 2 ** 31, 2 ** 62)) for _ in weights.dims]
-            elif label == "type":
-                weights.data_type = rng.randrange(17)
-            else:
-                weights.raw_data = struct.pack("<f", float(label)) * (len(weights.raw_data) // 4)
-        elif kind == "external":
-            place = rng.choice(("weights.bin", "../weights.bin", str(path.parent / "weights.bin"), "/etc/passwd", "/dev/zero"))
-            (path.parent / "weights.bin").write_bytes(weights.raw_data)
-            weights.ClearField("raw_data")
-            weights.data_location = TensorProto.EXTERNAL
-            weights.external_data.add(key="location", value=place)
-            detail = f"{weights.name[:40]} in {place}"
-        elif kind == "programs":
-            detail = rng.choice(("endless loop", "giant 2^28", "giant 2^32", "giant 2^40", "giant -1"))
-            size = {"2^28": 2 ** 28, "2^32": 2 ** 32, "2^40": 2 ** 40, "-1": -1}.get(detail.split()[1])
-            splice(model, *(giant(size) if size else endless()))
-        else:
-            detail = rng.choice(("too high", "negative", "float", "int8", "text", "wide", "flat", "one of them"))
-            cast = {"float": TensorProto.FLOAT, "int8": TensorProto.INT8, "text": TensorProto.STRING}.get(detail)
-            splice(model, *([helper.make_node("Cast", ["before"], ["after"], to=cast)] if cast else {
-                "too high": [constant("n", 1000), helper.make_node("Add", ["before", "n"], ["after"])],
-                "negative": [constant("n", -3), helper.make_node("Mul", ["before", "n"], ["after"])],
-                "wide": [helper.make_node("Concat", ["before", "before"], ["after"], axis=1)],
-                "flat": [helper.make_node("Flatten", ["before"], ["after"], axis=0)],
-                "one of them": [constant("n", [12]), helper.make_node("Gather", ["before", "n"], ["after"], axis=1)]}[detail]))
-            if cast:
-                graph.output[0].type.tensor_type.elem_type = cast
-            else:
-                graph.output[0].type.tensor_type.ClearField("shape")
-        path.write_bytes(model.SerializeToString())
-        return detail
-    return mutate
-
-
-# -------------------------------------------------------------------------------------------------------------- folders
-
-RUN_FILES = ("args.json", "metrics.jsonl", "checkpoints/latest.pt", "checkpoints/initial.pt", "pool/index.json",
-             f"pool/main_{FRAMES:012d}.pt")
-
-
-def put(path: Path, rng) -> str:
-    """Something else stands where a file belongs."""
-    how = rng.choice(("nothing", "empty", "folder", "full folder", "pipe", "loop", "dangling", "zeros", "text"))
-    path.unlink(missing_ok=True)
-    if "folder" in how:
-        path.mkdir()
-        if how == "full folder":
-            (path / "file").touch()
-    elif how == "pipe":
-        os.mkfifo(path)
-    elif how in ("loop", "dangling", "zeros"):
-        path.symlink_to({"loop": path.name, "dangling": "nowhere", "zeros": "/dev/zero"}[how])
-    elif how != "nothing":
-        path.write_text({"empty": "", "text": ESCAPES[:-2] * 20}[how], errors="surrogateescape")
-    return how
-
-
-def strangers(run: Path, rng) -> str:
-    """Files beside those of a pool."""
-    name = rng.choice(("main_" + "9" * 200, "main_" + "0" * 200 + "1", "\x1b[31m_000000000001", "main_" + "\u0661" * 12,
-                       "x_000000000001\n", ".._000000000001", "[red]_000000000001", "main_000000000001", "\udc80_000000000001"))
-    path = run / "pool" / f"{name}.pt"
-    how = rng.choice(("copy", "text", "folder"))
-    if how == "copy":
-        shutil.copy(run / "checkpoints/initial.pt", path)
-    elif how == "text":
-        path.write_text("no policy")
-    else:
-        path.mkdir()
-    return f"{ascii(name)[:40]} {how}"
-
-
-def of_run(file: str, edit):
-    return lambda run, rng: edit(run / file, rng)
-
-
-def folder_mutations() -> dict:
-    found = {}
-    for file in RUN_FILES:
-        name = file.rpartition("/")[2]
-        found[f"{name} bytes"] = of_run(file, any_bytes)
-        found[f"{name} place"] = of_run(file, put)
-        if file.endswith(".pt"):
-            for kind in ("values", "config", "weights", "tensors", "entries"):
-                found[f"{name} {kind}"] = of_run(file, pt_edit(kind))
-        else:
-            found[f"{name} values"] = found[f"{name} values again"] = of_run(file, json_values)
-    return found | {"lock place": of_run(".lock", put), "pool lock place": of_run("pool/.lock", put), "strangers": strangers}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -737,18 +300,12 @@ class Target:
     never_refused: tuple = ()                                               # mutations that nothing may end for
 
 
+POOL_FILES = tuple(kind for kind in RUN if kind.startswith(("main_", "strangers")))
 TARGETS = {
-    "replays": Target(record_games, "*.slp", "case.slp", [learn_from], {"bytes": any_bytes} | {
-        kind: slp_edit(kind) for kind in ("sizes", "commands", "start", "frames", "ports", "fields", "order", "tail",
-                                          "length")}),
-    "checkpoints": Target(make_run, "good.pt", "case.pt", [play_and_draw], {"bytes": any_bytes} | {
-        kind: pt_edit(kind) for kind in ("values", "config", "weights", "tensors", "entries")}),
-    "onnx": Target(make_export, "case.onnx", "case.onnx", [play_with], {"bytes": any_bytes} | {
-        kind: onnx_edit(kind) for kind in ("metadata", "names", "types", "shapes", "operators", "nodes", "attributes",
-                                           "weights", "external", "programs", "actions")}),
-    "folders": Target(make_run, "run", "run", [resume, use_pool], folder_mutations(), treasure,
-                      tuple(name for name in folder_mutations() if name.startswith(("main_", "strangers")))),
-}
+    "replays": Target(record_games, "*.slp", "case.slp", [learn_from], SLP),
+    "checkpoints": Target(make_run, "good.pt", "case.pt", [play_and_draw], PT),
+    "onnx": Target(make_export, "case.onnx", "case.onnx", [play_with], ONNX),
+    "folders": Target(make_run, "run", "run", [resume, use_pool], RUN, treasure, POOL_FILES)}
 
 
 @dataclass
@@ -803,7 +360,8 @@ class Attack:
         names = list(target.mutations)
         for case in cases:
             rng = random.Random(f"{self.what} {self.seed} {case}")
-            source, kind, name = rng.choice(sources), names[case % len(names)], rng.choice(list(victims))
+            source, kind = rng.choice(sources), names[case % len(names)]
+            name = rng.choice(list(victims)[:None if kind.startswith(("main_", "strangers", "index", "pool")) else 1])
             path = lay_out(source)
             detail = target.mutations[kind](path, rng)
             kept = target.kept(path) if target.kept else {}
@@ -847,7 +405,9 @@ class Attack:
                 child.end(0)
             for again in (ppo_selfplay.Args(resume=str(run)), args):        # a run with no folder yet is started anew
                 if how == "same" and not (end := self.use(lambda _, again=again: ppo_selfplay.main(again), run)).code:
-                    how = "same" if outcome(run) == whole[workers][1] else "other"
+                    parts = zip(("curve", "pool", "policy"), outcome(run), whole[workers][1], strict=True)
+                    differing = [part for part, mine, its in parts if mine != its]
+                    how, said = "other" if differing else how, f"{said}{end.said}differ: {differing}"
                     break
                 said += end.said
             else:
@@ -856,7 +416,8 @@ class Attack:
             shutil.rmtree(run, ignore_errors=True)
 
     def run_args(self, name: str, workers: int) -> ppo_selfplay.Args:
-        return tiny(self.folder, name, 30, num_workers=workers, save_interval=4, pool_interval=3, history_size=3)
+        return tiny(self.folder, name, 30, num_workers=workers, save_interval=4, pool_interval=3,
+                    history_size=3, worker_timeout=60.)
 
     def table(self) -> None:
         kinds = sorted({how for counts in self.counts.values() for how in counts} - set(GOOD))
