@@ -29,6 +29,7 @@ Seeds decide everything but a kill's moment. Exit code 1 if anything but the fir
 import argparse
 import collections
 import contextlib
+import faulthandler
 import hashlib
 import json
 import os
@@ -66,7 +67,7 @@ from melee_common import VecEnv, load_checkpoint, load_policy
 from mutations import ONNX, PT, RUN, SLP
 
 GOOD = "same", "differs", "refused"
-SLACK, ADDRESS_SPACE = 64 * 2 ** 20, 4 * 2 ** 30                            # bytes; the latter beyond what is mapped now
+SLACK, ADDRESS_SPACE = 64 * 2 ** 20, 4 * 2 ** 30                           # bytes; the latter beyond what is mapped
 
 # ---------------------------------------------------------------------------------------------------------------------
 # A process for each case
@@ -98,6 +99,7 @@ class Child:
 
     def _run(self, act) -> int:
         os.setsid()
+        faulthandler.disable()
         output = open(self.log, "w", buffering=1, errors="surrogateescape")
         os.dup2(output.fileno(), 1), os.dup2(output.fileno(), 2)
         sys.stdout = sys.stderr = output
@@ -184,7 +186,8 @@ def learn_from(path: Path) -> None:
     replays, _ = load_replays(str(path), num_workers=0, cache_dir=False, min_frames=10, progress=False)
     data = pack(replays, subjects(replays))
     sound(torch.isfinite(data.obs.floats).all() and torch.isfinite(data.returns).all(), "numbers that are not finite")
-    report(replays[0].frames.tobytes(), replays[0].controllers.tobytes(), replays[0].meta["winner"], replays[0].meta["end"])
+    game = replays[0]
+    report(game.frames.tobytes(), game.controllers.tobytes(), game.meta["winner"], game.meta["end"])
 
 
 def play_with(path: Path) -> None:
@@ -250,7 +253,8 @@ def treasure(run: Path) -> dict:
     for line in log.read_bytes().splitlines() if log.is_file() else ():
         with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             row = json.loads(line)
-            found |= {f"row {row['iteration']}": True} if row["global_step"] == FRAMES * row["iteration"] < 4 * FRAMES else {}
+            if row["global_step"] == FRAMES * row["iteration"] < 4 * FRAMES:
+                found[f"row {row['iteration']}"] = True
     return found
 
 
@@ -261,7 +265,8 @@ def treasure(run: Path) -> dict:
 
 def record_games(folder: Path, length: int = 400) -> None:
     """Four short games of bots, on stages that move and with characters that throw things."""
-    names, stages = ("fox", "samus", "peach", "zelda"), ("battlefield", "fountain_of_dreams", "dream_land", "pokemon_stadium")
+    names = ("fox", "samus", "peach", "zelda")
+    stages = ("battlefield", "fountain_of_dreams", "dream_land", "pokemon_stadium")
     names = [name if name in CHARACTERS else "link" for name in names]
     stages = [STAGES.get(name, STAGES["final_destination"]) for name in stages]
     frames, controllers = [], []

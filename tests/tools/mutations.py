@@ -24,15 +24,15 @@ NUMBERS = [0, -1, 1, 127, 255, 2 ** 15, 2 ** 16 - 1, 2 ** 31 - 1, 2 ** 31, 2 ** 
 ESCAPES = "\x1b[31m\r\n\x07[red]\u202e"
 ODD = {f"{n:.3g}": n for n in NUMBERS} | {
     "none": None, "true": True, "nothing": "", "a word": "word", "long text": "x" * 100_000, "escapes": ESCAPES,
-    "half a character": "\udc80", "many lines": ESCAPES * 3000, "a path": "../../etc/passwd", "a list": [], "a dict": {},
-    "lists": [[1], [2]], "names": {"a": {"b": 1}}}
-LAUGHS = functools.reduce(lambda nest, _: [nest, nest], range(40), [])      # small in a file, 2^40 lists to walk through
+    "half a character": "\udc80", "many lines": ESCAPES * 3000, "a path": "../../etc/passwd",
+    "a list": [], "a dict": {}, "lists": [[1], [2]], "names": {"a": {"b": 1}}}
+LAUGHS = functools.reduce(lambda nest, _: [nest, nest], range(40), [])  # small in a file, 2^40 lists to walk
 TENSORS = {"no tensor": torch.zeros(0), "a nan tensor": torch.tensor(float("nan")), "ints": torch.arange(3),
            "a huge view": torch.zeros(()).expand(30_000, 30_000), "complex": torch.zeros(2, dtype=torch.complex64),
            "sparse": torch.zeros(3, 3).to_sparse(), "laughs": LAUGHS}
 SIZES = {"wide": [30_000, 30_000], "wider": [10 ** 9], "deep": [1] * 5000, "half": [16.5], "no units": [0]}
 JSON_TEXTS = {"deep": "[" * 100_000 + "]" * 100_000, "deep names": '{"a":' * 100_000 + "1" + "}" * 100_000,
-              "4000 digits": "9" * 4000, "5000 digits": "9" * 5000, "1e400": "1e400"}      # json.dumps writes none of them
+              "4000 digits": "9" * 4000, "5000 digits": "9" * 5000, "1e400": "1e400"}               # json.dumps writes none
 
 
 def broken_bytes(data: bytes, rng) -> tuple[str, bytes]:
@@ -94,7 +94,8 @@ def json_values(path: Path, rng) -> str:
         said, lines[k] = f"all <- {label}", json.dumps(ODD[label])
     elif how < .2:
         key = rng.choice(list(tree))
-        said, lines[k] = f"{key} twice: {label}", f"{json.dumps(tree)[:-1]}, {json.dumps(key)}: {json.dumps(ODD[label])}}}"
+        said = f"{key} twice: {label}"
+        lines[k] = f"{json.dumps(tree)[:-1]}, {json.dumps(key)}: {json.dumps(ODD[label])}}}"
     else:
         said = edit_tree(tree, rng, ODD | {name: f"@{name}@" for name in JSON_TEXTS})
         lines[k] = functools.reduce(lambda text, name: text.replace(f'"@{name}@"', JSON_TEXTS[name]), JSON_TEXTS,
@@ -103,7 +104,7 @@ def json_values(path: Path, rng) -> str:
     return f"line {k + 1} {said}"
 
 
-# ------------------------------------------------------------------------------------------------------------ .slp files
+# ----------------------------------------------------------------------------------------------------------- .slp files
 
 EVENT_TYPES = {0x37: events.PRE_EVENT, 0x38: events.POST_EVENT, 0x3A: events.FRAME_START_EVENT, 0x3B: events.ITEM_EVENT,
                0x3C: events.BOOKEND_EVENT}
@@ -141,12 +142,13 @@ def slp_edit(kind: str, path: Path, rng) -> str:
         name = rng.choice(names or [""])
         where, at = form.fields[name][:2] if name else (np.dtype("u1"), rng.randrange(1, len(event)))
         n = where.itemsize
-        value = rng.choice((bytes(n), b"\xff" * n, b"\x7f" + b"\xff" * (n - 1), b"\x80" + bytes(n - 1), rng.randbytes(n),
-                            struct.pack(">f", rng.choice((3e38, -1e9, 1e5, 1.5)))[:n]))
+        value = rng.choice((bytes(n), b"\xff" * n, b"\x7f" + b"\xff" * (n - 1), b"\x80" + bytes(n - 1),
+                            rng.randbytes(n), struct.pack(">f", rng.choice((3e38, -1e9, 1e5, 1.5)))[:n]))
         event[at:at + n] = value
         said += f" {name or at} <- {value.hex()}"
     elif kind == "order":
-        n, to, how = rng.choice((1, 1, 5, 200)), rng.randrange(1, len(parts)), rng.choice(("drop", "double", "move", "mix"))
+        n, to = rng.choice((1, 1, 5, 200)), rng.randrange(1, len(parts))
+        how = rng.choice(("drop", "double", "move", "mix"))
         block = parts[k:k + n]
         del parts[k:k if how == "double" else k + n]
         if how == "mix":
@@ -170,7 +172,7 @@ def slp_edit(kind: str, path: Path, rng) -> str:
     return said
 
 
-# ------------------------------------------------------------------------------------------------------------- .pt files
+# ------------------------------------------------------------------------------------------------------------ .pt files
 
 def pt_edit(kind: str, path: Path, rng) -> str:
     data = torch.load(path, weights_only=True)
@@ -184,7 +186,8 @@ def pt_edit(kind: str, path: Path, rng) -> str:
         said = edit_tree(tree, rng, ODD | TENSORS | SIZES)
         data |= tree
     elif kind == "weights":
-        value, everywhere = rng.choice(("nan", "inf", "3e38", "-3e38", "1e30", "1e10", "1e5", "1e-40")), rng.random() < .3
+        value = rng.choice(("nan", "inf", "3e38", "-3e38", "1e30", "1e10", "1e5", "1e-40"))
+        everywhere = rng.random() < .3
         for each in weights if everywhere else [name]:
             weights[each] = torch.full_like(weights[each], float(value))
         said = f"{'all' if everywhere else name} <- {value}"
@@ -218,13 +221,14 @@ def pt_entries(path: Path, rng) -> str:
         entries |= {"gone": {}, "empty": {name: b""}, "renamed": {name + "x": content}}[how]
     with zipfile.ZipFile(path, "w") as archive:
         for key, content in entries.items():
-            bomb = how == "bomb" and key == name
-            archive.writestr(key, bytes(2 ** 28) if bomb else content, zipfile.ZIP_DEFLATED if bomb else zipfile.ZIP_STORED,
-                             1)
+            if how == "bomb" and key == name:
+                archive.writestr(key, bytes(2 ** 28), zipfile.ZIP_DEFLATED, 1)
+            else:
+                archive.writestr(key, content)
     return f"{name} {how}"
 
 
-# ----------------------------------------------------------------------------------------------------------- .onnx files
+# ---------------------------------------------------------------------------------------------------------- .onnx files
 
 METADATA_VALUES = ("", "0", "-1", "-5", "2", "1e20", "nan", "1" + "0" * 9, "9" * 5000, ESCAPES, "x" * 100_000, "{}")
 CASTS = {"float": TensorProto.FLOAT, "int8": TensorProto.INT8, "text": TensorProto.STRING}
@@ -235,7 +239,8 @@ def spliced(kind: str) -> list:
     """Nodes that make "after" of the actions "before"."""
     def number(name, value, kind=TensorProto.INT64):
         shape = [len(value)] if isinstance(value, list) else []
-        return helper.make_node("Constant", [], [name], value=helper.make_tensor(name, kind, shape, np.atleast_1d(value)))
+        tensor = helper.make_tensor(name, kind, shape, np.atleast_1d(value))
+        return helper.make_node("Constant", [], [name], value=tensor)
 
     node, info = helper.make_node, helper.make_tensor_value_info
     if kind in CASTS:
@@ -260,7 +265,8 @@ def spliced(kind: str) -> list:
 def onnx_edit(kind: str, path: Path, rng) -> str:
     model = onnx.load_from_string(path.read_bytes())
     graph = model.graph
-    node, weights, border = rng.choice(graph.node), rng.choice(graph.initializer), rng.choice([*graph.input, *graph.output])
+    node, weights = rng.choice(graph.node), rng.choice(graph.initializer)
+    border = rng.choice([*graph.input, *graph.output])
     said, tensor = f"{node.op_type} {node.name[:40]}", border.type.tensor_type
     if kind == "metadata":
         prop = rng.choice([prop for prop in model.metadata_props if prop.key in (
@@ -375,7 +381,8 @@ SLP = ANYTHING | {kind: functools.partial(slp_edit, kind) for kind in (
 PT = ANYTHING | {kind: functools.partial(pt_edit, kind) for kind in ("values", "config", "weights", "tensors")} | {
     "entries": pt_entries}
 ONNX = ANYTHING | {kind: functools.partial(onnx_edit, kind) for kind in (
-    "metadata", "names", "types", "shapes", "operators", "nodes", "attributes", "weights", "external", "programs", "actions")}
+    "metadata", "names", "types", "shapes", "operators", "nodes", "attributes", "weights", "external",
+    "programs", "actions")}
 JSON = ANYTHING | {"values": json_values, "more values": json_values}
 RUN = {f"{Path(file).name} {kind}": of(file, edit) for file in RUN_FILES
        for kind, edit in ((PT if file.endswith(".pt") else JSON) | {"place": put}).items()} | {
