@@ -5,7 +5,7 @@ import pytest
 from attack import attack
 
 
-@pytest.mark.parametrize("what, count", [("replays", 20), ("checkpoints", 12), ("folders", 12)])
+@pytest.mark.parametrize("what, count", [("replays", 20), ("checkpoints", 6), ("folders", 6)])
 def test_broken_files_end_in_a_result_or_in_a_line(what, count):
     assert attack(what, range(count), seed=1).failures == []
 

@@ -62,6 +62,7 @@ from cleanmelee.pool import Pool, Ratings
 from cleanmelee.recording import write_slp
 from cleanmelee.replays import load_replays
 from cleanmelee.slp import read_replay
+from cleanmelee.workers import end_with_parent
 from helpers import FRAMES, metrics, random_observation, tiny
 from melee_common import VecEnv, load_checkpoint, load_policy
 from mutations import ONNX, PT, RUN, SLP
@@ -98,6 +99,7 @@ class Child:
         self.fd = os.pidfd_open(self.pid)
 
     def _run(self, act) -> int:
+        end_with_parent()
         os.setsid()
         faulthandler.disable()
         output = open(self.log, "w", buffering=1, errors="surrogateescape")

@@ -32,7 +32,7 @@ TENSORS = {"no tensor": torch.zeros(0), "a nan tensor": torch.tensor(float("nan"
            "sparse": torch.zeros(3, 3).to_sparse(), "laughs": LAUGHS}
 SIZES = {"wide": [30_000, 30_000], "wider": [10 ** 9], "deep": [1] * 5000, "half": [16.5], "no units": [0]}
 JSON_TEXTS = {"deep": "[" * 100_000 + "]" * 100_000, "deep names": '{"a":' * 100_000 + "1" + "}" * 100_000,
-              "4000 digits": "9" * 4000, "5000 digits": "9" * 5000, "1e400": "1e400"}               # json.dumps writes none
+              "4000 digits": "9" * 4000, "5000 digits": "9" * 5000, "1e400": "1e400"}  # json.dumps writes none
 
 
 def broken_bytes(data: bytes, rng) -> tuple[str, bytes]:
