@@ -1,5 +1,5 @@
-"""Going on with a run as if it had never stopped: its flags, its checkpoint, its logs. What was edited, damaged or mixed
-up is told before anything on disk is changed."""
+"""Going on with a run as if it had never stopped: its flags, its checkpoint, its logs. What was edited, damaged or
+mixed up is told before anything on disk is changed."""
 
 import json
 from pathlib import Path

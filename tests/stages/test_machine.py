@@ -22,7 +22,6 @@ import distill
 import export_onnx
 import play
 import ppo_selfplay
-from cleanmelee import evaluation, replays, signals
 from cleanmelee.cli import PATH, UserError, expand_home, run_script
 from cleanmelee.evaluation import Evaluator
 from cleanmelee.files import append_jsonl, atomic_write
@@ -301,23 +300,3 @@ def test_a_script_expands_them(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["play.py", "--policy=~/p.pt"])
     run_script(lambda args: seen.append(args), play.Args)
     assert seen[0].policy == f"{tmp_path}/p.pt"
-
-
-def test_replays_need_no_home_and_a_forbidden_folder_is_named(monkeypatch, tmp_path, capsys):
-    (tmp_path / "open").mkdir()
-    (tmp_path / "open" / "a.SLP").touch()
-    (tmp_path / "shut").mkdir()
-    scandir = os.scandir
-
-    def as_a_user(path):                                                    # root may read everything
-        if Path(path).name == "shut":
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", as_a_user)
-    assert replays._find_replays(tmp_path) == [tmp_path / "open" / "a.SLP"]
-    assert f"{tmp_path / 'shut'}: cannot be read (Permission denied)" in capsys.readouterr().err
-    monkeypatch.delenv("HOME", raising=False)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(os, "getuid", lambda: 4_000_000)
-    assert replays.default_cache_dir() is None
