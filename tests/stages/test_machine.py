@@ -22,6 +22,7 @@ import distill
 import export_onnx
 import play
 import ppo_selfplay
+from cleanmelee import evaluation, signals
 from cleanmelee.cli import PATH, UserError, expand_home, run_script
 from cleanmelee.evaluation import Evaluator
 from cleanmelee.files import append_jsonl, atomic_write
