@@ -93,13 +93,14 @@ class Child:
 
     def __init__(self, act, log: Path):
         self.log, self.began = log, time.perf_counter()
+        parent = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
-            os._exit(self._run(act))
+            os._exit(self._run(act, parent))
         self.fd = os.pidfd_open(self.pid)
 
-    def _run(self, act) -> int:
-        end_with_parent()
+    def _run(self, act, parent: int) -> int:
+        end_with_parent(parent)
         os.setsid()
         faulthandler.disable()
         output = open(self.log, "w", buffering=1, errors="surrogateescape")
