@@ -14,6 +14,7 @@ from cleanmelee.statistics import wilson_interval
 from cleanmelee.frame import CHARACTERS, CONTROLLER, FRAME, STAGES, outcomes
 from cleanmelee.game import BOTS
 from cleanmelee.rewards import RewardArgs, compute_rewards
+from cleanmelee.workers import ForkServer
 from melee_common import BOT_SLOT, NEUTRAL_ACTION, Games, Policy, VecEnv, act, decode_actions, observe
 from ppo_selfplay import compute_gae
 from helpers import random_actions, slow_gae
@@ -190,6 +191,34 @@ def test_a_hung_worker_is_replaced():
         assert .9 < time.monotonic() - started < 2                          # a second or so
         assert broken.tolist() == [True, True, False, False] and "hung" in log[0]
         assert not envs.step(np.zeros((4, 2), CONTROLLER))[2].any()
+
+
+def test_requests_to_end_are_not_for_workers():
+    """`timeout`, Slurm and a closing terminal send theirs to all; the main process has a checkpoint to write."""
+    log = []
+    with make(4, num_workers=2, log=log.append) as envs:
+        for pid in (envs._forks._pid, *(worker.pid for worker in envs._workers)):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                os.kill(pid, number)
+        assert not envs.step(np.zeros((4, 2), CONTROLLER))[2].any() and log == []
+        os.kill(envs._workers[0].pid, signal.SIGKILL)                       # and replacements can be made
+        assert envs.step(np.zeros((4, 2), CONTROLLER))[2].tolist() == [True, True, False, False]
+        os.kill(envs._workers[0].pid, signal.SIGTERM)
+        assert not envs.step(np.zeros((4, 2), CONTROLLER))[2].any()
+
+
+def test_a_stopped_fork_server_goes_on_and_holds_nobody(monkeypatch):
+    monkeypatch.setattr(ForkServer, "PATIENCE", (.2, 5))
+    with make(4, num_workers=2, log=lambda line: None) as envs:
+        os.kill(envs._forks._pid, signal.SIGSTOP)
+        os.kill(envs._workers[0].pid, signal.SIGKILL)
+        started = time.monotonic()
+        assert envs.step(np.zeros((4, 2), CONTROLLER))[2].tolist() == [True, True, False, False]
+        assert time.monotonic() - started < 4
+        for pid in (envs._forks._pid, envs._workers[1].pid):
+            os.kill(pid, signal.SIGSTOP)
+        started = time.monotonic()
+    assert time.monotonic() - started < 4                                   # closed
 
 
 def test_a_raising_worker_tells_why(monkeypatch):
