@@ -297,7 +297,7 @@ def test_training_against_melees_own_computer_player(dolphin, tmp_path, monkeypa
 def test_a_killed_dolphin_a_killed_worker_and_a_resumed_run(dolphin):
     log = []
     with VecEnv(2, FOX, FD, dolphin=dolphin(), log=log.append, max_episode_frames=0) as envs:
-        with VecEnv(2, FOX, FD) as other, pytest.raises(UserError, match="another number"):
+        with VecEnv(2, FOX, FD) as other, pytest.raises(ValueError, match="envs.seed"):
             other.load_state_dict({**envs.state_dict(), "seed": envs.state_dict()["seed"][:8]})
         os.kill(dolphin_of(envs._workers[0]), signal.SIGKILL)
         assert play_until_healthy(envs)[1] == 0 and "ended with signal 9" in log[0]
