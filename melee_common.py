@@ -13,6 +13,7 @@ policies, checkpoints. To add a backbone, write a class beside MLP and GRU and n
 in the scripts' --backbone."""
 
 import copy
+import functools
 import hashlib
 import io
 import mmap
@@ -1144,21 +1145,29 @@ def _check_values(data, damaged: str) -> None:
             raise UserError(f"{damaged} values include a number of more than 64 bits")
 
 
+@functools.lru_cache(maxsize=64)
+def _layout(backbone: str, hidden: tuple[int, ...]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """Names, shapes and types of a policy's weights. It is not built for that: a file may ask for any size."""
+    with torch.device("meta"):
+        return {name: (x.shape, x.dtype) for name, x in Policy(backbone, hidden).state_dict().items()}
+
+
 def _check_weights(weights: dict, config: dict, size: int, damaged: str) -> None:
-    """Raises UserError unless `weights` has the tensors of a Policy(**config), which is not built for that: its sizes
-    are what the file says. size: bytes of the whole file."""
+    """Raises UserError unless `weights` has the tensors of a Policy(**config). size: bytes of the whole file."""
     try:
-        if len(config["hidden"]) > len(weights):                            # every layer has a weight of its own
+        hidden = config["hidden"]
+        if config.keys() != {"backbone", "hidden", "action_repeat", "frame_delay"} or type(hidden) is not list or not (
+                len(hidden) <= len(weights) and all(type(n) is int for n in hidden)):               # a weight a layer
             raise ValueError
-        with torch.device("meta"):
-            expected = Policy(**config).state_dict()
+        check_timing(config["action_repeat"], config["frame_delay"])
+        expected = _layout(config["backbone"], tuple(hidden))
     except UserError as error:
         raise UserError(f"{damaged} config makes no policy here: {error}") from None
     except (KeyError, TypeError, ValueError, RuntimeError):
         raise UserError(f"{damaged} config {printable(config, 200)} is none of this code's") from None
     for name in expected.keys() | weights.keys():
-        mine, theirs = expected.get(name), weights.get(name)
-        if mine is None or type(theirs) is not torch.Tensor or (mine.shape, mine.dtype) != (theirs.shape, theirs.dtype):
+        theirs = weights.get(name)
+        if type(theirs) is not torch.Tensor or expected.get(name) != (theirs.shape, theirs.dtype):
             raise UserError(f"{damaged} weights do not fit its own sizes ({printable(name, 100)})")
     if sum(x.nbytes for x in weights.values()) > size:
         raise UserError(f"{damaged} weights lie in each other")
