@@ -6,6 +6,7 @@ can see: one for the rules, one for the bots, who see the rules too. An edit of 
 rule compiles everything.
 """
 
+import functools
 import hashlib
 import os
 import pathlib
@@ -103,6 +104,13 @@ def announce(what):
     print(f"compiling the embedded game: {what} (about {SECONDS[what]} s, {when})", file=sys.stderr, flush=True)
 
 
+@functools.cache
+def cannot_keep(reason):
+    """Said once, for several hundred functions."""
+    print(f"warning: {PLACE}: the compiled game cannot be kept there ({reason}), the next start compiles again; make "
+          "room, or name another folder with NUMBA_CACHE_DIR", file=sys.stderr, flush=True)
+
+
 class OurFolder(CompileResultCacheImpl):
     """Our folder or none: numba would else go on to places of its own, where no digest is looked at."""
 
@@ -135,8 +143,9 @@ class Kept(FunctionCache):
     def save_overload(self, sig, data):
         try:
             super().save_overload(sig, data)
-        except OSError:                                # a full disk, or another process cleans up
+        except OSError as error:                       # a full disk, or another process cleans up
             self.forget()
+            cannot_keep(error.strerror)
 
     def forget(self):
         try:

@@ -3,6 +3,7 @@
 import ast
 import os
 import pathlib
+import resource
 import shutil
 import subprocess
 import sys
@@ -47,12 +48,15 @@ class Small:
         assert old in path.read_text()
         path.write_text(path.read_text().replace(old, new))
 
-    def play(self, **environment):
-        """One start of a program: -> what it computes, what it says."""
+    def play(self, full=False, **environment):
+        """One start of a program, full: on a disk without room -> what it computes, what it says."""
+        def no_room():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
         clean = {name: value for name, value in os.environ.items() if name not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")}
         clean |= dict(HOME=str(self.home), TMPDIR=str(self.temporary), PYTHONDONTWRITEBYTECODE="1")
         result = subprocess.run([sys.executable, "-c", PLAY], cwd=self.root, env=clean | environment,
-                                text=True, capture_output=True)
+                                text=True, capture_output=True, preexec_fn=no_room if full else None)
         assert result.returncode == 0, result.stderr
         return result.stdout.split(), result.stderr
 
@@ -102,6 +106,15 @@ def test_an_empty_or_torn_file_means_to_compile_again(small, kind, length):
     values, said = small.play()
     assert values == ["4", "40"] and said.startswith(ALL)
     assert small.play() == (["4", "40"], "")           # and it is mended
+
+
+def test_a_full_disk_is_told_once(small):
+    values, said = small.play(full=True)
+    assert values == ["4", "40"] and said.startswith(ALL) and said.count("\n") == 2
+    assert f"warning: {small.kept}: the compiled game cannot be kept there (" in said
+    values, said = small.play()
+    assert values == ["4", "40"] and said.startswith(ALL) and said.count("\n") == 1
+    assert small.play() == (["4", "40"], "")
 
 
 def block(folder):
