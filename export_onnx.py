@@ -208,7 +208,10 @@ def main(args: Args) -> None:
     for acting, _ in models.values():
         for key, value in metadata.items():
             acting.metadata_props.add(key=key, value=value)
-        check_model(acting.SerializeToString())                             # what play.py asks of a file
+        try:
+            check_model(acting.SerializeToString())                         # what play.py asks of a file
+        except ValueError as error:
+            raise UserError(f"{checkpoint}: its network, exported, {error}") from None
 
     # ---------------------------------------------------------------------------------------------- parity and latency
     obs = game_frames(args.steps, args.character, args.seed)
