@@ -117,7 +117,7 @@ def check_number(name: str, value: float, limits: Range | None) -> None:
         rule = f"must be at least {low:g}"
     else:
         rule = f"must lie between {low:g} and {high:g}"
-    raise UserError(f"{as_flag(name)} {value}: {rule}")
+    raise UserError(f"{as_flag(name)} {printable(value, 60)}: {rule}")
 
 
 def as_flag(name: str) -> str:
@@ -164,7 +164,7 @@ def check_kind(name: str, value, kind) -> None:
         return
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", types.NoneType: "null"}
     wanted = [repr(choice) for choice in choices] + [names[each] for each in kinds if each in names]
-    raise UserError(f"{as_flag(name)} {value!r}: must be {' or '.join(wanted)}")
+    raise UserError(f"{as_flag(name)} {printable(repr(value), 60)}: must be {' or '.join(wanted)}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ def check_kind(name: str, value, kind) -> None:
 def lookup(table: dict[str, int], name: str, what: str) -> int:
     """table[name], or a UserError that lists what there is. what: "character", "stage", "bot"."""
     if not isinstance(name, str) or name not in table:
-        raise UserError(f"unknown {what} {name!r}: choose one of {', '.join(sorted(table))}")
+        raise UserError(f"unknown {what} {printable(repr(name), 60)}: choose one of {', '.join(sorted(table))}")
     return table[name]
 
 
