@@ -32,3 +32,8 @@ def restore_interrupt_handlers():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+def pytest_make_parametrize_id(val):
+    """A test's name stays a line, whatever it is given."""
+    return f"{str(val)[:40]}..." if isinstance(val, str | int) and len(str(val)) > 60 else None

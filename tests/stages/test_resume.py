@@ -200,7 +200,7 @@ def test_flags_that_are_none_are_refused(run, text):
     ("envs.characters", torch.full((32,), 99, dtype=torch.uint8)),
     ("envs.seed", "1"), ("ratings.table.main", [1500.]), ("ratings.table.main.0", math.nan), ("ratings.payoff", []),
     ("ratings.recent.main", {"a": 1}), ("turn.learner", 3), ("turn.scores", ["a"]), ("turn.weights", (1, 2)),
-    ("iteration", True), ("step", -512), ("step", 512.), ("iteration", 2)], ids=str)
+    ("iteration", True), ("step", -512), ("step", 512.), ("iteration", 2)], ids=lambda change: change[0])
 def test_an_edited_checkpoint_is_refused(run, change):
     edit(run, assign(*change))
     refused(run, "run")
