@@ -13,7 +13,7 @@ import tyro
 
 from cleanmelee.frame import CHARACTERS, STAGES
 from cleanmelee.signals import end_now, interrupt, on_request
-from cleanmelee.terminal import open_streams, printable
+from cleanmelee.terminal import printable
 
 CHARACTER_PRESETS = {
     "low_tiers": ("mewtwo", "gameandwatch", "link", "ganondorf", "zelda"),
@@ -29,7 +29,6 @@ class UserError(ValueError):
 def run_script(main, args_type) -> None:
     """Parses the command line and runs main(args). A user's mistake ends in one line and exit code 2; Ctrl-C, SIGTERM
     and SIGHUP raise KeyboardInterrupt, unless main has its own way, and end in exit code 130."""
-    open_streams()
     on_request(interrupt, end_now)
     try:
         args = tyro.cli(args_type, description=sys.modules[main.__module__].__doc__)
