@@ -27,13 +27,16 @@ Tables = collections.namedtuple("Tables", "characters stages hitboxes root_motio
 DATA = pathlib.Path(__file__).resolve().parent / "data"
 
 
-def read_rows(name):
-    with open(DATA / name, newline="") as file:
+def read_csv(path):
+    with open(path, newline="") as file:
         return list(csv.DictReader(file))
 
 
-def build_tables():
-    """Derive every table from the rows above, data/ and libmelee's framedata.csv."""
+def build_tables(folder=DATA):
+    """Derive every table from the rows above, the CSV files of a folder and libmelee's framedata.csv."""
+    def read_rows(name):
+        return read_csv(folder / name)
+
     characters = np.zeros(NUM_CHARACTERS, CHARACTER)
     for character, blocks in ATTRIBUTE_ROWS.items():
         row = characters[character]

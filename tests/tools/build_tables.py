@@ -9,6 +9,7 @@ and moves_all.csv. All numbers are modes or medians of what the game itself logg
 
 import collections
 import csv
+import functools
 import pathlib
 import sys
 
@@ -215,12 +216,15 @@ def measure_throws(players, paths):
 # Tables
 # ---------------------------------------------------------------------------------------------------------------------
 
-def write(name, header, rows):
-    with open(DATA / name, "w", newline="") as file:
+def write_csv(folder, name, header, rows):
+    with open(folder / name, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
     print(f"{name}: {len(rows)} rows")
+
+
+write = functools.partial(write_csv, DATA)
 
 
 def exactly(value):
@@ -341,10 +345,14 @@ def thrown_rows(paths):
     return rows
 
 
-def special_rows(starts):
-    """Adds what replays show to the rows of before; those stay, as a special on landing or leaving a floor misleads."""
+def known_specials():
     with open(DATA / "specials.csv", newline="") as file:
-        rows = {tuple(map(int, row[:3])): int(row[3]) for row in list(csv.reader(file))[1:]}
+        return {tuple(map(int, row[:3])): int(row[3]) for row in list(csv.reader(file))[1:]}
+
+
+def special_rows(starts, known):
+    """Adds what replays show to the rows of before; those stay, as a special on landing or leaving a floor misleads."""
+    rows = dict(known)
     for key, counts in starts.items():
         (action, times), = counts.most_common(1)
         if times >= 3 and key[0] in game.CHARACTERS.values():
@@ -352,7 +360,9 @@ def special_rows(starts):
     return [[*key, action] for key, action in sorted(rows.items())]
 
 
-def build_learned(paths):
+def build_learned(paths, out=DATA, known=None):
+    """Measure the learned tables from these replays alone and write them to the folder out. known: specials found
+    before, None for the repository's."""
     endings, starts = (collections.defaultdict(collections.Counter) for _ in range(2))
     feet, curves, poses, dodges, thrown = (collections.defaultdict(list) for _ in range(5))
     used = 0
@@ -373,13 +383,14 @@ def build_learned(paths):
             if stage in EDGES:
                 measure_ledge(stage, player, poses)
     print(f"{used} replays")
+    write = functools.partial(write_csv, out)
     write("actions.csv", ["character", "action", "frames", "next_action", "ecb_bottom"], action_rows(endings, feet))
     write("velocities.csv", ["character", "action", "frame", "ground_vx", "air_vx", "vy"], velocity_rows(curves))
     write("ledge_poses.csv", ["character", "frame", "dx", "dy"], ledge_rows(poses))
     write("dodges.csv", ["character", "action", "first_frame", "last_frame"], dodge_rows(dodges))
     write("thrown.csv", ["character", "action", "frame", "dx", "dy"], thrown_rows(thrown))
     write("specials.csv", ["character", "airborne", "direction", "action"],
-          special_rows(starts))
+          special_rows(starts, known_specials() if known is None else known))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
