@@ -301,7 +301,8 @@ def ledge_rows(poses):
     usual = np.nanmedian(table, 0)
     table = np.where(np.isnan(table), usual, table)
     return [[character, pose, *map(exactly, table[character, pose])]
-            for character in sorted(game.CHARACTERS.values()) for pose in range(8)]
+            for character in sorted(game.CHARACTERS.values()) for pose in range(8)
+            if not np.isnan(table[character, pose]).any()]  # seen of nobody
 
 
 def dodge_rows(dodges):

@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """How close is a simulated Melee to the real one? Compares a simulator with Slippi replays, frame by frame.
 
     python tests/tools/fidelity.py --sim tests/tools/fidelity_adapter.py replays/*.slp
@@ -46,7 +47,7 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from cleanmelee.events import ReplayError
 from cleanmelee.frame import (
-    BUTTON_L, BUTTON_R, BUTTON_Z, CHARACTERS, FIRST_CONTROL_FRAME, ITEM, NUM_ITEMS, PLATFORM_UNIT, STAGES,
+    BUTTON_L, BUTTON_R, BUTTON_Z, CHARACTERS, FIRST_CONTROL_FRAME, ITEM, NUM_ITEMS, STAGES,
 )
 from cleanmelee.slp import read_replay
 
@@ -133,7 +134,7 @@ FAMILIES = {
     "grab/throw/grabbed": (*range(212, 233), *range(239, 244), *range(266, 293), *range(301, 305)),
     "special move": range(341, NUM_ACTIONS), "hitstun/tumble": (38, *range(75, 92), 251),
     "down/tech": (*range(183, 212), 237, 238, *range(247, 251)), "ledge": range(252, 264),
-    "dead/respawn/entry": (*range(0, 14), *range(322, 325)), "other": (), "hit event": ()}
+    "dead/respawn/entry": (*range(14), *range(322, 325)), "other": (), "hit event": ()}
 FAMILY_NAMES = list(FAMILIES)
 FASTFALL, OTHER, HIT_EVENT = (FAMILY_NAMES.index(name) for name in ("fastfall", "other", "hit event"))
 FAMILY = np.full(NUM_ACTIONS, OTHER)
@@ -250,12 +251,6 @@ def derive_hidden(states, inputs):
         derive_hits(states[:, player], states[:, 1 - player], player)
 
 
-def owns_items(items, player):
-    """Is there an item of this player's in what was a frame before? items [T, NUM_ITEMS]."""
-    owned = ((items["present"] == 1) & (items["owner"] == player)).any(-1)
-    return np.concatenate([owned[:1], owned[:-1]])
-
-
 def derive_input_timers(state):
     for stick, timer in (("p_sx", "t_sx"), ("p_sy", "t_sy")):
         state[timer] = list(stick_timers(state[stick].tolist()))
@@ -308,6 +303,11 @@ def derive_action_timers(state):
         state[name] = values
 
 
+def owns_items(items, player):
+    """[T] bool: is there an item of this player's? items [T, NUM_ITEMS]."""
+    return ((items["present"] == 1) & (items["owner"] == player)).any(-1)
+
+
 def derive_hits(own, other, player):
     """hit_done, t_hit, stale. A swing touches when its owner freezes; it stands in the queue once, whatever it hits. So
     does a throw, as it lets go; every pummel and every shot stands there too."""
@@ -315,7 +315,8 @@ def derive_hits(own, other, player):
     freezes, stops = (np.diff(state["hitlag"], prepend=0) > 0 for state in (own, other))
     shielded, untouchable = stops & (other["action"] == SHIELD_STUN), other["hurtbox"] > 0
     touches = freezes & ((percent_rise & stops) | shielded | untouchable)
-    shoots = owns_items(own["items"], player)
+    shoots = owns_items(own["items"], player)          # a frame before
+    shoots = np.concatenate([shoots[:1], shoots[:-1]])
     restarts = (own["t_act"] == 0) & (np.concatenate([[0], own["hitlag"][:-1]]) <= 1)
     was_held = np.isin(np.concatenate([[0], other["action"][:-1]]), list(HELD))
     is_held = np.isin(other["action"], list(HELD))
@@ -450,8 +451,7 @@ def damaging(before, after):
     hurt = (after["percent"] > before["percent"] + HIT_PERCENT) & (after["action"] > DEAD_UNTIL)
     held = np.isin(before["action"], list(HELD))
     freezes = (after["hitlag"] > before["hitlag"])[:, ::-1]  # the attacker, who feels his own blows but not his shots
-    items = before["items"][:, 0]
-    shoots = np.stack([((items["present"] == 1) & (items["owner"] == owner)).any(-1) for owner in (1, 0)], 1)
+    shoots = np.stack([owns_items(before["items"][:, 0], attacker) for attacker in (1, 0)], 1)
     return hurt & (held | freezes | shoots), np.where(held, HOLD, np.where(freezes, BLOW, SHOT))
 
 
@@ -717,10 +717,11 @@ def of_character(scores, character):
 
 
 def report_summary(scores, title):
-    """A row for each set of stages and each character -> the figures by the row's name."""
+    """A row for each set of stages and each character (as victim, of hits) -> the figures by the row's name."""
     rows = summary_rows(scores)
     for character in np.unique(gathered(scores, "steps")["character"]).tolist():
-        rows[CHARACTER_NAMES.get(character, str(character))] = of_character(scores, character)
+        own = [score for score in of_character(scores, character) if len(score.steps)]
+        rows[CHARACTER_NAMES.get(character, str(character))] = own
     print(f"\n{title}\n{'':20s}{'games':>6s}{'steps':>9s}{'position':>10s}{'action':>8s}{'changes':>9s}{'1 s alone':>11s}"
           f"{'hits':>7s}{'recall':>8s}{'precision':>11s}{'by swing':>10s}{'throws':>8s}{'recall':>8s}{'precision':>11s}")
     out = {}

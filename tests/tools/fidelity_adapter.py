@@ -10,6 +10,7 @@ import pathlib
 import shutil
 import sys
 import tempfile
+import warnings
 
 import numpy as np
 
@@ -253,7 +254,8 @@ def learn(paths):
         folder = pathlib.Path(name)
         for table in measuring.DATA.glob("*.csv"):
             shutil.copy(table, folder)
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")            # medians of nothing
             measuring.build_learned([pathlib.Path(path) for path in paths], folder, known={})
         return Simulator(build_tables(folder))
 
