@@ -20,7 +20,7 @@ TECH_WINDOW, TECH_INTANGIBLE = 20, 15                  # frames; the second, aft
 BOUNCE_KEEPS = .8                                      # share of the knockback that a bounce leaves; public
 WALL_TOUCH, WALL_JUMP_WINDOW = 2.0, 3                  # how near and how fresh a flick off the wall must be; guesses
 WIND_PERIOD, WIND_FRAMES, WIND_SPEED = 1100, 270, .2   # frames; units a frame
-WIND_EDGE, WIND_LOW, WIND_HIGH = 76.2, -7, 40          # where it blows
+WIND_SPLIT, WIND_EDGE, WIND_LOW, WIND_HIGH = -17.5, 76, -7, 40  # it blows outward from Whispy; measured
 TETHER_REACH = 18                                      # of Link's hookshot in the air, beyond the arms; a guess
 
 
@@ -348,10 +348,10 @@ def wind_direction(seed, frame_id):
 
 @jit
 def blow(p, wind):
-    """The wind pushes whoever stands or flies on its half of the stage, outward."""
+    """The wind pushes whoever stands or flies on its side of Whispy, outward."""
     side = -1.0 if wind == 1 else 1.0
     free = p.hitlag <= 0 and p.action > REBIRTH_WAIT and not on_ledge(p.action) and not is_held(p.action)
-    if free and 0 < p.x * side < WIND_EDGE and WIND_LOW < p.y < WIND_HIGH:
+    if free and (p.x - WIND_SPLIT) * side > 0 and p.x * side < WIND_EDGE and WIND_LOW < p.y < WIND_HIGH:
         p.x += WIND_SPEED * side
 
 

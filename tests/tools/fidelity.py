@@ -86,6 +86,7 @@ STATE = np.dtype([
     ("turned", "i4"),                                  # 1: the facing is not the one with which the action began
     # The same in both players' records
     ("frame", "i4"),                                   # Slippi's frame id, -123 first
+    ("wind", "i4"),                                    # Dream Land's: 0 none seen, 1 to the left, 2 to the right
     ("platforms", "f4", (2,)),                         # Fountain of Dreams' left and right platform's y, 0 not known
     ("items", ITEM, (NUM_ITEMS,)),                     # what lies, flies and is held; owner 0 or 1
 ], align=True)
@@ -108,6 +109,7 @@ GROUPS = [  # games of the same people or session are left out together: (patter
 OLDEST = (3, 8, 0)                                     # velocities since Slippi 3.5, hitlag since 3.8
 NEVER, LEDGE_COOLDOWN, STICK_OUT = 254, 29, .25        # where timers stop; frames; where a tilt begins
 STALE_ENTRIES = 9
+WIND_SPEED, WIND_SPLIT, WIND_EDGE, WIND_HEIGHTS = .2, -17.5, 74, (-1, 38)  # where it surely blows, and where it parts
 REPEATING = {14, 15, 16, 17, 21, 29, 32, 35, 38, 40}   # actions that start over by themselves
 LEDGE, AERIAL_LANDINGS, SHIELD_STUN = range(252, 264), range(70, 75), 181
 SMASHES = {*range(58, 65), 346}                        # 346: Game & Watch's forward smash, see characters.py
@@ -176,6 +178,8 @@ def load_replay(path):
     states["frame"] = ids[:, None]
     read_stage(path, ids, states)
     derive_hidden(states, inputs)
+    if int(replay.start.stage) == STAGES["dream_land"]:
+        derive_wind(states)
     return states, inputs, int(replay.start.stage), ids
 
 
@@ -301,6 +305,28 @@ def derive_action_timers(state):
     state["lcancel"] = cancels
     for name, values in zip(("t_act", "t_air", "t_ledge", "t_smash", "turned"), zip(*out, strict=True), strict=True):
         state[name] = values
+
+
+def derive_wind(states):
+    """Whispy's wind as far as the past shows it: it moves a free player by two tenths more than his velocity, to the
+    side that he stands on. It goes on until somebody stands in it unmoved."""
+    before, after = states[:-1], states[1:]
+    speed = np.where(after["airborne"] == 1, after["air_vx"], after["ground_vx"]) + after["kb_vx"]
+    moved = after["x"] - before["x"] - speed           # by something else than his velocity
+    free = (before["hitlag"] <= 1) & (after["hitlag"] <= 0) & (after["action"] > DEAD_UNTIL)
+    free &= ~np.isin(after["action"], [*HELD, *LEDGE]) & (after["airborne"] == before["airborne"])
+    inside = free & (before["y"] > WIND_HEIGHTS[0]) & (before["y"] < WIND_HEIGHTS[1])
+    inside &= (np.abs(moved) < .004) & (np.abs(before["x"]) < WIND_EDGE)
+    left, right = inside & (before["x"] < WIND_SPLIT - 2), inside & (before["x"] > WIND_SPLIT + 2)
+    blown = [free & (np.abs(moved - way) < .004) for way in (-WIND_SPEED, WIND_SPEED)]
+    calm, wind, out = [left.any(1).tolist(), right.any(1).tolist()], 0, [0]
+    for t, shown in enumerate(zip(*(side.any(1).tolist() for side in blown), strict=True)):
+        if any(shown):
+            wind = 1 if shown[0] else 2
+        elif wind and calm[wind - 1][t]:
+            wind = 0
+        out.append(wind)
+    states["wind"] = np.array(out)[:, None]
 
 
 def owns_items(items, player):

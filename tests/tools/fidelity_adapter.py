@@ -5,7 +5,9 @@ by name and the later ones may be absent, so that the tool may lie anywhere and 
 """
 
 import contextlib
+import functools
 import io
+import itertools
 import pathlib
 import shutil
 import sys
@@ -76,7 +78,7 @@ class Simulator:
         players["present"], players["port"] = 1, [0, 1]
         frames["stage"], frames["frame_id"] = stage, QUIET_FRAME
         if "memory" in state.dtype.names:
-            self.recall(frames, secrets, state)
+            self.recall(frames, hidden, state)
         else:
             self.guess(frames, secrets, state)
 
@@ -137,8 +139,8 @@ class Simulator:
 
     # A state with a memory: the game's own hidden fields, put right by what the true state shows
 
-    def recall(self, frames, secrets, state):
-        memory = state["memory"]
+    def recall(self, frames, hidden, state):
+        memory, secrets = state["memory"], hidden["players"]
         secrets[:] = memory["hidden"]
         stray = (memory["action"] != state["action"]) | (memory["hidden"]["action_frames"] != state["t_act"])
         for name in OF_ACTION:                         # the game took another way: these belong to where it went
@@ -163,6 +165,9 @@ class Simulator:
         for known in (seen_platforms(state), memory["platforms"][:, 0], (game.PLATFORM_LEFT, game.PLATFORM_RIGHT)):
             places = np.where(places > 0, places, known)
         frames["platform_left"], frames["platform_right"] = np.where(fountain, places, 0).T
+        for wind, (seed, frame_id) in windy_moments().items():
+            blows = (frames["stage"] == game.DREAM_LAND) & (state["wind"][:, 0] == wind)
+            hidden["seed"][blows], frames["frame_id"][blows] = seed, frame_id
         yoshi = frames["stage"] == game.YOSHIS_STORY
         frames["frame_id"][yoshi] = state["frame"][yoshi, 0]  # Randall keeps to the clock
         items = state["items"][:, 0]
@@ -206,6 +211,7 @@ class Simulator:
         after["frame"] = state["frame"] + 1
         after["platforms"] = memory["platforms"]
         after["items"] = frames["items"][:, None]
+        after["wind"] = state["wind"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -223,6 +229,17 @@ def seen_platforms(state):
         height = (np.where(on, state["y"], 0).max(1) - game.PLATFORM_ZERO) / game.PLATFORM_UNIT
         heights.append(np.where(on.any(1), height, 0))
     return np.stack(heights, 1)
+
+
+@functools.cache
+def windy_moments():
+    """{wind: (seed, frame id)}: the game draws its wind from these; here it has to blow as in the replay."""
+    moments, frame_id = {}, game.terrain.WIND_PERIOD // 2
+    for seed in itertools.count():
+        wind = game.terrain.wind_direction(np.uint64(seed), frame_id)
+        moments.setdefault(wind, (seed, frame_id))
+        if len(moments) == 3:
+            return {wind: moments[wind] for wind in (1, 2)}
 
 
 def waiting_turns(state):
