@@ -203,7 +203,8 @@ def move(p, h, c, s, t, floor):
         collide_in_air(p, h, c, s, old_x, old_y)
         return
     ground_velocity(p, h, c, t)
-    along_slope = .9789 if floor == 0 and abs(p.x) > s.slope_start else 1.0
+    on_slope = floor == 0 and s.slope_start < abs(p.x) < s.slope_end
+    along_slope = 1 / np.sqrt(1 + s.slope * s.slope) if on_slope else 1.0
     p.x += (p.self_vx_ground + p.kb_vx) * along_slope
     p.self_vx_air, p.self_vy = p.self_vx_ground, 0
     if p.action == DASH and h.action_frames == 0:      # the dash's speed comes after this frame's move

@@ -159,6 +159,8 @@ def build_tables():
     velocities = [np.full((MAX_FRAMES, 3), np.nan, "f4")]
     for line in read_rows("velocities.csv"):
         row, action = characters[int(line["character"])], int(line["action"])
+        if int(line.get("seen") or 2) < 2 and row["root_row"][action]:  # libmelee's recording is as good
+            continue
         if not row["velocity_row"][action]:
             row["velocity_row"][action] = len(velocities)
             velocities.append(np.full((MAX_FRAMES, 3), np.nan, "f4"))
@@ -243,7 +245,7 @@ def build_tables():
         row["blast_left"], row["blast_right"], row["blast_top"], row["blast_bottom"] = blast
         row["spawn_x"], row["spawn_y"] = np.transpose(spawns)
         row["wall_bottom"], row["hull"] = WALL_BOTTOM.get(stage, -30), HULL.get(stage, 2)
-        row["slope_start"], row["slope"] = SLOPES.get(stage, (np.inf, 0))
+        row["slope_start"], row["slope_end"], row["slope"] = SLOPES.get(stage, (np.inf, np.inf, 0))
         row["revive_x"], row["revive_y"] = REVIVE.get(stage, ((16, -16), 112.85))
     projectiles = np.zeros(NUM_ITEM_TYPES, PROJECTILE)
     for item_type, values in PROJECTILE_ROWS.items():

@@ -27,7 +27,7 @@ TETHER_REACH = 18                                      # of Link's hookshot in t
 @jit
 def floor_height(s, floor, x):
     y = s.floor_y[floor]
-    return y - max(0.0, abs(x) - s.slope_start) * s.slope if floor == 0 else y
+    return y - max(0.0, min(abs(x), s.slope_end) - s.slope_start) * s.slope if floor == 0 else y
 
 
 @jit

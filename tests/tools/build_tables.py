@@ -22,7 +22,9 @@ DATA = game.tables.DATA
 ANYONE = -1                                            # a row for every character without one of his own
 MAX_FRAMES, NUM_ACTIONS = game.characters.MAX_FRAMES, game.characters.NUM_ACTIONS
 REPEATING = (14, 15, 16, 17, 21, 29, 32, 35, 38, 40)   # actions that start over by themselves
+LEDGE_ACTIONS = (254, 255, 256, 257, 258, 259, 260, 262)
 FALLING = (29, 30, 31, 32, 33, 34, 35, 38)
+WALKING = (15, 16, 17, 21, 40)
 NATURAL_NEXT = {12, 13, 14, 29, 30, 31, 32, 33, 34, 35, 38, 40, 179, 184, 192, 216, 246, 253, 261, 263,
                 *range(341, 400)}
 EDGES = {stage: rows[0][0][2] for stage, rows in game.stages.STAGE_ROWS.items()}
@@ -58,10 +60,25 @@ def load_players(path):
             kb_vy=get(post.velocities.knockback_y), age=get(post.state_age), hitlag=get(post.hitlag),
             action=get(post.state).astype(int), airborne=get(post.airborne).astype(int),
             character=get(post.character).astype(int), hurtbox=get(post.hurtbox_state).astype(int),
-            stick_x=get(pre.joystick.x), stick_y=get(pre.joystick.y), buttons=get(pre.buttons).astype(int))
+            stick_x=get(pre.joystick.x), stick_y=get(pre.joystick.y), buttons=get(pre.buttons).astype(int),
+            fastfall=(get(post.state_flags[1]).astype(int) >> 3) & 1)
         player["frame"] = action_frames(player)
         players.append(player)
+    find_contacts(int(replay.start.stage), players)
     return int(replay.start.stage), players
+
+
+def find_contacts(stage, players):
+    """Marks the frames on which something other than the action moves or stops somebody: the other's body, an edge."""
+    first, second = players
+    near = (abs(first["x"] - second["x"]) < 8) & (abs(first["y"] - second["y"]) < 1)
+    for player in players:
+        at_edge = np.zeros(len(player["x"]), bool)
+        for _, left, right in game.stages.STAGE_ROWS.get(stage, [[]])[0]:
+            at_edge |= np.minimum(abs(player["x"] - left), abs(player["x"] - right)) < .3
+        player["contact"] = (near | at_edge) & (player["airborne"] == 0)
+        wall = EDGES.get(stage, np.inf)
+        player["contact"] |= (player["airborne"] == 1) & (player["y"] < 0) & (abs(player["x"]) < wall + 5)
 
 
 def column(array):
@@ -98,6 +115,7 @@ def measure_endings(player, endings):
             now, following = action[start], action[end + 1]
             special = following >= 341 and now < 341
             lands = following in FALLING and not player["airborne"][end]
+            lands |= now in WALKING or (following == 40 and now != 39)  # what the stick ends is no length
             if following in NATURAL_NEXT and following != now and not special and not lands:
                 endings[player["character"][start], now][end + 1 - start, following] += 1
         start = end + 1
@@ -123,17 +141,24 @@ def measure_feet(player, feet):
             feet[character, action].append((-floor, 14, .3))  # many of these a landing
 
 
-def measure_velocities(player, curves):
+def measure_velocities(stage, player, curves):
     """Velocities by frame of the action, along the facing; only what repeats exactly is kept afterwards. What gravity
     and friction make of the frame before says nothing of the action, however often it was seen: marked as natural."""
-    free = (player["hitlag"] == 0) & (player["kb_vx"] == 0) & (player["frame"] < MAX_FRAMES)
+    frozen = player["hitlag"] > 0
+    frozen[1:] |= frozen[:-1]                          # what a blow leaves shows on the frame after
+    free = ~frozen & (player["kb_vx"] == 0) & (player["frame"] < MAX_FRAMES)
     mewtwo_jump = (player["character"] == game.MEWTWO) & np.isin(player["action"], (27, 28))
     wanted = free & ((player["action"] >= 183) | mewtwo_jump) & (player["action"] < NUM_ACTIONS)
+    on_ledge = np.isin(player["action"], LEDGE_ACTIONS)
+    wanted &= ~player["contact"] | on_ledge
+    wanted &= game.TABLES.characters["aerial"][player["character"], np.minimum(player["action"], NUM_ACTIONS - 1)] < 0
     for t in np.flatnonzero(wanted):
         air, facing = player["airborne"][t], player["facing"][t]
         if player["character"][t] == game.MEWTWO and player["action"][t] == 345:
             continue                                   # Shadow Ball pushes him back the more the more it is charged
-        if player["action"][t] in (260, 262):          # jumping off the ledge: the game logs no velocity, but he moves
+        if on_ledge[t]:                                # the game logs no velocity there, but he moves
+            if stage == game.DREAM_LAND or player["action"][t - 1] < 252:
+                continue                               # the wind moves him too
             curves[player["character"][t], player["action"][t], player["frame"][t]].append((
                 np.nan, (player["x"][t] - player["x"][t - 1]) * facing, player["y"][t] - player["y"][t - 1],
                 False, False, False))
@@ -153,7 +178,7 @@ def measure_velocities(player, curves):
         curves[player["character"][t], player["action"][t], player["frame"][t]].append((
             np.nan if air else player["ground_vx"][t] * facing,
             vx[t] * facing if air and not mewtwo_jump[t] else np.nan,
-            vy[t] if air else np.nan, False, falls and abs(vx[t] - slower) < .003,
+            vy[t] if air and not player["fastfall"][t] else np.nan, False, falls and abs(vx[t] - slower) < .003,
             falls and abs(vy[t] - max(vy[t - 1] - c["gravity"], -c["fall_max"])) < .003))
 
 
@@ -169,7 +194,13 @@ def measure_specials(player, starts):
 def measure_ledge(stage, player, poses):
     for t in np.flatnonzero((player["action"] == 252) | (player["action"] == 253)):
         pose = 7 if player["action"][t] == 253 else min(player["frame"][t], 6)
-        poses[player["character"][t], pose].append((abs(player["x"][t]) - EDGES[stage], player["y"][t]))
+        poses[player["character"][t], pose].append((abs(player["x"][t]) - EDGES[stage],
+                                                    player["y"][t] - corner_height(stage)))
+
+
+def corner_height(stage):
+    start, end, slope = game.stages.SLOPES.get(stage, (999, 999, 0))
+    return game.stages.STAGE_ROWS[stage][0][0][0] - max(0.0, min(EDGES[stage], end) - start) * slope
 
 
 def measure_dodges(player, dodges):
@@ -279,24 +310,25 @@ def repeats(samples, action):
 def velocity_rows(curves):
     rows = []
     for (character, action, frame), values in sorted(curves.items()):
-        medians, values = [], np.array(values).T
+        medians, times, values = [], 0, np.array(values).T
         for samples, natural in zip(values[:3], values[3:], strict=True):
             natural, samples = natural[~np.isnan(samples)], samples[~np.isnan(samples)]
             known = len(samples) and natural.mean() < .8 and repeats(samples, action)
             medians.append(np.median(samples) if known else np.nan)
+            times = max(times, len(samples) if known else 0)
         if character in game.CHARACTERS.values() and not np.isnan(medians).all():
-            rows.append([character, action, frame, *map(exactly, medians)])
+            rows.append([character, action, frame, *map(exactly, medians), times])
     return rows
 
 
 def ledge_rows(poses):
-    table = np.full((game.characters.NUM_CHARACTERS, 8, 2), np.nan)
+    table, times = np.full((game.characters.NUM_CHARACTERS, 8, 2), np.nan), collections.Counter()
     for (character, pose), values in poses.items():
         if character in game.CHARACTERS.values():
-            table[character, pose] = np.median(values, 0)
+            table[character, pose], times[character, pose] = np.median(values, 0), len(values)
     usual = np.nanmedian(table, 0)
     table = np.where(np.isnan(table), usual, table)
-    return [[character, pose, *map(exactly, table[character, pose])]
+    return [[character, pose, *map(exactly, table[character, pose]), times[character, pose]]
             for character in sorted(game.CHARACTERS.values()) for pose in range(8)]
 
 
@@ -367,15 +399,15 @@ def build_learned(paths):
         for player in players:
             measure_endings(player, endings)
             measure_feet(player, feet)
-            measure_velocities(player, curves)
+            measure_velocities(stage, player, curves)
             measure_specials(player, starts)
             measure_dodges(player, dodges)
             if stage in EDGES:
                 measure_ledge(stage, player, poses)
     print(f"{used} replays")
     write("actions.csv", ["character", "action", "frames", "next_action", "ecb_bottom"], action_rows(endings, feet))
-    write("velocities.csv", ["character", "action", "frame", "ground_vx", "air_vx", "vy"], velocity_rows(curves))
-    write("ledge_poses.csv", ["character", "frame", "dx", "dy"], ledge_rows(poses))
+    write("velocities.csv", ["character", "action", "frame", "ground_vx", "air_vx", "vy", "seen"], velocity_rows(curves))
+    write("ledge_poses.csv", ["character", "frame", "dx", "dy", "seen"], ledge_rows(poses))
     write("dodges.csv", ["character", "action", "first_frame", "last_frame"], dodge_rows(dodges))
     write("thrown.csv", ["character", "action", "frame", "dx", "dy"], thrown_rows(thrown))
     write("specials.csv", ["character", "airborne", "direction", "action"],
