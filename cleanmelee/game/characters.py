@@ -201,6 +201,7 @@ CHARACTER = np.dtype([(name, "f4") for name in ATTRIBUTES] + [
 HITBOXES = np.dtype([  # four boxes of one frame of one action; size 0 is off
     ("x", "f4", 4), ("y", "f4", 4), ("size", "f4", 4), ("damage", "f4", 4), ("angle", "f4", 4), ("growth", "f4", 4),
     ("set_knockback", "f4", 4), ("base", "f4", 4), ("effect", "i2", 4)])
+CONFUSION = (351, 352)                                 # Mewtwo's: a grab, by the first of the two boxes listed
 MIRRORED = {(GANONDORF, 350)}                          # libmelee shows these boxes behind him
 EFFECTS = {"electric": EFFECT_ELECTRIC, "grab": EFFECT_GRAB, "inert": EFFECT_INERT, "stun": EFFECT_STUN,
            "freezing": EFFECT_FREEZE}

@@ -11,7 +11,7 @@ import numpy as np
 
 from cleanmelee.frame import FALCO, GAMEANDWATCH, MARTH, MEWTWO
 from cleanmelee.game.characters import (
-    ATTRIBUTES, ATTRIBUTE_ROWS, CHARACTER, CHARGE_ROWS, EFFECTS, EXTRA_SHOT_ROWS, GAMEANDWATCH_ACTIONS, GRAB_REACH,
+    ATTRIBUTES, ATTRIBUTE_ROWS, CHARACTER, CHARGE_ROWS, CONFUSION, EFFECTS, EXTRA_SHOT_ROWS, GAMEANDWATCH_ACTIONS, GRAB_REACH,
     GUARD_ROWS, GUESSED_SPECIALS, HELD_ROWS, HELPLESS_FALL, HITBOXES, HIT_ROWS, HOLD_ROWS, HOVER_ROWS, JAB_ROWS,
     LANDS_HALFWAY, LEDGE_BOX, LEDGE_SPECIALS, MAX_FRAMES, MIRRORED, NUM_ACTIONS, NUM_CHARACTERS, PROJECTILE,
     PROJECTILE_ROWS, PUSH_WIDTH, RAPID_JABS, SHOT_ROWS, SMASH_HOLD, STEERED_ROWS, TRANSFORMS, UP_LAUNCH,
@@ -126,8 +126,10 @@ def build_tables():
                     fill_hitbox(record, box, move, *(line[f"hitbox_{box + 1}_{name}"] for name in ("size", "x", "y")))
                     if (character, action) in MIRRORED:
                         record["x"][box] *= -1
+            if character == MEWTWO and action in CONFUSION:
+                record["size"][1:], record["effect"][0] = 0, EFFECT_GRAB
             if record["size"].any():
-                late = 1 if (record["effect"] == EFFECT_GRAB).any() else 0  # grabs come a frame later than listed
+                late = 1 if action in (GRAB, GRAB_DASH) else 0  # grabs come a frame later than listed
                 row["hit_row"][action, frame + late] = len(hitboxes)
                 hitboxes.append(record)
     for character in ATTRIBUTE_ROWS:
