@@ -24,6 +24,7 @@ MAX_FRAMES, NUM_ACTIONS = game.characters.MAX_FRAMES, game.characters.NUM_ACTION
 REPEATING = (14, 15, 16, 17, 21, 29, 32, 35, 38, 40)   # actions that start over by themselves
 LEDGE_ACTIONS = (254, 255, 256, 257, 258, 259, 260, 262)
 FALLING = (29, 30, 31, 32, 33, 34, 35, 38)
+HOLDS = (213, 215, 216)                                # pulling in, also out of a dash, and holding
 WALKING = (15, 16, 17, 21, 40)
 NATURAL_NEXT = {12, 13, 14, 29, 30, 31, 32, 33, 34, 35, 38, 40, 179, 184, 192, 216, 246, 253, 261, 263,
                 *range(341, 400)}
@@ -213,33 +214,35 @@ def measure_dodges(player, dodges):
 
 def measure_throws(players, paths):
     """Where the thrown player is by the frame of his animation, which runs the faster the lighter he is, seen from the
-    thrower and along the facing he began with; and where the held one is, by the frame of a pummel."""
+    thrower and along the facing he began with; where he is let go; where the held one is, by the frame of a pummel."""
     for thrower, thrown in (players, players[::-1]):
         dx, dy = thrown["x"] - thrower["x"], thrown["y"] - thrower["y"]
         held = (thrown["action"] >= 239) & (thrown["action"] <= 242) & np.isin(thrower["action"], range(219, 223))
         for start in np.flatnonzero(held[1:] & ~held[:-1]) + 1:
-            end = start + np.argmin(held[start:])      # the frame he is let go on: where he is before he flies off
+            end = start + np.argmin(held[start:])      # the frame he is let go on
             if end - start < 4 or thrower["frame"][start] > 0:
                 continue
-            during, facing = np.arange(start, end + 1), thrower["facing"][start]
-            x, y = dx[during], dy[during]
-            if thrown["action"][end] not in range(75, 92):
-                during, x, y = during[:-1], x[:-1], y[:-1]
-            else:
-                x[-1] -= thrown["kb_vx"][end] + thrown["air_vx"][end]
-                y[-1] -= thrown["kb_vy"][end] + thrown["vy"][end]
-            row = game.TABLES.characters[thrower["character"][start]]
-            by_weight = row["throw_by_weight"][thrower["action"][start] - game.THROW_FORWARD]
-            ages = thrown["age"][start:end] if by_weight else thrower["frame"][start:end] + 1.0
-            ages = np.append(ages, 2 * ages[-1] - ages[-2])[:len(during)]
-            paths[thrower["character"][start], thrower["action"][start]].extend(zip(ages, x * facing, y))
+            character, action, facing = (thrower[name][start] for name in ("character", "action", "facing"))
+            victim, x, y = thrown["character"][start], dx * facing, dy
+            by_weight = game.TABLES.characters[character]["throw_by_weight"][action - game.THROW_FORWARD]
+            ages = thrown["age"] if by_weight else thrower["frame"] + 1.0
+            paths[character, action].extend((victim, ages[t], x[t], y[t]) for t in range(start, end))
+            if 75 <= thrown["action"][end] < 92:       # where he was before he flew off; unknown below a floor
+                before = y[end] - thrown["kb_vy"][end] - thrown["vy"][end]
+                on_floor = abs(before) < .02
+                paths[character, action].append((
+                    victim, np.inf, x[end] - (thrown["kb_vx"][end] + thrown["air_vx"][end]) * facing,
+                    np.nan if on_floor else before))
         pummelled = (thrower["action"] == 217) & (thrown["action"] >= 224) & (thrown["action"] <= 228)
         for t in np.flatnonzero(pummelled & (thrower["frame"] < 30) & (thrower["hitlag"] == 0)):
             begin = t
             while pummelled[begin]:                    # heights are relative to that before the pummel
                 begin -= 1
             height = dy[t] - dy[begin] if thrown["airborne"][t] else np.nan
-            paths[thrower["character"][t], 217].append((thrower["frame"][t], dx[t] * thrower["facing"][t], height))
+            paths[thrower["character"][t], 217].append((-1, thrower["frame"][t], dx[t] * thrower["facing"][t], height))
+        caught = np.isin(thrower["action"], HOLDS) & (thrown["action"] >= 223) & (thrown["action"] <= 228)
+        for t in np.flatnonzero(caught & ((thrower["frame"] > 0) | (thrower["action"] == 216))):
+            paths[thrower["character"][t], thrower["action"][t]].append((-1, 0, dx[t] * thrower["facing"][t], 0))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -347,30 +350,81 @@ def dodge_rows(dodges):
     return sorted(rows)
 
 
+def alike(places):
+    """The same victim at the same age: the median place, once."""
+    keys = np.round(np.where(np.isfinite(places[:, :2]), places[:, :2], 999), 2)
+    groups = [places[(keys == key).all(1)] for key in np.unique(keys, axis=0)]
+    return np.array([[*group[0, :2], np.median(group[:, 2]), nanmedian(group[:, 3])] for group in groups])
+
+
+def nanmedian(values):
+    return np.nan if np.isnan(values).all() else np.nanmedian(values)
+
+
 def thrown_rows(paths):
-    """Medians for pummels. The paths of throws are straight between whole frames of the animation, and every weight
-    shows other places on them: the smoothest path through all those."""
-    rows = []
+    """Paths of throws, and how each victim hangs from a hand: one offset from any path, none for Captain Falcon. Paths
+    are straight between whole frames of the animation, and every weight shows other places on them: all of them, and
+    the offsets, by least squares at once. Medians for pulls, holds and pummels."""
+    rows, known, throws = [], set(game.CHARACTERS.values()), {}
     for (character, action), places in sorted(paths.items()):
         places = np.array(places)
-        if character not in game.CHARACTERS.values():
+        if action < 219:
+            for frame in np.unique(places[:, 1]) if character in known else ():
+                here = places[places[:, 1] == frame]
+                height = np.nan_to_num(nanmedian(here[:, 3]))
+                rows.append([character, action, int(frame), exactly(np.median(here[:, 2])), exactly(height), len(here)])
+        else:
+            throws[character, action] = alike(places[(places[:, 1] < MAX_FRAMES - 3) | np.isinf(places[:, 1])])
+    offset_of = {victim: index for index, victim in enumerate(sorted(
+        {int(victim) for places in throws.values() for victim in places[:, 0]} - {game.CAPTAIN_FALCON}))}
+    starts, size = {}, len(offset_of)
+    for key, places in throws.items():
+        starts[key] = size
+        size += int(places[np.isfinite(places[:, 1]), 1].max()) + 3  # frame 0, all, one beyond, and the release
+    fitted = np.zeros((size, 2))
+    for axis in (0, 1):
+        weights, wanted = [], []
+        for key, places in throws.items():
+            last = int(places[np.isfinite(places[:, 1]), 1].max()) + 1
+            for victim, age, *place in places:
+                if np.isnan(place[axis]):
+                    continue
+                row, before = np.zeros(size), int(age) if np.isfinite(age) else last + 1
+                part = age - before if np.isfinite(age) else 0
+                row[starts[key] + before], row[starts[key] + before + (part > 0)] = 1 - part, part or 1
+                if int(victim) in offset_of:
+                    row[offset_of[int(victim)]] = 1
+                weights.append(row)
+                wanted.append(place[axis])
+            for frame in range(1, last):               # smooth where nothing was seen
+                row = np.zeros(size)
+                row[starts[key] + frame - 1:starts[key] + frame + 2] = np.array([1, -2, 1]) * .02
+                weights.append(row)
+                wanted.append(0)
+        weights, wanted = np.array(weights), np.array(wanted)
+        trust = np.ones(len(wanted))
+        for _ in range(12):                            # least absolute differences: a few throws end at a wall
+            gram = (weights * trust[:, None]).T @ weights + np.eye(size) * 1e-9
+            fitted[:, axis] = np.linalg.solve(gram, weights.T @ (trust * wanted))
+            trust = 1 / np.maximum(abs(weights @ fitted[:, axis] - wanted), .02)
+    hanging = fitted[:len(offset_of)]
+    for key, places in throws.items():
+        if key[0] not in known:
             continue
-        if action == 217:
-            for frame in np.unique(places[:, 0]):
-                middle = np.nan_to_num(np.nanmedian(places[places[:, 0] == frame, 1:], 0))
-                rows.append([character, action, int(frame), *map(exactly, middle)])
-            continue
-        places = places[places[:, 0] < MAX_FRAMES - 2]
-        before = places[:, 0].astype(int)
-        last = before.max() + 1
-        weights = np.zeros((len(places), last + 1))
-        weights[np.arange(len(places)), before] = 1 - (places[:, 0] - before)
-        weights[np.arange(len(places)), before + 1] = places[:, 0] - before
-        bends = np.diff(np.eye(last + 1), 2, axis=0) * .02
-        wanted = np.vstack([places[:, 1:], np.zeros((last - 1, 2))])
-        path = np.linalg.lstsq(np.vstack([weights, bends]), wanted, rcond=None)[0]
-        rows += [[character, action, frame, *map(exactly, path[frame])] for frame in range(1, last + 1)]
-    return rows
+        last = int(places[np.isfinite(places[:, 1]), 1].max()) + 1
+        path, seen = fitted[starts[key]:starts[key] + last + 2], (np.array(paths[key])[:, 1] < 1.4).sum()
+        let_go = path[last + 1].copy()
+        released = places[np.isinf(places[:, 1])]
+        let_go[np.isnan(released[:, 2:]).all(0)] = path[last - 1][np.isnan(released[:, 2:]).all(0)]
+        rows += [[*key, frame, *map(exactly, path[frame]), seen] for frame in range(1, last + 1)]
+        if len(released):
+            rows.append([*key, game.tables.LET_GO, *map(exactly, let_go), np.isinf(np.array(paths[key])[:, 1]).sum()])
+    held = [[ANYONE, *map(exactly, np.median(hanging, 0)), 0], [game.CAPTAIN_FALCON, "0", "0", 0]]
+    for victim, index in offset_of.items():
+        times = sum((np.array(places)[:, 0] == victim).sum() for (_, action), places in paths.items() if action >= 219)
+        if victim in known:
+            held.append([victim, *map(exactly, hanging[index]), times])
+    return sorted(rows, key=lambda row: (row[0], row[1], 999 if isinstance(row[2], str) else row[2])), sorted(held)
 
 
 def special_rows(starts):
@@ -409,7 +463,9 @@ def build_learned(paths):
     write("velocities.csv", ["character", "action", "frame", "ground_vx", "air_vx", "vy", "seen"], velocity_rows(curves))
     write("ledge_poses.csv", ["character", "frame", "dx", "dy", "seen"], ledge_rows(poses))
     write("dodges.csv", ["character", "action", "first_frame", "last_frame"], dodge_rows(dodges))
-    write("thrown.csv", ["character", "action", "frame", "dx", "dy"], thrown_rows(thrown))
+    paths, held = thrown_rows(thrown)
+    write("thrown.csv", ["character", "action", "frame", "dx", "dy", "seen"], paths)
+    write("held.csv", ["character", "dx", "dy", "seen"], held)
     write("specials.csv", ["character", "airborne", "direction", "action"],
           special_rows(starts))
 
