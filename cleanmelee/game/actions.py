@@ -33,7 +33,13 @@ def is_flying(action):
 @jit
 def is_held(action):
     """Caught, held or being thrown: the other decides what happens."""
-    return CAUGHT_AIR <= action <= PUMMELED or THROWN_FORWARD <= action <= THROWN_DOWN
+    return CAUGHT_AIR <= action <= PUMMELED or THROWN_FORWARD <= action <= THROWN_DOWN or is_confused(action)
+
+
+@jit
+def is_confused(action):
+    """Whirled round by Mewtwo's Confusion, which is a grab."""
+    return CONFUSED <= action <= CONFUSED_LAST
 
 
 @jit

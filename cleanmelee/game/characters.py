@@ -173,7 +173,7 @@ CHARACTER = np.dtype([(name, "f4") for name in ATTRIBUTES] + [
     ("num_extra_shots", "i2"), ("extra_shots", EXTRA_SHOT, MAX_EXTRA_SHOTS), ("has_items", "i2"),
     ("held_type", "i2", NUM_ACTIONS), ("held_x", "f4", NUM_ACTIONS), ("held_y", "f4", NUM_ACTIONS),
     ("catches", "i2", NUM_ACTIONS),                    # a special that can catch a ledge
-    ("ledge_top", "f4"), ("ledge_jump", "f4"), ("pull_reach", "f4"), ("hold_reach", "f4"), ("push_width", "f4"),
+    ("ledge_top", "f4"), ("ledge_jump", "f4"), ("pull_reach", "f4"), ("dash_pull_reach", "f4"), ("hold_reach", "f4"), ("push_width", "f4"),
     ("wall_width", "f4", NUM_ACTIONS), ("wall_jumps", "i2"),
     ("lands_halfway", "i2"),
     ("frames", "i2", NUM_ACTIONS),                     # length of an action, 0 unknown
@@ -191,7 +191,9 @@ CHARACTER = np.dtype([(name, "f4") for name in ATTRIBUTES] + [
     ("throw_strike_frame", "i2", 4), ("throw_strike", "f4", 4),  # forward, back, up, down: a blow before the release
     ("throw_frame", "f4", 4), ("throw_length", "f4", 4), ("throw_by_weight", "f4", 4),
     ("throw_damage", "f4", 4), ("throw_angle", "f4", 4), ("throw_growth", "f4", 4),
-    ("throw_base", "f4", 4), ("thrown_path", "f4", (4, MAX_FRAMES, 2)), ("pummel_path", "f4", (MAX_FRAMES, 2)),
+    ("throw_base", "f4", 4), ("thrown_path", "f4", (4, MAX_FRAMES, 2)),
+    ("let_go", "f4", (4, 2)), ("hang_x", "f4"), ("hang_y", "f4"),  # where throws let go; how he hangs from a hand
+    ("pummel_path", "f4", (MAX_FRAMES, 2)),
     ("pummel_frame", "i2"), ("pummel_damage", "f4"),
     ("own_action", "i2", 80),                          # common id to own id
     ("aerial", "i2", NUM_ACTIONS), ("aerial_landing", "i2", NUM_ACTIONS),  # 0 neutral .. 4 down, -1 neither
@@ -201,6 +203,7 @@ CHARACTER = np.dtype([(name, "f4") for name in ATTRIBUTES] + [
 HITBOXES = np.dtype([  # four boxes of one frame of one action; size 0 is off
     ("x", "f4", 4), ("y", "f4", 4), ("size", "f4", 4), ("damage", "f4", 4), ("angle", "f4", 4), ("growth", "f4", 4),
     ("set_knockback", "f4", 4), ("base", "f4", 4), ("effect", "i2", 4)])
+CONFUSION = (351, 352)                                 # Mewtwo's: a grab, by the first of the two boxes listed
 MIRRORED = {(GANONDORF, 350)}                          # libmelee shows these boxes behind him
 EFFECTS = {"electric": EFFECT_ELECTRIC, "grab": EFFECT_GRAB, "inert": EFFECT_INERT, "stun": EFFECT_STUN,
            "freezing": EFFECT_FREEZE}

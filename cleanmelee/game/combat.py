@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from cleanmelee.frame import GAMEANDWATCH
-from cleanmelee.game.actions import in_damage, is_held, leave_ground, set_action
+from cleanmelee.frame import GAMEANDWATCH, MEWTWO
+from cleanmelee.game.actions import in_damage, is_grab, is_held, leave_ground, set_action
 from cleanmelee.game.characters import (
-    DIVE_BOUNCE, DIVE_HIT, JUDGE_AIR, JUDGE_FIRST, JUDGE_ONE_COST, MAX_FRAMES, NUM_ACTIONS,
+    CONFUSION, DIVE_BOUNCE, DIVE_HIT, JUDGE_AIR, JUDGE_FIRST, JUDGE_ONE_COST, MAX_FRAMES, NUM_ACTIONS,
 )
 from cleanmelee.game.compiler import jit
 from cleanmelee.game.ids import *  # noqa: F403
@@ -17,6 +17,7 @@ SHIELD_SIZE, SHIELD_LIGHT, SHIELD_LEAN = .55, .25, 3.0  # guesses: radius by hei
 SMASH_FRAMES, SMASH_GAIN = 60, .3671                   # a smash held so long does so much more
 FREEZE_FRAMES = 90                                     # a guess
 GUARD_PUSH = .1207                                     # a blow's push by the frames of the stun, measured
+RESET_DAMAGE = 7                                       # less than that does not lift who lies; measured
 SHIELD_HEALTH, SHIELD_REGEN, TUMBLE_KNOCKBACK, MAX_KNOCKBACK = 60.0, .07, 80.0, 2500.0
 
 
@@ -146,7 +147,7 @@ def hit_test(a, ah, ac, v, vh, vc, t):
     if row == 0 or not is_vulnerable(v):
         return 0, -1
     before = ac.hit_row[a.action, ah.action_frames] if ah.action_frames > 0 else 0
-    grabbing = a.action == GRAB or a.action == GRAB_DASH
+    grabbing = is_grab(a.action) or (a.character == MEWTWO and a.action in CONFUSION)
     vh.poked = 0
     if is_shielding(v.action) and not grabbing:
         box = touching_box(a, ah, t.hitboxes[row], t.hitboxes[before], v, shield_bubble(v, vh, vc), False)
@@ -206,7 +207,7 @@ def land_hit(a, ah, ac, v, vh, vc, attack, box, attack_id):
     ah.has_hit = 1
     side = 1.0 if v.x > a.x or (v.x == a.x and a.facing > 0) else -1.0
     if is_shielding(v.action) and not vh.poked:
-        hit_shield(a, v, vh, staled, side)
+        hit_shield(a, ah, v, vh, staled, side)
         return
     if guard(v, vh, vc) == GUARD_COUNTER:
         counter(a, v, vh, staled)
@@ -229,7 +230,7 @@ def land_hit(a, ah, ac, v, vh, vc, attack, box, attack_id):
         stun(a, v, vh)
     elif force > 0:
         contact = (a.y + attack.y[box] - v.y) / vc.height
-        launch(v, vh, launch_angle(attack.angle[box], force, v.airborne), force, side, contact)
+        launch(v, vh, launch_angle(attack.angle[box], force, v.airborne), force, side, contact, staled)
         if attack.effect[box] == EFFECT_FREEZE:
             freeze(v, vh)
     if a.character == GAMEANDWATCH and (a.action == JUDGE_FIRST or a.action == JUDGE_FIRST + JUDGE_AIR):
@@ -308,7 +309,7 @@ def bounce_off(a, ah, following):
 
 
 @jit
-def launch(v, vh, angle, force, side, contact):
+def launch(v, vh, angle, force, side, contact, damage):
     """Knockback velocity, hitstun and the damage action."""
     radians = angle * np.pi / 180
     speed = .03 * force
@@ -326,8 +327,10 @@ def launch(v, vh, angle, force, side, contact):
         v.kb_vy = -.8 * v.kb_vy if flying else 0       # bounces off the floor, or stays on it
     if not v.airborne and (flying or v.kb_vy > 0):
         leave_ground(v, vh)
-    if not flying and DOWN_BOUND_UP <= v.action < TECH:
-        action = DOWN_DAMAGE_UP if v.action < DOWN_BOUND_DOWN else DOWN_DAMAGE_DOWN
+    if damage < RESET_DAMAGE and is_lying(v.action):
+        action = DOWN_DAMAGE_DOWN                      # face down from either side, and off the floor for a moment
+        if not v.airborne:
+            leave_ground(v, vh)
     elif flying:
         action = DAMAGE_FLY_TOP if 75 < angle < 105 else DAMAGE_FLY_HIGH + part
     else:
@@ -339,10 +342,16 @@ def launch(v, vh, angle, force, side, contact):
 
 
 @jit
-def hit_shield(a, v, vh, staled, side):
+def is_lying(action):
+    return DOWN_BOUND_UP <= action <= DOWN_DAMAGE_UP or DOWN_BOUND_DOWN <= action <= DOWN_DAMAGE_DOWN
+
+
+@jit
+def hit_shield(a, ah, v, vh, staled, side):
+    """The shield throws the attacker back too, at a speed of its own, which fades by his friction."""
     a.hitlag = hitlag_frames(staled, False, False)
     if not a.airborne:
-        a.self_vx_ground -= side * min(2.0, staled * .06)
+        ah.shield_push = -side * (np.floor(staled) * max(press(vh) - .3, 0.0) * .1 + .02)
     block(v, vh, staled, side)
 
 

@@ -3,15 +3,15 @@
 import numpy as np
 
 from cleanmelee.frame import BUTTON_A, BUTTON_B, BUTTON_Z, GAMEANDWATCH, LINK, MARTH
-from cleanmelee.game.actions import in_damage, in_shine, leave_ground, set_action
+from cleanmelee.game.actions import in_damage, in_shine, is_flying, leave_ground, set_action
 from cleanmelee.game.compiler import jit
 from cleanmelee.game.ids import *  # noqa: F403
 from cleanmelee.game.inputs import (
-    c_stick_up, dash_flick, jump_held, jump_pressed, pressed, shield_held, special_direction,
+    c_stick_up, dash_flick, jump_pressed, pressed, shield_held, special_direction,
 )
 from cleanmelee.game.starts import (
     ground_attack, start_dash, start_double_jump, start_from_air, start_from_stand, start_ground_attack,
-    start_platform_drop, start_shield, start_special, throw_item, walk_action,
+    start_platform_drop, start_shield, start_special, throw_item, TILT_STEEP, walk_action,
 )
 
 
@@ -35,14 +35,15 @@ def air_inputs(p, h, c):
         return
     jumping = JUMP_FORWARD <= action <= DOUBLE_BACKWARD
     free = jumping or FALL <= action <= 34 or action == PLATFORM_DROP
-    free = free or (action == TUMBLE or DAMAGE_AIR <= action < DAMAGE_FLY_HIGH) and not p.in_hitstun
+    hurt = action == TUMBLE or in_damage(action)
+    free = free or (hurt and not p.in_hitstun)
     if c.aerial[action] >= 0:
         free = 0 < c.interruptible[action] <= h.action_frames + 1
     elif action == WALL_TECH_JUMP:
         free = h.action_frames > WALL_HOLD
     if not free:
         return
-    if action == TUMBLE and h.action_frames == 0 and jump_held(h) and p.jumps > 0:  # pressed during hitstun
+    if hurt and h.jump_buffer > 0 and p.jumps > 0:     # pressed in the last frames of hitstun, or now
         start_double_jump(p, h, c)
         return
     first_jump_frame = jumping and h.flag == FIRST_JUMP_FRAME
@@ -50,7 +51,7 @@ def air_inputs(p, h, c):
         start_from_air(p, h, c, h.action_frames > 0 or pressed(h, BUTTON_XY))
     elif not jumping:
         start_from_air(p, h, c, True)
-    if action == TUMBLE and p.action == TUMBLE and dash_flick(h):
+    if (action == TUMBLE or is_flying(action)) and p.action == action and dash_flick(h):
         set_action(p, h, FALL)
 
 
@@ -98,6 +99,9 @@ def ground_inputs(p, h, c, on_platform):
             start_from_stand(p, h, c, True, True)
         elif action == FSMASH and p.character == LINK and frames > 15 and pressed(h, BUTTON_A):
             set_action(p, h, SECOND_FSMASH)
+    elif action == DOWN_BOUND_UP or action == DOWN_BOUND_DOWN:
+        if pressed(h, BUTTON_A | BUTTON_B):
+            h.flag = 1                                 # the attack comes when the bounce is over
     elif action == DOWN_WAIT_UP or action == DOWN_WAIT_DOWN:
         floor_inputs(p, h)
     elif in_damage(action) and not p.in_hitstun:
@@ -229,8 +233,10 @@ def run_inputs(p, h, c):
 def jumpsquat_inputs(p, h, c):
     if (h.buttons & BUTTON_XY) == 0 and h.stick_y < JUMP_Y and h.action_frames > 0:
         h.flag = 1                                     # let go: short hop
-    if c_stick_up(h) or (pressed(h, BUTTON_A) and h.stick_y >= SMASH):
-        set_action(p, h, USMASH)
+    if special_direction(h) == 3 and c.special_start[0, 3]:
+        start_special(p, h, c, 3)                      # from the ground, also out of a shield
+    elif c_stick_up(h) or (pressed(h, BUTTON_A) and h.stick_y >= SMASH):
+        set_action(p, h, c.own_action[USMASH])
     elif pressed(h, BUTTON_Z):
         set_action(p, h, GRAB)
 
@@ -369,13 +375,15 @@ def sword_dance(p, h, c):
 @jit
 def floor_inputs(p, h):
     """Lying on the floor: get-up attack, stand, roll. The ids come in two sets, face up and face down."""
-    base = p.action - DOWN_WAIT_UP
-    if pressed(h, BUTTON_A | BUTTON_B):
+    base, x, y = p.action - DOWN_WAIT_UP, h.stick_x, h.stick_y
+    if max(abs(h.c_x), abs(h.c_y)) >= ROLL_X and max(abs(h.last_c_x), abs(h.last_c_y)) < ROLL_X:
+        x, y = h.c_x, h.c_y
+    if h.flag == 1 or pressed(h, BUTTON_A | BUTTON_B):
         set_action(p, h, base + DOWN_ATTACK)
-    elif h.stick_y >= .6 or pressed(h, BUTTON_LR):
+    elif (y >= TILT and y > TILT_STEEP * abs(x)) or pressed(h, BUTTON_LR):
         set_action(p, h, base + DOWN_STAND)
-    elif abs(h.stick_x) >= .6:
-        set_action(p, h, base + (DOWN_ROLL_FORWARD if h.stick_x * p.facing > 0 else DOWN_ROLL_BACKWARD))
+    elif abs(x) >= TILT and abs(y) <= TILT_STEEP * abs(x):
+        set_action(p, h, base + (DOWN_ROLL_FORWARD if x * p.facing > 0 else DOWN_ROLL_BACKWARD))
 
 
 @jit

@@ -13,6 +13,7 @@ from cleanmelee.game.inputs import pressed, shield_held
 GUARD_ANIMATION = 20  # frames of the animation that fills a shield's stun, measured
 UNKNOWN_LENGTH = 40  # of an action that neither libmelee's table nor any replay shows
 WALL_TECH_FRAMES, WALL_JUMP_FRAMES = 26, 40            # guesses
+MISS_FOOT_FRAMES, DOWN_DAMAGE_FRAMES = 30, 13          # measured: the first with Sheik
 
 
 @jit
@@ -25,6 +26,8 @@ def action_length(p, h, c):
         return 2
     if action == PUMMEL:
         return 24
+    if action == MISS_FOOT:
+        return MISS_FOOT_FRAMES
     if THROW_FORWARD <= action <= THROW_DOWN:
         return h.throw_frames
     if action == DOWN_WAIT_UP or action == DOWN_WAIT_DOWN:
@@ -83,14 +86,16 @@ def end_of_action(p, h, c):
     if action in (WAIT, WALK_SLOW, WALK_MIDDLE, WALK_FAST, RUN, FALL, FALL_AERIAL, FALL_SPECIAL, TUMBLE, CROUCH, SHIELD,
                   LEDGE_HANG, HOLD, TEETER_WAIT, SLEEP):
         return
-    if is_down_damage(action) and p.in_hitstun:
-        p.hitstun = max(0, p.hitstun - 1)
-        p.in_hitstun = p.hitstun > 0
+    if is_down_damage(action):
+        end_of_down_damage(p, h)
+        return
     if in_damage(action):                              # lasts until hitstun and animation are both over
         if p.in_hitstun:
             p.hitstun = max(0, p.hitstun - 1)
             p.in_hitstun = p.hitstun > 0
         if not p.in_hitstun and p.state_age >= damage_frames(action):
+            if action == DAMAGE_LAST:                  # who rolls through the air forgets what he pressed; measured
+                h.jump_buffer = 0
             set_action(p, h, TUMBLE if action >= DAMAGE_FLY_HIGH else FALL if p.airborne else WAIT)
             h.flag = 1 if p.action == TUMBLE and action != DAMAGE_FLY and action != DAMAGE_FLY_LOW else 0
         return
@@ -140,7 +145,12 @@ def end_of_action(p, h, c):
     elif is_held(action):                              # goes by what the other does
         return
     elif action == DOWN_BOUND_UP or action == DOWN_BOUND_DOWN:
-        following = action + 1
+        asked = h.flag
+        set_action(p, h, action + 1)
+        h.flag = asked                                 # for the attack
+        return
+    elif action == MISS_FOOT:
+        following = TUMBLE
     elif action == DOWN_WAIT_UP or action == DOWN_WAIT_DOWN:
         following = action + 2
     if action == c.launch_actions[0] or action == c.launch_actions[1]:
@@ -150,19 +160,33 @@ def end_of_action(p, h, c):
         p.self_vx_air, p.self_vy = p.self_vx_air * c.launch_kept, p.self_vy * c.launch_kept
     if action == c.transform_action[p.airborne]:
         p.character, following = c.transforms_into, c.transform_end[p.airborne]
+    asked = action == AIR_DODGE or following == c.rapid_jab[0]
     if following < 0 or (following == WAIT and p.airborne) or (following == FALL_SPECIAL and not p.airborne):
         following = FALL if p.airborne else WAIT
     set_action(p, h, following)
-    h.flag = 1 if action == AIR_DODGE else 0           # its fall can be steered
+    h.flag = 1 if asked else 0                         # a fall that can be steered, a first round of blows
+
+
+@jit
+def end_of_down_damage(p, h):
+    """Struck weakly while lying: stands up, willy-nilly, if the stun is over with the animation, else lies on."""
+    if p.in_hitstun:
+        p.hitstun = max(0, p.hitstun - 1)
+        p.in_hitstun = p.hitstun > 0
+    if h.action_frames < DOWN_DAMAGE_FRAMES:
+        return
+    following = FALL if p.airborne else p.action - 1 if p.in_hitstun else p.action + 1
+    p.in_hitstun, p.hitstun = 0, 0
+    set_action(p, h, following)
 
 
 @jit
 def rapid_jab(p, h, c):
-    """Blow upon blow, as long as A is pressed between two of them."""
+    """Blow upon blow, as long as A is pressed once a round: asked for when the first blow of a round has ended."""
     frame, row = min(h.action_frames, MAX_FRAMES - 1), c.hit_row[p.action]
     if pressed(h, BUTTON_A):
         h.flag = 1
-    if row[frame] == 0 and row[frame - 1] > 0:         # a blow has just ended
+    if row[frame] == 0 and row[frame - 1] > 0 and is_first_blow(row, frame):
         if h.flag == 0:
             set_action(p, h, c.rapid_jab[1])
         h.flag = 0
@@ -170,6 +194,15 @@ def rapid_jab(p, h, c):
         asked = h.flag
         set_action(p, h, p.action)
         h.flag = asked
+
+
+@jit
+def is_first_blow(row, frame):
+    """Has no other blow ended before this frame?"""
+    for earlier in range(1, frame):
+        if row[earlier] == 0 and row[earlier - 1] > 0:
+            return False
+    return True
 
 
 @jit

@@ -32,6 +32,8 @@ REBOUND, PLATFORM_DROP, TEETER, TEETER_WAIT, BOUNCE_WALL, BOUNCE_CEILING = 238, 
 LEDGE_CATCH, LEDGE_HANG, LEDGE_CLIMB_SLOW, LEDGE_CLIMB, LEDGE_ATTACK_SLOW, LEDGE_ATTACK, LEDGE_ROLL_SLOW, LEDGE_ROLL = (
     252, 253, 254, 255, 256, 257, 258, 259)
 LEDGE_JUMP_SLOW, LEDGE_JUMP = 260, 262                 # a jump's second half is the next id
+MISS_FOOT = 251                                        # slides backward off the edge, hurt or in a shield
+CONFUSED, CONFUSED_LAST = 301, 304                     # held by Mewtwo's Confusion; the second is in the air: 302
 FROZEN = 325
 SECOND_FSMASH, HOOKSHOT = 341, 360                     # Link's; from 341 on every character has his own actions
 SHINE_FIRST, SHINE, SHINE_END, SHINE_AIR, SHINE_LAST, SHINE_IN_AIR = 360, 361, 363, 366, 369, 5
@@ -65,4 +67,6 @@ BUTTON_XY, BUTTON_LR, BUTTON_LRZ = BUTTON_X | BUTTON_Y, BUTTON_L | BUTTON_R, BUT
 TILT, JUMP_Y, SMASH, DASH_X, WALK_X, CROUCH_Y, DROP_Y, UP_SPECIAL = .28, .66, .66, .8, .275, -.6125, -.66, .55
 MAX_TIMER = 254                                        # where the timers of the stick and the triggers stop
 TECH_LOCKOUT, DIZZY_FRAMES = 40, 490                   # frames
+JUMP_BUFFER = 10                                       # frames in which a jump pressed in hitstun waits; measured
+SHIFT_STICK = .7                                       # how far the stick must be out for SDI, automatic or not; public
 WALL_HOLD = 5                                          # frames that a tech holds on to a wall; measured

@@ -46,6 +46,7 @@ def read_controller(h, pad):
     fresh = pressed(h, BUTTON_LRZ) or (h.trigger > 0 and h.last_trigger == 0)
     h.trigger_age = 0 if fresh else min(h.trigger_age + 1, MAX_TIMER)
     h.tilt_side_age = min(h.tilt_side_age + 1, MAX_TIMER)
+    h.jump_buffer = JUMP_BUFFER if jump_begins(h) else max(h.jump_buffer - 1, 0)
     if h.tilt_x_age == 0:
         h.tilt_side, h.tilt_side_age = 1 if h.stick_x > 0 else -1, 0
     h.tech_lockout = max(h.tech_lockout - 1, 0)
@@ -72,6 +73,12 @@ def pressed(h, mask):
 @jit
 def jump_pressed(h):
     return pressed(h, BUTTON_XY) or (h.stick_y >= JUMP_Y and h.tilt_y_age < 4)
+
+
+@jit
+def jump_begins(h):
+    """Pressed or flicked on this very frame."""
+    return pressed(h, BUTTON_XY) or (h.stick_y >= JUMP_Y > h.last_stick_y and h.tilt_y_age < 4)
 
 
 @jit

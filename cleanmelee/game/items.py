@@ -215,7 +215,7 @@ def blast(item, a, ah, v, vh, vc):
     v.hitlag = hitlag_frames(BOMB_BLAST_DAMAGE, False, False)
     lose_charge(v, vh, vc)
     if not is_held(v.action):
-        launch(v, vh, launch_angle(70, force, v.airborne), force, side, .5)
+        launch(v, vh, launch_angle(70, force, v.airborne), force, side, .5, BOMB_BLAST_DAMAGE)
 
 
 @jit
@@ -412,7 +412,8 @@ def item_hit(item, kind, a, ah, v, vh, vc):
     force = force * 2 / 3 if crouching else force
     v.hitlag = max(v.hitlag, hitlag_frames(staled, False, crouching))
     if not is_held(v.action):
-        launch(v, vh, launch_angle(kind.angle, force, v.airborne), force, side, (item.y - v.y) / vc.height)
+        angle, contact = launch_angle(kind.angle, force, v.airborne), (item.y - v.y) / vc.height
+        launch(v, vh, angle, force, side, contact, staled)
 
 
 @jit

@@ -3,7 +3,7 @@
 import numpy as np
 
 from cleanmelee.frame import GAMEANDWATCH
-from cleanmelee.game.actions import in_damage, is_helpless
+from cleanmelee.game.actions import in_damage, is_flying, is_helpless
 from cleanmelee.game.characters import MAX_FRAMES, RISE_DEAD_ZONE, RISE_TURN, TURNED_RISE
 from cleanmelee.game.compiler import jit
 from cleanmelee.game.ids import *  # noqa: F403
@@ -133,7 +133,8 @@ def air_velocity(p, h, c, t):
             p.self_vx_air, p.self_vy = WALL_JUMP[0] * p.facing, WALL_JUMP[1]
     if c.double_jump == 0 and frame == 0 and (action == DOUBLE_FORWARD or action == DOUBLE_BACKWARD):
         return                                         # Mewtwo's double jump follows a curve from its second frame
-    if p.self_vy < 0 and h.stick_y <= DROP_Y and h.tilt_y_age < 4 and not in_damage(action) and action != TUMBLE:
+    may_fast_fall = action != TUMBLE and not is_flying(action) and not (in_damage(action) and p.in_hitstun)
+    if p.self_vy < 0 and h.stick_y <= DROP_Y and h.tilt_y_age < 4 and may_fast_fall:
         p.fastfall = 1
     fall(p, h, c)
     if not (in_damage(action) and p.in_hitstun) and action != FROZEN:

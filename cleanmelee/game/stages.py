@@ -7,7 +7,7 @@ from cleanmelee.game.ids import *  # noqa: F403
 STAGE = np.dtype([
     ("floor_y", "f4", MAX_FLOORS), ("floor_left", "f4", MAX_FLOORS), ("floor_right", "f4", MAX_FLOORS),
     ("num_floors", "i4"), ("wall_bottom", "f4"), ("hull", "f4"),  # hull: how steeply the underside slants
-    ("slope_start", "f4"), ("slope", "f4"),            # the main floor falls off beyond |x| = slope_start
+    ("slope_start", "f4"), ("slope_end", "f4"), ("slope", "f4"),  # the main floor falls off between these |x|
     ("blast_left", "f4"), ("blast_right", "f4"), ("blast_top", "f4"), ("blast_bottom", "f4"),
     ("spawn_x", "f4", 2), ("spawn_y", "f4", 2), ("revive_x", "f4", 2), ("revive_y", "f4")])
 
@@ -33,7 +33,7 @@ STAGE_ROWS = {  # floors (y, left, right); blast zones (left, right, top, bottom
 REVIVE = {FINAL_DESTINATION: ((16, -50), 112.85)}      # the platform of light, per port; measured here only
 WALL_BOTTOM = {FINAL_DESTINATION: -16}                 # a body lower than this passes below the stage; -30 elsewhere
 HULL = {FINAL_DESTINATION: .51, DREAM_LAND: 2, YOSHIS_STORY: 20}  # the underside's slant; measured; else 2, a guess
-SLOPES = {YOSHIS_STORY: (39.2, .2088)}                 # the main floor falls off beyond x = 39.2
+SLOPES = {YOSHIS_STORY: (39.2, 99, .2088), FOUNTAIN: (51, 53.5, -.2485)}  # from x to x the main floor falls off; measured
 PLATFORM_SPEEDS, PLATFORM_REST = (.1, .15), 700        # a move begins every PLATFORM_REST frames; to where is a guess:
 PLATFORM_LOW, PLATFORM_HIGH = 10.0, 35.0
 

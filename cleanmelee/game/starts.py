@@ -3,7 +3,7 @@
 import numpy as np
 
 from cleanmelee.frame import BUTTON_A, BUTTON_Z, GAMEANDWATCH, LINK
-from cleanmelee.game.actions import leave_ground, set_action
+from cleanmelee.game.actions import is_flying, leave_ground, set_action
 from cleanmelee.game.characters import FILLED_BUCKET
 from cleanmelee.game.compiler import jit
 from cleanmelee.game.ids import *  # noqa: F403
@@ -211,7 +211,7 @@ def start_from_air(p, h, c, may_jump):
         set_action(p, h, HOOKSHOT)
     elif attack:
         set_action(p, h, c.own_action[attack])
-    elif pressed(h, BUTTON_LR):
+    elif pressed(h, BUTTON_LR) and p.action != TUMBLE and not is_flying(p.action):  # there it is for the tech
         start_air_dodge(p, h)
     elif may_jump and p.jumps > 0 and jump_pressed(h):
         start_double_jump(p, h, c)

@@ -20,7 +20,7 @@ from cleanmelee.game.grabs import connect, end_of_hitlag, smash_influence, step_
 from cleanmelee.game.ids import *  # noqa: F403
 from cleanmelee.game.inputs import pressed, read_controller
 from cleanmelee.game.items import step_items
-from cleanmelee.game.motion import air_velocity, ground_velocity, knockback_decay
+from cleanmelee.game.motion import air_velocity, ground_velocity, knockback_decay, slowed
 from cleanmelee.game.randomness import random_uniform
 from cleanmelee.game.state import HIDDEN
 from cleanmelee.game.tables import TABLES
@@ -31,6 +31,8 @@ from cleanmelee.game.terrain import (
 
 
 DEATH_FRAMES, STAR_FRAMES = 60, 176
+THROW_GUARD = 8                                        # frames for which nobody can hit a thrower; measured, all throws
+PUSH_FADES = 1.1                                       # times the friction a frame: the push from a shield; public
 EMPTY_FRAME, EMPTY_HIDDEN = np.zeros(1, FRAME), np.zeros(1, HIDDEN)
 
 
@@ -105,11 +107,12 @@ def shield_health(p, h):
 
 @jit
 def update_hurtbox(p, h, c):
-    """Invulnerable after respawn, intangible on the ledge, in dodges, rolls and techs."""
-    h.hurt_timer = max(0, h.hurt_timer - 1)
+    """Invulnerable after respawn and when a throw begins; intangible on the ledge, in dodges, rolls and techs."""
     p.hurtbox = h.hurt_kind if h.hurt_timer > 0 else 0
     action = p.action
     if REBIRTH <= action <= REBIRTH_WAIT:
+        p.hurtbox = 1
+    elif THROW_FORWARD <= action <= THROW_DOWN and h.action_frames < THROW_GUARD:
         p.hurtbox = 1
     elif c.dodge_first[action] <= h.action_frames < c.dodge_last[action]:
         p.hurtbox = 2
@@ -127,9 +130,9 @@ def step_player(p, h, c, s, t, index):
     if p.hitlag > 0:
         p.hitlag = max(0, p.hitlag - 1)
         if p.hitlag > 0:
-            smash_influence(p, h)
+            smash_influence(p, h, s)
             return
-        end_of_hitlag(p, h)
+        end_of_hitlag(p, h, s)
     if 322 <= p.action <= 324:                         # entry animations of recorded games
         return
     act(p, h, c, s, t)
@@ -189,7 +192,7 @@ def act(p, h, c, s, t):
 
 @jit
 def move(p, h, c, s, t, floor):
-    old_x, old_y = p.x, p.y
+    old_x, old_y = h.old_x, h.old_y                    # before the shift at the end of hitlag: one way, one collision
     knockback_decay(p, c)
     if c.rises[p.action] and not p.airborne and h.action_frames + 1 < MAX_FRAMES and \
             t.root_motion[c.root_row[p.action], h.action_frames + 1, 1] > .5:
@@ -197,14 +200,17 @@ def move(p, h, c, s, t, floor):
     if DOWN_BOUND_UP <= p.action <= TECH_BACKWARD and not is_down_damage(p.action):
         p.airborne = 0
     if p.airborne:
+        h.shield_push = 0
         air_velocity(p, h, c, t)
         p.x += p.self_vx_air + p.kb_vx
         p.y += p.self_vy + p.kb_vy
         collide_in_air(p, h, c, s, old_x, old_y)
         return
     ground_velocity(p, h, c, t)
-    along_slope = .9789 if floor == 0 and abs(p.x) > s.slope_start else 1.0
-    p.x += (p.self_vx_ground + p.kb_vx) * along_slope
+    on_slope = floor == 0 and s.slope_start < abs(p.x) < s.slope_end
+    along_slope = 1 / np.sqrt(1 + s.slope * s.slope) if on_slope else 1.0
+    h.shield_push = slowed(h.shield_push, PUSH_FADES * c.friction)
+    p.x += (p.self_vx_ground + p.kb_vx + h.shield_push) * along_slope
     p.self_vx_air, p.self_vy = p.self_vx_ground, 0
     if p.action == DASH and h.action_frames == 0:      # the dash's speed comes after this frame's move
         p.self_vx_ground += c.dash_speed * p.facing
@@ -214,6 +220,9 @@ def move(p, h, c, s, t, floor):
     if floor >= 0:
         p.ground = floor
         walk_off(p, h, c, s, floor)
+    elif p.ground < 0:                                 # let go where no floor is
+        leave_ground(p, h)
+        set_action(p, h, FALL)
 
 
 @jit
@@ -250,6 +259,9 @@ def step_all(frames, hidden, controllers, t):
             blow(q, frame.wind)
         step_grab(p, hp, c, q, hq, d)
         step_grab(q, hq, d, p, hp, c)
+        hp.hurt_timer, hq.hurt_timer = max(0, hp.hurt_timer - 1), max(0, hq.hurt_timer - 1)
+        update_hurtbox(p, hp, c)                       # blows meet what this very frame's action is
+        update_hurtbox(q, hq, d)
         clank(p, hp, c, q, hq, d, t)
         row, box = hit_test(p, hp, c, q, hq, d, t)         # both are looked up before either lands: ports are equal
         row_back, box_back = hit_test(q, hq, d, p, hp, c, t)

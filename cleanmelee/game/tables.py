@@ -11,7 +11,7 @@ import numpy as np
 
 from cleanmelee.frame import FALCO, GAMEANDWATCH, MARTH, MEWTWO
 from cleanmelee.game.characters import (
-    ATTRIBUTES, ATTRIBUTE_ROWS, CHARACTER, CHARGE_ROWS, EFFECTS, EXTRA_SHOT_ROWS, GAMEANDWATCH_ACTIONS, GRAB_REACH,
+    ATTRIBUTES, ATTRIBUTE_ROWS, CHARACTER, CHARGE_ROWS, CONFUSION, EFFECTS, EXTRA_SHOT_ROWS, GAMEANDWATCH_ACTIONS, GRAB_REACH,
     GUARD_ROWS, GUESSED_SPECIALS, HELD_ROWS, HELPLESS_FALL, HITBOXES, HIT_ROWS, HOLD_ROWS, HOVER_ROWS, JAB_ROWS,
     LANDS_HALFWAY, LEDGE_BOX, LEDGE_SPECIALS, MAX_FRAMES, MIRRORED, NUM_ACTIONS, NUM_CHARACTERS, PROJECTILE,
     PROJECTILE_ROWS, PUSH_WIDTH, RAPID_JABS, SHOT_ROWS, SMASH_HOLD, STEERED_ROWS, TRANSFORMS, UP_LAUNCH,
@@ -23,6 +23,8 @@ from cleanmelee.game.stages import HULL, RANDALL_PATH, RANDALL_PERIOD, REVIVE, S
 from cleanmelee.libmelee import libmelee_folder, zero_indexed_actions
 
 ANYONE = -1                                            # in the tables of data/: a row for whoever has none of his own
+REACHES = {GRAB_PULL: "pull_reach", GRAB_DASH_PULL: "dash_pull_reach", HOLD: "hold_reach"}
+LET_GO = "let_go"                                      # in place of a frame: where the throw lets go
 Tables = collections.namedtuple("Tables", "characters stages hitboxes root_motion velocities projectiles randall")
 DATA = pathlib.Path(__file__).resolve().parent / "data"
 
@@ -50,6 +52,7 @@ def build_tables(folder=DATA):
             row["wall_width"][action] = width
         row["push_width"] = PUSH_WIDTH.get(character, 3.3)
         row["pull_reach"], row["hold_reach"] = GRAB_REACH.get(character, (8, 9))
+        row["dash_pull_reach"] = row["pull_reach"]
         (row["launch_actions"], row["launch_frames"], row["launch_speed"], row["launch_slow_from"],
          row["launch_slower"], row["launch_kept"]) = UP_LAUNCH.get(character, (-1, 0, 0, 0, 0, 0))
         row["transforms_into"], row["transform_action"], row["transform_end"] = TRANSFORMS.get(
@@ -129,8 +132,10 @@ def build_tables(folder=DATA):
                     fill_hitbox(record, box, move, *(line[f"hitbox_{box + 1}_{name}"] for name in ("size", "x", "y")))
                     if (character, action) in MIRRORED:
                         record["x"][box] *= -1
+            if character == MEWTWO and action in CONFUSION:
+                record["size"][1:], record["effect"][0] = 0, EFFECT_GRAB
             if record["size"].any():
-                late = 1 if (record["effect"] == EFFECT_GRAB).any() else 0  # grabs come a frame later than listed
+                late = 1 if action in (GRAB, GRAB_DASH) else 0  # grabs come a frame later than listed
                 row["hit_row"][action, frame + late] = len(hitboxes)
                 hitboxes.append(record)
     for character in ATTRIBUTE_ROWS:
@@ -162,6 +167,8 @@ def build_tables(folder=DATA):
     velocities = [np.full((MAX_FRAMES, 3), np.nan, "f4")]
     for line in read_rows("velocities.csv"):
         row, action = characters[int(line["character"])], int(line["action"])
+        if int(line.get("seen") or 2) < 2 and row["root_row"][action]:  # libmelee's recording is as good
+            continue
         if not row["velocity_row"][action]:
             row["velocity_row"][action] = len(velocities)
             velocities.append(np.full((MAX_FRAMES, 3), np.nan, "f4"))
@@ -212,11 +219,22 @@ def build_tables(folder=DATA):
         for index, release in enumerate(((10, 3), (-9, 6), (3, 20), (3, 2))):
             share = np.minimum(np.arange(MAX_FRAMES) / max(row["throw_frame"][index], 1), 1)[:, None]
             row["thrown_path"][index] = (row["hold_reach"], 0) * (1 - share) + np.array(release) * share
+            row["let_go"][index] = release
         row["pummel_path"] = row["hold_reach"], 0
     for line in read_rows("thrown.csv"):
-        row, way = characters[int(line["character"])], int(line["action"]) - THROW_FORWARD
-        path = row["thrown_path"][way] if way >= 0 else row["pummel_path"]
-        path[int(line["frame"]):] = float(line["dx"]), float(line["dy"])
+        row, action, place = characters[int(line["character"])], int(line["action"]), (line["dx"], line["dy"])
+        if action in REACHES:
+            row[REACHES[action]] = float(line["dx"])
+        elif action == PUMMEL:
+            row["pummel_path"][int(line["frame"]):] = place
+        elif line["frame"] == LET_GO:
+            row["let_go"][action - THROW_FORWARD] = place
+        else:
+            row["thrown_path"][action - THROW_FORWARD, int(line["frame"]):] = place
+    for line in read_rows("held.csv"):                 # sorted: what anyone does comes first
+        character = int(line["character"])
+        rows = characters if character == ANYONE else characters[character:character + 1]
+        rows["hang_x"], rows["hang_y"] = float(line["dx"]), float(line["dy"])
     for line in read_rows("ledge_poses.csv"):
         characters[int(line["character"])]["ledge_pose"][int(line["frame"])] = float(line["dx"]), float(line["dy"])
     for line in read_rows("dodges.csv"):
@@ -246,7 +264,7 @@ def build_tables(folder=DATA):
         row["blast_left"], row["blast_right"], row["blast_top"], row["blast_bottom"] = blast
         row["spawn_x"], row["spawn_y"] = np.transpose(spawns)
         row["wall_bottom"], row["hull"] = WALL_BOTTOM.get(stage, -30), HULL.get(stage, 2)
-        row["slope_start"], row["slope"] = SLOPES.get(stage, (np.inf, 0))
+        row["slope_start"], row["slope_end"], row["slope"] = SLOPES.get(stage, (np.inf, np.inf, 0))
         row["revive_x"], row["revive_y"] = REVIVE.get(stage, ((16, -16), 112.85))
     projectiles = np.zeros(NUM_ITEM_TYPES, PROJECTILE)
     for item_type, values in PROJECTILE_ROWS.items():

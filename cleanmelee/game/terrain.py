@@ -27,7 +27,7 @@ TETHER_REACH = 18                                      # of Link's hookshot in t
 @jit
 def floor_height(s, floor, x):
     y = s.floor_y[floor]
-    return y - max(0.0, abs(x) - s.slope_start) * s.slope if floor == 0 else y
+    return y - max(0.0, min(abs(x), s.slope_end) - s.slope_start) * s.slope if floor == 0 else y
 
 
 @jit
@@ -130,8 +130,12 @@ def land(p, h, c, y):
     elif action == SHIELD_BREAK_FLY or action == SHIELD_BREAK_FALL:
         get_dizzy(p, h)
     elif aerial >= 0 and not auto_cancels(h, c, aerial):
-        h.landed_cancel = p.l_cancel = 1 if h.trigger_age < 7 else 2
-        set_action(p, h, c.own_action[70 + aerial])
+        own = c.own_action[70 + aerial]
+        if own == 70 + aerial:
+            h.landed_cancel = p.l_cancel = 1 if h.trigger_age < 7 else 2
+        else:                                          # Game & Watch's own landings know no L-cancel
+            h.landed_cancel = p.l_cancel = 0
+        set_action(p, h, own)
     elif is_flying(action) or action == TUMBLE:
         p.in_hitstun, p.hitstun = 0, 0
         if tech_ready(h):
@@ -160,8 +164,8 @@ def stop_at_wall(p, h, c, s, feet, old_x):
         wall = s.floor_right[0] * side
         if (old_x - wall) * side >= 0 and (p.x - wall) * side < width * depth:
             p.x = wall + width * depth * side
-            if is_flying(p.action) and p.in_hitstun and p.kb_vx * side < 0:
-                meet_wall(p, h, side)
+            if is_flying(p.action) and p.in_hitstun and (p.kb_vx * side < 0 or tech_ready(h)):
+                meet_wall(p, h, side)                  # who shifts himself into it can tech, wherever he flies
                 return
         touching = -.01 <= (p.x - wall) * side - width * depth < WALL_TOUCH
         flick = h.stick_x * side >= DASH_X and h.tilt_x_age < WALL_JUMP_WINDOW
@@ -252,6 +256,7 @@ def catch_ledge(p, h, c, s):
     """The corner lies inside the box in front of a falling character who does not hold down, and nobody hangs there."""
     action = p.action
     able = JUMP_FORWARD <= action <= 37 or action == TUMBLE or action == PLATFORM_DROP or c.catches[action]
+    able = able or action == MISS_FOOT
     height = floor_height(s, 0, s.floor_right[0])
     below = p.y - height
     if not able or h.ledge_cooldown > 0 or h.stick_y <= -.6 or below >= -2 or h.air_frames <= 1:
@@ -302,7 +307,9 @@ def walk_off(p, h, c, s, floor):
     action = p.action
     side = 1 if p.x > .5 * (s.floor_left[floor] + s.floor_right[floor]) else -1
     slow_walk = WALK_SLOW <= action <= WALK_FAST and abs(h.stick_x) < .6
-    stops = JAB_1 <= action <= DSMASH or 183 <= action <= 201 or action == ROLL_FORWARD or action == ROLL_BACKWARD
+    stops = JAB_1 <= action <= DSMASH or GRAB <= action < GRAB_BREAK or THROW_FORWARD <= action <= THROW_DOWN
+    stops = stops or (DOWN_BOUND_UP <= action <= TECH_BACKWARD and not slides_off(action))
+    stops = stops or action == ROLL_FORWARD or action == ROLL_BACKWARD
     if stops or (p.facing == side and (action == WAIT or slow_walk or action == CROUCH_START or action == CROUCH)):
         p.x = s.floor_right[floor] if side > 0 else s.floor_left[floor]
         p.self_vx_ground = 0
@@ -311,9 +318,39 @@ def walk_off(p, h, c, s, floor):
         return
     leave_ground(p, h)
     p.self_vx_air = p.self_vx_ground
-    if action < DAMAGE_FIRST or SHIELD_START <= action <= SHIELD_REFLECT:
+    shielding = SHIELD_START <= action <= SHIELD_REFLECT
+    if in_damage(action) or (shielding and side * p.facing < 0):
+        p.in_hitstun, p.hitstun = 0, 0
+        set_action(p, h, MISS_FOOT)
+    elif action < DAMAGE_FIRST or shielding or slides_off(action) or action == FURAFURA or action == GRAB_BREAK or \
+            action == BREAK_FREE or action == REBOUND:
         p.self_vx_air = min(max(p.self_vx_ground, -c.air_max), c.air_max)  # a run does not carry on into the air
         set_action(p, h, FALL)
+
+
+@jit
+def slides_off(action):
+    """Lying, and techs on the spot, do not stop at an edge; rolls and those who get up do."""
+    return DOWN_BOUND_UP <= action <= DOWN_DAMAGE_UP or DOWN_BOUND_DOWN <= action <= DOWN_DAMAGE_DOWN or action == TECH
+
+
+@jit
+def shift(p, h, s, x, y):
+    """Smash DI: the stage stops it. The frozen do not land; who stands does not leave his floor."""
+    old_x, old_y = p.x, p.y
+    floor = -1 if p.airborne else floor_under(p, s)
+    p.x += x
+    if not p.airborne:
+        if floor >= 0:
+            p.x = min(max(p.x, s.floor_left[floor]), s.floor_right[floor])
+        return
+    p.y += y
+    for floor in range(s.num_floors):
+        height = floor_height(s, floor, p.x)
+        if old_y >= height - .001 and p.y < height and s.floor_left[floor] <= p.x <= s.floor_right[floor]:
+            p.y = height + .0001
+    if abs(p.x) < s.floor_right[0] and underside(s, p.x) < p.y < floor_height(s, 0, p.x):  # into the stage's side
+        p.x, p.y = old_x, old_y
 
 
 @jit

@@ -200,7 +200,7 @@ def test_jabs_follow_each_other_and_rapid_ones_go_on_while_a_is_pressed(characte
     assert seen[:len(chain)] == chain
     if chain[-1] in (48, 343):
         assert seen[-1] == chain[-1]
-        assert wait(match, 30, lambda m: m.players["action"][0] == chain[-1] + 1) > 0
+        assert wait(match, 80, lambda m: m.players["action"][0] == chain[-1] + 1) > 0  # asks once a round
         assert wait(match, 30, lambda m: m.players["action"][0] == game.WAIT) > 0
 
 

@@ -23,7 +23,10 @@ DATA = game.tables.DATA
 ANYONE = -1                                            # a row for every character without one of his own
 MAX_FRAMES, NUM_ACTIONS = game.characters.MAX_FRAMES, game.characters.NUM_ACTIONS
 REPEATING = (14, 15, 16, 17, 21, 29, 32, 35, 38, 40)   # actions that start over by themselves
+LEDGE_ACTIONS = (254, 255, 256, 257, 258, 259, 260, 262)
 FALLING = (29, 30, 31, 32, 33, 34, 35, 38)
+HOLDS = (213, 215, 216)                                # pulling in, also out of a dash, and holding
+WALKING = (15, 16, 17, 21, 40)
 NATURAL_NEXT = {12, 13, 14, 29, 30, 31, 32, 33, 34, 35, 38, 40, 179, 184, 192, 216, 246, 253, 261, 263,
                 *range(341, 400)}
 EDGES = {stage: rows[0][0][2] for stage, rows in game.stages.STAGE_ROWS.items()}
@@ -59,10 +62,25 @@ def load_players(path):
             kb_vy=get(post.velocities.knockback_y), age=get(post.state_age), hitlag=get(post.hitlag),
             action=get(post.state).astype(int), airborne=get(post.airborne).astype(int),
             character=get(post.character).astype(int), hurtbox=get(post.hurtbox_state).astype(int),
-            stick_x=get(pre.joystick.x), stick_y=get(pre.joystick.y), buttons=get(pre.buttons).astype(int))
+            stick_x=get(pre.joystick.x), stick_y=get(pre.joystick.y), buttons=get(pre.buttons).astype(int),
+            fastfall=(get(post.state_flags[1]).astype(int) >> 3) & 1)
         player["frame"] = action_frames(player)
         players.append(player)
+    find_contacts(int(replay.start.stage), players)
     return int(replay.start.stage), players
+
+
+def find_contacts(stage, players):
+    """Marks the frames on which something other than the action moves or stops somebody: the other's body, an edge."""
+    first, second = players
+    near = (abs(first["x"] - second["x"]) < 8) & (abs(first["y"] - second["y"]) < 1)
+    for player in players:
+        at_edge = np.zeros(len(player["x"]), bool)
+        for _, left, right in game.stages.STAGE_ROWS.get(stage, [[]])[0]:
+            at_edge |= np.minimum(abs(player["x"] - left), abs(player["x"] - right)) < .3
+        player["contact"] = (near | at_edge) & (player["airborne"] == 0)
+        wall = EDGES.get(stage, np.inf)
+        player["contact"] |= (player["airborne"] == 1) & (player["y"] < 0) & (abs(player["x"]) < wall + 5)
 
 
 def column(array):
@@ -99,6 +117,7 @@ def measure_endings(player, endings):
             now, following = action[start], action[end + 1]
             special = following >= 341 and now < 341
             lands = following in FALLING and not player["airborne"][end]
+            lands |= now in WALKING or (following == 40 and now != 39)  # what the stick ends is no length
             if following in NATURAL_NEXT and following != now and not special and not lands:
                 endings[player["character"][start], now][end + 1 - start, following] += 1
         start = end + 1
@@ -124,17 +143,24 @@ def measure_feet(player, feet):
             feet[character, action].append((-floor, 14, .3))  # many of these a landing
 
 
-def measure_velocities(player, curves):
+def measure_velocities(stage, player, curves):
     """Velocities by frame of the action, along the facing; only what repeats exactly is kept afterwards. What gravity
     and friction make of the frame before says nothing of the action, however often it was seen: marked as natural."""
-    free = (player["hitlag"] == 0) & (player["kb_vx"] == 0) & (player["frame"] < MAX_FRAMES)
+    frozen = player["hitlag"] > 0
+    frozen[1:] |= frozen[:-1]                          # what a blow leaves shows on the frame after
+    free = ~frozen & (player["kb_vx"] == 0) & (player["frame"] < MAX_FRAMES)
     mewtwo_jump = (player["character"] == game.MEWTWO) & np.isin(player["action"], (27, 28))
     wanted = free & ((player["action"] >= 183) | mewtwo_jump) & (player["action"] < NUM_ACTIONS)
+    on_ledge = np.isin(player["action"], LEDGE_ACTIONS)
+    wanted &= ~player["contact"] | on_ledge
+    wanted &= game.TABLES.characters["aerial"][player["character"], np.minimum(player["action"], NUM_ACTIONS - 1)] < 0
     for t in np.flatnonzero(wanted):
         air, facing = player["airborne"][t], player["facing"][t]
         if player["character"][t] == game.MEWTWO and player["action"][t] == 345:
             continue                                   # Shadow Ball pushes him back the more the more it is charged
-        if player["action"][t] in (260, 262):          # jumping off the ledge: the game logs no velocity, but he moves
+        if on_ledge[t]:                                # the game logs no velocity there, but he moves
+            if stage == game.DREAM_LAND or player["action"][t - 1] < 252:
+                continue                               # the wind moves him too
             curves[player["character"][t], player["action"][t], player["frame"][t]].append((
                 np.nan, (player["x"][t] - player["x"][t - 1]) * facing, player["y"][t] - player["y"][t - 1],
                 False, False, False))
@@ -154,7 +180,7 @@ def measure_velocities(player, curves):
         curves[player["character"][t], player["action"][t], player["frame"][t]].append((
             np.nan if air else player["ground_vx"][t] * facing,
             vx[t] * facing if air and not mewtwo_jump[t] else np.nan,
-            vy[t] if air else np.nan, False, falls and abs(vx[t] - slower) < .003,
+            vy[t] if air and not player["fastfall"][t] else np.nan, False, falls and abs(vx[t] - slower) < .003,
             falls and abs(vy[t] - max(vy[t - 1] - c["gravity"], -c["fall_max"])) < .003))
 
 
@@ -170,7 +196,13 @@ def measure_specials(player, starts):
 def measure_ledge(stage, player, poses):
     for t in np.flatnonzero((player["action"] == 252) | (player["action"] == 253)):
         pose = 7 if player["action"][t] == 253 else min(player["frame"][t], 6)
-        poses[player["character"][t], pose].append((abs(player["x"][t]) - EDGES[stage], player["y"][t]))
+        poses[player["character"][t], pose].append((abs(player["x"][t]) - EDGES[stage],
+                                                    player["y"][t] - corner_height(stage)))
+
+
+def corner_height(stage):
+    start, end, slope = game.stages.SLOPES.get(stage, (999, 999, 0))
+    return game.stages.STAGE_ROWS[stage][0][0][0] - max(0.0, min(EDGES[stage], end) - start) * slope
 
 
 def measure_dodges(player, dodges):
@@ -183,33 +215,35 @@ def measure_dodges(player, dodges):
 
 def measure_throws(players, paths):
     """Where the thrown player is by the frame of his animation, which runs the faster the lighter he is, seen from the
-    thrower and along the facing he began with; and where the held one is, by the frame of a pummel."""
+    thrower and along the facing he began with; where he is let go; where the held one is, by the frame of a pummel."""
     for thrower, thrown in (players, players[::-1]):
         dx, dy = thrown["x"] - thrower["x"], thrown["y"] - thrower["y"]
         held = (thrown["action"] >= 239) & (thrown["action"] <= 242) & np.isin(thrower["action"], range(219, 223))
         for start in np.flatnonzero(held[1:] & ~held[:-1]) + 1:
-            end = start + np.argmin(held[start:])      # the frame he is let go on: where he is before he flies off
+            end = start + np.argmin(held[start:])      # the frame he is let go on
             if end - start < 4 or thrower["frame"][start] > 0:
                 continue
-            during, facing = np.arange(start, end + 1), thrower["facing"][start]
-            x, y = dx[during], dy[during]
-            if thrown["action"][end] not in range(75, 92):
-                during, x, y = during[:-1], x[:-1], y[:-1]
-            else:
-                x[-1] -= thrown["kb_vx"][end] + thrown["air_vx"][end]
-                y[-1] -= thrown["kb_vy"][end] + thrown["vy"][end]
-            row = game.TABLES.characters[thrower["character"][start]]
-            by_weight = row["throw_by_weight"][thrower["action"][start] - game.THROW_FORWARD]
-            ages = thrown["age"][start:end] if by_weight else thrower["frame"][start:end] + 1.0
-            ages = np.append(ages, 2 * ages[-1] - ages[-2])[:len(during)]
-            paths[thrower["character"][start], thrower["action"][start]].extend(zip(ages, x * facing, y))
+            character, action, facing = (thrower[name][start] for name in ("character", "action", "facing"))
+            victim, x, y = thrown["character"][start], dx * facing, dy
+            by_weight = game.TABLES.characters[character]["throw_by_weight"][action - game.THROW_FORWARD]
+            ages = thrown["age"] if by_weight else thrower["frame"] + 1.0
+            paths[character, action].extend((victim, ages[t], x[t], y[t]) for t in range(start, end))
+            if 75 <= thrown["action"][end] < 92:       # where he was before he flew off; unknown below a floor
+                before = y[end] - thrown["kb_vy"][end] - thrown["vy"][end]
+                on_floor = abs(before) < .02
+                paths[character, action].append((
+                    victim, np.inf, x[end] - (thrown["kb_vx"][end] + thrown["air_vx"][end]) * facing,
+                    np.nan if on_floor else before))
         pummelled = (thrower["action"] == 217) & (thrown["action"] >= 224) & (thrown["action"] <= 228)
         for t in np.flatnonzero(pummelled & (thrower["frame"] < 30) & (thrower["hitlag"] == 0)):
             begin = t
             while pummelled[begin]:                    # heights are relative to that before the pummel
                 begin -= 1
             height = dy[t] - dy[begin] if thrown["airborne"][t] else np.nan
-            paths[thrower["character"][t], 217].append((thrower["frame"][t], dx[t] * thrower["facing"][t], height))
+            paths[thrower["character"][t], 217].append((-1, thrower["frame"][t], dx[t] * thrower["facing"][t], height))
+        caught = np.isin(thrower["action"], HOLDS) & (thrown["action"] >= 223) & (thrown["action"] <= 228)
+        for t in np.flatnonzero(caught & ((thrower["frame"] > 0) | (thrower["action"] == 216))):
+            paths[thrower["character"][t], thrower["action"][t]].append((-1, 0, dx[t] * thrower["facing"][t], 0))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -283,26 +317,27 @@ def repeats(samples, action):
 def velocity_rows(curves):
     rows = []
     for (character, action, frame), values in sorted(curves.items()):
-        medians, values = [], np.array(values).T
+        medians, times, values = [], 0, np.array(values).T
         for samples, natural in zip(values[:3], values[3:], strict=True):
             natural, samples = natural[~np.isnan(samples)], samples[~np.isnan(samples)]
             known = len(samples) and natural.mean() < .8 and repeats(samples, action)
             medians.append(np.median(samples) if known else np.nan)
+            times = max(times, len(samples) if known else 0)
         if character in game.CHARACTERS.values() and not np.isnan(medians).all():
-            rows.append([character, action, frame, *map(exactly, medians)])
+            rows.append([character, action, frame, *map(exactly, medians), times])
     return rows
 
 
 def ledge_rows(poses):
-    table = np.full((game.characters.NUM_CHARACTERS, 8, 2), np.nan)
+    table, times = np.full((game.characters.NUM_CHARACTERS, 8, 2), np.nan), collections.Counter()
     for (character, pose), values in poses.items():
         if character in game.CHARACTERS.values():
-            table[character, pose] = np.median(values, 0)
+            table[character, pose], times[character, pose] = np.median(values, 0), len(values)
     usual = np.nanmedian(table, 0)
     table = np.where(np.isnan(table), usual, table)
-    return [[character, pose, *map(exactly, table[character, pose])]
+    return [[character, pose, *map(exactly, table[character, pose]), times[character, pose]]
             for character in sorted(game.CHARACTERS.values()) for pose in range(8)
-            if not np.isnan(table[character, pose]).any()]  # seen of nobody
+            if not np.isnan(table[character, pose]).any()]  # else seen of nobody
 
 
 def dodge_rows(dodges):
@@ -320,30 +355,81 @@ def dodge_rows(dodges):
     return sorted(rows)
 
 
+def alike(places):
+    """The same victim at the same age: the median place, once."""
+    keys = np.round(np.where(np.isfinite(places[:, :2]), places[:, :2], 999), 2)
+    groups = [places[(keys == key).all(1)] for key in np.unique(keys, axis=0)]
+    return np.array([[*group[0, :2], np.median(group[:, 2]), nanmedian(group[:, 3])] for group in groups])
+
+
+def nanmedian(values):
+    return np.nan if np.isnan(values).all() else np.nanmedian(values)
+
+
 def thrown_rows(paths):
-    """Medians for pummels. The paths of throws are straight between whole frames of the animation, and every weight
-    shows other places on them: the smoothest path through all those."""
-    rows = []
+    """Paths of throws, and how each victim hangs from a hand: one offset from any path, none for Captain Falcon. Paths
+    are straight between whole frames of the animation, and every weight shows other places on them: all of them, and
+    the offsets, by least squares at once. Medians for pulls, holds and pummels."""
+    rows, known, throws = [], set(game.CHARACTERS.values()), {}
     for (character, action), places in sorted(paths.items()):
         places = np.array(places)
-        if character not in game.CHARACTERS.values():
+        if action < 219:
+            for frame in np.unique(places[:, 1]) if character in known else ():
+                here = places[places[:, 1] == frame]
+                height = np.nan_to_num(nanmedian(here[:, 3]))
+                rows.append([character, action, int(frame), exactly(np.median(here[:, 2])), exactly(height), len(here)])
+        else:
+            throws[character, action] = alike(places[(places[:, 1] < MAX_FRAMES - 3) | np.isinf(places[:, 1])])
+    offset_of = {victim: index for index, victim in enumerate(sorted(
+        {int(victim) for places in throws.values() for victim in places[:, 0]} - {game.CAPTAIN_FALCON}))}
+    starts, size = {}, len(offset_of)
+    for key, places in throws.items():
+        starts[key] = size
+        size += int(places[np.isfinite(places[:, 1]), 1].max()) + 3  # frame 0, all, one beyond, and the release
+    fitted = np.zeros((size, 2))
+    for axis in (0, 1):
+        weights, wanted = [], []
+        for key, places in throws.items():
+            last = int(places[np.isfinite(places[:, 1]), 1].max()) + 1
+            for victim, age, *place in places:
+                if np.isnan(place[axis]):
+                    continue
+                row, before = np.zeros(size), int(age) if np.isfinite(age) else last + 1
+                part = age - before if np.isfinite(age) else 0
+                row[starts[key] + before], row[starts[key] + before + (part > 0)] = 1 - part, part or 1
+                if int(victim) in offset_of:
+                    row[offset_of[int(victim)]] = 1
+                weights.append(row)
+                wanted.append(place[axis])
+            for frame in range(1, last):               # smooth where nothing was seen
+                row = np.zeros(size)
+                row[starts[key] + frame - 1:starts[key] + frame + 2] = np.array([1, -2, 1]) * .02
+                weights.append(row)
+                wanted.append(0)
+        weights, wanted = np.array(weights), np.array(wanted)
+        trust = np.ones(len(wanted))
+        for _ in range(12):                            # least absolute differences: a few throws end at a wall
+            gram = (weights * trust[:, None]).T @ weights + np.eye(size) * 1e-9
+            fitted[:, axis] = np.linalg.solve(gram, weights.T @ (trust * wanted))
+            trust = 1 / np.maximum(abs(weights @ fitted[:, axis] - wanted), .02)
+    hanging = fitted[:len(offset_of)]
+    for key, places in throws.items():
+        if key[0] not in known:
             continue
-        if action == 217:
-            for frame in np.unique(places[:, 0]):
-                middle = np.nan_to_num(np.nanmedian(places[places[:, 0] == frame, 1:], 0))
-                rows.append([character, action, int(frame), *map(exactly, middle)])
-            continue
-        places = places[places[:, 0] < MAX_FRAMES - 2]
-        before = places[:, 0].astype(int)
-        last = before.max() + 1
-        weights = np.zeros((len(places), last + 1))
-        weights[np.arange(len(places)), before] = 1 - (places[:, 0] - before)
-        weights[np.arange(len(places)), before + 1] = places[:, 0] - before
-        bends = np.diff(np.eye(last + 1), 2, axis=0) * .02
-        wanted = np.vstack([places[:, 1:], np.zeros((last - 1, 2))])
-        path = np.linalg.lstsq(np.vstack([weights, bends]), wanted, rcond=None)[0]
-        rows += [[character, action, frame, *map(exactly, path[frame])] for frame in range(1, last + 1)]
-    return rows
+        last = int(places[np.isfinite(places[:, 1]), 1].max()) + 1
+        path, seen = fitted[starts[key]:starts[key] + last + 2], (np.array(paths[key])[:, 1] < 1.4).sum()
+        let_go = path[last + 1].copy()
+        released = places[np.isinf(places[:, 1])]
+        let_go[np.isnan(released[:, 2:]).all(0)] = path[last - 1][np.isnan(released[:, 2:]).all(0)]
+        rows += [[*key, frame, *map(exactly, path[frame]), seen] for frame in range(1, last + 1)]
+        if len(released):
+            rows.append([*key, game.tables.LET_GO, *map(exactly, let_go), np.isinf(np.array(paths[key])[:, 1]).sum()])
+    held = [[ANYONE, *map(exactly, np.median(hanging, 0)), 0], [game.CAPTAIN_FALCON, "0", "0", 0]]
+    for victim, index in offset_of.items():
+        times = sum((np.array(places)[:, 0] == victim).sum() for (_, action), places in paths.items() if action >= 219)
+        if victim in known:
+            held.append([victim, *map(exactly, hanging[index]), times])
+    return sorted(rows, key=lambda row: (row[0], row[1], 999 if isinstance(row[2], str) else row[2])), sorted(held)
 
 
 def known_specials():
@@ -378,7 +464,7 @@ def build_learned(paths, out=DATA, known=None):
         for player in players:
             measure_endings(player, endings)
             measure_feet(player, feet)
-            measure_velocities(player, curves)
+            measure_velocities(stage, player, curves)
             measure_specials(player, starts)
             measure_dodges(player, dodges)
             if stage in EDGES:
@@ -386,10 +472,12 @@ def build_learned(paths, out=DATA, known=None):
     print(f"{used} replays")
     write = functools.partial(write_csv, out)
     write("actions.csv", ["character", "action", "frames", "next_action", "ecb_bottom"], action_rows(endings, feet))
-    write("velocities.csv", ["character", "action", "frame", "ground_vx", "air_vx", "vy"], velocity_rows(curves))
-    write("ledge_poses.csv", ["character", "frame", "dx", "dy"], ledge_rows(poses))
+    write("velocities.csv", ["character", "action", "frame", "ground_vx", "air_vx", "vy", "seen"], velocity_rows(curves))
+    write("ledge_poses.csv", ["character", "frame", "dx", "dy", "seen"], ledge_rows(poses))
     write("dodges.csv", ["character", "action", "first_frame", "last_frame"], dodge_rows(dodges))
-    write("thrown.csv", ["character", "action", "frame", "dx", "dy"], thrown_rows(thrown))
+    paths, held = thrown_rows(thrown)
+    write("thrown.csv", ["character", "action", "frame", "dx", "dy", "seen"], paths)
+    write("held.csv", ["character", "dx", "dy", "seen"], held)
     write("specials.csv", ["character", "airborne", "direction", "action"],
           special_rows(starts, known_specials() if known is None else known))
 

@@ -80,7 +80,7 @@ STATE = np.dtype([
     ("t_act", "i4"),                                   # frames since the action began, standing still in hitlag
     ("hit_done", "i4"),                                # 1: this action has touched the opponent or his shield
     ("attack", "i4"),                                  # Slippi's id of the player's last attack that landed
-    ("stale", "i4", (9,)),                             # attack ids of the last nine hits, one entry a swing, newest first
+    ("stale", "i4", (9,)),                             # attack ids of the last nine hits, one a swing, newest first
     ("t_hit", "i4"),                                   # t_act of the action's last touch, -1 none
     ("t_smash", "i4"),                                 # frames that this smash has been held
     ("turned", "i4"),                                  # 1: the facing is not the one with which the action began
@@ -494,7 +494,7 @@ def score_hits(game, answer, characters):
     """A hit is a frame on which the percent rises, in the truth and in the prediction alike. Throws and pummels, that
     is every hit on somebody held, are a kind of their own, and so are projectiles, which do not freeze who sent them.
     found: a true hit with a predicted one at most a frame off; right: a predicted one with a true one. Swing: the
-    attacker and the frame on which his action began, as one box in the wrong place is wrong for as long as it is out."""
+    attacker and the frame on which his action began, as a box in the wrong place is wrong for as long as it is out."""
     before, after = game.states[:-1], game.states[1:]
     scored = are_scored(game, characters).all(1)[:, None]
     hurt, true_kind = damaging(before, after)
@@ -587,9 +587,8 @@ def step_figures(steps):
 
 def swing_figures(hits):
     """-> how many swings truly hit and how many should have, and the shares of them that did the other, too."""
-    true = set(hits["swing"][hits["true"]])
-    predicted = set(hits["swing"][hits["predicted"]])
-    found, right = set(hits["swing"][hits["true"] & hits["found"]]), set(hits["swing"][hits["predicted"] & hits["right"]])
+    true, found, predicted, right = (set(hits["swing"][chosen].tolist()) for chosen in (
+        hits["true"], hits["true"] & hits["found"], hits["predicted"], hits["predicted"] & hits["right"]))
     return {"swings": len(true), "predicted_swings": len(predicted),
             "swing_recall": 100 * len(found) / len(true) if true else None,
             "swing_precision": 100 * len(right) / len(predicted) if predicted else None}
@@ -597,9 +596,10 @@ def swing_figures(hits):
 
 def hit_figures(hits):
     both = hits[hits["true"] & hits["predicted"]]
-    return {"true": int(hits["true"].sum()), "predicted": int(hits["predicted"].sum()), "same_frame": len(both),
-            "recall": percentage(hits["found"][hits["true"]]), "precision": percentage(hits["right"][hits["predicted"]]),
-            **swing_figures(hits), "damage": percentage(both["damage"] < .1),
+    true, predicted = hits[hits["true"]], hits[hits["predicted"]]
+    return {"true": len(true), "predicted": len(predicted), "same_frame": len(both),
+            "recall": percentage(true["found"]), "precision": percentage(predicted["right"]), **swing_figures(hits),
+            "damage": percentage(both["damage"] < .1),
             "launch": percentage(both["launch"][~np.isnan(both["launch"])] < .05),
             "hitlag": percentage(both["hitlag"] < .5), "hitstun": percentage(both["hitstun"] <= 1)}
 
@@ -748,8 +748,9 @@ def report_summary(scores, title):
     for character in np.unique(gathered(scores, "steps")["character"]).tolist():
         own = [score for score in of_character(scores, character) if len(score.steps)]
         rows[CHARACTER_NAMES.get(character, str(character))] = own
-    print(f"\n{title}\n{'':20s}{'games':>6s}{'steps':>9s}{'position':>10s}{'action':>8s}{'changes':>9s}{'1 s alone':>11s}"
-          f"{'hits':>7s}{'recall':>8s}{'precision':>11s}{'by swing':>10s}{'throws':>8s}{'recall':>8s}{'precision':>11s}")
+    print(f"\n{title}\n{'':20s}{'games':>6s}{'steps':>9s}{'position':>10s}{'action':>8s}{'changes':>9s}"
+          f"{'1 s alone':>11s}{'blows':>7s}{'recall':>8s}{'precision':>11s}{'by swing':>10s}{'throws':>8s}{'recall':>8s}"
+          f"{'precision':>11s}")
     out = {}
     for name, chosen in rows.items():
         found = out[name] = figures(chosen)

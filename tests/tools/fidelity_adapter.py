@@ -264,8 +264,8 @@ def guard_lengths(state):
 # ---------------------------------------------------------------------------------------------------------------------
 
 def learn(paths):
-    """The game with tables learned from these replays alone. Tables of the folder data that are typed in by hand or from
-    public frame data stay; what is learned is written anew, over them, and of the specials nothing is known before."""
+    """The game with tables learned from these replays alone. Tables of the folder data that are typed in by hand or
+    from public frame data stay; what is learned is written anew, over them, and of the specials nothing is known."""
     import build_tables as measuring
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
