@@ -166,6 +166,7 @@ def throw(a, ah, ac, v, vh, vc, frame):
     v.percent = min(v.percent + damage * factor, 999)
     remember_hit(ah, attack_id)
     a.last_attack, v.last_hit_by = attack_id, a.port
+    v.y = max(v.y, a.y)                                # the floor that the thrower stands on is under him too
     launch(v, vh, ac.throw_angle[way], force, start_facing, .5, damage)
     v.facing = -1 if v.kb_vx > 0 else 1
     knockback_decay(v, vc)                             # the flight has begun

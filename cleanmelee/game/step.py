@@ -32,6 +32,7 @@ from cleanmelee.game.terrain import (
 
 DEATH_FRAMES, STAR_FRAMES = 60, 176
 THROW_GUARD = 8                                        # frames for which nobody can hit a thrower; measured, all throws
+LEDGE_COOLDOWN = 30                                    # frames
 PUSH_FADES = 1.1                                       # times the friction a frame: the push from a shield; public
 EMPTY_FRAME, EMPTY_HIDDEN = np.zeros(1, FRAME), np.zeros(1, HIDDEN)
 
@@ -187,6 +188,7 @@ def act(p, h, c, s, t):
         return
     if leaves_ledge(p.action) and h.action_frames == 0:
         p.airborne, p.self_vx_air, p.self_vy = 1, p.facing, c.ledge_jump
+        h.ledge_cooldown = LEDGE_COOLDOWN
     move(p, h, c, s, t, floor)
 
 
