@@ -125,7 +125,7 @@ def mash(a, ah, v, vh, waited):
     """Every new press takes six frames off the hold. Once it has run out, the victim breaks free as soon as he is not
     shaken by a blow, whatever the holder has begun by then; measured."""
     vh.grab_timer -= 7 if pressed(vh, 0xFFF) or vh.tilt_x_age == 0 or vh.tilt_y_age == 0 else 1
-    if vh.grab_timer <= 0 and waited:
+    if vh.grab_timer <= 0 and waited and (v.action == HELD or v.action == HELD_AIR):
         let_go(a, ah, v, vh)
 
 
