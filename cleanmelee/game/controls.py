@@ -33,6 +33,9 @@ def air_inputs(p, h, c):
         elif action == SHINE_AIR and h.action_frames >= SHINE_FRAMES and (h.buttons & BUTTON_B) == 0:
             set_action(p, h, SHINE_END + SHINE_IN_AIR)
         return
+    if in_damage(action) and p.in_hitstun and h.meteor:
+        meteor_cancel(p, h, c)
+        return
     jumping = JUMP_FORWARD <= action <= DOUBLE_BACKWARD
     free = jumping or FALL <= action <= 34 or action == PLATFORM_DROP
     hurt = action == TUMBLE or in_damage(action)
@@ -53,6 +56,23 @@ def air_inputs(p, h, c):
         start_from_air(p, h, c, True)
     if (action == TUMBLE or is_flying(action)) and p.action == action and dash_flick(h):
         set_action(p, h, FALL)
+
+
+@jit
+def meteor_cancel(p, h, c):
+    """Blown straight down: a jump or an up special stops it, but who presses too early has lost the chance."""
+    jumps = pressed(h, BUTTON_XY) or (h.stick_y >= JUMP_Y > h.last_stick_y)
+    rises = special_direction(h) == 3 and c.special_start[1, 3] > 0
+    if not jumps and not rises:
+        return
+    h.meteor, h.jump_buffer = 0, 0
+    if h.action_frames < METEOR_WAIT or (not rises and p.jumps == 0):
+        return
+    p.in_hitstun, p.hitstun, p.kb_vx, p.kb_vy = 0, 0, 0, 0
+    if rises:
+        start_special(p, h, c, 3)
+    else:
+        start_double_jump(p, h, c)
 
 
 @jit

@@ -151,6 +151,8 @@ def end_of_action(p, h, c):
         return
     elif action == MISS_FOOT:
         following = TUMBLE
+    elif action == LEDGE_JUMP_SLOW or action == LEDGE_JUMP:
+        following = action + 1
     elif action == DOWN_WAIT_UP or action == DOWN_WAIT_DOWN:
         following = action + 2
     if action == c.launch_actions[0] or action == c.launch_actions[1]:

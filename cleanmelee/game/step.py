@@ -32,6 +32,8 @@ from cleanmelee.game.terrain import (
 
 DEATH_FRAMES, STAR_FRAMES = 60, 176
 THROW_GUARD = 8                                        # frames for which nobody can hit a thrower; measured, all throws
+LEDGE_COOLDOWN = 30                                    # frames
+LEDGE_JUMP_FROM = .5, -2.0                             # a ledge jump's second half, from the corner; measured, +- 1
 PUSH_FADES = 1.1                                       # times the friction a frame: the push from a shield; public
 EMPTY_FRAME, EMPTY_HIDDEN = np.zeros(1, FRAME), np.zeros(1, HIDDEN)
 
@@ -187,6 +189,11 @@ def act(p, h, c, s, t):
         return
     if leaves_ledge(p.action) and h.action_frames == 0:
         p.airborne, p.self_vx_air, p.self_vy = 1, p.facing, c.ledge_jump
+        h.ledge_cooldown = LEDGE_COOLDOWN
+        if c.root_row[p.action - 1] == 0 and c.velocity_row[p.action - 1] == 0:  # the way up to the corner is unknown
+            corner = -s.floor_right[0] * p.facing
+            p.x, p.y = corner - LEDGE_JUMP_FROM[0] * p.facing, floor_height(s, 0, corner) + LEDGE_JUMP_FROM[1]
+            h.old_x, h.old_y = p.x, p.y
     move(p, h, c, s, t, floor)
 
 

@@ -121,7 +121,7 @@ def get_dizzy(p, h):
 def land(p, h, c, y):
     action = p.action
     p.y, p.airborne, p.self_vx_ground, p.self_vy = y + .0001, 0, p.self_vx_air, 0
-    p.jumps, p.fastfall, h.air_frames = 2, 0, 0
+    p.jumps, p.fastfall, h.air_frames, h.feet = 2, 0, 0, 0
     aerial = c.aerial[action]
     if in_shine(p):                                    # goes on, on the ground
         p.action = action - SHINE_IN_AIR
@@ -232,6 +232,8 @@ def stop_flying(p, h, action):
 @jit
 def collide_in_air(p, h, c, s, old_x, old_y):
     feet = 0.0 if h.air_frames < 10 else c.ecb_bottom[p.action]
+    old_feet = max(h.feet, feet)                       # another action's feet are lower: who was above, meets the floor
+    h.feet = feet
     if s.wall_bottom < p.y < 0 and old_y <= .001:
         stop_at_wall(p, h, c, s, feet, old_x)
     if p.y < 0 and abs(p.x) < s.floor_right[0]:
@@ -240,7 +242,7 @@ def collide_in_air(p, h, c, s, old_x, old_y):
         return
     for floor in range(s.num_floors):
         y = floor_height(s, floor, p.x)
-        crossed = old_y + feet >= y - .001 and p.y + feet < y
+        crossed = old_y + old_feet >= y - .001 and p.y + feet < y
         if crossed and s.floor_left[floor] <= p.x <= s.floor_right[floor]:
             if floor == 0 or not passes_platform(p, h):
                 p.ground = floor
@@ -368,7 +370,7 @@ def ledge_motion(p, h, c, s, t):
         if learned and not np.isnan(t.velocities[learned, h.action_frames, 1]):
             dx, dy = t.velocities[learned, h.action_frames, 1], t.velocities[learned, h.action_frames, 2]
         p.x += dx * p.facing
-        p.y += dy
+        p.y = p.y + dy if p.airborne else floor_height(s, 0, p.x) + .0001  # once on the stage, he stays on it
         if p.y > height and p.airborne and p.x * side < s.floor_right[0] and p.action < LEDGE_JUMP_SLOW:
             p.y, p.airborne, p.jumps = floor_height(s, 0, p.x) + .0001, 0, 2
 

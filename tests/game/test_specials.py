@@ -520,6 +520,14 @@ def test_disable_stuns_who_looks_at_it(facing, stunned):
     assert wait(match, 120, lambda m: m.players["action"][1] == game.WAIT) > 0
 
 
+def test_disable_does_not_stun_twice_in_a_row():
+    match = duel(MEWTWO, distance=12)
+    match.players["action"][1], match.hidden["players"]["grab_timer"][0, 1] = game.FURAFURA, 50
+    special(match, main_y=-1.)
+    wait(match, 45)
+    assert match.players["percent"][1] > 0 and match.hidden["players"]["grab_timer"][0, 1] < 20
+
+
 def test_a_blow_while_charging_loses_the_charge():
     match = duel(MEWTWO, FOX, distance=90)
     special(match)
