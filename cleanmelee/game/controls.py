@@ -28,10 +28,7 @@ def air_inputs(p, h, c):
     if p.character == MARTH and sword_dance(p, h, c):
         return
     if in_shine(p):
-        if action <= SHINE_AIR and p.jumps > 0 and jump_pressed(h):
-            start_double_jump(p, h, c)
-        elif action == SHINE_AIR and h.action_frames >= SHINE_FRAMES and (h.buttons & BUTTON_B) == 0:
-            set_action(p, h, SHINE_END + SHINE_IN_AIR)
+        shine_inputs(p, h, c)
         return
     if in_damage(action) and p.in_hitstun and h.meteor:
         meteor_cancel(p, h, c)
@@ -104,12 +101,7 @@ def ground_inputs(p, h, c, on_platform):
     elif SHIELD_START <= action <= SHIELD_RELEASE or action == SHIELD_REFLECT:
         shield_inputs(p, h, on_platform)
     elif in_shine(p):
-        if action >= SHINE_FIRST + SHINE_IN_AIR:       # it began in the air
-            p.action = action - SHINE_IN_AIR
-        elif action <= SHINE and jump_pressed(h):
-            set_action(p, h, JUMPSQUAT)
-        elif action == SHINE and frames >= SHINE_FRAMES and (h.buttons & BUTTON_B) == 0:
-            set_action(p, h, SHINE_END)
+        shine_inputs(p, h, c)
     elif action == HOLD or ((action == GRAB_PULL or action == GRAB_DASH_PULL) and frames >= 2):
         hold_inputs(p, h)
     elif JAB_1 <= action <= DSMASH or c.aerial_landing[action] >= 0 or c.attack_id[action] > 0:
@@ -126,6 +118,33 @@ def ground_inputs(p, h, c, on_platform):
         floor_inputs(p, h)
     elif in_damage(action) and not p.in_hitstun:
         start_from_stand(p, h, c, True, True)
+
+
+@jit
+def shine_inputs(p, h, c):
+    """Once it has begun, a shine can be jumped out of or turned; it ends when its time is over and B was let go."""
+    if not p.airborne and p.action > SHINE_TURN:       # it began in the air
+        p.action -= SHINE_IN_AIR
+    place = SHINE_IN_AIR if p.airborne else 0
+    part = p.action - place
+    if part == SHINE_FIRST:
+        h.charge = 0
+    if p.action < SHINE_FIRST + place or part != SHINE and part != SHINE_TURN:
+        return
+    h.charge += 1
+    let_go = h.flag == 1 or (h.buttons & BUTTON_B) == 0
+    if part == SHINE and jump_pressed(h) and not (p.airborne and p.jumps == 0):
+        if p.airborne:
+            start_double_jump(p, h, c)
+        else:
+            set_action(p, h, JUMPSQUAT)
+        return
+    if part == SHINE and let_go and max(h.charge - 1, h.action_frames, int(p.state_age)) >= SHINE_FRAMES:
+        set_action(p, h, SHINE_END + place)
+    elif part == SHINE and h.stick_x * p.facing <= -TILT:
+        p.facing = -p.facing
+        set_action(p, h, SHINE_TURN + place)
+    h.flag = let_go
 
 
 @jit

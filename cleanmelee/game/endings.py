@@ -20,7 +20,7 @@ MISS_FOOT_FRAMES, DOWN_DAMAGE_FRAMES = 30, 13          # measured: the first wit
 def action_length(p, h, c):
     """Frames this action lasts; 0 if it has no end of its own."""
     action, frames = p.action, h.action_frames
-    if action == c.launch_actions[2]:
+    if action == c.launch_actions[2] or action == c.launch_along:
         return int(c.launch_frames)
     if action == GRAB_PULL or action == GRAB_DASH_PULL:
         return 2
@@ -160,6 +160,8 @@ def end_of_action(p, h, c):
         return
     if action == c.launch_actions[2]:
         p.self_vx_air, p.self_vy = p.self_vx_air * c.launch_kept, p.self_vy * c.launch_kept
+    if action == c.restores_jump:
+        p.jumps = 1
     if action == c.transform_action[p.airborne]:
         p.character, following = c.transforms_into, c.transform_end[p.airborne]
     asked = action == AIR_DODGE or following == c.rapid_jab[0]
@@ -209,13 +211,18 @@ def is_first_blow(row, frame):
 
 @jit
 def start_launch(p, h, c):
-    """Fire Fox, Teleport and the like: off along the stick, straight up without one."""
-    length = np.sqrt(h.stick_x ** 2 + h.stick_y ** 2)
-    x, y = (h.stick_x / length, h.stick_y / length) if length > 0 else (0.0, 1.0)
+    """Fire Fox, Teleport and the like: off along the stick of the frame before, straight up without one."""
+    length = np.sqrt(h.last_stick_x ** 2 + h.last_stick_y ** 2)
+    x, y = (h.last_stick_x / length, h.last_stick_y / length) if length > 0 else (0.0, 1.0)
+    speed = c.launch_speed + c.launch_by_stick * (min(length, 1.0) if length > 0 else 1.0)
+    if x != 0:
+        p.facing = 1 if x > 0 else -1
+    if not p.airborne and c.launch_along > 0 and y <= 0 and x != 0:
+        set_action(p, h, c.launch_along)
+        p.self_vx_ground = speed * p.facing
+        return
     if not p.airborne:
         leave_ground(p, h)
         p.jumps = 0
     set_action(p, h, c.launch_actions[2])
-    p.self_vx_air, p.self_vy = c.launch_speed * x, c.launch_speed * y
-    if x != 0:
-        p.facing = 1 if x > 0 else -1
+    p.self_vx_air, p.self_vy = speed * x, speed * y

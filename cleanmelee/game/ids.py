@@ -36,7 +36,7 @@ MISS_FOOT = 251                                        # slides backward off the
 CONFUSED, CONFUSED_LAST = 301, 304                     # held by Mewtwo's Confusion; the second is in the air: 302
 FROZEN = 325
 SECOND_FSMASH, HOOKSHOT = 341, 360                     # Link's; from 341 on every character has his own actions
-SHINE_FIRST, SHINE, SHINE_END, SHINE_AIR, SHINE_LAST, SHINE_IN_AIR = 360, 361, 363, 366, 369, 5
+SHINE_FIRST, SHINE, SHINE_END, SHINE_TURN, SHINE_AIR, SHINE_LAST, SHINE_IN_AIR = 360, 361, 363, 364, 366, 369, 5
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Items and stages

@@ -26,8 +26,9 @@ HIDDEN_PLAYER = np.dtype([
     ("jump_buffer", "i4"),                             # frames for which a jump pressed in hitstun still counts
     ("grab_timer", "i4"),                              # frames until the held player breaks free
     ("combo_timer", "i4"), ("throw_frames", "i4"),     # length of the throw in progress
+    ("rise_turn", "f4"),                               # degrees by which an up special will lean
     ("luck", "f4"),                                    # this frame's random number
-    ("charge", "i4"),                                  # frames that Shadow Ball, needles, an arrow have been charged
+    ("charge", "i4"),                                  # frames that Shadow Ball, needles, an arrow have been charged; of a shine
     ("smash_charge", "i4"),                            # frames that this smash has been held
     ("boost", "f4"),                                   # damage that charging has added to this action's hits
     ("bucket", "i4"), ("bucket_damage", "f4"),         # Game & Watch: shots caught and their damage

@@ -11,11 +11,12 @@ import numpy as np
 
 from cleanmelee.frame import FALCO, GAMEANDWATCH, MARTH, MEWTWO
 from cleanmelee.game.characters import (
-    ATTRIBUTES, ATTRIBUTE_ROWS, CHARACTER, CHARGE_ROWS, CONFUSION, EFFECTS, EXTRA_SHOT_ROWS, GAMEANDWATCH_ACTIONS, GRAB_REACH,
-    GUARD_ROWS, GUESSED_SPECIALS, HELD_ROWS, HELPLESS_FALL, HITBOXES, HIT_ROWS, HOLD_ROWS, HOVER_ROWS, JAB_ROWS,
-    LANDS_HALFWAY, LEDGE_BOX, LEDGE_SPECIALS, MAX_FRAMES, MIRRORED, NUM_ACTIONS, NUM_CHARACTERS, PROJECTILE,
-    PROJECTILE_ROWS, PUSH_WIDTH, RAPID_JABS, SHOT_ROWS, SMASH_HOLD, STEERED_ROWS, TRANSFORMS, UP_LAUNCH,
-    WALL_JUMPERS, WALL_WIDTH,
+    ATTRIBUTES, ATTRIBUTE_ROWS, CHARACTER, CHARGE_ROWS, CONFUSION, DIVES, EFFECTS, EXTRA_SHOT_ROWS, FAST_FALLS,
+    GAMEANDWATCH_ACTIONS, GRAB_REACH, GUARD_ROWS, GUESSED_SPECIALS, HELD_ROWS, HELPLESS_FALL, HITBOXES, HIT_ROWS,
+    HOLD_ROWS, HOVER_ROWS, JAB_ROWS, LANDS_AS, LANDS_HALFWAY, LAUNCH_ALONG, LAUNCH_BY_STICK, LAUNCH_STARTS, LEDGE_BOX,
+    LEDGE_SPECIALS, MAX_FRAMES, MIRRORED, NUM_ACTIONS, NUM_CHARACTERS, PROJECTILE, PROJECTILE_ROWS, PUSH_WIDTH,
+    RAPID_JABS, RESTORES_JUMP, RISE_FALLS, RISE_ROWS, SHOT_ROWS, SMASH_HOLD, STEERED_ROWS, TRANSFORMS, UP_LAUNCH,
+    WALKS_OFF_AS, WALL_JUMPERS, WALL_WIDTH, WARP_ENDS,
 )
 from cleanmelee.game.compiler import PLACE, RULES_DIGEST, digest
 from cleanmelee.game.ids import *  # noqa: F403
@@ -25,7 +26,8 @@ from cleanmelee.libmelee import libmelee_folder, zero_indexed_actions
 ANYONE = -1                                            # in the tables of data/: a row for whoever has none of his own
 REACHES = {GRAB_PULL: "pull_reach", GRAB_DASH_PULL: "dash_pull_reach", HOLD: "hold_reach"}
 LET_GO = "let_go"                                      # in place of a frame: where the throw lets go
-Tables = collections.namedtuple("Tables", "characters stages hitboxes root_motion velocities projectiles randall")
+Tables = collections.namedtuple(
+    "Tables", "characters stages hitboxes root_motion velocities special_motion projectiles randall")
 DATA = pathlib.Path(__file__).resolve().parent / "data"
 
 
@@ -55,6 +57,23 @@ def build_tables(folder=DATA):
         row["dash_pull_reach"] = row["pull_reach"]
         (row["launch_actions"], row["launch_frames"], row["launch_speed"], row["launch_slow_from"],
          row["launch_slower"], row["launch_kept"]) = UP_LAUNCH.get(character, (-1, 0, 0, 0, 0, 0))
+        row["launch_by_stick"], row["warp_end"] = LAUNCH_BY_STICK.get(character, 0), WARP_ENDS.get(character, -1)
+        row["launch_along"] = LAUNCH_ALONG.get(character, -1)
+        (row["start_keep_x"], row["start_keep_y"], row["start_lift"], row["start_gravity"], row["start_fall"],
+         row["start_steered"]) = LAUNCH_STARTS.get(character, (0, 0, 0, 0, 0, 0))
+        rises, first, *aim = RISE_ROWS.get(character, ((), 0, 0, 0, 0, 0))
+        row["rise_first"][list(rises)] = first
+        row["rise_faces"], row["rise_slope"], row["rise_dead_zone"], row["rise_widest"] = aim
+        row["rise_gravity"], row["rise_drift"] = RISE_FALLS.get(character, (0, 0))
+        row["dives"][list(DIVES.get(character, ()))] = 1
+        for action, (following, frame) in LANDS_AS.get(character, {}).items():
+            row["lands_as"][action], row["lands_at"][action] = following, frame
+            if frame < 0:
+                row["walks_off_as"][following] = action
+        for action, following in WALKS_OFF_AS.get(character, {}).items():
+            row["walks_off_as"][action] = following
+        row["fast_falls"][:341], row["restores_jump"] = 1, RESTORES_JUMP.get(character, -1)
+        row["fast_falls"][list(FAST_FALLS.get(character, ()))] = 1
         row["transforms_into"], row["transform_action"], row["transform_end"] = TRANSFORMS.get(
             character, (character, -1, -1))
         row["shot_type"], *shots = SHOT_ROWS.get(character, (0, (-1, 0, 0, 0, 0, 0), (-1, 0, 0, 0, 0, 0)))
@@ -175,6 +194,14 @@ def build_tables(folder=DATA):
         velocities[row["velocity_row"][action]][int(line["frame"])] = [
             float(line[name] or "nan") for name in ("ground_vx", "air_vx", "vy")]
 
+    special_motion = [np.full((MAX_FRAMES, 2), np.nan, "f4")]
+    for line in read_rows("special_motion.csv"):
+        row, action = characters[int(line["character"])], int(line["action"])
+        if not row["motion_row"][action]:
+            row["motion_row"][action] = len(special_motion)
+            special_motion.append(np.full((MAX_FRAMES, 2), np.nan, "f4"))
+        special_motion[row["motion_row"][action]][int(line["frame"])] = line["forward"], line["up"] or "nan"
+
     for line in read_rows("hitbox_shapes.csv"):        # of actions that libmelee does not show
         row, action, box = characters[int(line["character"])], int(line["action"]), int(line["hitbox"])
         for frame in range(int(line["first_frame"]), int(line["last_frame"]) + 1):
@@ -272,8 +299,8 @@ def build_tables(folder=DATA):
     frames, left, height = RANDALL_PATH.T
     randall = np.stack([np.interp(np.arange(RANDALL_PERIOD), frames, values, period=RANDALL_PERIOD)
                         for values in (left, height)], axis=1)
-    return Tables(characters, stages, np.array(hitboxes), np.array(root_motion), np.array(velocities), projectiles,
-                  randall)
+    return Tables(characters, stages, np.array(hitboxes), np.array(root_motion), np.array(velocities),
+                  np.array(special_motion), projectiles, randall)
 
 
 def slides(motion, friction, least):

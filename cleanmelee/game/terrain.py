@@ -4,7 +4,7 @@ import numpy as np
 
 from cleanmelee.frame import LINK, PLATFORM_UNIT, PLATFORM_ZERO
 from cleanmelee.game.actions import (
-    in_damage, in_shine, is_down_damage, is_flying, is_held, leave_ground, on_ledge, set_action,
+    in_damage, is_down_damage, is_flying, is_held, leave_ground, on_ledge, set_action,
 )
 from cleanmelee.game.characters import LEDGE_BOX_HEIGHT, LEDGE_BOX_WIDTH, MAX_FRAMES
 from cleanmelee.game.compiler import jit
@@ -123,8 +123,8 @@ def land(p, h, c, y):
     p.y, p.airborne, p.self_vx_ground, p.self_vy = y + .0001, 0, p.self_vx_air, 0
     p.jumps, p.fastfall, h.air_frames, h.feet = 2, 0, 0, 0
     aerial = c.aerial[action]
-    if in_shine(p):                                    # goes on, on the ground
-        p.action = action - SHINE_IN_AIR
+    if c.lands_as[action] > 0:
+        land_special(p, h, c)
     elif action == AIR_DODGE or FALL_SPECIAL <= action <= 37:
         set_action(p, h, LANDING_SPECIAL)
     elif action == SHIELD_BREAK_FLY or action == SHIELD_BREAK_FALL:
@@ -146,6 +146,17 @@ def land(p, h, c, y):
     elif not is_down_damage(action) and action != FROZEN:
         p.in_hitstun, p.hitstun = 0, 0
         set_action(p, h, LANDING)
+
+
+@jit
+def land_special(p, h, c):
+    """Many specials go on where they were, on the ground; others have a landing of their own."""
+    following, frame = c.lands_as[p.action], c.lands_at[p.action]
+    if frame < 0:
+        p.action = following
+        return
+    set_action(p, h, following)
+    p.state_age, h.action_frames = frame, frame
 
 
 @jit
@@ -321,9 +332,14 @@ def walk_off(p, h, c, s, floor):
     leave_ground(p, h)
     p.self_vx_air = p.self_vx_ground
     shielding = SHIELD_START <= action <= SHIELD_REFLECT
+    following = c.walks_off_as[action]
     if in_damage(action) or (shielding and side * p.facing < 0):
         p.in_hitstun, p.hitstun = 0, 0
         set_action(p, h, MISS_FOOT)
+    elif following == FALL or following == FALL_SPECIAL:
+        set_action(p, h, following)
+    elif following > 0:
+        p.action = following                           # goes on in the air
     elif action < DAMAGE_FIRST or shielding or slides_off(action) or action == FURAFURA or action == GRAB_BREAK or \
             action == BREAK_FREE or action == REBOUND:
         p.self_vx_air = min(max(p.self_vx_ground, -c.air_max), c.air_max)  # a run does not carry on into the air
