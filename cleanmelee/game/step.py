@@ -4,16 +4,18 @@ The order is Melee's (step_player, act, move): hitlag, the end of the action, in
 stage, blast zone. Then, for both players at once (step_all): grabs, clanks, hits, items, hurtboxes.
 """
 
+import functools
+
 import numpy as np
 
 from cleanmelee.frame import (
-    BUTTON_A, BUTTON_B, CHARACTERS, FIRST_CONTROL_FRAME, FRAME, GAMEANDWATCH, PLATFORM_LEFT, PLATFORM_RIGHT,
-    STAGES, TIME_LIMIT,
+    BUTTON_A, BUTTON_B, CHARACTERS, CONTROLLER, FIRST_CONTROL_FRAME, FRAME, GAMEANDWATCH, NUM_PLAYERS, PLATFORM_LEFT,
+    PLATFORM_RIGHT, STAGES, TIME_LIMIT,
 )
 from cleanmelee.game.actions import is_down_damage, is_grab, is_held, leave_ground, leaves_ledge, on_ledge, set_action
 from cleanmelee.game.characters import MAX_FRAMES, NUM_ACTIONS, NUM_CHARACTERS
 from cleanmelee.game.combat import SHIELD_HEALTH, SHIELD_REGEN, SMASH_FRAMES, break_shield, clank, hit_test, press
-from cleanmelee.game.compiler import jit
+from cleanmelee.game.compiler import jit, machine_code
 from cleanmelee.game.controls import air_inputs, ground_inputs, hold_special, ledge_inputs, shot_due, shot_inputs
 from cleanmelee.game.endings import GUARD_ANIMATION, end_of_action
 from cleanmelee.game.grabs import connect, end_of_hitlag, smash_influence, step_grab
@@ -291,7 +293,17 @@ def step_all(frames, hidden, controllers, t):
 
 def step_games(frames, hidden, controllers):
     """One frame for all games, in place. frames [N] FRAME, hidden [N] HIDDEN, controllers [N, 2] CONTROLLER."""
-    step_all(frames, hidden, controllers, TABLES)
+    plain = frames.dtype is FRAME and hidden.dtype is HIDDEN and controllers.dtype is CONTROLLER and \
+        frames.ndim == 1 and hidden.ndim == 1 and controllers.ndim == 2 and \
+        frames.flags.c_contiguous and hidden.flags.c_contiguous and controllers.flags.c_contiguous
+    step = step_plain() if plain else step_all
+    step(frames, hidden, controllers, TABLES)
+
+
+@functools.cache
+def step_plain():
+    """step_all for what it is mostly given: whole arrays, as numpy makes them."""
+    return machine_code(step_all, np.zeros(0, FRAME), np.zeros(0, HIDDEN), np.zeros((0, NUM_PLAYERS), CONTROLLER), TABLES)
 
 
 def reset_games(frames, hidden, mask, characters, stages, seeds):
