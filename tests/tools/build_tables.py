@@ -380,6 +380,8 @@ def thrown_rows(paths):
                 rows.append([character, action, int(frame), exactly(np.median(here[:, 2])), exactly(height), len(here)])
         else:
             throws[character, action] = alike(places[(places[:, 1] < MAX_FRAMES - 3) | np.isinf(places[:, 1])])
+    if not throws:
+        return sorted(rows), []
     offset_of = {victim: index for index, victim in enumerate(sorted(
         {int(victim) for places in throws.values() for victim in places[:, 0]} - {game.CAPTAIN_FALCON}))}
     starts, size = {}, len(offset_of)
