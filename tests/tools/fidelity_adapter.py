@@ -104,6 +104,7 @@ def step(state, inputs, stage):
                                      np.where(state["action"] == game.LEDGE_CATCH, ledge_left, UNKNOWN_TIMER))
     secrets["throw_frames"] = throw_lengths(players)
     secrets["grab_timer"] = UNKNOWN_TIMER * 10
+    secrets["jump_buffer"] = np.where(state["p_btn"] & game.BUTTON_XY, 5, 0)  # when it was pressed is not known
     secrets["guard_frames"] = np.ceil(np.abs(state["ground_vx"]) / game.combat.GUARD_PUSH)  # as the stun begins
 
     game.step_games(frames, hidden, controllers)
