@@ -115,6 +115,15 @@ class Simulator:
         secrets["throw_frames"] = self.throw_lengths(frames["players"])
         secrets["grab_timer"] = UNKNOWN_TIMER * 10
         secrets["guard_frames"] = guard_lengths(state)
+        secrets["jump_buffer"] = np.where(state["p_btn"] & game.BUTTON_XY, 5, 0)  # when it was pressed is not known
+        secrets["feet"] = self.feet(state)
+
+    def feet(self, state):
+        """Height of the feet above the position by the action and its frame."""
+        heights = self.tables.characters["feet"]
+        feet = heights[state["char"], np.clip(state["action"], 0, heights.shape[1] - 1),
+                       np.clip(state["t_act"], 0, heights.shape[2] - 1)]
+        return np.where(state["t_air"] >= game.terrain.FEET_LOCKED, feet, 0)
 
     def one_entry_per_swing(self, queues, characters, last_attacks):
         """The older tool's staling queue holds an entry for each hit and none for throws, which let go without hitlag;
@@ -160,6 +169,7 @@ class Simulator:
         flag[told | turned] = np.where(one == 1, 1, np.where(flag == 1, 0, flag))[told | turned]
         flag[stray & waiting_turns(state)] = game.TURN_DASH
         self.recall_timers(frames["players"], secrets, state, stray)
+        secrets["feet"] = self.feet(state)
         fountain = (frames["stage"] == game.FOUNTAIN)[:, None]
         places = state["platforms"][:, 0]
         for known in (seen_platforms(state), memory["platforms"][:, 0], (game.PLATFORM_LEFT, game.PLATFORM_RIGHT)):
