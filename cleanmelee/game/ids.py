@@ -33,7 +33,7 @@ LEDGE_CATCH, LEDGE_HANG, LEDGE_CLIMB_SLOW, LEDGE_CLIMB, LEDGE_ATTACK_SLOW, LEDGE
     252, 253, 254, 255, 256, 257, 258, 259)
 LEDGE_JUMP_SLOW, LEDGE_JUMP = 260, 262                 # a jump's second half is the next id
 FROZEN = 325
-SECOND_FSMASH, HOOKSHOT = 341, 360                     # Link's; from 341 on every character has his own actions
+FIRST_OWN_ACTION, SECOND_FSMASH, HOOKSHOT = 341, 341, 360  # from here on every character has his own; Link's
 SHINE_FIRST, SHINE, SHINE_END, SHINE_TURN, SHINE_AIR, SHINE_LAST, SHINE_IN_AIR = 360, 361, 363, 364, 366, 369, 5
 
 # ---------------------------------------------------------------------------------------------------------------------
