@@ -121,6 +121,7 @@ def end_of_action(p, h, c):
         return
     if action == c.shot_action[p.airborne] and h.flag == 1 and 0 < c.frames[action] <= frames:
         set_action(p, h, action)                       # another shot
+        p.fastfall = 0
         return
     length = action_length(p, h, c)
     if length <= 0 or frames < length:
@@ -167,6 +168,8 @@ def end_of_action(p, h, c):
     asked = action == AIR_DODGE or following == c.rapid_jab[0]
     if following < 0 or (following == WAIT and p.airborne) or (following == FALL_SPECIAL and not p.airborne):
         following = FALL if p.airborne else WAIT
+    if following >= FIRST_OWN_ACTION:                   # the next part of a special begins to fall anew
+        p.fastfall = 0
     set_action(p, h, following)
     h.flag = 1 if asked else 0                         # a fall that can be steered, a first round of blows
 

@@ -164,7 +164,7 @@ def special_velocity(p, h, c, t):
         end_warp(p, h, c)
     elif row and frame < MAX_FRAMES and not np.isnan(t.special_motion[row, frame, 1]):
         curve = t.special_motion[row]
-        if c.rise_first[action] > 0:
+        if 0 < c.rise_first[action] <= frame:
             turned_rise(p, h, c, curve)
         elif c.dives[action]:
             dive(p, h, c, curve)

@@ -72,7 +72,7 @@ def build_tables(folder=DATA):
                 row["walks_off_as"][following] = action
         for action, following in WALKS_OFF_AS.get(character, {}).items():
             row["walks_off_as"][action] = following
-        row["fast_falls"][:341], row["restores_jump"] = 1, RESTORES_JUMP.get(character, -1)
+        row["fast_falls"][:FIRST_OWN_ACTION], row["restores_jump"] = 1, RESTORES_JUMP.get(character, -1)
         row["fast_falls"][list(FAST_FALLS.get(character, ()))] = 1
         row["transforms_into"], row["transform_action"], row["transform_end"] = TRANSFORMS.get(
             character, (character, -1, -1))
@@ -97,7 +97,7 @@ def build_tables(folder=DATA):
             for name, value in zip(("keep", "loss", "frames", "gravity"), values, strict=True):
                 row["hover_" + name][first:last + 1] = value
         row["helpless_drift"], row["helpless_fall"] = HELPLESS_FALL.get(character, (1, row["fall_max"]))
-        row["steered"][:341] = 1
+        row["steered"][:FIRST_OWN_ACTION] = 1
         for first, last in STEERED_ROWS.get(character, []):
             row["steered"][first:last + 1] = 1
         for action, following in HIT_ROWS.get(character, {}).items():
@@ -193,6 +193,13 @@ def build_tables(folder=DATA):
             velocities.append(np.full((MAX_FRAMES, 3), np.nan, "f4"))
         velocities[row["velocity_row"][action]][int(line["frame"])] = [
             float(line[name] or "nan") for name in ("ground_vx", "air_vx", "vy")]
+    for row in characters:                             # not curves: whoever was recorded stood still, or steered
+        for action in range(FIRST_OWN_ACTION, NUM_ACTIONS):
+            curve = velocities[row["velocity_row"][action]]
+            if not np.nan_to_num(curve[:, 0]).any():
+                curve[:, 0] = np.nan
+            if row["steered"][action]:
+                curve[:, 1:] = np.nan
 
     special_motion = [np.full((MAX_FRAMES, 2), np.nan, "f4")]
     for line in read_rows("special_motion.csv"):

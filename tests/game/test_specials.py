@@ -961,6 +961,24 @@ def test_few_specials_fall_fast(character, action, fast):
     assert match.players["fastfall"][0] == fast
 
 
+def test_a_shine_slides_along_the_floor():
+    match = duel(FOX)
+    match.players["self_vx_ground"][0] = 1.5
+    special(match, main_y=-1.)
+    match.step(frames=4)
+    assert match.players["self_vx_ground"][0] == pytest.approx(1.5 - 5 * .08)
+
+
+def test_the_next_shot_begins_to_fall_anew():
+    match = duel(FOX)
+    match.place(0, 0, y=90, airborne=True)
+    match.players["action"][0], match.players["self_vy"][0], match.players["fastfall"][0] = 345, -3.4, 1
+    match.hidden["players"]["action_frames"][0, 0], match.hidden["players"]["tilt_y_age"][0, 0] = 9, 50
+    match.hidden["players"]["stick_y"][0, 0] = -1.     # held down for long
+    match.step(p1=dict(main_y=-1.))
+    assert match.players["action"][0] == 346 and match.players["self_vy"][0] == pytest.approx(-2.8)
+
+
 def test_mewtwos_double_jump_takes_the_stick_then_drifts():
     match = duel(MEWTWO)
     match.place(0, 0, y=60, airborne=True, facing=1)
