@@ -17,6 +17,7 @@ from cleanmelee.game.stages import (
 
 
 TECH_WINDOW, TECH_INTANGIBLE = 20, 15                  # frames; the second, after a tech at a wall, is a guess
+FEET_LOCKED = 10                                       # frames in the air before the feet follow the animation; measured
 BOUNCE_KEEPS = .8                                      # share of the knockback that a bounce leaves; public
 WALL_TOUCH, WALL_JUMP_WINDOW = 2.0, 3                  # how near and how fresh a flick off the wall must be; guesses
 WIND_PERIOD, WIND_FRAMES, WIND_SPEED = 1100, 270, .2   # frames; units a frame
@@ -121,7 +122,7 @@ def get_dizzy(p, h):
 def land(p, h, c, y):
     action = p.action
     p.y, p.airborne, p.self_vx_ground, p.self_vy = y + .0001, 0, p.self_vx_air, 0
-    p.jumps, p.fastfall, h.air_frames = 2, 0, 0
+    p.jumps, p.fastfall, h.air_frames, h.feet = 2, 0, 0, 0
     aerial = c.aerial[action]
     if in_shine(p):                                    # goes on, on the ground
         p.action = action - SHINE_IN_AIR
@@ -231,7 +232,9 @@ def stop_flying(p, h, action):
 
 @jit
 def collide_in_air(p, h, c, s, old_x, old_y):
-    feet = 0.0 if h.air_frames < 10 else c.ecb_bottom[p.action]
+    feet = 0.0 if h.air_frames < FEET_LOCKED else c.feet[p.action, min(h.action_frames, MAX_FRAMES - 1)]
+    old_feet = max(h.feet, feet)
+    h.feet = feet
     if s.wall_bottom < p.y < 0 and old_y <= .001:
         stop_at_wall(p, h, c, s, feet, old_x)
     if p.y < 0 and abs(p.x) < s.floor_right[0]:
@@ -240,7 +243,7 @@ def collide_in_air(p, h, c, s, old_x, old_y):
         return
     for floor in range(s.num_floors):
         y = floor_height(s, floor, p.x)
-        crossed = old_y + feet >= y - .001 and p.y + feet < y
+        crossed = old_y + old_feet >= y - .001 and p.y + feet < y
         if crossed and s.floor_left[floor] <= p.x <= s.floor_right[floor]:
             if floor == 0 or not passes_platform(p, h):
                 p.ground = floor
