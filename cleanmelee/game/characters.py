@@ -219,7 +219,7 @@ CHARACTER = np.dtype([(name, "f4") for name in ATTRIBUTES] + [
     ("frames", "i2", NUM_ACTIONS),                     # length of an action, 0 unknown
     ("next_action", "i2", NUM_ACTIONS),                # what follows when it runs out, -1 the standing or falling state
     ("interruptible", "i2", NUM_ACTIONS),              # IASA frame, 0 never
-    ("ecb_bottom", "f4", NUM_ACTIONS),                 # the feet above the position, while airborne
+    ("feet", "f4", (NUM_ACTIONS, MAX_FRAMES)),         # their height above the position, by frame, while airborne
     ("root_row", "i2", NUM_ACTIONS),                   # row of ROOT_MOTION, 0 none
     ("velocity_row", "i2", NUM_ACTIONS),               # row of VELOCITIES, 0 none
     ("hit_row", "i2", (NUM_ACTIONS, MAX_FRAMES)),      # row of HITBOXES, 0 none

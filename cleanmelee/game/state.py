@@ -13,6 +13,7 @@ HIDDEN_PLAYER = np.dtype([
     ("trigger_age", "i4"),                             # frames since L, R or Z went down
     ("tilt_side", "i4"), ("tilt_side_age", "i4"),      # to which side the stick last went, -1 or 1, and how long ago
     ("tech_lockout", "i4"), ("tech_void", "i4"),       # frames in which a further press cannot tech; it cannot
+    ("feet", "f4"),                                    # height of the feet above the position, a frame ago
     ("air_frames", "i4"), ("ledge_cooldown", "i4"), ("action_frames", "i4"),  # action_frames stand still in hitlag
     ("flag", "i4"),                                    # of the action: short hop chosen, turn done, first jump frame
     ("landed_cancel", "i4"),                           # the l_cancel of this aerial landing

@@ -227,12 +227,10 @@ def build_tables(folder=DATA):
             characters["next_action"][:, action] = int(line["next_action"])
             continue
         row = characters[character]
-        if action < 0:                                 # the character's usual value
-            row["ecb_bottom"][:] = float(line["ecb_bottom"])
-            continue
-        for name, kind in (("frames", int), ("next_action", int), ("ecb_bottom", float)):
-            if line[name]:
-                row[name][action] = kind(line[name])
+        row["frames"][action], row["next_action"][action] = int(line["frames"]), int(line["next_action"])
+    for line in read_rows("feet.csv"):                 # sorted: the usual height first, then that of actions
+        row, action = characters[int(line["character"])], int(line["action"])
+        row["feet"][action if action >= 0 else slice(None), int(line["first_frame"]):] = float(line["height"])
     for line in read_rows("special_chains.csv"):
         row, action = characters[int(line["character"])], int(line["action"])
         row["next_action"][action] = int(line["next_action"])

@@ -17,6 +17,7 @@ from cleanmelee.game.stages import (
 
 
 TECH_WINDOW, TECH_INTANGIBLE = 20, 15                  # frames; the second, after a tech at a wall, is a guess
+FEET_LOCKED = 10                                       # frames in the air before the feet follow the animation; measured
 BOUNCE_KEEPS = .8                                      # share of the knockback that a bounce leaves; public
 WALL_TOUCH, WALL_JUMP_WINDOW = 2.0, 3                  # how near and how fresh a flick off the wall must be; guesses
 WIND_PERIOD, WIND_FRAMES, WIND_SPEED = 1100, 270, .2   # frames; units a frame
@@ -242,7 +243,7 @@ def stop_flying(p, h, action):
 
 @jit
 def collide_in_air(p, h, c, s, old_x, old_y):
-    feet = 0.0 if h.air_frames < 10 else c.ecb_bottom[p.action]
+    feet = 0.0 if h.air_frames < FEET_LOCKED else c.feet[p.action, min(h.action_frames, MAX_FRAMES - 1)]
     old_feet = max(h.feet, feet)                       # another action's feet are lower: who was above, meets the floor
     h.feet = feet
     if s.wall_bottom < p.y < 0 and old_y <= .001:

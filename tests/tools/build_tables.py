@@ -25,8 +25,9 @@ MAX_FRAMES, NUM_ACTIONS = game.characters.MAX_FRAMES, game.characters.NUM_ACTION
 REPEATING = (14, 15, 16, 17, 21, 29, 32, 35, 38, 40)   # actions that start over by themselves
 LEDGE_ACTIONS = (254, 255, 256, 257, 258, 259, 260, 262)
 FALLING = (29, 30, 31, 32, 33, 34, 35, 38)
+FEET_LOCKED = 10                                       # frames in the air before the feet follow the animation
 HOLDS = (213, 215, 216)                                # pulling in, also out of a dash, and holding
-WALKING = (15, 16, 17, 21, 40)
+WALKING = (15, 16, 17, 21, 40, 253)                    # and hanging on the ledge
 NATURAL_NEXT = {12, 13, 14, 29, 30, 31, 32, 33, 34, 35, 38, 40, 179, 184, 192, 216, 246, 253, 261, 263,
                 *range(341, 400)}
 EDGES = {stage: rows[0][0][2] for stage, rows in game.stages.STAGE_ROWS.items()}
@@ -124,23 +125,24 @@ def measure_endings(player, endings):
 
 
 def measure_feet(player, feet):
-    """Where the feet are above the position: a landing gives an interval, as the floor was crossed, and a character
-    who falls on below the floor's height a lower bound."""
-    characters = game.TABLES.characters
-    for t in range(12, len(player["y"]) - 1):
-        if not player["airborne"][t - 11:t + 1].all() or player["hitlag"][t] or player["hitlag"][t + 1]:
-            continue
+    """Where the feet are above the position, by frame: a landing gives an interval, as they were above the floor on the
+    frame before, and below it where the fall led to. For the first frames in the air they are at the position."""
+    characters, airborne, in_air = game.TABLES.characters, player["airborne"], 0
+    for t in range(1, len(player["y"]) - 1):
+        in_air = in_air + 1 if airborne[t] else 0
+        landed = in_air >= FEET_LOCKED and not airborne[t + 1] and not player["hitlag"][t] + player["hitlag"][t + 1]
         character, action = player["character"][t], player["action"][t]
-        if action < 14 or character not in game.CHARACTERS.values() or player["action"][t + 1] in (12, 252):
+        if not landed or character not in game.CHARACTERS.values() or action < 14 or 219 <= action <= 243:
             continue
-        before, floor = player["y"][t], player["y"][t + 1]
-        speed = min(player["vy"][t + 1], max(player["vy"][t] - characters[character]["gravity"],
-                                             -characters[character]["fall_max"]))
-        after = min(before + speed + player["kb_vy"][t + 1], before)
-        if not player["airborne"][t + 1] and floor <= before + 30:
-            feet[character, action].append((floor - before, floor - after, 1))
-        elif player["airborne"][t + 1] and -8 < floor < 0 and abs(player["x"][t + 1]) < 50 and floor < before:
-            feet[character, action].append((-floor, 14, .3))  # many of these a landing
+        if 252 <= action <= 263 or player["action"][t + 1] == 12 or 252 <= player["action"][t + 1] <= 263:
+            continue
+        before, floor, row = player["y"][t], player["y"][t + 1], characters[character]
+        speed = -row["fast_fall"] if player["fastfall"][t] else max(player["vy"][t] - row["gravity"], -row["fall_max"])
+        flight = np.hypot(player["kb_vx"][t], player["kb_vy"][t])
+        after = before + min(speed, player["vy"][t + 1]) + player["kb_vy"][t] * (1 - min(.051 / max(flight, .051), 1))
+        low, high = floor - before, floor - after
+        if high - low > .3 and low > -5 and high < 16:  # else something else moved him
+            feet[character, action].append((min(player["frame"][t] + 1, MAX_FRAMES - 1), low, high))
 
 
 def measure_velocities(stage, player, curves):
@@ -165,15 +167,8 @@ def measure_velocities(stage, player, curves):
                 np.nan, (player["x"][t] - player["x"][t - 1]) * facing, player["y"][t] - player["y"][t - 1],
                 False, False, False))
             continue
-        action, first, last = game.characters.TURNED_RISE
-        turned = player["character"][t] == game.GAMEANDWATCH and player["action"][t] == action
-        if turned and first <= player["frame"][t] <= last:
-            stick = player["stick_x"][t - player["frame"][t] + first - 1]
-            turn = np.radians(max(game.characters.RISE_TURN * (abs(stick) - game.characters.RISE_DEAD_ZONE), 0))
-            x, y = player["air_vx"][t] * np.sign(stick), player["vy"][t]
-            curves[game.GAMEANDWATCH, action, player["frame"][t]].append((
-                np.nan, x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn), False, False, False))
-            continue
+        if player["action"][t] in game.characters.RISE_ROWS.get(player["character"][t], ((),))[0]:
+            continue                                   # turned by the stick: special_motion.csv has it
         c, vx, vy = game.TABLES.characters[player["character"][t]], player["air_vx"], player["vy"]
         falls = air and player["airborne"][t - 1] and not mewtwo_jump[t]
         slower = np.sign(vx[t - 1]) * max(abs(vx[t - 1]) - c["air_friction"], 0)
@@ -268,8 +263,66 @@ def exactly(value):
 def most_agreed(intervals):
     """The height inside most of the intervals."""
     grid, bounds = np.arange(0, 14, .1), np.array(intervals)
-    votes = ((grid[:, None] >= bounds[:, 0]) & (grid[:, None] <= bounds[:, 1])) @ bounds[:, 2]
+    votes = ((grid[:, None] >= bounds[:, 1]) & (grid[:, None] < bounds[:, 2])).sum(1)
     return grid[votes == votes.max()].mean()
+
+
+def height_curve(intervals, guess, smooth=1.0, pull=.05):
+    """[MAX_FRAMES] heights inside the intervals of their frames where they can be, and elsewhere of the guess's shape."""
+    frames, low, high = np.array(intervals).T
+    frames, margin = frames.astype(int), np.minimum(.25, (high - low) / 4)
+    slopes, curve = np.diff(np.eye(MAX_FRAMES), axis=0), guess.copy()
+    shape = smooth * slopes.T @ slopes + pull * np.eye(MAX_FRAMES)
+    for _ in range(40):
+        height = curve[frames]
+        wanted = np.clip(height, low + margin, high - margin)
+        weight = (height != wanted) / np.maximum(abs(height - wanted), .3)  # a wrong one shall not pull the harder
+        matrix, right = shape.copy(), shape @ guess
+        np.add.at(matrix, (frames, frames), weight)
+        np.add.at(right, frames, weight * wanted)
+        curve = np.linalg.solve(matrix, right)
+    return curve
+
+
+def feet_rows(feet):
+    """Heights by character and action, from a first frame on. What a character's landings do not tell: his usual
+    height, raised as the action raises it for the others, along their shape."""
+    known, rows = sorted(game.CHARACTERS.values()), []
+    own = {who: [entry for (other, _), entries in feet.items() if other == who for entry in entries] for who in known}
+    usual = {who: most_agreed(entries) for who, entries in own.items() if len(entries) > 3}
+    for who in known:
+        usual.setdefault(who, np.median(list(usual.values())))
+        rows.append([who, -1, 0, f"{usual[who]:.2f}", len(own[who])])
+    level = {key: most_agreed(entries) for key, entries in feet.items() if len(entries) >= 3}
+    shapes = {key: height_curve(feet[key], np.full(MAX_FRAMES, level[key])) - level[key] for key in level
+              if len(feet[key]) >= 6 and key[1] not in REPEATING}
+    actions = sorted({action for _, action in level if action < 341} | {action for _, action in feet})
+    for who in known:
+        for action in actions:
+            seen = feet.get((who, action), [])
+            if action >= 341 and not seen:             # others' specials are others
+                continue
+            raised = [level[key] - usual[key[0]] for key in level if key[1] == action and key[0] != who]
+            guess = usual[who] + (.7 * np.median(raised) if raised and action < 341 else 0)
+            heights = np.full(MAX_FRAMES, level.get((who, action), guess))
+            if action not in REPEATING:
+                alike = [shapes[key] for key in shapes if key[1] == action and key[0] != who]
+                if alike and action < 341 and not 65 <= action <= 69:
+                    heights += .8 * np.median(alike, 0)
+                if seen:
+                    heights = height_curve(seen, heights)
+            rows += [[who, action, first, f"{height:.2f}", len(seen)] for first, height in stretches(heights)]
+    return rows
+
+
+def stretches(heights, step=.4):
+    """(first frame, height) of stretches in which the height changes by no more than step."""
+    first, result = 0, []
+    for frame in range(1, len(heights) + 1):
+        if frame == len(heights) or np.ptp(heights[first:frame + 1]) > step:
+            result.append((first, (heights[first:frame].max() + heights[first:frame].min()) / 2))
+            first = frame
+    return result
 
 
 def listed_frames():
@@ -282,25 +335,19 @@ def listed_frames():
     return listed
 
 
-def action_rows(endings, feet):
+def action_rows(endings):
     rows, known, by_action, listed = {}, set(game.CHARACTERS.values()), collections.defaultdict(list), listed_frames()
     for (character, action), counts in endings.items():
         (frames, following), times = max(counts.items(), key=lambda item: (item[1], item[0][0]))  # longest of equals
         longer = 44 <= action <= 64 and frames > listed[character, action]  # than libmelee has it
         enough = times >= 2 or 25 <= action <= 28 or longer  # jumps seldom last to their end
         if enough and character in known and action < NUM_ACTIONS:
-            rows[character, action] = [frames, following, ""]
+            rows[character, action] = [frames, following, times]
             if action < 341:
                 by_action[action].append((frames, following))
     for action, values in by_action.items():
         following = collections.Counter(value[1] for value in values).most_common(1)[0][0]
-        rows[ANYONE, action] = [int(np.median([value[0] for value in values])), following, ""]
-    for character in known:
-        own = [interval for (who, _), intervals in feet.items() if who == character for interval in intervals]
-        rows[character, -1] = ["", "", f"{most_agreed(own) if len(own) > 3 else 4.0:.2f}"]
-    for (character, action), intervals in feet.items():
-        if character in known and len(intervals) >= 4:
-            rows.setdefault((character, action), ["", "", ""])[2] = f"{most_agreed(intervals):.2f}"
+        rows[ANYONE, action] = [int(np.median([value[0] for value in values])), following, len(values)]
     return [[*key, *row] for key, row in sorted(rows.items())]
 
 
@@ -473,7 +520,8 @@ def build_learned(paths, out=DATA, known=None):
                 measure_ledge(stage, player, poses)
     print(f"{used} replays")
     write = functools.partial(write_csv, out)
-    write("actions.csv", ["character", "action", "frames", "next_action", "ecb_bottom"], action_rows(endings, feet))
+    write("actions.csv", ["character", "action", "frames", "next_action", "seen"], action_rows(endings))
+    write("feet.csv", ["character", "action", "first_frame", "height", "seen"], feet_rows(feet))
     write("velocities.csv", ["character", "action", "frame", "ground_vx", "air_vx", "vy", "seen"], velocity_rows(curves))
     write("ledge_poses.csv", ["character", "frame", "dx", "dy", "seen"], ledge_rows(poses))
     write("dodges.csv", ["character", "action", "first_frame", "last_frame"], dodge_rows(dodges))
