@@ -44,6 +44,8 @@ def action_length(p, h, c):
         return int(c.dash_frames)
     if action == REBOUND:
         return REBOUND_FRAMES
+    if action == TURN_RUN:
+        return c.run_turn[1]
     if action == TURN:
         return max(c.frames[action], 11) if c.frames[action] <= 5 else c.frames[action]
     return c.frames[action] if c.frames[action] > 0 else UNKNOWN_LENGTH
@@ -118,6 +120,8 @@ def end_of_action(p, h, c):
         set_action(p, h, action)                       # another shot
         return
     length = action_length(p, h, c)
+    if action == TURN_RUN:                             # its animation has stood still for a while
+        frames = int(p.state_age)
     if length <= 0 or frames < length:
         return
     following = c.next_action[action]
@@ -131,6 +135,10 @@ def end_of_action(p, h, c):
         following = FALL_SPECIAL
     elif action == LEDGE_CATCH:
         following = LEDGE_HANG
+    elif action == TURN_RUN and h.stick_x * p.facing >= RUN_X:
+        set_action(p, h, RUN)
+        h.flag = RUN_FROM_TURN
+        return
     elif action == LANDING:
         following = WAIT
     elif action == CROUCH_START or action == c.own_action[DTILT]:
@@ -154,6 +162,7 @@ def end_of_action(p, h, c):
         following = FALL if p.airborne else WAIT
     set_action(p, h, following)
     h.flag = 1 if action == AIR_DODGE else 0           # its fall can be steered
+    h.landing_lag = c.landing_lag_special[action, 1]
 
 
 @jit

@@ -30,6 +30,8 @@ HIDDEN_PLAYER = np.dtype([
     ("last_judge", "i4"), ("judge_before", "i4"),      # his last hammers, 0 to 8
     ("holding", "i4"),                                 # Link: a bomb is in his hand
     ("shot", "i4"),                                    # lets go of a projectile this frame: 1 ground, 2 air
+    ("wall_jumps", "i4"),                              # made since he last stood on the ground
+    ("landing_lag", "i4"),                             # of the helpless fall, see LANDING_LAG_ROWS; 0 of an air dodge
     ("ledge_taken", "i4"),                             # side of the ledge that the other holds, 0 neither
     ("stale", "i4", 9),                                # attack ids of the last hits that landed, newest first
 ])
