@@ -18,7 +18,7 @@ ATTRIBUTE_ROWS = {
     # walk             dash and run                           jumps                                 air
     FOX: ((.1, .2, 1.6, .08), (1.9, .1, .02, 2.2, 11, 21, 5, 3), (.72, .83, 1.7, 3.68, 2.1, 1.2, .9),
         (.23, 2.8, 3.4, .06, .02, .83, .02, 75, 4, 11)),
-    CAPTAIN_FALCON: ((.1, .15, .85, .08), (2.0, .15, .01, 2.3, 15, 21, 7, 4), (.95, .75, 2.1, 3.1, 1.9, .9, .9),
+    CAPTAIN_FALCON: ((.1, .15, .85, .08), (2.0, .15, .01, 2.3, 15, 28, 7, 4), (.95, .75, 2.1, 3.1, 1.9, .9, .9),
         (.13, 2.9, 3.5, .04, .02, 1.12, .01, 104, 4, 16)),
     LINK: ((.1, .1, 1.2, .1), (1.3, .1, .02, 1.3, 12, 27, 5, 6), (.8, .8, 1.4, 2.2, 1.5, 1.0, 1.0),
         (.11, 2.13, 3.0, .04, .02, 1.0, .005, 104, 4, 14)),
@@ -94,7 +94,7 @@ STEERED_ROWS = {  # the specials in whose fall the stick counts; the others only
     FOX: [(344, 346), (358, 359)], FALCO: [(344, 346), (358, 359)], SHEIK: [(357, 360)],
     GAMEANDWATCH: [(341, 353), (374, 374)], LINK: [(360, 360)], ZELDA: [(351, 354)]}
 RISE_ROWS = {  # up specials that the stick turns: actions, first frame of the rise, frame on which he faces the stick,
-    # degrees a unit of the stick beyond the dead zone, that zone, 1 if the widest tilt counts and not the last; measured
+    # degrees a unit of the stick beyond the dead zone, that zone, 1 if the widest tilt counts, not the last; measured
     GAMEANDWATCH: ((373, 374), 2, 1, 30.0, .14, 0), MARTH: ((367, 368), 5, 5, 40.0, .5, 1)}
 RISE_FALLS = {MARTH: (.06, .4)}                        # after the rise: gravity, share of drift; measured
 DIVES = {CAPTAIN_FALCON: (353, 354)}                   # up specials that the stick steers beside their own motion;
@@ -125,7 +125,19 @@ FILLED_BUCKET = 3                                      # shots that Oil Panic ta
 GRAB_REACH = {  # how far in front the caught victim stands while pulled in, and while held
     FOX: (5.74, 8.28), CAPTAIN_FALCON: (8.19, 7.87), SHEIK: (7.4, 7.35), MEWTWO: (11.0, 11.98), MARTH: (16.41, 9.1),
     FALCO: (6.57, 9.49)}
-WALL_JUMPERS = (FOX, CAPTAIN_FALCON, SHEIK, FALCO)
+WALL_JUMPS = {  # speed off the wall; measured for Captain Falcon and Falco, guesses for the others
+    FOX: (1.4, 3.3), CAPTAIN_FALCON: (1.4, 3.1), SHEIK: (1.3, 2.8), FALCO: (1.3, 3.6)}
+BRAKE_FRAMES = {FOX: 18, CAPTAIN_FALCON: 28, MEWTWO: 30, MARTH: 26, FALCO: 18, GAMEANDWATCH: 30}  # of a run; measured
+RUN_TURNS = {MEWTWO: (20, 36)}                         # frame on which a running turn waits for the speed to change its
+RUN_TURN = 9, 30                                       # sign, and its length; measured for Marth too, else guesses
+LANDING_LAG_ROWS = {  # frames that a special's landing takes: (first action, last action, straight out of it, after the
+    # helpless fall); 0 is the ordinary landing, below 0 he may act once the animation is as far as an ordinary landing.
+    # Measured but for Falco's up special and all of Sheik's, Link's, Zelda's and Ganondorf's
+    FOX: [(350, 352, 20, 20), (356, 359, 0, -18)], FALCO: [(350, 352, 20, 20), (356, 359, 0, -18)],
+    CAPTAIN_FALCON: [(350, 351, 20, 20), (352, 352, 40, 40), (353, 354, 30, 30)],
+    GANONDORF: [(350, 351, 20, 20), (352, 352, 40, 40), (353, 354, 30, 30)],
+    MEWTWO: [(357, 358, 30, -30)], MARTH: [(367, 368, 34, 34)], GAMEANDWATCH: [(373, 374, 40, -40)],
+    SHEIK: [(358, 360, 0, 30)], LINK: [(357, 357, 30, 30)], ZELDA: [(352, 354, 0, 30)]}
 LANDS_HALFWAY = SHEIK, MARTH                           # an air dodge out of the jumpsquat moves them half a frame
 PUSH_WIDTH = {CAPTAIN_FALCON: 3.5}                     # half of how close two may stand; 3.3 for the others
 WALL_WIDTH = {  # by action; 2 elsewhere
@@ -213,8 +225,10 @@ CHARACTER = np.dtype([(name, "f4") for name in ATTRIBUTES] + [
     ("num_extra_shots", "i2"), ("extra_shots", EXTRA_SHOT, MAX_EXTRA_SHOTS), ("has_items", "i2"),
     ("held_type", "i2", NUM_ACTIONS), ("held_x", "f4", NUM_ACTIONS), ("held_y", "f4", NUM_ACTIONS),
     ("catches", "i2", NUM_ACTIONS),                    # a special that can catch a ledge
-    ("ledge_top", "f4"), ("ledge_jump", "f4"), ("pull_reach", "f4"), ("dash_pull_reach", "f4"), ("hold_reach", "f4"), ("push_width", "f4"),
-    ("wall_width", "f4", NUM_ACTIONS), ("wall_jumps", "i2"),
+    ("ledge_top", "f4"), ("ledge_jump", "f4"), ("pull_reach", "f4"), ("dash_pull_reach", "f4"), ("hold_reach", "f4"),
+    ("push_width", "f4"),
+    ("wall_width", "f4", NUM_ACTIONS), ("wall_jump", "f4", 2),  # (0, 0): he has none
+    ("run_turn", "i2", 2), ("landing_lag_special", "i2", (NUM_ACTIONS, 2)),  # straight out of it, after helpless fall
     ("lands_halfway", "i2"),
     ("frames", "i2", NUM_ACTIONS),                     # length of an action, 0 unknown
     ("next_action", "i2", NUM_ACTIONS),                # what follows when it runs out, -1 the standing or falling state

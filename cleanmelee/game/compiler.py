@@ -185,7 +185,7 @@ def bot_jit(function):
 
 
 def machine_code(function, *arguments):
-    """The entry of a compiled function for arguments of these types. A call of it skips numba's look at the types, which
-    takes longer than a frame of a game; so the caller has to have looked."""
+    """The entry of a compiled function for arguments of these types. A call of it skips numba's look at the types,
+    which takes longer than a frame of a game; so the caller has to have looked."""
     function.compile(tuple(map(numba.typeof, arguments)))
     return function.overloads[tuple(map(numba.typeof, arguments))].entry_point

@@ -47,6 +47,8 @@ def action_length(p, h, c):
         return int(c.dash_frames)
     if action == REBOUND:
         return REBOUND_FRAMES
+    if action == TURN_RUN:
+        return c.run_turn[1]
     if action == TURN:
         return max(c.frames[action], 11) if c.frames[action] <= 5 else c.frames[action]
     return c.frames[action] if c.frames[action] > 0 else UNKNOWN_LENGTH
@@ -124,6 +126,8 @@ def end_of_action(p, h, c):
         p.fastfall = 0
         return
     length = action_length(p, h, c)
+    if action == TURN_RUN:                             # its animation has stood still for a while
+        frames = int(p.state_age)
     if length <= 0 or frames < length:
         return
     following = c.next_action[action]
@@ -137,6 +141,10 @@ def end_of_action(p, h, c):
         following = FALL_SPECIAL
     elif action == LEDGE_CATCH:
         following = LEDGE_HANG
+    elif action == TURN_RUN and h.stick_x * p.facing >= RUN_X:
+        set_action(p, h, RUN)
+        h.flag = RUN_FROM_TURN
+        return
     elif action == LANDING:
         following = WAIT
     elif action == CROUCH_START or action == c.own_action[DTILT]:
@@ -172,6 +180,7 @@ def end_of_action(p, h, c):
         p.fastfall = 0
     set_action(p, h, following)
     h.flag = 1 if asked else 0                         # a fall that can be steered, a first round of blows
+    h.landing_lag = c.landing_lag_special[action, 1]
 
 
 @jit

@@ -11,7 +11,7 @@ from cleanmelee.game.ids import *  # noqa: F403
 
 
 AIR_DODGE_DRIFT = 29                                   # the frame from which an air dodge falls
-WALL_JUMP = 1.3, 3.6                                   # speed off the wall; measured with Falco
+WALL_JUMP_KEEPS = .9                                   # of the rise, with each further wall jump; a guess
 
 
 @jit
@@ -221,9 +221,11 @@ def air_velocity(p, h, c, t):
         if frame < WALL_HOLD:
             return
         if frame == WALL_HOLD and action == WALL_TECH_JUMP:
-            p.self_vx_air, p.self_vy = WALL_JUMP[0] * p.facing, WALL_JUMP[1]
+            p.self_vx_air, p.self_vy = c.wall_jump[0] * p.facing, c.wall_jump[1] * WALL_JUMP_KEEPS ** h.wall_jumps
+            h.wall_jumps += 1
     may_fast_fall = action != TUMBLE and not is_flying(action) and not (in_damage(action) and p.in_hitstun)
-    if p.self_vy < 0 and h.stick_y <= DROP_Y and h.tilt_y_age < 4 and may_fast_fall:
+    used_up = action == PLATFORM_DROP and h.tilt_y_age >= frame  # by the flick that dropped him
+    if p.self_vy < 0 and h.stick_y <= DROP_Y and h.tilt_y_age < 4 and may_fast_fall and not used_up:
         p.fastfall = 1
     fall(p, h, c)
     if not (in_damage(action) and p.in_hitstun) and action != FROZEN:

@@ -20,7 +20,7 @@ from cleanmelee.game.controls import air_inputs, ground_inputs, hold_special, le
 from cleanmelee.game.endings import GUARD_ANIMATION, end_of_action
 from cleanmelee.game.grabs import connect, end_of_hitlag, smash_influence, step_grab
 from cleanmelee.game.ids import *  # noqa: F403
-from cleanmelee.game.inputs import pressed, read_controller
+from cleanmelee.game.inputs import read_controller
 from cleanmelee.game.items import step_items
 from cleanmelee.game.motion import air_velocity, ground_velocity, knockback_decay, slowed
 from cleanmelee.game.randomness import random_uniform
@@ -37,6 +37,8 @@ THROW_GUARD = 8                                        # frames for which nobody
 LEDGE_COOLDOWN = 30                                    # frames
 LEDGE_JUMP_FROM = .5, -2.0                             # a ledge jump's second half, from the corner; measured, +- 1
 PUSH_FADES = 1.1                                       # times the friction a frame: the push from a shield; public
+REBIRTH_FRAMES = 60                                    # of the platform of light's way down
+LANDING_ANIMATION, DODGE_LAG = 30.1, 10                # of a landing from a helpless fall; frames after an air dodge
 EMPTY_FRAME, EMPTY_HIDDEN = np.zeros(1, FRAME), np.zeros(1, HIDDEN)
 
 
@@ -72,17 +74,19 @@ def step_dead(p, h, s, index):
                 return
             set_action(p, h, REBIRTH)
             p.x, p.y, p.airborne, p.percent = s.revive_x[index], s.revive_y, 1, 0
-            p.facing = -1 if p.x > 0 else 1
-            p.kb_vx, p.kb_vy, p.self_vx_air, p.self_vy, p.self_vx_ground = 0, 0, 0, -1.15, 0
+            p.facing = -1 if p.x >= 0 else 1
+            p.kb_vx, p.kb_vy, p.self_vx_air, p.self_vy, p.self_vx_ground = 0, 0, 0, s.revive_vy, 0
             p.jumps, p.shield, p.fastfall = 1, SHIELD_HEALTH, 0
-    elif p.action == REBIRTH:
-        p.y += p.self_vy
-        if h.action_frames >= 60:
-            set_action(p, h, REBIRTH_WAIT)
-            p.self_vy = 0
-    else:
-        moved = h.stick_x != 0 or h.stick_y != 0 or pressed(h, BUTTON_A | BUTTON_B | BUTTON_XY | BUTTON_LRZ)
-        if h.action_frames >= 240 or (moved and h.action_frames > 1):
+        return
+    if p.action == REBIRTH:
+        if h.action_frames < REBIRTH_FRAMES:
+            p.y += p.self_vy
+            return
+        set_action(p, h, REBIRTH_WAIT)
+        p.self_vy = 0
+    if p.action == REBIRTH_WAIT:
+        moved = h.stick_x != 0 or h.stick_y != 0 or (h.buttons & (BUTTON_A | BUTTON_B | BUTTON_XY | BUTTON_LRZ))
+        if moved or h.action_frames >= 240:
             set_action(p, h, FALL)
             h.hurt_kind, h.hurt_timer = 1, 120
 
@@ -130,6 +134,8 @@ def step_player(p, h, c, s, t, index):
     p.l_cancel, h.shot = 0, 0
     if p.action <= REBIRTH_WAIT:
         step_dead(p, h, s, index)
+        if p.action == FALL:                           # he falls at once
+            move(p, h, c, s, t, -1)
         return
     if p.hitlag > 0:
         p.hitlag = max(0, p.hitlag - 1)
@@ -156,13 +162,17 @@ def holds_smash(p, h, c):
 @jit
 def act(p, h, c, s, t):
     before = p.action
-    if before == LANDING_SPECIAL and h.action_frames > 0:
-        p.state_age += p.state_age / h.action_frames   # keeps the speed it has
+    if before == LANDING_SPECIAL:                      # keeps the speed it has
+        started = h.action_frames > 0
+        p.state_age += p.state_age / h.action_frames if started else LANDING_ANIMATION / (h.landing_lag or DODGE_LAG)
+    elif before == TURN_RUN and h.flag == 0 and p.state_age >= c.run_turn[0]:
+        if p.self_vx_ground * p.facing <= 0:           # the animation waits until the speed has changed its sign
+            p.facing, h.flag = -p.facing, 1
     elif before == SHIELD_STUN:
         started = h.action_frames > 0
         p.state_age += p.state_age / h.action_frames if started else GUARD_ANIMATION / max(h.guard_frames, 1)
     else:
-        p.state_age += 3 if before == LANDING_SPECIAL else 1
+        p.state_age += 1
     h.action_frames += 1
     if holds_smash(p, h, c):                           # the animation stands still
         p.state_age -= 1
@@ -216,16 +226,15 @@ def move(p, h, c, s, t, floor):
         collide_in_air(p, h, c, s, old_x, old_y)
         return
     ground_velocity(p, h, c, t)
-    on_slope = floor == 0 and s.slope_start < abs(p.x) < s.slope_end
-    along_slope = 1 / np.sqrt(1 + s.slope * s.slope) if on_slope else 1.0
+    on_slope = floor == 0 and s.slope_start < abs(p.x) < s.slope_start + s.slope_length
+    along_slope = s.slope_cosine if on_slope else 1.0
     h.shield_push = slowed(h.shield_push, PUSH_FADES * c.friction)
     p.x += (p.self_vx_ground + p.kb_vx + h.shield_push) * along_slope
     p.self_vx_air, p.self_vy = p.self_vx_ground, 0
     if p.action == DASH and h.action_frames == 0:      # the dash's speed comes after this frame's move
         p.self_vx_ground += c.dash_speed * p.facing
-        speed = abs(p.self_vx_ground)
-        if speed > c.dash_speed:
-            p.self_vx_ground = max(c.dash_speed, min(speed, c.run_max)) * np.sign(p.self_vx_ground)
+        if p.self_vx_ground * p.facing > c.dash_speed: # he was moving that way: nothing is added
+            p.self_vx_ground = c.dash_speed * p.facing
     if floor >= 0:
         p.ground = floor
         walk_off(p, h, c, s, floor)

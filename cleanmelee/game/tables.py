@@ -11,12 +11,12 @@ import numpy as np
 
 from cleanmelee.frame import FALCO, GAMEANDWATCH, MARTH, MEWTWO
 from cleanmelee.game.characters import (
-    ATTRIBUTES, ATTRIBUTE_ROWS, CHARACTER, CHARGE_ROWS, CONFUSION, DIVES, EFFECTS, EXTRA_SHOT_ROWS, FAST_FALLS,
-    GAMEANDWATCH_ACTIONS, GRAB_REACH, GUARD_ROWS, GUESSED_SPECIALS, HELD_ROWS, HELPLESS_FALL, HITBOXES, HIT_ROWS,
-    HOLD_ROWS, HOVER_ROWS, JAB_ROWS, LANDS_AS, LANDS_HALFWAY, LAUNCH_ALONG, LAUNCH_BY_STICK, LAUNCH_STARTS, LEDGE_BOX,
-    LEDGE_SPECIALS, MAX_FRAMES, MIRRORED, NUM_ACTIONS, NUM_CHARACTERS, PROJECTILE, PROJECTILE_ROWS, PUSH_WIDTH,
-    RAPID_JABS, RESTORES_JUMP, RISE_FALLS, RISE_ROWS, SHOT_ROWS, SMASH_HOLD, STEERED_ROWS, TRANSFORMS, UP_LAUNCH,
-    WALKS_OFF_AS, WALL_JUMPERS, WALL_WIDTH, WARP_ENDS,
+    ATTRIBUTES, ATTRIBUTE_ROWS, BRAKE_FRAMES, CHARACTER, CHARGE_ROWS, CONFUSION, DIVES, EFFECTS, EXTRA_SHOT_ROWS,
+    FAST_FALLS, GAMEANDWATCH_ACTIONS, GRAB_REACH, GUARD_ROWS, GUESSED_SPECIALS, HELD_ROWS, HELPLESS_FALL, HITBOXES,
+    HIT_ROWS, HOLD_ROWS, HOVER_ROWS, JAB_ROWS, LANDING_LAG_ROWS, LANDS_AS, LANDS_HALFWAY, LAUNCH_ALONG, LAUNCH_BY_STICK,
+    LAUNCH_STARTS, LEDGE_BOX, LEDGE_SPECIALS, MAX_FRAMES, MIRRORED, NUM_ACTIONS, NUM_CHARACTERS, PROJECTILE,
+    PROJECTILE_ROWS, PUSH_WIDTH, RAPID_JABS, RESTORES_JUMP, RISE_FALLS, RISE_ROWS, RUN_TURN, RUN_TURNS, SHOT_ROWS,
+    SMASH_HOLD, STEERED_ROWS, TRANSFORMS, UP_LAUNCH, WALKS_OFF_AS, WALL_JUMPS, WALL_WIDTH, WARP_ENDS,
 )
 from cleanmelee.game.compiler import PLACE, RULES_DIGEST, digest
 from cleanmelee.game.ids import *  # noqa: F403
@@ -49,7 +49,10 @@ def build_tables(folder=DATA):
         row["ledge_top"], row["ledge_jump"] = LEDGE_BOX.get(character, (-9.0, row["full_hop"]))
         row["lands_halfway"] = character in LANDS_HALFWAY
         row["catches"][list(LEDGE_SPECIALS.get(character, ()))] = 1
-        row["wall_width"], row["wall_jumps"] = 2, character in WALL_JUMPERS
+        row["wall_width"], row["wall_jump"] = 2, WALL_JUMPS.get(character, (0, 0))
+        row["run_turn"] = RUN_TURNS.get(character, RUN_TURN)
+        for first, last, straight, helpless in LANDING_LAG_ROWS.get(character, ()):
+            row["landing_lag_special"][first:last + 1] = straight, helpless
         for action, width in WALL_WIDTH.get(character, {}).items():
             row["wall_width"][action] = width
         row["push_width"] = PUSH_WIDTH.get(character, 3.3)
@@ -284,6 +287,8 @@ def build_tables(folder=DATA):
         row["dodge_first"][row["guard_kind"] == GUARD_DODGE] = row["guard_first"][row["guard_kind"] == GUARD_DODGE]
         for action in set(row["special_start"][:, 3]) - {0, *row["launch_actions"][:2]}:
             row["rises"][action] = root_motion[row["root_row"][action]][:, 1].sum() > 20
+    for character, frames in BRAKE_FRAMES.items():
+        characters[character]["frames"][RUN_BRAKE] = frames
     marth = characters[MARTH]                          # libmelee's IASA flags of the sword dance open the next part
     marth["follow_from"][349:367], marth["interruptible"][349:367] = marth["interruptible"][349:367], 0
 
@@ -296,8 +301,9 @@ def build_tables(folder=DATA):
         row["blast_left"], row["blast_right"], row["blast_top"], row["blast_bottom"] = blast
         row["spawn_x"], row["spawn_y"] = np.transpose(spawns)
         row["wall_bottom"], row["hull"] = WALL_BOTTOM.get(stage, -30), HULL.get(stage, 2)
-        row["slope_start"], row["slope_end"], row["slope"] = SLOPES.get(stage, (np.inf, np.inf, 0))
-        row["revive_x"], row["revive_y"] = REVIVE.get(stage, ((16, -16), 112.85))
+        row["slope_start"], row["slope"], row["slope_length"] = SLOPES.get(stage, (np.inf, 0, 0))
+        row["slope_cosine"] = 1 / np.hypot(1, row["slope"])
+        row["revive_x"], row["revive_y"], row["revive_vy"] = REVIVE.get(stage, ((16, -16), 112.85, -1.15))
     projectiles = np.zeros(NUM_ITEM_TYPES, PROJECTILE)
     for item_type, values in PROJECTILE_ROWS.items():
         projectiles[item_type] = values

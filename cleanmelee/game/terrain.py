@@ -19,7 +19,7 @@ from cleanmelee.game.stages import (
 TECH_WINDOW, TECH_INTANGIBLE = 20, 15                  # frames; the second, after a tech at a wall, is a guess
 FEET_LOCKED = 10                                       # frames in the air before the feet follow the animation; measured
 BOUNCE_KEEPS = .8                                      # share of the knockback that a bounce leaves; public
-WALL_TOUCH, WALL_JUMP_WINDOW = 2.0, 3                  # how near and how fresh a flick off the wall must be; guesses
+WALL_JUMP_WINDOW = 3                                   # how fresh the flick off a wall must be; seen up to 1
 WIND_PERIOD, WIND_FRAMES, WIND_SPEED = 1100, 270, .2   # frames; units a frame
 WIND_SPLIT, WIND_EDGE, WIND_LOW, WIND_HIGH = -17.5, 76, -7, 40  # it blows outward from Whispy; measured
 TETHER_REACH = 18                                      # of Link's hookshot in the air, beyond the arms; a guess
@@ -28,7 +28,7 @@ TETHER_REACH = 18                                      # of Link's hookshot in t
 @jit
 def floor_height(s, floor, x):
     y = s.floor_y[floor]
-    return y - max(0.0, min(abs(x), s.slope_end) - s.slope_start) * s.slope if floor == 0 else y
+    return y - min(max(0.0, abs(x) - s.slope_start), s.slope_length) * s.slope if floor == 0 else y
 
 
 @jit
@@ -122,12 +122,15 @@ def get_dizzy(p, h):
 def land(p, h, c, y):
     action = p.action
     p.y, p.airborne, p.self_vx_ground, p.self_vy = y + .0001, 0, p.self_vx_air, 0
-    p.jumps, p.fastfall, h.air_frames, h.feet = 2, 0, 0, 0
-    aerial = c.aerial[action]
-    if c.lands_as[action] > 0:
+    p.jumps, p.fastfall, h.air_frames, h.feet, h.wall_jumps = 2, 0, 0, 0, 0
+    aerial, lag = c.aerial[action], c.landing_lag_special[action, 0]
+    if action == FALL_SPECIAL:
+        lag = h.landing_lag
+    if c.lands_as[action] > 0 and c.lands_as[action] != LANDING_SPECIAL:
         land_special(p, h, c)
-    elif action == AIR_DODGE or FALL_SPECIAL <= action <= 37:
+    elif action == AIR_DODGE or FALL_SPECIAL <= action <= 37 or lag != 0 or c.lands_as[action] > 0:
         set_action(p, h, LANDING_SPECIAL)
+        h.landing_lag, h.flag = abs(lag), FREE_LANDING if lag < 0 else 0
     elif action == SHIELD_BREAK_FLY or action == SHIELD_BREAK_FALL:
         get_dizzy(p, h)
     elif aerial >= 0 and not auto_cancels(h, c, aerial):
@@ -179,11 +182,10 @@ def stop_at_wall(p, h, c, s, feet, old_x):
             if is_flying(p.action) and p.in_hitstun and (p.kb_vx * side < 0 or tech_ready(h)):
                 meet_wall(p, h, side)                  # who shifts himself into it can tech, wherever he flies
                 return
-        touching = -.01 <= (p.x - wall) * side - width * depth < WALL_TOUCH
-        flick = h.stick_x * side >= DASH_X and h.tilt_x_age < WALL_JUMP_WINDOW
-        if touching and flick and c.wall_jumps and JUMP_FORWARD <= p.action <= FALL_AERIAL + 2:
-            p.self_vx_air, p.self_vy, p.fastfall, p.facing = 0, 0, 0, side
-            set_action(p, h, WALL_TECH_JUMP)           # Melee has no id of its own for it
+            flick = h.stick_x * side >= DASH_X and h.tilt_x_age < WALL_JUMP_WINDOW
+            if flick and c.wall_jump[1] > 0 and JUMP_FORWARD <= p.action <= FALL_AERIAL + 2:
+                p.self_vx_air, p.self_vy, p.fastfall, p.facing = 0, 0, 0, side
+                set_action(p, h, WALL_TECH_JUMP)       # Melee has no id of its own for it
 
 
 @jit
@@ -252,6 +254,7 @@ def collide_in_air(p, h, c, s, old_x, old_y):
         stop_below_stage(p, h, s, old_x, old_y)
     if p.y > old_y:
         return
+    falling = p.y < old_y
     for floor in range(s.num_floors):
         y = floor_height(s, floor, p.x)
         crossed = old_y + old_feet >= y - .001 and p.y + feet < y
@@ -262,15 +265,16 @@ def collide_in_air(p, h, c, s, old_x, old_y):
                     p.x = .5 * (old_x + p.x)
                 land(p, h, c, y)
                 return
-    catch_ledge(p, h, c, s)
+    if falling:
+        catch_ledge(p, h, c, s)
 
 
 @jit
 def catch_ledge(p, h, c, s):
     """The corner lies inside the box in front of a falling character who does not hold down, and nobody hangs there."""
     action = p.action
-    able = JUMP_FORWARD <= action <= 37 or action == TUMBLE or action == PLATFORM_DROP or c.catches[action]
-    able = able or action == MISS_FOOT
+    able = JUMP_FORWARD <= action <= 37 or action == TUMBLE or action == PLATFORM_DROP or action == MISS_FOOT
+    able = able or c.catches[action]
     height = floor_height(s, 0, s.floor_right[0])
     below = p.y - height
     if not able or h.ledge_cooldown > 0 or h.stick_y <= -.6 or below >= -2 or h.air_frames <= 1:
