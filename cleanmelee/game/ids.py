@@ -72,6 +72,6 @@ RUN_X = .62                                            # to go on running
 MAX_TIMER = 254                                        # where the timers of the stick and the triggers stop
 TECH_LOCKOUT, DIZZY_FRAMES = 40, 490                   # frames
 JUMP_BUFFER = 10                                       # frames in which a jump pressed in hitstun waits; measured
-METEOR_LOW, METEOR_HIGH, METEOR_WAIT = 260, 280, 8      # degrees, frames of stun before it can be cancelled; public
+METEOR_LOW, METEOR_HIGH, METEOR_WAIT = 260, 280, 8      # degrees, frames of stun before it can be cancelled; a guess
 SHIFT_STICK = .7                                       # how far the stick must be out for SDI, automatic or not; public
 WALL_HOLD = 5                                          # frames that a tech holds on to a wall; measured

@@ -311,7 +311,8 @@ def step_games(frames, hidden, controllers):
 @functools.cache
 def step_plain():
     """step_all for what it is mostly given: whole arrays, as numpy makes them."""
-    return machine_code(step_all, np.zeros(0, FRAME), np.zeros(0, HIDDEN), np.zeros((0, NUM_PLAYERS), CONTROLLER), TABLES)
+    controllers = np.zeros((0, NUM_PLAYERS), CONTROLLER)
+    return machine_code(step_all, np.zeros(0, FRAME), np.zeros(0, HIDDEN), controllers, TABLES)
 
 
 def reset_games(frames, hidden, mask, characters, stages, seeds):

@@ -17,7 +17,7 @@ from cleanmelee.game.stages import (
 
 
 TECH_WINDOW, TECH_INTANGIBLE = 20, 15                  # frames; the second, after a tech at a wall, is a guess
-FEET_LOCKED = 10                                       # frames in the air before the feet follow the animation; measured
+FEET_LOCKED = 10                                       # frames in the air until the feet follow the animation; measured
 BOUNCE_KEEPS = .8                                      # share of the knockback that a bounce leaves; public
 WALL_JUMP_WINDOW = 3                                   # how fresh the flick off a wall must be; seen up to 1
 WIND_PERIOD, WIND_FRAMES, WIND_SPEED = 1100, 270, .2   # frames; units a frame
@@ -388,8 +388,9 @@ def ledge_motion(p, h, c, s, t):
     elif LEDGE_CLIMB_SLOW <= p.action <= LEDGE_JUMP and h.action_frames + 1 < MAX_FRAMES:
         row, learned = c.root_row[p.action], c.velocity_row[p.action]
         dx, dy = t.root_motion[row, h.action_frames + 1, 0], t.root_motion[row, h.action_frames + 1, 1]
-        if learned and not np.isnan(t.velocities[learned, h.action_frames, 1] + t.velocities[learned, h.action_frames, 2]):
-            dx, dy = t.velocities[learned, h.action_frames, 1], t.velocities[learned, h.action_frames, 2]
+        learned_x, learned_y = t.velocities[learned, h.action_frames, 1], t.velocities[learned, h.action_frames, 2]
+        if learned and not np.isnan(learned_x + learned_y):
+            dx, dy = learned_x, learned_y
         p.x += dx * p.facing
         p.y = p.y + dy if p.airborne else floor_height(s, 0, p.x) + .0001  # once on the stage, he stays on it
         if p.y > height - .05 and p.airborne and p.x * side < s.floor_right[0] and p.action < LEDGE_JUMP_SLOW:

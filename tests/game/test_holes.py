@@ -403,7 +403,8 @@ def test_grabs_reach_as_far_as_arms():
     games = Games(character, np.full(len(cases), game.FALCO))
     games.place(0, 0.0, facing=1)
     games.place(1, distance, height + .0001, facing=-1)
-    games.players["airborne"][:, 1], games.players["action"][:, 1] = height > 0, np.where(height > 0, game.FALL, game.WAIT)
+    games.players["airborne"][:, 1] = height > 0
+    games.players["action"][:, 1] = np.where(height > 0, game.FALL, game.WAIT)
     games.act(0, action)
     reach = np.full(games.number, -1.0)
     for _ in range(45):
@@ -426,7 +427,7 @@ def test_grabs_reach_as_far_as_arms():
 
 
 def test_nobody_is_kept_in_a_loop_of_grabs_by_what_follows_a_break():
-    """Who breaks free is not grabbed again before he can act: holder and victim are free within the same frame or so."""
+    """Who breaks free is not grabbed again before he can act: both are free within the same frame or so."""
     games = Games(ALL, np.full(len(ALL), game.FOX))
     games.place(0, 0.0, facing=1)
     games.place(1, ROW["pull_reach"][ALL], facing=-1)
@@ -518,14 +519,14 @@ UNFREE = [(action, False) for action in (
 
 
 def test_no_press_cuts_a_dodge_a_landing_or_a_get_up_short():
-    """Rolls, spot and air dodges, techs, get-ups, landings of aerials and of helpless falls, dizziness, breaking free."""
+    """Rolls, spot and air dodges, techs, get-ups, landings of aerials and helpless falls, dizziness, breaking free."""
     for airborne in (False, True):
         cases = np.array([(character, action) for character in ALL for action, air in UNFREE if air == airborne])
         character, action = cases.T
         own = np.where(action < 80, ROW["own_action"][character, np.minimum(action, 79)], action)
         games_timer = (action == 211)
         idle, fewest, which = lags(character, own, lambda now, then: now == then, airborne)
-        free = games_timer | (action == 180)           # mashing wakes up; a jump leaves the shield's release: both Melee
+        free = games_timer | (action == 180)           # mashing wakes up; a jump leaves the shield's release
         early = (fewest < idle) & ~free
         print_early(cases, early, idle, fewest, which)
         assert not early.any()
@@ -569,7 +570,8 @@ def test_a_swing_hits_as_often_as_its_boxes_come_out():
     hits, percent = np.zeros(len(moves), int), np.zeros(len(moves))
     for _ in range(120):
         victim = games.players[:, 1]
-        victim["x"], victim["y"], victim["airborne"] = games.players["x"][:, 0] + 9 * games.players["facing"][:, 0], 5, 1
+        victim["x"] = games.players["x"][:, 0] + 9 * games.players["facing"][:, 0]
+        victim["y"], victim["airborne"] = 5, 1
         for name in ("kb_vx", "kb_vy", "self_vy", "hitlag", "in_hitstun"):
             victim[name] = 0
         victim["action"] = game.FALL
@@ -579,7 +581,8 @@ def test_a_swing_hits_as_often_as_its_boxes_come_out():
         hits += (games.players["percent"][:, 1] > percent + .001) & same
         percent = games.players["percent"][:, 1].copy()
     wrong = hits > activations
-    print(f"{wrong.sum()} of {len(moves)}: {[(*m, int(h), int(a)) for m, h, a in zip(moves[wrong].tolist(), hits[wrong], activations[wrong])][:8]}; most {hits.max()}")
+    found = [(*moves[row].tolist(), int(hits[row]), int(activations[row])) for row in np.flatnonzero(wrong)]
+    print(f"{len(found)} of {len(moves)}: {found[:8]}; most {hits.max()}")
     assert not wrong.any()
 
 
@@ -616,7 +619,7 @@ def test_what_a_shield_takes_the_body_does_not():
 
 
 def test_projectiles_are_few_and_end():
-    """Mashing specials for ten seconds, then nothing: eight slots at most, one boomerang and bomb each, and all gone."""
+    """Mashing specials for ten seconds, then nothing: eight slots at most, one boomerang and bomb each, all gone."""
     games = Games(np.repeat(ALL, 40), np.tile(np.repeat(ALL[::-1], 4), 10))
     games.place(0, -60.0, facing=1)
     games.place(1, 60.0, facing=-1)

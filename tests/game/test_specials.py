@@ -927,7 +927,8 @@ def drop(match):
 
 @pytest.mark.parametrize("character, start, landed", [
     (MARTH, 347, 343), (MARTH, 358, 349), (MARTH, 371, 369), (FALCON, 348, 347), (FALCON, 351, 43), (SHEIK, 346, 342),
-    (SHEIK, 352, 349), (MEWTWO, 347, 342), (FOX, 350, 347), (FALCO, 354, 353), (FOX, 366, 361), (GAMEANDWATCH, 374, 43)])
+    (SHEIK, 352, 349), (MEWTWO, 347, 342), (FOX, 350, 347), (FALCO, 354, 353), (FOX, 366, 361),
+    (GAMEANDWATCH, 374, 43)])
 def test_a_special_that_lands_goes_on_or_has_a_landing_of_its_own(character, start, landed):
     match = duel(character)
     match.place(0, 0, y=60, airborne=True, facing=1)

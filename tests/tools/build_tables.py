@@ -1,6 +1,6 @@
 """Measures the embedded game's learned tables again, from replays, and derives its move tables from public frame data.
 
-    python tests/tools/build_tables.py replays/         # actions, velocities, ledge_poses, specials, dodges, thrown
+    python tests/tools/build_tables.py replays/         # actions, feet, velocities, ledge_poses, dodges, ...
     python tests/tools/build_tables.py --frame-data folder replays/  # also moves.csv and aerials.csv
 
 Replays need Slippi 3.8 or later (velocities and hitlag) and two players. The frame data folder holds hitboxes_all.csv
@@ -269,7 +269,7 @@ def most_agreed(intervals):
 
 
 def height_curve(intervals, guess, smooth=1.0, pull=.05):
-    """[MAX_FRAMES] heights inside the intervals of their frames where they can be, and elsewhere of the guess's shape."""
+    """[MAX_FRAMES] heights inside the intervals of their frames where they can be, elsewhere of the guess's shape."""
     frames, low, high = np.array(intervals).T
     frames, margin = frames.astype(int), np.minimum(.25, (high - low) / 4)
     slopes, curve = np.diff(np.eye(MAX_FRAMES), axis=0), guess.copy()
@@ -523,7 +523,8 @@ def build_learned(paths, out=DATA, known=None):
     write = functools.partial(write_csv, out)
     write("actions.csv", ["character", "action", "frames", "next_action", "seen"], action_rows(endings))
     write("feet.csv", ["character", "action", "first_frame", "height", "seen"], feet_rows(feet))
-    write("velocities.csv", ["character", "action", "frame", "ground_vx", "air_vx", "vy", "seen"], velocity_rows(curves))
+    write("velocities.csv", ["character", "action", "frame", "ground_vx", "air_vx", "vy", "seen"],
+          velocity_rows(curves))
     write("ledge_poses.csv", ["character", "frame", "dx", "dy", "seen"], ledge_rows(poses))
     write("dodges.csv", ["character", "action", "first_frame", "last_frame"], dodge_rows(dodges))
     paths, held = thrown_rows(thrown)

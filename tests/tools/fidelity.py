@@ -26,7 +26,7 @@ takes those that it knows.
 A score is honest if the simulator has not seen the game before. The tables that lie in the repository were measured
 from replays: on those very replays the score is one in sample. --cross-validate leaves out each group of games in
 turn (by people and session, see GROUPS), learns the tables again from the others and scores the group with them. What
-was typed in by hand (attributes, throws' numbers, rules) stays as it is in either.
+was typed in by hand or measured once (attributes, throws' numbers, special_motion.csv, rules) stays in either.
 """
 
 import argparse
@@ -749,7 +749,8 @@ def report_summary(scores, title):
         own = [score for score in of_character(scores, character) if len(score.steps)]
         rows[CHARACTER_NAMES.get(character, str(character))] = own
     print(f"\n{title}\n{'':20s}{'games':>6s}{'steps':>9s}{'position':>10s}{'action':>8s}{'changes':>9s}"
-          f"{'1 s alone':>11s}{'blows':>7s}{'recall':>8s}{'precision':>11s}{'by swing':>10s}{'throws':>8s}{'recall':>8s}"
+          f"{'1 s alone':>11s}{'blows':>7s}{'recall':>8s}{'precision':>11s}{'by swing':>10s}{'throws':>8s}"
+          f"{'recall':>8s}"
           f"{'precision':>11s}")
     out = {}
     for name, chosen in rows.items():
