@@ -12,7 +12,7 @@ from cleanmelee.game.inputs import pressed, shield_held
 
 GUARD_ANIMATION = 20  # frames of the animation that fills a shield's stun, measured
 UNKNOWN_LENGTH = 40  # of an action that neither libmelee's table nor any replay shows
-WALL_TECH_FRAMES, WALL_JUMP_FRAMES = 26, 40            # guesses
+WALL_TECH_FRAMES, WALL_JUMP_FRAMES = 31, 40            # public
 
 
 @jit
@@ -177,10 +177,11 @@ def start_launch(p, h, c):
     """Fire Fox, Teleport and the like: off along the stick, straight up without one."""
     length = np.sqrt(h.stick_x ** 2 + h.stick_y ** 2)
     x, y = (h.stick_x / length, h.stick_y / length) if length > 0 else (0.0, 1.0)
+    speed = c.launch_speed + c.launch_by_stick * (min(length, 1.0) if length > 0 else 1.0)
     if not p.airborne:
         leave_ground(p, h)
         p.jumps = 0
     set_action(p, h, c.launch_actions[2])
-    p.self_vx_air, p.self_vy = c.launch_speed * x, c.launch_speed * y
+    p.self_vx_air, p.self_vy = speed * x, speed * y
     if x != 0:
         p.facing = 1 if x > 0 else -1

@@ -2,15 +2,16 @@
 
 import numpy as np
 
-from cleanmelee.frame import GAMEANDWATCH
+from cleanmelee.frame import GAMEANDWATCH, MARTH
 from cleanmelee.game.actions import in_damage, is_helpless
-from cleanmelee.game.characters import MAX_FRAMES, RISE_DEAD_ZONE, RISE_TURN, TURNED_RISE
+from cleanmelee.game.characters import (
+    MAX_FRAMES, RISE_DEAD_ZONE, RISE_TURN, TURNED_RISE, WARP_CALM, WARP_DRIFT, WARP_SLOWS,
+)
 from cleanmelee.game.compiler import jit
 from cleanmelee.game.ids import *  # noqa: F403
 
 
 AIR_DODGE_DRIFT = 29                                   # the frame from which an air dodge falls
-WALL_JUMP = 1.3, 3.6                                   # speed off the wall; measured with Falco
 
 
 @jit
@@ -60,15 +61,34 @@ def fall(p, h, c):
 
 @jit
 def hover(p, h, c):
-    """Illusion's and Fire Fox's start, the shine, Sheik's chain: they stop the fall for a while."""
+    """Illusion's and Fire Fox's start, the shine, Sheik's chain: they stop the fall for a while. Others fall at a speed
+    of their own; the spin attack and the first sword dance of an airtime lift."""
     action, frame = p.action, h.action_frames
     keep = c.hover_keep[action]
     if frame == 0 and keep >= 0:
         p.self_vx_air = keep * p.facing if keep > 1 else keep * p.self_vx_air
-        p.self_vy = 0
-    p.self_vx_air = slowed(p.self_vx_air, c.hover_loss[action])
-    if frame >= c.hover_frames[action] or p.self_vy < 0:
-        p.self_vy = max(p.self_vy - c.hover_gravity[action], -c.fall_max)
+        p.self_vy = c.hover_keep_y[action] * p.self_vy
+        if h.lifted == 0 or p.character != MARTH:
+            p.self_vy += c.hover_lift[action]
+        h.lifted |= c.hover_lift[action] > 0
+    if c.hover_drift[action] > 0:
+        p.self_vx_air = approach(p.self_vx_air, h.stick_x * c.air_slope,
+                                 h.stick_x * c.hover_drift[action] * c.air_max, c.air_friction)
+    else:
+        p.self_vx_air = slowed(p.self_vx_air, c.hover_loss[action])
+    if frame >= c.hover_frames[action] or (p.self_vy < 0 and c.hover_keep_y[action] == 0):
+        p.self_vy = max(p.self_vy - c.hover_gravity[action], -c.hover_fall[action])
+
+
+@jit
+def end_warp(p, h, c):
+    """Back from a warp: the rest of its speed fades, then a fall that can be steered a little."""
+    if h.action_frames < WARP_CALM:
+        p.self_vx_air, p.self_vy = slowed(p.self_vx_air, c.air_friction), WARP_SLOWS * p.self_vy
+        return
+    p.self_vy = max(p.self_vy - c.gravity, -c.fall_max)
+    drift(p, h, c)
+    p.self_vx_air = min(max(p.self_vx_air, -WARP_DRIFT * c.air_max), WARP_DRIFT * c.air_max)
 
 
 @jit
@@ -103,6 +123,9 @@ def air_velocity(p, h, c, t):
     if c.hover_loss[action] > 0:
         hover(p, h, c)
         return
+    if action == c.warp_end:
+        end_warp(p, h, c)
+        return
     row = c.velocity_row[action]
     if p.character == GAMEANDWATCH and action == TURNED_RISE[0] and TURNED_RISE[1] <= frame <= TURNED_RISE[2]:
         turned_rise(p, h, t.velocities[row])
@@ -130,7 +153,7 @@ def air_velocity(p, h, c, t):
         if frame < WALL_HOLD:
             return
         if frame == WALL_HOLD and action == WALL_TECH_JUMP:
-            p.self_vx_air, p.self_vy = WALL_JUMP[0] * p.facing, WALL_JUMP[1]
+            p.self_vx_air, p.self_vy = c.wall_jump[0] * p.facing, c.wall_jump[1]
     if c.double_jump == 0 and frame == 0 and (action == DOUBLE_FORWARD or action == DOUBLE_BACKWARD):
         return                                         # Mewtwo's double jump follows a curve from its second frame
     if p.self_vy < 0 and h.stick_y <= DROP_Y and h.tilt_y_age < 4 and not in_damage(action) and action != TUMBLE:

@@ -183,7 +183,7 @@ def act(p, h, c, s, t):
         ledge_motion(p, h, c, s, t)
         return
     if leaves_ledge(p.action) and h.action_frames == 0:
-        p.airborne, p.self_vx_air, p.self_vy = 1, p.facing, c.ledge_jump
+        p.airborne, p.self_vx_air, p.self_vy = 1, c.ledge_jump[0] * p.facing, c.ledge_jump[1]
     move(p, h, c, s, t, floor)
 
 

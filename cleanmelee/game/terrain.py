@@ -16,12 +16,12 @@ from cleanmelee.game.stages import (
 )
 
 
-TECH_WINDOW, TECH_INTANGIBLE = 20, 15                  # frames; the second, after a tech at a wall, is a guess
+TECH_WINDOW, TECH_INTANGIBLE = 20, 14                  # frames; the second after a tech at a wall; public
 BOUNCE_KEEPS = .8                                      # share of the knockback that a bounce leaves; public
 WALL_TOUCH, WALL_JUMP_WINDOW = 2.0, 3                  # how near and how fresh a flick off the wall must be; guesses
 WIND_PERIOD, WIND_FRAMES, WIND_SPEED = 1100, 270, .2   # frames; units a frame
 WIND_EDGE, WIND_LOW, WIND_HIGH = 76.2, -7, 40          # where it blows
-TETHER_REACH = 18                                      # of Link's hookshot in the air, beyond the arms; a guess
+TETHER_REACH = 26                                      # of Link's hookshot in the air, beyond the arms: 40.5 in all; public
 
 
 @jit
@@ -256,7 +256,7 @@ def catch_ledge(p, h, c, s):
     below = p.y - height
     if not able or h.ledge_cooldown > 0 or h.stick_y <= -.6 or below >= -2 or h.air_frames <= 1:
         return
-    reach = TETHER_REACH if action == HOOKSHOT and p.character == LINK and 10 <= h.action_frames <= 17 else 0
+    reach = TETHER_REACH if action == HOOKSHOT and p.character == LINK and 10 <= h.action_frames <= 24 else 0
     for side in (-1, 1):
         corner = s.floor_right[0] * side
         outside = (p.x - corner) * side
