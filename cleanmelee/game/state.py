@@ -21,7 +21,6 @@ HIDDEN_PLAYER = np.dtype([
     ("queued", "i4"),                                  # this swing stands in the staling queue: it enters once
     ("hurt_timer", "i4"), ("hurt_kind", "i4"),         # frames of PLAYER.hurtbox from outside the action
     ("guard_frames", "i4"), ("poked", "i4"),           # shield stun left; this frame's hit reaches past the shield
-    ("feet", "f4"),                                    # height of the feet above the position a frame ago, in the air
     ("shield_push", "f4"),                             # speed at which the shield he has struck pushes him away
     ("meteor", "i4"),                                  # blown straight down in the air: a jump or up special may end it
     ("jump_buffer", "i4"),                             # frames for which a jump pressed in hitstun still counts
@@ -35,6 +34,7 @@ HIDDEN_PLAYER = np.dtype([
     ("bucket", "i4"), ("bucket_damage", "f4"),         # Game & Watch: shots caught and their damage
     ("last_judge", "i4"), ("judge_before", "i4"),      # his last hammers, 0 to 8
     ("holding", "i4"),                                 # Link: a bomb is in his hand
+    ("lifted", "i4"),                                  # a special has lifted him since he left the ground
     ("shot", "i4"),                                    # lets go of a projectile this frame: 1 ground, 2 air
     ("wall_jumps", "i4"),                              # made since he last stood on the ground
     ("landing_lag", "i4"),                             # of the helpless fall, see LANDING_LAG_ROWS; 0 of an air dodge

@@ -109,14 +109,31 @@ def test_counter_turns_a_blow_into_one_of_his_own():
     assert match.players["percent"][1] == 0 and match.players["percent"][0] == pytest.approx(7)
 
 
-def test_falcon_dive_bounces_off_its_victim_and_is_free_again():
-    for character in (FALCON, GANONDORF):
-        match = duel(character, FOX, distance=6)
-        special(match, main_y=1.)
-        assert wait(match, 40, hurt(1)) > 0 and match.players["action"][0] == game.characters.DIVE_HIT
-        assert match.players["self_vy"][0] > 0
-        wait(match, 70, lambda m: m.players["action"][0] not in (game.characters.DIVE_HIT,))
-        assert match.players["action"][0] in (game.FALL, game.LANDING)
+@pytest.mark.parametrize("character, blows, throw, frames", [
+    (FALCON, [5], 12, 16 + 3), (GANONDORF, [1, .91, .91, .91], 15, 16 + 4 * 2)])
+def test_falcon_dive_holds_strikes_throws_off_and_rises_again(character, blows, throw, frames):
+    match = duel(character, FOX, distance=6)
+    special(match, main_y=1.)
+    assert wait(match, 40, lambda m: m.players["action"][0] == game.characters.DIVE_HOLD) > 0
+    assert match.players["action"][1] == game.CAUGHT_IN_DIVE and match.players["percent"][1] == 0
+    seen = [0.]
+    held = 0
+    while match.players["action"][0] == game.characters.DIVE_HOLD:
+        assert held == 0 or match.players["x"][1] == match.players["x"][0]
+        match.step()
+        held += 1
+        if match.players["percent"][1] > seen[-1]:
+            seen.append(float(match.players["percent"][1]))
+    assert held == pytest.approx(frames, abs=1)
+    assert np.diff(seen) == pytest.approx(blows + [throw * .91], abs=.01)
+    assert match.players["action"][0] == game.characters.DIVE_HIT and match.players["kb_vx"][1] > 0
+    tops = [float(match.players["y"][0])]
+    while match.players["action"][0] == game.characters.DIVE_HIT:
+        match.step()
+        tops.append(float(match.players["y"][0]))
+    assert len(tops) == pytest.approx(60, abs=1)
+    assert max(tops) == pytest.approx(43 if character == FALCON else 47.6, abs=3)
+    assert match.players["action"][0] in (game.FALL, game.LANDING) and match.players["jumps"][0] == 0
 
 
 @pytest.mark.parametrize("character, damage", [(FALCON, 7), (GANONDORF, 17)])
@@ -351,7 +368,7 @@ def test_wizards_foot_on_the_ground_and_in_the_air(airborne, action):
 # Link
 # ---------------------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("held, damage, distance, hits", [(1, 5, 35, True), (1, 5, 90, False), (95, 18, 90, True)])
+@pytest.mark.parametrize("held, damage, distance, hits", [(1, 5, 30, True), (1, 5, 90, False), (95, 18, 90, True)])
 def test_arrows_fly_farther_and_hurt_more_when_drawn(held, damage, distance, hits):
     match = duel(LINK, MARTH, distance=distance)
     for _ in range(held):
@@ -378,17 +395,28 @@ def test_the_boomerang_flies_out_and_back_into_the_hand():
     assert abs(path[-1] - match.players["x"][0]) < game.characters.BOOMERANG_CATCH + 3 and len(path) < 150
 
 
-def test_the_boomerang_hits_going_and_coming_and_there_is_only_one():
-    match = duel(LINK, FOX, distance=60)
-    special(match, main_x=1.)
+@pytest.mark.parametrize("distance, damage", [(50, 6), (22, 15)])
+def test_the_boomerang_turns_back_where_it_hits_and_strikes_once(distance, damage):
+    match = duel(LINK, FOX, distance=distance)
+    special(match, main_x=.7)
+    far = -100.
     for _ in range(160):
-        match.players["action"][1], match.players["x"][1], match.players["y"][1] = game.WAIT, 10, .0001
-        match.players["airborne"][1], match.players["hitlag"][1] = 0, 0
+        match.place(1, distance / 2)
         match.step(p1=dict(main_x=1., buttons=B * (int(match.frames["frame_id"][0]) % 2)))
-        assert len(present_items(match, game.BOOMERANG)) <= 1
-        if match.players["percent"][1] > 6.5:
+        flying = present_items(match, game.BOOMERANG)
+        assert len(flying) <= 1                        # one at a time
+        far = max(far, float(flying["x"][0]) if len(flying) else far)
+        if not len(flying) and far > -100:
             break
-    assert match.players["percent"][1] == pytest.approx(6 + 3 * .91, abs=.3)
+    assert far < distance / 2 + 5 and match.players["percent"][1] == pytest.approx(damage)
+
+
+def test_a_missed_boomerang_strikes_weakly_coming_back():
+    match = duel(LINK, FOX, distance=150)
+    special(match, main_x=.7)
+    assert wait(match, 120, lambda m: (present_items(m, game.BOOMERANG)["state"] == 2).any()) > 0
+    match.place(1, -40)
+    assert wait(match, 100, hurt(1)) > 0 and match.players["percent"][1] == pytest.approx(3)
 
 
 def pull_bomb(match):
@@ -456,7 +484,7 @@ def test_dins_fire_is_steered_and_explodes_after_letting_go():
             match.step(p1=dict(buttons=B, main_x=1. if match.players["action"][0] < 341 else 0,
                                main_y=stick if match.players["action"][0] == 344 else 0))
         heights.append(float(present_items(match, game.DINS_FIRE)["y"][0]))
-    assert heights[0] > heights[1] + 10
+    assert heights[0] > heights[1] + 4
     frames = wait(match, 60, lambda m: len(present_items(m, game.DINS_EXPLOSION)))
     assert frames == pytest.approx(game.characters.DINS_DELAY, abs=2)
     fire = present_items(match, game.DINS_EXPLOSION)[0]
