@@ -164,7 +164,8 @@ def test_nobody_goes_through_the_stage_either_way():
         wrong = (place > 0) & (now > 0) & (place != now)
         through |= {(*row, "up" if up == ABOVE else "down") for *row, up in zip(
             players["character"][wrong].tolist(), action[wrong].tolist(), now[wrong])}
-        feet = y + ROW["ecb_bottom"][players["character"], action]
+        frame = np.minimum(games.hidden["players"]["action_frames"], ROW["feet"].shape[2] - 1)
+        feet = y + ROW["feet"][players["character"], action, frame]
         between = np.where(middle & (feet < -.5) & (y > -12), between + 1, 0)
         stuck |= set(zip(players["character"][between == 40].tolist(), action[between == 40].tolist()))
         place = now
