@@ -110,7 +110,7 @@ def test_counter_turns_a_blow_into_one_of_his_own():
 
 
 @pytest.mark.parametrize("character, blows, throw, frames", [
-    (FALCON, [5], 12, 16 + 3), (GANONDORF, [1, 1, 1, 1], 15, 16 + 4 * 2)])
+    (FALCON, [5], 12, 16 + 3), (GANONDORF, [1, .91, .91, .91], 15, 16 + 4 * 2)])
 def test_falcon_dive_holds_strikes_throws_off_and_rises_again(character, blows, throw, frames):
     match = duel(character, FOX, distance=6)
     special(match, main_y=1.)
