@@ -85,7 +85,7 @@ RAPID_JABS = {GAMEANDWATCH: (343, 344)}                # the blows that go on wh
 SMASH_HOLD = {MEWTWO: (14, 2, 2)}                      # frame on which A holds forward, up and down smash; measured
 HOVER_ROWS = {  # specials that hang in the air: (first action, last action, share of the speed kept when it begins, or
     # beyond 1 the speed itself, or -1 if it goes on; loss of speed, frames without gravity, gravity), measured; and for
-    # some: share of the rise or fall kept, speed upward given, fall at most, share of air_max that the stick reaches; public
+    # some, public: share of the rise or fall kept, speed upward given, fall at most, share of air_max the stick reaches
     FOX: [(350, 350, 2 / 3, .05, 15, .0167), (352, 352, 2, .07, 5, .08), (354, 354, .8, .02, 15, .015),
           (365, 365, .5, .02, 999, 0), (366, 369, -1, .02, 1, .0267)],
     FALCO: [(350, 350, 2 / 3, .05, 15, .0167), (352, 352, 2, .07, 5, .08), (354, 354, .8, .02, 15, .016),
@@ -141,7 +141,7 @@ FULL_ARROW, ARROW_SPEED, ARROW_DAMAGE = 60, (1.3, 5.0), (5, 18)  # frames of dra
 BOOMERANG_SPEED, BOOMERANG_LIFE = (2.4, 3.1), (140, 170)  # thrown by a tilt and by a smash; public, as all of this:
 BOOMERANG_ANGLE, BOOMERANG_DRAG, BOOMERANG_LEAST, BOOMERANG_MOST = .4538, .047, .3, 3.0  # steepest throw; slower each
 BOOMERANG_TURN = np.radians([.75, 1.5])                # frame down to least, then faster; turns home so much a frame,
-BOOMERANG_CATCH, BOOMERANG_HAND = 6, 8                 # more after a blow; caught so near the hand, its height (a guess)
+BOOMERANG_CATCH, BOOMERANG_HAND = 6, 8                 # more after a blow; caught so near; the hand's height, a guess
 BOOMERANG_STRONG, BOOMERANG_STRONG_FRAMES, BOOMERANG_BACK = (15, 17), 3, 3  # damage near the hand, and coming back
 BOMB_RADIUS, BOMB_BLAST_FRAMES, BOMB_BLAST_DAMAGE = 8, 4, 4  # of the explosion; the damage is public
 BOMB_BURSTS, BOMB_BURSTS_Y = .8, 1.5                   # a softer fall than that, across (public) and down, is none
@@ -150,7 +150,7 @@ DINS_DELAY, DINS_SPEED, DINS_FASTER, DINS_MOST = 22, .5, .06, 7.0  # frames to t
 DINS_STEERING, DINS_STEEPEST, DINS_GROWS = .0244, 1.3963, 60  # radians a frame and at most; frames in which it grows
 DINS_DAMAGE, DINS_SIZE = (3, .17), (.3, 1.7)           # damage and its gain a frame; size of the blast, first and last
 REFLECTED, POWER_SHIELDED = 1.5, (.5, .7)              # damage of what is sent back; by a shield, and its speed; public
-SAUSAGES, SAUSAGE_STEP = 5, (-.2, .1)                  # as many ways to throw one, each so much slower and higher; public
+SAUSAGES, SAUSAGE_STEP = 5, (-.2, .1)                  # as many ways to throw, each slower and higher; public
 EXTRA_SHOT_ROWS = {  # further shots: action, frame, type, offset from where the shooter was, velocity
     FOX: [(220, frame, FOX_LASER, 13.2, 14.8, 5.83, 3.88) for frame in (16, 19, 21)] +
          [(221, frame, FOX_LASER, 1.0, 26.6, .1, 7) for frame in (18, 21, 24)] +

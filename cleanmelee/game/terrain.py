@@ -21,7 +21,7 @@ BOUNCE_KEEPS = .8                                      # share of the knockback 
 WALL_TOUCH, WALL_JUMP_WINDOW = 2.0, 3                  # how near and how fresh a flick off the wall must be; guesses
 WIND_PERIOD, WIND_FRAMES, WIND_SPEED = 1100, 270, .2   # frames; units a frame
 WIND_EDGE, WIND_LOW, WIND_HIGH = 76.2, -7, 40          # where it blows
-TETHER_REACH = 26                                      # of Link's hookshot in the air, beyond the arms: 40.5 in all; public
+TETHER_REACH = 26                                      # of Link's hookshot beyond the arms; public, 40.5 in all
 
 
 @jit
