@@ -110,7 +110,7 @@ JUDGE_AIR, JUDGE_ONE_COST = 9, 12                      # ids further in the air;
 JUDGE_FIRST, DIVE_HOLD, DIVE_HIT = 355, 355, 356       # a dive holds its victim, then throws him off
 DIVE_STRIKES = {CAPTAIN_FALCON: ((1,), 5, 12), GANONDORF: ((2, 6, 10, 14), 1, 15)}  # frames and damage of the blows of
 # a dive, damage of its throw; measured
-DIVE_GROWTH, DIVE_BASE, DIVE_ANGLE = 82, 40, 361
+DIVE_GROWTH, DIVE_BASE, DIVE_ANGLE = 82, 40, 361      # of its throw; public
 FILLED_BUCKET = 3                                      # shots that Oil Panic takes before it can be poured
 GRAB_REACH = {  # how far in front the caught victim stands while pulled in, and while held
     FOX: (5.74, 8.28), CAPTAIN_FALCON: (8.19, 7.87), SHEIK: (7.4, 7.35), MEWTWO: (11.0, 11.98), MARTH: (16.41, 9.1),
