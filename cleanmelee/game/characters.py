@@ -93,7 +93,7 @@ SPACE_LANDINGS = {  # Fox's and Falco's, see LANDS_AS
     **{action: (action - 5, -1) for action in range(365, 370)}}
 HOVER_ROWS = {  # specials that hang in the air: (first action, last action, share of the speed kept when it begins, or
     # beyond 1 the speed itself, or -1 if it goes on; loss of speed, frames without gravity, gravity), measured; and for
-    # some: share of the rise or fall kept, speed upward given, fall at most, share of air_max by the stick; public
+    # some, public: share of the rise or fall kept, speed upward given, fall at most, share of air_max the stick reaches
     FOX: [(350, 350, 2 / 3, .05, 15, .0167), (352, 352, 2, .07, 5, .08), (354, 354, .8, .02, 15, .015),
           (365, 365, .5, .02, 999, 0), (366, 369, -1, .02, 1, .0267)],
     FALCO: [(350, 350, 2 / 3, .05, 15, .0167), (352, 352, 2, .07, 5, .08), (354, 354, .8, .02, 15, .016),
@@ -140,7 +140,7 @@ JUDGE_AIR, JUDGE_ONE_COST = 9, 12                      # ids further in the air;
 JUDGE_FIRST, DIVE_HOLD, DIVE_HIT = 355, 355, 356       # a dive holds its victim, then throws him off
 DIVE_STRIKES = {CAPTAIN_FALCON: ((1,), 5, 12), GANONDORF: ((2, 6, 10, 14), 1, 15)}  # frames and damage of the blows of
 # a dive, damage of its throw; measured
-DIVE_GROWTH, DIVE_BASE, DIVE_ANGLE = 82, 40, 361
+DIVE_GROWTH, DIVE_BASE, DIVE_ANGLE = 82, 40, 361      # of its throw; public
 FILLED_BUCKET = 3                                      # shots that Oil Panic takes before it can be poured
 GRAB_REACH = {  # how far in front the caught victim stands while pulled in, and while held
     FOX: (5.74, 8.28), CAPTAIN_FALCON: (8.19, 7.87), SHEIK: (7.4, 7.35), MEWTWO: (11.0, 11.98), MARTH: (16.41, 9.1),
@@ -182,7 +182,7 @@ FULL_ARROW, ARROW_SPEED, ARROW_DAMAGE = 60, (1.3, 5.0), (5, 18)  # frames of dra
 BOOMERANG_SPEED, BOOMERANG_LIFE = (2.4, 3.1), (140, 170)  # thrown by a tilt and by a smash; public, as all of this:
 BOOMERANG_ANGLE, BOOMERANG_DRAG, BOOMERANG_LEAST, BOOMERANG_MOST = .4538, .047, .3, 3.0  # steepest throw; slower each
 BOOMERANG_TURN = np.radians([.75, 1.5])                # frame down to least, then faster; turns home so much a frame,
-BOOMERANG_CATCH, BOOMERANG_HAND = 6, 8                 # more after a blow; caught so near the hand; its height: guess
+BOOMERANG_CATCH, BOOMERANG_HAND = 6, 8                 # more after a blow; caught so near; the hand's height, a guess
 BOOMERANG_STRONG, BOOMERANG_STRONG_FRAMES, BOOMERANG_BACK = (15, 17), 3, 3  # damage near the hand, and coming back
 BOMB_RADIUS, BOMB_BLAST_FRAMES, BOMB_BLAST_DAMAGE = 8, 4, 4  # of the explosion; the damage is public
 BOMB_BURSTS, BOMB_BURSTS_Y = .8, 1.5                   # a softer fall than that, across (public) and down, is none
@@ -191,7 +191,7 @@ DINS_DELAY, DINS_SPEED, DINS_FASTER, DINS_MOST = 22, .5, .06, 7.0  # frames to t
 DINS_STEERING, DINS_STEEPEST, DINS_GROWS = .0244, 1.3963, 60  # radians a frame and at most; frames in which it grows
 DINS_DAMAGE, DINS_SIZE = (3, .17), (.3, 1.7)           # damage and its gain a frame; size of the blast, first and last
 REFLECTED, POWER_SHIELDED = 1.5, (.5, .7)              # damage of what is sent back; by a shield, and its speed; public
-SAUSAGES, SAUSAGE_STEP = 5, (-.2, .1)                  # as many throws, each so much slower and higher; public
+SAUSAGES, SAUSAGE_STEP = 5, (-.2, .1)                  # as many ways to throw, each slower and higher; public
 EXTRA_SHOT_ROWS = {  # further shots: action, frame, type, offset from where the shooter was, velocity
     FOX: [(220, frame, FOX_LASER, 13.2, 14.8, 5.83, 3.88) for frame in (16, 19, 21)] +
          [(221, frame, FOX_LASER, 1.0, 26.6, .1, 7) for frame in (18, 21, 24)] +

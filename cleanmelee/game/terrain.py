@@ -22,7 +22,7 @@ BOUNCE_KEEPS = .8                                      # share of the knockback 
 WALL_JUMP_WINDOW = 3                                   # how fresh the flick off a wall must be; seen up to 1
 WIND_PERIOD, WIND_FRAMES, WIND_SPEED = 1100, 270, .2   # frames; units a frame
 WIND_SPLIT, WIND_EDGE, WIND_LOW, WIND_HIGH = -17.5, 76, -7, 40  # it blows outward from Whispy; measured
-TETHER_REACH = 26                                      # of Link's hookshot in the air, beyond the arms: 40.5; public
+TETHER_REACH = 26                                      # of Link's hookshot beyond the arms; public, 40.5 in all
 
 
 @jit
