@@ -16,7 +16,7 @@ def set_action(p, h, action):
 @jit
 def leave_ground(p, h):
     p.airborne, p.jumps, h.air_frames, p.fastfall = 1, 1, 0, 0
-    p.self_vy = 0
+    p.self_vy, h.lifted = 0, 0
 
 
 @jit
@@ -33,7 +33,8 @@ def is_flying(action):
 @jit
 def is_held(action):
     """Caught, held or being thrown: the other decides what happens."""
-    return CAUGHT_AIR <= action <= PUMMELED or THROWN_FORWARD <= action <= THROWN_DOWN or is_confused(action)
+    held = CAUGHT_AIR <= action <= PUMMELED or THROWN_FORWARD <= action <= THROWN_DOWN
+    return held or action == CAUGHT_IN_DIVE or is_confused(action)
 
 
 @jit

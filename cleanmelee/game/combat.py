@@ -5,7 +5,7 @@ import numpy as np
 from cleanmelee.frame import GAMEANDWATCH, MEWTWO
 from cleanmelee.game.actions import in_damage, is_grab, is_held, leave_ground, set_action
 from cleanmelee.game.characters import (
-    CONFUSION, DIVE_BOUNCE, DIVE_HIT, JUDGE_AIR, JUDGE_FIRST, JUDGE_ONE_COST, MAX_FRAMES, NUM_ACTIONS,
+    CONFUSION, JUDGE_AIR, JUDGE_FIRST, JUDGE_ONE_COST, MAX_FRAMES, NUM_ACTIONS, SHIELD_BREAK_SPEED,
 )
 from cleanmelee.game.compiler import jit
 from cleanmelee.game.ids import *  # noqa: F403
@@ -13,7 +13,8 @@ from cleanmelee.game.ids import *  # noqa: F403
 CLANK_LEAD, REBOUND_FRAMES = 9, 20                     # the frames are a guess
 REPLACING_FRAMES = 10                                  # so soon after a hit the next one's knockback replaces the last
 STALE_STEPS = np.array([.09, .08, .07, .06, .05, .04, .03, .02, .01])
-SHIELD_SIZE, SHIELD_LIGHT, SHIELD_LEAN = .55, .25, 3.0  # guesses: radius by height; more held lightly; by the stick
+SHIELD_LEAST, SHIELD_PRESSED, SHIELD_LEAN = .15, .5, 3.0  # size left without health; at full press; moved by the stick
+SHIELD_MIDDLE, SHIELD_FORWARD = .65, 1.5               # where it is: share of the height, units in front; all public
 SMASH_FRAMES, SMASH_GAIN = 60, .3671                   # a smash held so long does so much more
 FREEZE_FRAMES = 90                                     # a guess
 GUARD_PUSH = .1207                                     # a blow's push by the frames of the stun, measured
@@ -95,10 +96,10 @@ def body(p, c):
 @jit
 def shield_bubble(v, vh, c):
     """The shield as a capsule without length: less with less health, more held lightly, leaning with the stick."""
-    scale = .15 + .85 * max(v.shield, 0.0) / SHIELD_HEALTH
-    radius = (SHIELD_SIZE * c.height + 1) * scale * (1 + SHIELD_LIGHT * (1 - press(vh)))
-    middle = .5 * c.height + SHIELD_LEAN * vh.stick_y
-    return radius, middle - radius, middle + radius, SHIELD_LEAN * vh.stick_x * v.facing
+    pressed = 1 - SHIELD_PRESSED * max(press(vh) - .3, 0.0) / .7
+    radius = c.shield_size * (SHIELD_LEAST + (1 - SHIELD_LEAST) * max(v.shield, 0.0) / SHIELD_HEALTH * pressed)
+    middle = SHIELD_MIDDLE * c.height + SHIELD_LEAN * vh.stick_y
+    return radius, middle - radius, middle + radius, SHIELD_FORWARD + SHIELD_LEAN * vh.stick_x * v.facing
 
 
 @jit
@@ -235,8 +236,6 @@ def land_hit(a, ah, ac, v, vh, vc, attack, box, attack_id):
             freeze(v, vh)
     if a.character == GAMEANDWATCH and (a.action == JUDGE_FIRST or a.action == JUDGE_FIRST + JUDGE_AIR):
         a.percent = min(a.percent + JUDGE_ONE_COST, 999)
-    if 0 <= a.action < NUM_ACTIONS and ac.hit_action[a.action] == DIVE_HIT:
-        bounce_off(a, ah, DIVE_HIT)
 
 
 @jit
@@ -298,15 +297,6 @@ def combined(old, new):
     if old * new < 0:
         return old + new
     return old if abs(old) > abs(new) else new
-
-
-@jit
-def bounce_off(a, ah, following):
-    """Falcon Dive and Dark Dive: away from the caught victim, free again afterwards."""
-    set_action(a, ah, following)
-    if not a.airborne:
-        leave_ground(a, ah)
-    a.self_vx_air, a.self_vy = -.5 * a.facing, DIVE_BOUNCE
 
 
 @jit
@@ -387,6 +377,6 @@ def break_shield(v, vh):
     v.shield = 30
     set_action(v, vh, SHIELD_BREAK_FLY)
     leave_ground(v, vh)
-    v.self_vy, v.self_vx_air = 2.5, 0
+    v.self_vy, v.self_vx_air = SHIELD_BREAK_SPEED[v.character], 0
     v.hitlag = 0
     vh.hurt_kind, vh.hurt_timer = 1, 40

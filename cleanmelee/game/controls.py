@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cleanmelee.frame import BUTTON_A, BUTTON_B, BUTTON_Z, GAMEANDWATCH, LINK, MARTH
+from cleanmelee.frame import BUTTON_A, BUTTON_B, BUTTON_Z, LINK, MARTH
 from cleanmelee.game.actions import in_damage, in_shine, is_flying, leave_ground, set_action
 from cleanmelee.game.compiler import jit
 from cleanmelee.game.ids import *  # noqa: F403
@@ -19,8 +19,8 @@ ROLL_X = .695                                          # how far the stick must 
 DASH_BACK_FROM, RUN_ON_FRAMES = 4, 8                   # a dash turns from there; a run out of a turn goes on
 SHIELD_KEEPS = .25                                     # of a dash's speed
 TURN_DASH_X = .93                                      # how far a slow turn's stick must get in two frames to dash: UCF
-SHINE_FRAMES, OIL_PANIC_FRAMES = 18, 49                # the shortest shine, the shortest bucket
-SHIELD_BREAKER_GAIN = 21                               # damage that a full charge adds
+SHINE_FRAMES = 18                                      # the shortest shine
+SHIELD_BREAKER_LOOPS, SHIELD_BREAKER_GAIN = 4, 5       # of its charge; damage that each adds; public
 HANG_FRESH, HANG_TIRED = 640, 480                      # frames one can hang on the ledge, below and above 100 %
 
 
@@ -41,7 +41,7 @@ def air_inputs(p, h, c):
     free = free or (hurt and not p.in_hitstun)
     if c.aerial[action] >= 0:
         free = 0 < c.interruptible[action] <= h.action_frames + 1
-    elif action == WALL_TECH_JUMP:
+    elif action == WALL_TECH or action == WALL_TECH_JUMP:
         free = h.action_frames > WALL_HOLD
     if not free:
         return
@@ -390,14 +390,14 @@ def hold_special(p, h, c):
         return
     h.charge = min(h.action_frames, c.hold_frames)
     full = h.action_frames >= c.hold_frames
-    if not full and (h.buttons & BUTTON_B or (p.character == GAMEANDWATCH and h.action_frames < OIL_PANIC_FRAMES)):
+    if not full and (h.buttons & BUTTON_B or h.action_frames < c.hold_least):
         return
     if c.hold_end[place] < 0:
         set_action(p, h, FALL if place else WAIT)
         return
     set_action(p, h, c.hold_end[place] + (c.hold_full if full else 0))
     if p.character == MARTH and not full:
-        h.boost = np.floor(SHIELD_BREAKER_GAIN * h.charge / c.hold_frames)
+        h.boost = SHIELD_BREAKER_GAIN * np.floor(SHIELD_BREAKER_LOOPS * h.charge / c.hold_frames)
 
 
 @jit

@@ -14,7 +14,7 @@ from cleanmelee.game.inputs import pressed, shield_held
 
 GUARD_ANIMATION = 20  # frames of the animation that fills a shield's stun, measured
 UNKNOWN_LENGTH = 40  # of an action that neither libmelee's table nor any replay shows
-WALL_TECH_FRAMES, WALL_JUMP_FRAMES = 26, 40            # guesses
+WALL_TECH_FRAMES, WALL_JUMP_FRAMES = 31, 40            # public
 MISS_FOOT_FRAMES, DOWN_DAMAGE_FRAMES = 30, 13          # measured: the first with Sheik
 
 

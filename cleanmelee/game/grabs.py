@@ -3,8 +3,12 @@
 import numpy as np
 
 from cleanmelee.game.actions import in_damage, is_confused, is_grab, is_held, is_holding, leave_ground, set_action
-from cleanmelee.game.characters import CONFUSION, MAX_FRAMES
-from cleanmelee.game.combat import hitlag_frames, knockback, land_hit, launch, remember_hit, stale_factor
+from cleanmelee.game.characters import (
+    CONFUSION, DIVE_ANGLE, DIVE_BASE, DIVE_GROWTH, DIVE_HIT, DIVE_HOLD, MAX_FRAMES,
+)
+from cleanmelee.game.combat import (
+    hitlag_frames, knockback, land_hit, launch, launch_angle, remember_hit, stale_factor,
+)
 from cleanmelee.game.compiler import jit
 from cleanmelee.game.ids import *  # noqa: F403
 from cleanmelee.game.inputs import pressed
@@ -15,6 +19,7 @@ from cleanmelee.game.terrain import shift
 CONFUSION_FRAMES, CONFUSION_DAMAGE = 27, 10            # measured
 NEAR_FLOOR = 1                                         # a guess
 SDI_STEP, ASDI_STEP, SDI_WINDOW = 6, 3, 4              # units, units, frames; public
+DIVE_ATTACK = 20                                       # Slippi's attack id of up specials
 
 
 @jit
@@ -23,6 +28,9 @@ def connect(a, ah, ac, v, vh, vc, attack, box, attack_id):
         return
     if attack.effect[box] == EFFECT_INERT:             # only feels for somebody
         set_action(a, ah, ac.hit_action[a.action])
+    elif ac.hit_action[a.action] == DIVE_HIT:
+        if not is_held(v.action):
+            catch_in_dive(a, ah, v, vh)
     elif attack.effect[box] != EFFECT_GRAB:
         land_hit(a, ah, ac, v, vh, vc, attack, box, attack_id)
     elif is_held(v.action):                            # grabbed first by the other
@@ -78,9 +86,49 @@ def start_grab(a, ah, v, vh):
 
 
 @jit
+def catch_in_dive(a, ah, v, vh):
+    """Falcon Dive and Dark Dive take hold of whom they touch."""
+    set_action(a, ah, DIVE_HOLD)
+    set_action(v, vh, CAUGHT_IN_DIVE)
+    v.facing = -a.facing
+    v.self_vx_air, v.self_vy, v.self_vx_ground, v.kb_vx, v.kb_vy, v.fastfall = 0, 0, 0, 0, 0, 0
+    v.in_hitstun, v.hitstun, v.hitlag = 0, 0, 0
+    a.self_vx_air, a.self_vy, a.self_vx_ground = 0, 0, 0
+
+
+@jit
+def hold_in_dive(a, ah, ac, v, vh, attack_id):
+    """The victim hangs on to the diver, is struck, and thrown off as soon as the diver leaps from him."""
+    factor = stale_factor(ah, attack_id)
+    if a.action == DIVE_HOLD:
+        v.x, v.y = a.x, a.y
+        if a.hitlag == 0 and ac.dive_strikes[min(ah.action_frames, MAX_FRAMES - 1)]:
+            v.percent = min(v.percent + ac.dive_damage * factor, 999)
+            a.hitlag = v.hitlag = hitlag_frames(ac.dive_damage, False, False)
+            a.last_attack, v.last_hit_by = attack_id, a.port
+            if ah.queued == 0:
+                remember_hit(ah, attack_id)
+                ah.queued = 1
+        return
+    if a.action != DIVE_HIT:                           # hit himself, or gone
+        set_action(v, vh, FALL if v.airborne else WAIT)
+        return
+    leave_ground(a, ah)
+    a.jumps = 0
+    damage = ac.dive_throw
+    force = knockback(v.percent, damage, damage * factor, 100, DIVE_GROWTH, 0, DIVE_BASE)
+    v.percent = min(v.percent + damage * factor, 999)
+    a.last_attack, v.last_hit_by = attack_id, a.port
+    launch(v, vh, launch_angle(DIVE_ANGLE, force, v.airborne), force, a.facing, .5, damage)
+
+
+@jit
 def step_grab(a, ah, ac, v, vh, vc):
     """The holder's action moves the one he holds; runs after both players' own frame."""
     if not is_held(v.action):
+        return
+    if v.action == CAUGHT_IN_DIVE:
+        hold_in_dive(a, ah, ac, v, vh, DIVE_ATTACK)
         return
     if is_confused(v.action):
         step_confusion(a, ah, v, vh, ac.attack_id[CONFUSION[0]])

@@ -5,9 +5,11 @@ import numpy as np
 from cleanmelee.frame import LINK, NUM_ITEMS
 from cleanmelee.game.actions import is_held, set_action
 from cleanmelee.game.characters import (
-    ARROW_SPEED, BOMB_BLAST_DAMAGE, BOMB_BLAST_FRAMES, BOMB_RADIUS, BOOMERANG_CALM, BOOMERANG_CATCH,
-    BOOMERANG_DRAG, DINS_DELAY, DINS_STEERING, FILLED_BUCKET, FULL_ARROW, FULL_ARROW_DAMAGE, NUM_ACTIONS,
-    SHADOW_BALL_DAMAGE,
+    ARROW_DAMAGE, ARROW_SPEED, BOMB_BLAST_DAMAGE, BOMB_BLAST_FRAMES, BOMB_BURSTS, BOMB_BURSTS_Y, BOMB_RADIUS,
+    BOMB_THROWS, BOOMERANG_ANGLE, BOOMERANG_BACK, BOOMERANG_CATCH, BOOMERANG_DRAG, BOOMERANG_HAND, BOOMERANG_LEAST,
+    BOOMERANG_LIFE, BOOMERANG_MOST, BOOMERANG_SPEED, BOOMERANG_STRONG, BOOMERANG_STRONG_FRAMES, BOOMERANG_TURN,
+    DINS_DAMAGE, DINS_DELAY, DINS_FASTER, DINS_GROWS, DINS_MOST, DINS_SIZE, DINS_STEEPEST, DINS_STEERING,
+    FILLED_BUCKET, FULL_ARROW, NUM_ACTIONS, POWER_SHIELDED, REFLECTED, SAUSAGES, SAUSAGE_STEP, SHADOW_BALL_DAMAGE,
 )
 from cleanmelee.game.combat import (
     CLANK_LEAD, attack_row, block, body, guard, hitlag_frames, is_power_shield, is_shielding, knockback, launch,
@@ -36,10 +38,16 @@ def extra_shots(items, index, p, h, c, t):
         if shot.type == ARROW:
             drawn = min(h.charge, FULL_ARROW) / FULL_ARROW
             item.vx = (ARROW_SPEED[0] + (ARROW_SPEED[1] - ARROW_SPEED[0]) * drawn) * p.facing
-            item.damage, h.charge = FULL_ARROW_DAMAGE if drawn == 1 else 5 + int(10 * drawn), 0
-        elif shot.type == BOOMERANG:                   # the stick aims it, and throws it harder
-            item.vy = 1.2 * h.stick_y
-            item.vx *= 1.3 if abs(h.stick_x) >= DASH_X else 1.0
+            item.damage = int(ARROW_DAMAGE[0] + (ARROW_DAMAGE[1] - ARROW_DAMAGE[0]) * drawn)
+            h.charge = 0
+        elif shot.type == BOOMERANG:                   # the stick aims it; begun as with a smash it flies faster
+            flung = 1 if h.flag == 1 else 0
+            item.charge, angle = flung, 0.0
+            if abs(h.stick_y) >= TILT:
+                angle = min(max(np.arctan2(h.stick_y, abs(h.stick_x)), -BOOMERANG_ANGLE), BOOMERANG_ANGLE)
+            item.vx = BOOMERANG_SPEED[flung] * np.cos(angle) * p.facing
+            item.vy = BOOMERANG_SPEED[flung] * np.sin(angle)
+            item.timer = BOOMERANG_LIFE[flung]
 
 
 HELD_TIMER, STUCK, BOMB_RELEASE = 1400, 2, 8           # timer of an item in hand; state of a needle; frame of a throw
@@ -91,7 +99,9 @@ def shoot(items, index, p, h, c, t, seed, frame_id):
         if c.shot_type == SHADOW_BALL:
             item.state, item.charge = 1, h.charge // c.charge_frames
         elif c.shot_type == SAUSAGE:                   # thrown near and far
-            item.vx *= .4 + random_uniform(seed, frame_id, 50 + index)
+            way = int(SAUSAGES * random_uniform(seed, frame_id, 50 + index))
+            item.vx += SAUSAGE_STEP[0] * way * p.facing
+            item.vy += SAUSAGE_STEP[1] * way
     if c.shot_type == SHADOW_BALL:
         if h.shot == 1:
             p.self_vx_ground = -SHADOW_BALL_RECOIL * h.charge / (c.charge_frames * c.charge_steps) * p.facing
@@ -131,12 +141,17 @@ def owned(items, index, item_type):
 
 
 @jit
-def turn_back(item, t, index):
-    """Reflected: belongs to the other now."""
-    item.vx, item.vy, item.facing, item.owner = -item.vx, -item.vy, -item.facing, index
+def turn_back(item, t, index, gain, speed):
+    """Reflected: belongs to the other now. `damage` keeps what that makes of a shot's damage, in percent; an arrow's
+    and a bomb's is the damage itself."""
+    item.vx, item.vy, item.facing, item.owner = -item.vx * speed, -item.vy * speed, -item.facing, index
     item.timer = t.projectiles[item.type].life
     if item.type == BOOMERANG:
         item.state = 0
+    elif item.type == ARROW or item.type == BOMB:
+        item.damage = int(item.damage * gain)
+    else:
+        item.damage = int((item.damage if item.damage > 0 else 100) * gain)
 
 
 @jit
@@ -151,8 +166,8 @@ def step_bomb(item, s, t, a, ah, v, vh, ac, vc):
         if throwing and ah.action_frames >= BOMB_RELEASE:
             release_bomb(item, a)
         elif DAMAGE_FLY_HIGH <= a.action <= DAMAGE_LAST or a.action <= REBIRTH_WAIT:
-            item.state, item.vx, item.vy = BOMB_THROWN, 0, 0  # lets go of it
-    else:
+            item.state, item.vx, item.vy, item.damage = BOMB_THROWN, 0, 0, BOMB_THROWS[4]  # lets go of it
+    elif item.vx != 0 or item.vy != 0 or ground_met(item, s, item.y + 1) < 0:
         old_x, old_y = item.x, item.y
         item.vy -= t.projectiles[BOMB].gravity
         item.x += item.vx
@@ -162,12 +177,15 @@ def step_bomb(item, s, t, a, ah, v, vh, ac, vc):
         kind = t.projectiles[BOMB]
         if can_be_hit(v) and reaches(item, old_x, old_y, kind.radius, v, vc):
             if guard(v, vh, vc) == GUARD_REFLECT:
-                turn_back(item, t, 1 if item.owner == 0 else 0)
+                turn_back(item, t, 1 if item.owner == 0 else 0, REFLECTED, 1.0)
                 return True
             item_hit(item, kind, a, ah, v, vh, vc)
             explode(item, a, ah, v, vh, ac, vc)
             return True
-        if ground_met(item, s, old_y) >= 0 or item.timer <= 0:
+        floor = ground_met(item, s, old_y)
+        if floor >= 0 and abs(item.vx) <= BOMB_BURSTS and abs(item.vy) <= BOMB_BURSTS_Y:
+            item.y, item.vx, item.vy = floor_height(s, floor, item.x) - .01, 0, 0  # lies there
+        elif floor >= 0 or item.timer <= 0:
             explode(item, a, ah, v, vh, ac, vc)
             return True
         return True
@@ -183,6 +201,7 @@ def release_bomb(item, a):
     if way >= ITEM_THROW_AIR:
         way -= ITEM_THROW_AIR
     item.state, item.vx, item.vy = BOMB_THROWN, 0, 0
+    item.damage = BOMB_THROWS[min(way, 4)]
     if way == 0:
         item.vx, item.vy = 2.2 * a.facing, .6
     elif way == 1:
@@ -219,34 +238,55 @@ def blast(item, a, ah, v, vh, vc):
 
 
 @jit
+def turn_boomerang(item, state):
+    """Home again; after a blow (state 3) it turns faster, and strikes nobody twice."""
+    item.state, item.vx, item.vy = state, -item.vx, -item.vy
+
+
+@jit
 def steer_boomerang(item, a, ah):
     """Out, slower and slower, then back to the hand; its state tells 0 out, 1 out and hit, 2 back, 3 back and hit.
     True if it is caught."""
+    speed = np.sqrt(item.vx * item.vx + item.vy * item.vy)
     if item.state < 2:
-        item.vx -= BOOMERANG_DRAG * item.facing
-        item.vy *= .97
-        if item.vx * item.facing <= 0:
-            item.state = 2
+        after = max(speed - BOOMERANG_DRAG, BOOMERANG_LEAST)
+        item.vx, item.vy = item.vx * after / speed, item.vy * after / speed
+        if after <= BOOMERANG_LEAST:
+            turn_boomerang(item, item.state + 2)
         return False
-    x, y = a.x - item.x, a.y + 8 - item.y
-    distance = np.sqrt(x * x + y * y)
-    if distance < BOOMERANG_CATCH and a.action > REBIRTH_WAIT:
+    x, y = a.x - item.x, a.y + BOOMERANG_HAND - item.y
+    if x * x + y * y < BOOMERANG_CATCH * BOOMERANG_CATCH and a.action > REBIRTH_WAIT:
         if a.action == WAIT:
             set_action(a, ah, 351)
         return True
-    if item.timer > 30:                                # flies on where it aimed at last
-        item.vx = BOOMERANG_CALM * x / max(distance, 1)
-        item.vy = BOOMERANG_CALM * y / max(distance, 1)
+    most = BOOMERANG_TURN[item.state - 2]
+    angle = np.arctan2(item.vy, item.vx)
+    turn = (np.arctan2(y, x) - angle + np.pi) % (2 * np.pi) - np.pi
+    angle += min(max(turn, -most), most)
+    speed = min(speed + BOOMERANG_DRAG, BOOMERANG_MOST)
+    item.vx, item.vy = speed * np.cos(angle), speed * np.sin(angle)
     return False
 
 
 @jit
-def steer_dins_fire(item, a):
-    """Din's Fire follows the stick up and down while B is held, then takes its time to burst."""
-    if (a.action == 344 or a.action == 347) and item.state == 0:
+def steer_dins_fire(item, a, ah):
+    """Din's Fire grows as it flies, gains speed and turns up or down with the stick while B is held; let go, it stops
+    and takes its time to burst."""
+    if item.state == 1:
         return
-    if a.action != 343 and a.action != 346 and item.state == 0:
-        item.state, item.timer = 1, DINS_DELAY
+    item.charge = min(item.charge + 1, DINS_GROWS)
+    if a.action == 344 or a.action == 347:
+        speed = min(np.sqrt(item.vx * item.vx + item.vy * item.vy) + DINS_FASTER, DINS_MOST)
+        angle = np.arctan2(item.vy, item.vx * item.facing) + DINS_STEERING * ah.stick_y
+        angle = min(max(angle, -DINS_STEEPEST), DINS_STEEPEST)
+        item.vx, item.vy = speed * np.cos(angle) * item.facing, speed * np.sin(angle)
+    elif a.action != 343 and a.action != 346:
+        stop_dins_fire(item)
+
+
+@jit
+def stop_dins_fire(item):
+    item.state, item.timer, item.vx, item.vy = 1, DINS_DELAY, 0, 0
 
 
 @jit
@@ -296,16 +336,17 @@ def fly(item, s, t, a, ah, v, vh, vc, victim):
     if item.timer <= 0:
         if item.type != DINS_FIRE:
             return False
+        if item.state == 0:
+            stop_dins_fire(item)
+            return True
         item.type, item.state, item.timer = DINS_EXPLOSION, 0, t.projectiles[DINS_EXPLOSION].life
-        item.vx, item.vy = 0, 0
     if item.type == NEEDLE and item.state == STUCK:
         return True
     kind = t.projectiles[item.type]
     if item.type == BOOMERANG and steer_boomerang(item, a, ah):
         return False
     if item.type == DINS_FIRE:
-        steer_dins_fire(item, a)
-        item.vy = DINS_STEERING * ah.stick_y if item.state == 0 else 0
+        steer_dins_fire(item, a, ah)
     if item.type == SHADOW_BALL:
         item.vx = SHADOW_BALL_SPEED * (1 if item.vx > 0 else -1)
     old_x, old_y = item.x, item.y
@@ -318,10 +359,14 @@ def fly(item, s, t, a, ah, v, vh, vc, victim):
     if floor >= 0:
         height = floor_height(s, floor, item.x)
         if item.type == DINS_FIRE:
-            item.y, item.timer = height, min(item.timer, 1)
+            item.y = height
+            if item.state == 0:
+                stop_dins_fire(item)
             return True
-        if item.type == BOOMERANG and item.state < 2:
-            item.state = 2
+        if item.type == BOOMERANG:
+            item.y = max(item.y, height)
+            if item.state < 2:
+                turn_boomerang(item, item.state + 2)
             return True
         if item.type != NEEDLE:
             return False
@@ -333,23 +378,35 @@ def fly(item, s, t, a, ah, v, vh, vc, victim):
             item.type == DINS_EXPLOSION and item.state == 1):
         return True                                    # does not hit (again)
     if item.type != DINS_EXPLOSION and can_be_hit(v) and guard(v, vh, vc) == 0 and is_struck(item, kind, v, vh, vc, t):
-        if item.type == BOOMERANG:
-            item.state = 2
+        if item.type == BOOMERANG and item.state < 2:
+            turn_boomerang(item, 3)
         return item.type == BOOMERANG
-    if not can_be_hit(v) or not reaches(item, old_x, old_y, kind.radius, v, vc):
+    radius = kind.radius
+    if item.type == DINS_EXPLOSION:
+        radius *= DINS_SIZE[0] + (DINS_SIZE[1] - DINS_SIZE[0]) * item.charge / DINS_GROWS
+    guarding = guard(v, vh, vc)                        # a reflector works even while nobody can be hit
+    if not (can_be_hit(v) or guarding == GUARD_REFLECT) or not reaches(item, old_x, old_y, radius, v, vc):
         return True
     stays = item.type == BOOMERANG or item.type == DINS_EXPLOSION
-    item.state |= stays
-    if v.hurtbox == 1:
+    if item.type == DINS_EXPLOSION:
+        item.state = 1
+    if v.hurtbox == 1 and guarding != GUARD_REFLECT:
         return stays
-    guarding = guard(v, vh, vc)
     if guarding == GUARD_ABSORB and item.type != BOOMERANG:
         vh.bucket, vh.bucket_damage = min(vh.bucket + 1, FILLED_BUCKET), vh.bucket_damage + item_damage(item, kind)
         return False
-    if guarding == GUARD_REFLECT or is_power_shield(v, vh, 2):
-        turn_back(item, t, victim)
+    if guarding == GUARD_REFLECT:
+        turn_back(item, t, victim, REFLECTED, 1.0)
+        return True
+    if is_power_shield(v, vh, 2):
+        turn_back(item, t, victim, POWER_SHIELDED[0], POWER_SHIELDED[1])
         return True
     item_hit(item, kind, a, ah, v, vh, vc)
+    if item.type == BOOMERANG:
+        if item.state < 2:
+            turn_boomerang(item, 3)
+        else:
+            item.state = 3
     return stays
 
 
@@ -367,15 +424,21 @@ def reaches(item, old_x, old_y, size, v, vc):
 
 @jit
 def item_damage(item, kind):
-    if item.type == SHADOW_BALL:
-        return float(SHADOW_BALL_DAMAGE[min(item.charge, 7)])
-    if item.type == ARROW:
+    if item.type == ARROW or item.type == BOMB:
         return float(item.damage)
-    if item.type == BOOMERANG and item.state >= 2:
-        return 3.0
-    if is_laser(item) and item.vy != 0:                # of a throw
-        return 2.0 if item.vy > 0 else 1.0
-    return kind.damage
+    if item.type == BOOMERANG:                         # strong while it has just left the hand
+        age = BOOMERANG_LIFE[item.charge] - item.timer
+        if item.state >= 2:
+            return float(BOOMERANG_BACK)
+        return float(BOOMERANG_STRONG[item.charge]) if age <= BOOMERANG_STRONG_FRAMES else float(kind.damage)
+    if item.type == DINS_EXPLOSION:
+        return np.floor(DINS_DAMAGE[0] + DINS_DAMAGE[1] * item.charge)
+    damage = float(kind.damage)
+    if item.type == SHADOW_BALL:
+        damage = float(SHADOW_BALL_DAMAGE[min(item.charge, 7)])
+    elif is_laser(item) and item.vy != 0:              # of a throw
+        damage = 2.0 if item.vy > 0 else 1.0
+    return damage * item.damage / 100 if item.damage > 0 else damage
 
 
 @jit

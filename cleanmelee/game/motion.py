@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from cleanmelee.frame import MARTH
 from cleanmelee.game.actions import in_damage, is_flying, is_helpless
 from cleanmelee.game.characters import (
     DIVE_FACES, DIVE_SLOPE, DIVE_SPEED, MAX_FRAMES, WARP_CALM, WARP_DRIFT, WARP_SLOWS,
@@ -61,15 +62,23 @@ def fall(p, h, c):
 
 @jit
 def hover(p, h, c):
-    """Illusion's and Fire Fox's start, the shine, Sheik's chain: they stop the fall for a while."""
+    """Illusion's and Fire Fox's start, the shine, Sheik's chain: they stop the fall for a while. Others fall at a speed
+    of their own; the spin attack and the first sword dance of an airtime lift."""
     action, frame = p.action, h.action_frames
     keep = c.hover_keep[action]
     if frame == 0 and keep >= 0:
         p.self_vx_air = keep * p.facing if keep > 1 else keep * p.self_vx_air
-        p.self_vy = 0
-    p.self_vx_air = slowed(p.self_vx_air, c.hover_loss[action])
-    if frame >= c.hover_frames[action] or p.self_vy < 0:
-        p.self_vy = max(p.self_vy - c.hover_gravity[action], -c.fall_max)
+        p.self_vy = c.hover_keep_y[action] * p.self_vy
+        if h.lifted == 0 or p.character != MARTH:
+            p.self_vy += c.hover_lift[action]
+        h.lifted |= c.hover_lift[action] > 0
+    if c.hover_drift[action] > 0:
+        p.self_vx_air = approach(p.self_vx_air, h.stick_x * c.air_slope,
+                                 h.stick_x * c.hover_drift[action] * c.air_max, c.air_friction)
+    else:
+        p.self_vx_air = slowed(p.self_vx_air, c.hover_loss[action])
+    if frame >= c.hover_frames[action] or (p.self_vy < 0 and c.hover_keep_y[action] == 0):
+        p.self_vy = max(p.self_vy - c.hover_gravity[action], -c.hover_fall[action])
 
 
 @jit

@@ -126,6 +126,8 @@ def start_special(p, h, c, direction):
     if back and direction <= 2:
         p.facing = -p.facing
     set_action(p, h, c.special_start[p.airborne, direction])
+    if p.character == LINK and direction == 2 and abs(h.stick_x) >= DASH_X and h.tilt_x_age < 4:
+        h.flag = 1                                     # flings the boomerang
     if p.character == GAMEANDWATCH and direction == 4 and h.bucket >= FILLED_BUCKET:
         pour_bucket(p, h)
     if p.character == GAMEANDWATCH and direction == 2:  # Judge: one of nine hammers

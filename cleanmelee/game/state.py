@@ -34,6 +34,7 @@ HIDDEN_PLAYER = np.dtype([
     ("bucket", "i4"), ("bucket_damage", "f4"),         # Game & Watch: shots caught and their damage
     ("last_judge", "i4"), ("judge_before", "i4"),      # his last hammers, 0 to 8
     ("holding", "i4"),                                 # Link: a bomb is in his hand
+    ("lifted", "i4"),                                  # a special has lifted him since he left the ground
     ("shot", "i4"),                                    # lets go of a projectile this frame: 1 ground, 2 air
     ("wall_jumps", "i4"),                              # made since he last stood on the ground
     ("landing_lag", "i4"),                             # of the helpless fall, see LANDING_LAG_ROWS; 0 of an air dodge

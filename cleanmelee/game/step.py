@@ -199,7 +199,7 @@ def act(p, h, c, s, t):
         ledge_motion(p, h, c, s, t)
         return
     if leaves_ledge(p.action) and h.action_frames == 0:
-        p.airborne, p.self_vx_air, p.self_vy = 1, p.facing, c.ledge_jump
+        p.airborne, p.self_vx_air, p.self_vy = 1, c.ledge_jump[0] * p.facing, c.ledge_jump[1]
         h.ledge_cooldown = LEDGE_COOLDOWN
         if c.root_row[p.action - 1] == 0 and c.velocity_row[p.action - 1] == 0:  # the way up to the corner is unknown
             corner = -s.floor_right[0] * p.facing

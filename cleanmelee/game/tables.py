@@ -11,12 +11,13 @@ import numpy as np
 
 from cleanmelee.frame import FALCO, GAMEANDWATCH, MARTH, MEWTWO
 from cleanmelee.game.characters import (
-    ATTRIBUTES, ATTRIBUTE_ROWS, BRAKE_FRAMES, CHARACTER, CHARGE_ROWS, CONFUSION, DIVES, EFFECTS, EXTRA_SHOT_ROWS,
-    FAST_FALLS, GAMEANDWATCH_ACTIONS, GRAB_REACH, GUARD_ROWS, GUESSED_SPECIALS, HELD_ROWS, HELPLESS_FALL, HITBOXES,
-    HIT_ROWS, HOLD_ROWS, HOVER_ROWS, JAB_ROWS, LANDING_LAG_ROWS, LANDS_AS, LANDS_HALFWAY, LAUNCH_ALONG, LAUNCH_BY_STICK,
-    LAUNCH_STARTS, LEDGE_BOX, LEDGE_SPECIALS, MAX_FRAMES, MIRRORED, NUM_ACTIONS, NUM_CHARACTERS, PROJECTILE,
-    PROJECTILE_ROWS, PUSH_WIDTH, RAPID_JABS, RESTORES_JUMP, RISE_FALLS, RISE_ROWS, RUN_TURN, RUN_TURNS, SHOT_ROWS,
-    SMASH_HOLD, STEERED_ROWS, TRANSFORMS, UP_LAUNCH, WALKS_OFF_AS, WALL_JUMPS, WALL_WIDTH, WARP_ENDS,
+    ATTRIBUTES, ATTRIBUTE_ROWS, BODY_ROWS, BRAKE_FRAMES, CHARACTER, CHARGE_ROWS, CONFUSION, DIVES, DIVE_STRIKES,
+    EFFECTS, EXTRA_SHOT_ROWS, FAST_FALLS, GAMEANDWATCH_ACTIONS, GRAB_REACH, GUARD_ROWS, GUESSED_SPECIALS, HELD_ROWS,
+    HELPLESS_FALL, HITBOXES, HIT_ROWS, HOLD_LEAST, HOLD_ROWS, HOVER_ROWS, INTANGIBLE_ROWS, JAB_ROWS, LANDING_LAG_ROWS,
+    LANDS_AS, LANDS_HALFWAY, LAUNCH_ALONG, LAUNCH_BY_STICK, LAUNCH_STARTS, LEDGE_BOX, LEDGE_SPECIALS, MAX_FRAMES,
+    MIRRORED, NUM_ACTIONS, NUM_CHARACTERS, PROJECTILE, PROJECTILE_ROWS, PUSH_WIDTH, RAPID_JABS, RESTORES_JUMP,
+    RISE_FALLS, RISE_ROWS, RUN_TURN, RUN_TURNS, SHOT_ROWS, SMASH_HOLD, STEERED_ROWS, TRANSFORMS, UP_LAUNCH,
+    WALKS_OFF_AS, WALL_JUMPERS, WALL_WIDTH, WARP_ENDS,
 )
 from cleanmelee.game.compiler import PLACE, RULES_DIGEST, digest
 from cleanmelee.game.ids import *  # noqa: F403
@@ -46,10 +47,13 @@ def build_tables(folder=DATA):
         row = characters[character]
         for name, value in zip(ATTRIBUTES, (value for block in blocks for value in block), strict=True):
             row[name] = value
-        row["ledge_top"], row["ledge_jump"] = LEDGE_BOX.get(character, (-9.0, row["full_hop"]))
+        row["ledge_top"] = LEDGE_BOX.get(character, -9.0)
+        row["shield_size"], _, row["wall_jump"], row["ledge_jump"] = BODY_ROWS[character]
+        frames, row["dive_damage"], row["dive_throw"] = DIVE_STRIKES.get(character, ((), 0, 0))
+        row["dive_strikes"][list(frames)] = 1
         row["lands_halfway"] = character in LANDS_HALFWAY
         row["catches"][list(LEDGE_SPECIALS.get(character, ()))] = 1
-        row["wall_width"], row["wall_jump"] = 2, WALL_JUMPS.get(character, (0, 0))
+        row["wall_width"], row["wall_jumps"] = 2, character in WALL_JUMPERS
         row["run_turn"] = RUN_TURNS.get(character, RUN_TURN)
         for first, last, straight, helpless in LANDING_LAG_ROWS.get(character, ()):
             row["landing_lag_special"][first:last + 1] = straight, helpless
@@ -90,14 +94,16 @@ def build_tables(folder=DATA):
                 row["held_" + name][first:last + 1] = value
         row["hold_action"], row["hold_end"], row["hold_frames"], row["hold_full"] = HOLD_ROWS.get(
             character, (-1, -1, 0, 0))
+        row["hold_least"] = HOLD_LEAST.get(character, 0)
         for first, last, kind, first_frame, last_frame in GUARD_ROWS.get(character, []):
             row["guard_kind"][first:last + 1], row["guard_first"][first:last + 1] = kind, first_frame
             row["guard_last"][first:last + 1] = last_frame
         for action, following, first in JAB_ROWS.get(character, ()):
             row["jab_next"][action], row["jab_from"][action] = following, first
         row["rapid_jab"] = RAPID_JABS.get(character, (48, 49))
+        row["hover_fall"] = row["fall_max"]
         for first, last, *values in HOVER_ROWS.get(character, []):
-            for name, value in zip(("keep", "loss", "frames", "gravity"), values, strict=True):
+            for name, value in zip(("keep", "loss", "frames", "gravity", "keep_y", "lift", "fall", "drift"), values):
                 row["hover_" + name][first:last + 1] = value
         row["helpless_drift"], row["helpless_fall"] = HELPLESS_FALL.get(character, (1, row["fall_max"]))
         row["steered"][:FIRST_OWN_ACTION] = 1
@@ -203,6 +209,12 @@ def build_tables(folder=DATA):
                 curve[:, 0] = np.nan
             if row["steered"][action]:
                 curve[:, 1:] = np.nan
+    for line in read_rows("rises.csv"):
+        row, action = characters[int(line["character"])], int(line["action"])
+        if not row["velocity_row"][action]:
+            row["velocity_row"][action] = len(velocities)
+            velocities.append(np.full((MAX_FRAMES, 3), np.nan, "f4"))
+        velocities[row["velocity_row"][action]][int(line["frame"]), 1:] = line["air_vx"] or "nan", line["vy"]
 
     special_motion = [np.full((MAX_FRAMES, 2), np.nan, "f4")]
     for line in read_rows("special_motion.csv"):
@@ -276,6 +288,10 @@ def build_tables(folder=DATA):
         character, action = int(line["character"]), int(line["action"])
         rows = characters if character == ANYONE else characters[character:character + 1]
         rows["dodge_first"][:, action], rows["dodge_last"][:, action] = line["first_frame"], int(line["last_frame"]) + 1
+    for character, rows in INTANGIBLE_ROWS.items():
+        for first_action, last_action, first, last in rows:
+            characters[character]["dodge_first"][first_action:last_action + 1] = first
+            characters[character]["dodge_last"][first_action:last_action + 1] = last + 1
     for character, starts in GUESSED_SPECIALS.items():
         for airborne, direction, action in starts:
             characters[character]["special_start"][airborne, direction] = action

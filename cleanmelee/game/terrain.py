@@ -16,13 +16,13 @@ from cleanmelee.game.stages import (
 )
 
 
-TECH_WINDOW, TECH_INTANGIBLE = 20, 15                  # frames; the second, after a tech at a wall, is a guess
+TECH_WINDOW, TECH_INTANGIBLE = 20, 14                  # frames; the second after a tech at a wall; public
 FEET_LOCKED = 10                                       # frames in the air until the feet follow the animation; measured
 BOUNCE_KEEPS = .8                                      # share of the knockback that a bounce leaves; public
 WALL_JUMP_WINDOW = 3                                   # how fresh the flick off a wall must be; seen up to 1
 WIND_PERIOD, WIND_FRAMES, WIND_SPEED = 1100, 270, .2   # frames; units a frame
 WIND_SPLIT, WIND_EDGE, WIND_LOW, WIND_HIGH = -17.5, 76, -7, 40  # it blows outward from Whispy; measured
-TETHER_REACH = 18                                      # of Link's hookshot in the air, beyond the arms; a guess
+TETHER_REACH = 26                                      # of Link's hookshot beyond the arms; public, 40.5 in all
 
 
 @jit
@@ -183,7 +183,7 @@ def stop_at_wall(p, h, c, s, feet, old_x):
                 meet_wall(p, h, side)                  # who shifts himself into it can tech, wherever he flies
                 return
             flick = h.stick_x * side >= DASH_X and h.tilt_x_age < WALL_JUMP_WINDOW
-            if flick and c.wall_jump[1] > 0 and JUMP_FORWARD <= p.action <= FALL_AERIAL + 2:
+            if flick and c.wall_jumps and JUMP_FORWARD <= p.action <= FALL_AERIAL + 2:
                 p.self_vx_air, p.self_vy, p.fastfall, p.facing = 0, 0, 0, side
                 set_action(p, h, WALL_TECH_JUMP)       # Melee has no id of its own for it
 
@@ -279,7 +279,7 @@ def catch_ledge(p, h, c, s):
     below = p.y - height
     if not able or h.ledge_cooldown > 0 or h.stick_y <= -.6 or below >= -2 or h.air_frames <= 1:
         return
-    reach = TETHER_REACH if action == HOOKSHOT and p.character == LINK and 10 <= h.action_frames <= 17 else 0
+    reach = TETHER_REACH if action == HOOKSHOT and p.character == LINK and 10 <= h.action_frames <= 24 else 0
     for side in (-1, 1):
         corner = s.floor_right[0] * side
         outside = (p.x - corner) * side

@@ -63,7 +63,7 @@ def test_lasers_are_shielded_and_reflected_by_shine():
     match.step(p2=dict(main_y=-1))
     for index in range(60):
         match.step(p1=dict(buttons=game.BUTTON_B if index == 0 else 0), p2=dict(main_y=-1, buttons=game.BUTTON_B))
-    assert match.players[1]["percent"] == 0 and match.players[0]["percent"] == 3
+    assert match.players[1]["percent"] == 0 and match.players[0]["percent"] == 4.5
 
 
 def test_a_late_digital_shield_is_a_power_shield():
@@ -75,7 +75,7 @@ def test_a_late_digital_shield_is_a_power_shield():
         match.step()
     match.step(p2=dict(buttons=game.BUTTON_R, r=1), frames=3)
     match.step(frames=40)
-    assert match.players["percent"].tolist() == [3, 0]  # sent back
+    assert match.players["percent"].tolist() == [1.5, 0]  # sent back, half as strong
 
 
 def test_shadow_ball_grows_with_charge():

@@ -109,14 +109,30 @@ def test_counter_turns_a_blow_into_one_of_his_own():
     assert match.players["percent"][1] == 0 and match.players["percent"][0] == pytest.approx(7)
 
 
-def test_falcon_dive_bounces_off_its_victim_and_is_free_again():
-    for character in (FALCON, GANONDORF):
-        match = duel(character, FOX, distance=6)
-        special(match, main_y=1.)
-        assert wait(match, 40, hurt(1)) > 0 and match.players["action"][0] == game.characters.DIVE_HIT
-        assert match.players["self_vy"][0] > 0
-        wait(match, 70, lambda m: m.players["action"][0] not in (game.characters.DIVE_HIT,))
-        assert match.players["action"][0] in (game.FALL, game.LANDING)
+@pytest.mark.parametrize("character, blows, throw, frames, height", [
+    (FALCON, [5], 12, 16 + 3, 40), (GANONDORF, [1, .91, .91, .91], 15, 16 + 4 * 2, 44.5)])
+def test_falcon_dive_holds_strikes_throws_off_and_rises_again(character, blows, throw, frames, height):
+    match = duel(character, FOX, distance=6)
+    special(match, main_y=1.)
+    assert wait(match, 40, lambda m: m.players["action"][0] == game.characters.DIVE_HOLD) > 0
+    assert match.players["action"][1] == game.CAUGHT_IN_DIVE and match.players["percent"][1] == 0
+    seen = [0.]
+    held = 0
+    while match.players["action"][0] == game.characters.DIVE_HOLD:
+        assert held == 0 or match.players["x"][1] == match.players["x"][0]
+        match.step()
+        held += 1
+        if match.players["percent"][1] > seen[-1]:
+            seen.append(float(match.players["percent"][1]))
+    assert held == pytest.approx(frames, abs=1)
+    assert np.diff(seen) == pytest.approx(blows + [throw * .91], abs=.01)
+    assert match.players["action"][0] == game.characters.DIVE_HIT and match.players["kb_vx"][1] > 0
+    tops = [float(match.players["y"][0])]
+    while match.players["action"][0] == game.characters.DIVE_HIT:
+        match.step()
+        tops.append(float(match.players["y"][0]))
+    assert len(tops) == pytest.approx(60, abs=2) and max(tops) == pytest.approx(height, abs=1)
+    assert match.players["action"][0] in (game.FALL, game.LANDING) and match.players["jumps"][0] == 0
 
 
 @pytest.mark.parametrize("character, damage", [(FALCON, 7), (GANONDORF, 17)])
@@ -351,7 +367,7 @@ def test_wizards_foot_on_the_ground_and_in_the_air(airborne, action):
 # Link
 # ---------------------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("held, damage, distance, hits", [(1, 5, 35, True), (1, 5, 90, False), (95, 18, 90, True)])
+@pytest.mark.parametrize("held, damage, distance, hits", [(1, 5, 30, True), (1, 5, 90, False), (95, 18, 90, True)])
 def test_arrows_fly_farther_and_hurt_more_when_drawn(held, damage, distance, hits):
     match = duel(LINK, MARTH, distance=distance)
     for _ in range(held):
@@ -378,17 +394,28 @@ def test_the_boomerang_flies_out_and_back_into_the_hand():
     assert abs(path[-1] - match.players["x"][0]) < game.characters.BOOMERANG_CATCH + 3 and len(path) < 150
 
 
-def test_the_boomerang_hits_going_and_coming_and_there_is_only_one():
-    match = duel(LINK, FOX, distance=60)
-    special(match, main_x=1.)
+@pytest.mark.parametrize("distance, damage", [(50, 6), (22, 15)])
+def test_the_boomerang_turns_back_where_it_hits_and_strikes_once(distance, damage):
+    match = duel(LINK, FOX, distance=distance)
+    special(match, main_x=.7)
+    far = -100.
     for _ in range(160):
-        match.players["action"][1], match.players["x"][1], match.players["y"][1] = game.WAIT, 10, .0001
-        match.players["airborne"][1], match.players["hitlag"][1] = 0, 0
+        match.place(1, distance / 2)
         match.step(p1=dict(main_x=1., buttons=B * (int(match.frames["frame_id"][0]) % 2)))
-        assert len(present_items(match, game.BOOMERANG)) <= 1
-        if match.players["percent"][1] > 6.5:
+        flying = present_items(match, game.BOOMERANG)
+        assert len(flying) <= 1                        # one at a time
+        far = max(far, float(flying["x"][0]) if len(flying) else far)
+        if not len(flying) and far > -100:
             break
-    assert match.players["percent"][1] == pytest.approx(6 + 3 * .91, abs=.3)
+    assert far < distance / 2 + 5 and match.players["percent"][1] == pytest.approx(damage)
+
+
+def test_a_missed_boomerang_strikes_weakly_coming_back():
+    match = duel(LINK, FOX, distance=150)
+    special(match, main_x=.7)
+    assert wait(match, 120, lambda m: (present_items(m, game.BOOMERANG)["state"] == 2).any()) > 0
+    match.place(1, -40)
+    assert wait(match, 100, hurt(1)) > 0 and match.players["percent"][1] == pytest.approx(3)
 
 
 def pull_bomb(match):
@@ -456,7 +483,7 @@ def test_dins_fire_is_steered_and_explodes_after_letting_go():
             match.step(p1=dict(buttons=B, main_x=1. if match.players["action"][0] < 341 else 0,
                                main_y=stick if match.players["action"][0] == 344 else 0))
         heights.append(float(present_items(match, game.DINS_FIRE)["y"][0]))
-    assert heights[0] > heights[1] + 10
+    assert heights[0] > heights[1] + 4
     frames = wait(match, 60, lambda m: len(present_items(m, game.DINS_EXPLOSION)))
     assert frames == pytest.approx(game.characters.DINS_DELAY, abs=2)
     fire = present_items(match, game.DINS_EXPLOSION)[0]
@@ -1096,3 +1123,154 @@ def test_random_games_stay_sane():
 @pytest.mark.slow
 def test_a_thousand_random_games_of_ten_minutes():
     assert check_random_games(1000, 36_000, seed=6) >= 1000
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Public figures
+# ---------------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("drawn, speed, damage", [(0, 1.3, 5), (60, 5.0, 18)])
+def test_an_arrows_speed_damage_and_life(drawn, speed, damage):
+    match = duel(LINK, FOX, distance=170)
+    special(match)
+    wait(match, 20, lambda m: m.players["action"][0] == 345, p1=dict(buttons=B))
+    assert wait(match, 90, lambda m: len(present_items(m, game.ARROW)), p1=dict(buttons=B if drawn else 0)) > 0
+    arrow = present_items(match, game.ARROW)[0]
+    assert arrow["vx"] == pytest.approx(speed, abs=.15) and arrow["damage"] == pytest.approx(damage, abs=1)
+    assert arrow["timer"] == 60
+    low = float(arrow["vy"])
+    match.step()
+    assert present_items(match, game.ARROW)["vy"][0] == pytest.approx(low - .053, abs=1e-3)
+
+
+@pytest.mark.parametrize("stick, speed, life", [(.7, 2.4, 140), (1., 3.1, 170)])
+def test_the_boomerang_flung_by_a_smash_is_faster_and_lasts_longer(stick, speed, life):
+    match = duel(LINK, FOX, distance=170)
+    special(match, main_x=stick)
+    assert wait(match, 40, lambda m: len(present_items(m, game.BOOMERANG))) > 0
+    thrown = present_items(match, game.BOOMERANG)[0].copy()
+    assert thrown["vx"] == pytest.approx(speed, abs=.05) and thrown["timer"] == pytest.approx(life, abs=1)
+    match.step()
+    assert present_items(match, game.BOOMERANG)["vx"][0] == pytest.approx(float(thrown["vx"]) - .047, abs=1e-3)
+
+
+def test_dins_fire_gains_speed_and_its_blast_grows():
+    match = duel(ZELDA, FOX, distance=160)
+    special(match, main_x=1.)
+    held = dict(buttons=B)
+    assert wait(match, 30, lambda m: m.players["action"][0] == 344, p1=held) > 0
+    match.step(p1=held)
+    first = float(present_items(match, game.DINS_FIRE)["vx"][0])
+    match.step(p1=held, frames=10)
+    fire = present_items(match, game.DINS_FIRE)[0]
+    assert fire["vx"] == pytest.approx(first + 10 * .06, abs=.01)
+    damages = [game.items.item_damage(at_charge(fire, charge), game.TABLES.projectiles[game.DINS_EXPLOSION])
+               for charge in (0, 30, 60)]
+    assert damages == [3, 8, 13]
+
+
+def at_charge(fire, charge):
+    blast = np.zeros(1, fire.dtype).view(np.recarray)
+    blast["type"], blast["charge"] = game.DINS_EXPLOSION, charge
+    return blast[0]
+
+
+def test_nayrus_love_cannot_be_touched_and_delays_the_fall():
+    match = duel(ZELDA, FOX)
+    match.place(0, -50, y=60, airborne=True)
+    match.players["self_vy"][0] = -1
+    special(match)
+    untouchable = []
+    for _ in range(12):
+        untouchable.append(int(match.players["hurtbox"][0] == 2))
+        match.step()
+    assert sum(untouchable) == 8 and match.players["self_vy"][0] > -.3
+
+
+@pytest.mark.parametrize("length, speed", [(1., 4.2), (.5, 3.1)])
+def test_farores_wind_goes_as_fast_as_the_stick_is_far(length, speed):
+    match = duel(ZELDA)
+    match.place(0, -40, y=40, airborne=True)
+    special(match, main_y=1.)
+    assert wait(match, 80, lambda m: m.players["action"][0] == 353, p1=dict(main_x=length)) > 0
+    match.step()
+    assert match.players["self_vx_air"][0] == pytest.approx(speed, abs=.15)
+    assert wait(match, 40, lambda m: m.players["action"][0] == 354) == pytest.approx(19, abs=1)
+    before = float(match.players["self_vx_air"][0])
+    assert 0 < before < .25 * speed                    # a fifth is left, and fades
+
+
+def test_the_bombs_damage_depends_on_how_it_is_thrown():
+    assert game.characters.BOMB_THROWS.tolist() == [6, 6, 7, 8, 1]
+    for action, damage in ((game.ITEM_THROW + 2, 7), (game.ITEM_THROW + 3, 8), (game.ITEM_DROP, 1)):
+        match = duel(LINK)
+        match.players["action"][0] = action
+        game.items.release_bomb(match.frames[0]["items"][0], match.players_record(0))
+        assert match.frames["items"]["damage"][0, 0] == damage
+
+
+@pytest.mark.parametrize("held, damage", [(1, 7), (29, 12), (57, 17), (84, 22)])
+def test_shield_breaker_gains_by_loops_of_its_charge(held, damage):
+    match = duel(MARTH, FOX, distance=22)
+    special(match)
+    assert wait(match, 40, lambda m: m.players["action"][0] == 342, p1=dict(buttons=B)) > 0
+    match.step(p1=dict(buttons=B), frames=held)
+    assert wait(match, 60, hurt(1)) > 0 and match.players["percent"][1] == pytest.approx(damage)
+
+
+def test_only_the_first_sword_dance_of_an_airtime_lifts():
+    match = duel(MARTH)
+    match.place(0, -50, y=70, airborne=True)
+    match.players["self_vy"][0] = -1
+    special(match, main_x=1.)
+    assert match.players["self_vy"][0] > .8
+    wait(match, 70, lambda m: m.players["action"][0] == game.FALL)
+    special(match, main_x=1.)
+    assert match.players["action"][0] == 358 and match.players["self_vy"][0] <= 0
+
+
+@pytest.mark.parametrize("character, jump, drift, double", [(LINK, 2.5, 1.0, .88), (ZELDA, 2.1, .7, .86),
+                                                           (GANONDORF, 2.6, .9, .95)])
+def test_jumps_of_link_zelda_and_ganondorf(character, jump, drift, double):
+    match = duel(character)
+    match.step(p1=dict(buttons=X))
+    assert wait(match, 12, lambda m: m.players["airborne"][0], p1=dict(buttons=X)) > 0
+    row = game.TABLES.characters[character]
+    assert match.players["self_vy"][0] == pytest.approx(jump, abs=.12)
+    assert row["jump_drift"] == pytest.approx(drift) and row["double_jump"] == pytest.approx(double)
+
+
+def test_a_shield_shrinks_with_health_and_with_the_press():
+    match = Game(FOX, FOX)
+    c = game.TABLES.characters[FOX]
+    radii = []
+    for health, trigger in ((60, .3), (60, 1.), (0, 1.)):
+        match.players["shield"][0] = health
+        match.hidden["players"]["trigger"][0, 0] = trigger
+        radii.append(game.combat.shield_bubble(match.players_record(0), match.secret_record(0), c)[0])
+    assert radii == pytest.approx([13.8, 13.8 * (.15 + .85 * .5), 13.8 * .15], abs=.02)
+
+
+@pytest.mark.parametrize("character, speed", [(FOX, 3.3), (FALCON, 2.7), (GANONDORF, 3.4), (ZELDA, 2.4)])
+def test_a_broken_shield_throws_each_at_a_speed_of_his_own(character, speed):
+    match = Game(character, FOX)
+    game.combat.break_shield(match.players_record(0), match.secret_record(0))
+    assert match.players["self_vy"][0] == pytest.approx(speed)
+
+
+@pytest.mark.parametrize("character, across, up", [(FOX, 1.1, 4.0), (FALCON, 1.0, 3.3), (FALCO, 1.0, 3.9)])
+def test_jumps_from_the_ledge(character, across, up):
+    row = game.TABLES.characters[character]
+    assert row["ledge_jump"].tolist() == pytest.approx([across, up])
+
+
+def test_sausages_fly_in_five_ways():
+    speeds = set()
+    for seed in range(24):
+        match = duel(GAMEANDWATCH, FOX, distance=170)
+        match.hidden["seed"] = seed
+        special(match)
+        assert wait(match, 40, lambda m: len(present_items(m, game.SAUSAGE))) > 0
+        sausage = present_items(match, game.SAUSAGE)[0]
+        speeds.add((round(float(sausage["vx"]), 2), round(float(sausage["vy"]), 2)))
+    assert speeds <= {(round(1 - .2 * way, 2), round(1 + .1 * way, 2)) for way in range(5)} and len(speeds) > 2
