@@ -61,7 +61,9 @@ def ground_inputs(p, h, c, on_platform):
     action, frames = p.action, h.action_frames
     if p.character == MARTH and sword_dance(p, h, c):
         return
-    if action == WAIT or action == TEETER or action == TEETER_WAIT or action == CROUCH_END:
+    if action == CROUCH_END:
+        start_from_stand(p, h, c, False, True)
+    elif action == WAIT or action == TEETER or action == TEETER_WAIT:
         start_from_stand(p, h, c, True, True)
     elif action == LANDING:
         if frames >= c.landing:
