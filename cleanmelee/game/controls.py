@@ -16,7 +16,7 @@ from cleanmelee.game.starts import (
 
 
 ROLL_X = .695                                          # how far the stick must be out, to roll
-DASH_BACK_FROM, RUN_ON_FRAMES = 4, 8                   # a dash from a stand turns from there; a run out of a turn goes on
+DASH_BACK_FROM, RUN_ON_FRAMES = 4, 8                   # frames until a dash can turn; in which a run goes on
 SHIELD_KEEPS = .25                                     # of a dash's speed
 TURN_DASH_X = .93                                      # how far a slow turn's stick must get in two frames to dash: UCF
 SHINE_FRAMES, OIL_PANIC_FRAMES = 18, 49                # the shortest shine, the shortest bucket
