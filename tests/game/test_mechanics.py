@@ -209,7 +209,7 @@ def test_fast_fall_after_a_hit(action, in_hitstun, falls_fast):
 
 @pytest.mark.parametrize("touches", [True, False])
 def test_wall_jump_wants_a_wall_that_is_touched(touches):
-    match = flying(FALCON, x=88 if touches else 90, y=-12, self_vx_air=-1.0 * touches, self_vy=-1.0, facing=-1)
+    match = flying(FALCON, x=88, y=-12, self_vx_air=-1.0 * touches, self_vy=-1.0, facing=-1)
     match.hidden["players"]["ledge_cooldown"][0, 0] = 30
     match.step(dict(main_x=1.0))
     assert (match.players["action"][0] == game.WALL_TECH_JUMP) == touches
@@ -231,6 +231,7 @@ def test_each_wall_jump_is_weaker_until_landing():
         heights.append(float(match.players["self_vy"][0]) + ROW[FALCO]["gravity"])
     assert heights[0] == pytest.approx(3.6, abs=1e-3) and heights[1] == pytest.approx(.9 * 3.6, abs=1e-3)
     match.place(0, 0, 5, airborne=True)
+    match.players["self_vy"][0] = 0
     match.step(frames=30)
     assert match.secret_record(0)["wall_jumps"] == 0
 
@@ -274,6 +275,10 @@ def test_fountains_floor_rises_toward_its_ends():
 
 
 def test_stick_held_since_before_hanging_does_not_leave_the_ledge():
+    match = on_the_ledge()
+    match.step(dict(main_x=1.0), frames=20)
+    match.step(dict(main_x=.7, main_y=-.7))            # a flick of one axis, the other still held
+    assert match.players["action"][0] == game.LEDGE_HANG
     for pad in (dict(main_x=1.0), dict(main_y=-1.0)):  # toward, down
         match = on_the_ledge()
         match.step(pad, frames=20)
