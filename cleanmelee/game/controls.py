@@ -16,7 +16,7 @@ from cleanmelee.game.starts import (
 
 
 ROLL_X = .695                                          # how far the stick must be out, to roll
-DASH_BACK_FROM, RUN_ON_FRAMES = 4, 8                   # a dash turns from there; a run out of a turn goes on
+DASH_BACK_FROM, RUN_ON_FRAMES = 4, 8                   # frames until a dash can turn; in which a run goes on
 SHIELD_KEEPS = .25                                     # of a dash's speed
 TURN_DASH_X = .93                                      # how far a slow turn's stick must get in two frames to dash: UCF
 SHINE_FRAMES = 18                                      # the shortest shine
@@ -79,7 +79,9 @@ def ground_inputs(p, h, c, on_platform):
     action, frames = p.action, h.action_frames
     if p.character == MARTH and sword_dance(p, h, c):
         return
-    if action == WAIT or action == TEETER or action == TEETER_WAIT or action == CROUCH_END:
+    if action == CROUCH_END:
+        start_from_stand(p, h, c, False, True)
+    elif action == WAIT or action == TEETER or action == TEETER_WAIT:
         start_from_stand(p, h, c, True, True)
     elif action == LANDING:
         if frames >= c.landing:

@@ -193,7 +193,7 @@ def start_from_stand(p, h, c, may_turn, may_move):
         set_action(p, h, TURN)
     elif may_move and h.stick_y <= CROUCH_Y and -h.stick_y > abs(h.stick_x):
         set_action(p, h, CROUCH_START)
-    elif may_move and abs(h.stick_x) >= WALK_X:
+    elif may_move and h.stick_x * p.facing >= WALK_X:
         start_walk(p, h, c)
     else:
         return False

@@ -114,6 +114,209 @@ def test_moonwalk_dashes_backward():
     assert match.players["self_vx_ground"][0] < -.2
 
 
+def test_shield_out_of_a_dash_keeps_a_quarter_of_the_speed():
+    match = settled()
+    match.step(dict(main_x=1.0), frames=4)
+    before = float(match.players["self_vx_ground"][0])
+    match.step(dict(main_x=1.0, **SHIELD))
+    assert match.players["action"][0] == game.SHIELD_REFLECT
+    assert match.players["self_vx_ground"][0] == pytest.approx(.25 * before - ROW[FOX]["friction"], abs=1e-4)
+
+
+@pytest.mark.parametrize("character", [FOX, FALCON])
+def test_dash_begun_while_moving_forward_has_the_dash_speed(character):
+    match = settled(character)
+    match.players["self_vx_ground"][0] = .6
+    match.step(dict(main_x=1.0))
+    assert match.players["self_vx_ground"][0] == pytest.approx(ROW[character]["dash_speed"], abs=1e-4)
+
+
+@pytest.mark.parametrize("pad, action", [(dict(main_x=-1.0, buttons=game.BUTTON_X), game.TURN),
+                                         (dict(main_x=1.0, buttons=game.BUTTON_X | game.BUTTON_Z), game.GRAB_DASH)])
+def test_dash_back_and_grab_go_before_a_jump_of_the_same_frame(pad, action):
+    match = settled()
+    match.step(dict(main_x=1.0), frames=6)
+    assert match.step(pad)["action"][0] == action
+
+
+def test_dash_from_a_stand_turns_back_from_its_fifth_frame_on():
+    match = settled()
+    match.step(dict(main_x=1.0), frames=3)
+    assert match.step(dict(main_x=-1.0))["action"][0] == game.DASH and match.players["facing"][0] == 1
+    assert match.step(dict(main_x=-1.0))["action"][0] == game.TURN
+
+
+def test_dash_out_of_a_turn_turns_back_at_once():
+    match = settled()
+    match.step(dict(main_x=-1.0), frames=2)
+    assert match.players["action"][0] == game.DASH and match.players["facing"][0] == -1
+    assert match.step(dict(main_x=1.0))["action"][0] == game.TURN
+
+
+def test_captain_falcons_dash_lasts_28_frames():
+    match = settled(FALCON)
+    match.step(dict(main_x=1.0))
+    frames = 1
+    while match.step()["action"][0] == game.DASH:
+        frames += 1
+    assert frames == 28
+
+
+@pytest.mark.parametrize("character, waits_on, length", [(MARTH, 9, 30), (MEWTWO, 20, 36)])
+def test_running_turn_waits_until_the_speed_has_changed_its_sign(character, waits_on, length):
+    match = settled(character, x=-40)
+    match.step(dict(main_x=1.0), frames=40)
+    match.step(dict(main_x=-1.0))
+    assert match.players["action"][0] == game.TURN_RUN
+    match.players["self_vx_ground"][0] = 3.0           # far from standing still
+    match.step(frames=waits_on + 5)
+    assert match.players["state_age"][0] == waits_on and match.players["facing"][0] == 1
+    match.players["self_vx_ground"][0] = 0
+    match.step()
+    assert match.players["state_age"][0] == waits_on and match.players["facing"][0] == -1
+    frames = 0
+    while match.step()["action"][0] == game.TURN_RUN:
+        frames += 1
+    assert frames == length - 1 - waits_on
+
+
+def test_crouch_end_can_walk_and_cannot_turn():
+    for x, action in ((.5, game.WALK_SLOW), (-.5, game.CROUCH_END)):
+        match = settled()
+        match.step(dict(main_y=-1.0), frames=12)
+        assert match.step()["action"][0] == game.CROUCH_END
+        assert match.step(dict(main_x=x))["action"][0] == action
+
+
+def test_flick_that_drops_through_a_platform_does_not_fast_fall():
+    match = settled(stage=BATTLEFIELD, x=-39)
+    match.place(0, -39, 27.2001)
+    match.step(SHIELD, frames=8)
+    match.step(dict(main_x=.7, main_y=-.7, **SHIELD))
+    assert match.players["action"][0] == game.PLATFORM_DROP
+    match.step(dict(main_x=.7, main_y=-.7), frames=2)
+    assert not match.players["fastfall"][0]
+    match.step()
+    assert match.step(dict(main_y=-1.0))["fastfall"][0] == 1
+
+
+@pytest.mark.parametrize("action, in_hitstun, falls_fast", [
+    (game.TUMBLE, 0, True), (game.DAMAGE_AIR, 0, True), (game.DAMAGE_AIR, 1, False)])
+def test_fast_fall_after_a_hit(action, in_hitstun, falls_fast):
+    match = flying(action=action, in_hitstun=in_hitstun, hitstun=20 * in_hitstun, self_vy=-1.0)
+    assert match.step(dict(main_y=-1.0))["fastfall"][0] == falls_fast
+
+
+@pytest.mark.parametrize("touches", [True, False])
+def test_wall_jump_wants_a_wall_that_is_touched(touches):
+    match = flying(FALCON, x=88, y=-12, self_vx_air=-1.0 * touches, self_vy=-1.0, facing=-1)
+    match.hidden["players"]["ledge_cooldown"][0, 0] = 30
+    match.step(dict(main_x=1.0))
+    assert (match.players["action"][0] == game.WALL_TECH_JUMP) == touches
+    match.step(frames=5)
+    assert (match.players["self_vy"][0] > 2.9) == touches
+
+
+def test_each_wall_jump_is_weaker_until_landing():
+    heights = []
+    match = flying(FALCO, x=88, y=-12, facing=-1)
+    for _ in range(2):
+        match.step()                                   # the stick's flick must be a fresh one
+        match.place(0, 88, -12, airborne=True, facing=-1)
+        match.players["self_vx_air"][0], match.players["self_vy"][0] = -1, -1
+        match.hidden["players"]["ledge_cooldown"][0, 0] = 30
+        match.step(dict(main_x=1.0))
+        assert match.players["action"][0] == game.WALL_TECH_JUMP
+        match.step(frames=5)
+        heights.append(float(match.players["self_vy"][0]) + ROW[FALCO]["gravity"])
+    assert heights[0] == pytest.approx(3.6, abs=1e-3) and heights[1] == pytest.approx(.9 * 3.6, abs=1e-3)
+    match.place(0, 0, 5, airborne=True)
+    match.players["self_vy"][0] = 0
+    match.step(frames=30)
+    assert match.secret_record(0)["wall_jumps"] == 0
+
+
+@pytest.mark.parametrize("character, lag, free_from", [(MEWTWO, -30, 4), (game.GAMEANDWATCH, -40, 6), (FOX, -18, 3),
+                                                       (MARTH, 34, 34)])
+def test_landing_from_a_helpless_fall_takes_each_characters_own_time(character, lag, free_from):
+    lengths = []
+    for pad in ({}, dict(main_x=1.0)):
+        match = Game(character)
+        match.place(0, 0, 1, airborne=True, facing=1)
+        match.players["action"][0], match.players["self_vy"][0] = game.FALL_SPECIAL, -2
+        match.hidden["players"]["landing_lag"][0, 0], match.hidden["players"]["air_frames"][0, 0] = lag, 2
+        assert match.step()["action"][0] == game.LANDING_SPECIAL
+        frames = 1
+        while match.step(pad)["action"][0] == game.LANDING_SPECIAL:
+            frames += 1
+        lengths.append(frames)
+    assert lengths == [abs(lag), free_from]
+
+
+def test_falco_lands_out_of_his_side_special_for_20_frames():
+    match = flying(FALCO, y=1, action=352, self_vy=-2.0)
+    match.hidden["players"]["action_frames"][0, 0], match.hidden["players"]["air_frames"][0, 0] = 20, 2
+    assert match.step()["action"][0] == game.LANDING_SPECIAL
+    frames = 1
+    while match.step()["action"][0] == game.LANDING_SPECIAL:
+        frames += 1
+    assert frames == 20
+
+
+def test_fountains_floor_rises_toward_its_ends():
+    match = settled(stage=FOUNTAIN, x=45)
+    match.step(dict(main_x=1.0), frames=2)
+    x = float(match.players["x"][0])
+    while x < 52.5:
+        x = float(match.step(dict(main_x=1.0))["x"][0])
+    assert match.players["y"][0] == pytest.approx(.003 + .2671 * (x - 51.261), abs=.005)
+    match.step(dict(main_x=1.0), frames=2)
+    assert match.players["y"][0] == pytest.approx(.624, abs=.005)
+
+
+def test_stick_held_since_before_hanging_does_not_leave_the_ledge():
+    match = on_the_ledge()
+    match.step(dict(main_x=1.0), frames=20)
+    match.step(dict(main_x=.7, main_y=-.7))            # a flick of one axis, the other still held
+    assert match.players["action"][0] == game.LEDGE_HANG
+    for pad in (dict(main_x=1.0), dict(main_y=-1.0)):  # toward, down
+        match = on_the_ledge()
+        match.step(pad, frames=20)
+        assert match.players["action"][0] == game.LEDGE_HANG
+        match.step()
+        assert match.step(pad)["action"][0] != game.LEDGE_HANG
+
+
+def test_hanging_acts_on_its_first_frame():
+    match = on_the_ledge()
+    match.step(frames=6)
+    assert match.players["action"][0] == game.LEDGE_CATCH
+    assert match.step(dict(buttons=game.BUTTON_X))["action"][0] == game.LEDGE_JUMP
+
+
+def test_level_flight_does_not_catch_the_ledge():
+    match = flying(x=-90, y=-14, action=game.FALL, facing=1, self_vy=float(ROW[FOX]["gravity"]))
+    assert match.step()["action"][0] == game.FALL
+    assert match.step()["action"][0] == game.LEDGE_CATCH
+
+
+def test_platform_of_light_is_left_when_the_way_down_ends():
+    match = flying(y=46, action=game.REBIRTH, self_vy=-1.15)
+    match.hidden["players"]["action_frames"][0, 0] = 59
+    match.step(dict(main_x=1.0))
+    assert match.players["action"][0] == game.FALL
+    assert match.players["y"][0] == pytest.approx(46 - ROW[FOX]["gravity"], abs=1e-4)
+
+
+def test_shield_that_slides_off_an_edge_misses_its_foot():
+    match = settled(stage=BATTLEFIELD, x=-21)
+    match.place(0, -21, 27.2001)
+    match.step(SHIELD, frames=8)
+    match.players["kb_vx"][0] = 2.0
+    match.step(SHIELD)
+    assert match.players["action"][0] == 251 and match.players["airborne"][0]
+
+
 def test_a_in_a_dash_with_a_resting_stick_is_the_dash_attack():
     match = settled()
     match.step(dict(main_x=1.0), frames=4)
