@@ -131,7 +131,7 @@ def measure_feet(player, feet):
         in_air = in_air + 1 if airborne[t] else 0
         landed = in_air >= FEET_LOCKED and not airborne[t + 1] and not player["hitlag"][t] + player["hitlag"][t + 1]
         character, action = player["character"][t], player["action"][t]
-        if not landed or character not in game.CHARACTERS.values() or action < 14 or 219 <= action <= 243:
+        if not landed or character not in game.CHARACTERS.values() or action < 14 or 239 <= action <= 243:
             continue
         if 252 <= action <= 263 or player["action"][t + 1] == 12 or 252 <= player["action"][t + 1] <= 263:
             continue
