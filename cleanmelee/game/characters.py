@@ -18,13 +18,13 @@ ATTRIBUTE_ROWS = {
     # walk             dash and run                           jumps                                 air
     FOX: ((.1, .2, 1.6, .08), (1.9, .1, .02, 2.2, 11, 21, 5, 3), (.72, .83, 1.7, 3.68, 2.1, 1.2, .9),
         (.23, 2.8, 3.4, .06, .02, .83, .02, 75, 4, 11)),
-    CAPTAIN_FALCON: ((.1, .15, .85, .08), (2.0, .15, .01, 2.3, 15, 21, 7, 4), (.95, .75, 2.1, 3.1, 1.9, .9, .9),
+    CAPTAIN_FALCON: ((.1, .15, .85, .08), (2.0, .15, .01, 2.3, 15, 28, 7, 4), (.95, .75, 2.1, 3.1, 1.9, .9, .9),
         (.13, 2.9, 3.5, .04, .02, 1.12, .01, 104, 4, 16)),
     LINK: ((.1, .1, 1.2, .1), (1.3, .1, .02, 1.3, 12, 27, 5, 6), (.8, .8, 1.4, 2.2, 1.5, 1.0, 1.0),
         (.11, 2.13, 3.0, .04, .02, 1.0, .005, 104, 4, 14)),
     SHEIK: ((.1, .2, 1.2, .08), (1.7, .1, .02, 1.8, 7, 21, 5, 3), (.8, .8, 1.4, 2.8, 2.14, 1.1, 1.0),
         (.12, 2.13, 3.0, .04, .02, .8, .04, 90, 4, 12)),
-    MEWTWO: ((.1, .3, 1.0, .04), (1.4, 0, .1, 1.4, 18, 29, 5, 5), (.9, .7, 1.4, 2.3, 1.4, 0, .95),
+    MEWTWO: ((.1, .3, 1.0, .04), (1.4, 0, .1, 1.4, 18, 29, 5, 5), (.9, .7, 1.4, 2.3, 1.4, 0, .9),
         (.082, 1.5, 2.3, .03, .02, 1.2, .016, 85, 4, 17)),
     MARTH: ((0, .15, 1.6, .06), (1.5, .06, 0, 1.8, 15, 27, 5, 4), (1.0, .8, 1.2, 2.4, 1.5, .88, 1.0),
         (.085, 2.2, 2.5, .03, .02, .9, .005, 87, 4, 15)),
@@ -32,7 +32,7 @@ ATTRIBUTE_ROWS = {
         (.073, 1.4, 1.85, .03, .018, .95, .005, 90, 4, 15)),
     FALCO: ((.1, .2, 1.4, .08), (1.9, .1, .02, 1.5, 11, 21, 5, 5), (.7, 1.0, 1.7, 4.1, 1.9, .94, .94),
         (.17, 3.1, 3.5, .05, .02, .83, .02, 80, 4, 14)),
-    GAMEANDWATCH: ((.1, .1, 1.1, .06), (1.5, .06, .02, 1.5, 8, 25, 5, 4), (1.0, .8, 1.5, 2.3, 1.4, 1.0, .95),
+    GAMEANDWATCH: ((.1, .1, 1.1, .06), (1.5, .06, .02, 1.5, 8, 25, 5, 4), (1.0, .8, 1.5, 2.3, 1.4, 1.0, .9),
         (.095, 1.7, 2.3, .03, .02, 1.0, .016, 60, 4, 12)),
     GANONDORF: ((0, .08, .73, .07), (1.3, .08, .03, 1.35, 14, 27, 8, 6), (.9, .6, 1.5, 2.6, 2.0, .95, .9),
         (.13, 2.0, 2.6, .04, .02, .78, .02, 109, 5, 17)),
@@ -43,9 +43,15 @@ LEDGE_BOX = {  # top of the box that reaches for the ledge, and the upward speed
     GAMEANDWATCH: (-9.5, 2.8)}
 UP_LAUNCH = {  # up specials aimed by the stick, measured but for Zelda's:
     # (wait on the ground, wait in the air, flight), frames, speed, first slower frame, slower by, speed kept at the end
-    FOX: ((353, 354, 356), 30, 3.8, 6, .1, 1.0), FALCO: ((353, 354, 356), 22, 4.2, 3, .17, 1.0),
-    MEWTWO: ((353, 356, 357), 10, 5.0, 99, 0, .2), SHEIK: ((355, 358, 359), 10, 4.5, 99, 0, .12),
+    FOX: ((353, 354, 356), 30, 3.8, 5, .1, 1.0), FALCO: ((353, 354, 356), 22, 4.2, 3, .17, 1.0),
+    MEWTWO: ((353, 356, 357), 10, 3.0, 99, 0, .2), SHEIK: ((355, 358, 359), 20, 1.0, 99, 0, .3),
     ZELDA: ((349, 352, 353), 20, 4.5, 99, 0, .12)}
+LAUNCH_BY_STICK = {MEWTWO: 2.0, SHEIK: 1.0}            # what a full stick adds to that speed; measured
+LAUNCH_ALONG = {FOX: 355, FALCO: 355}                  # the flight along the floor, if the stick does not point up
+LAUNCH_STARTS = {  # the start in the air: share of the speed kept across and upward, rise given, gravity, fall at most,
+    MEWTWO: (.5, .5, 0, .04, .75, 0), SHEIK: (1, 0, 3.5, .19, .25, 1)}  # whether the stick steers it; measured
+WARP_ENDS = {MEWTWO: 358, SHEIK: 360}                  # reappears: eight frames of slowing down, then falls
+WARP_CALM, WARP_SLOWS, WARP_DRIFT = 8, .9, .6          # those frames; what they leave of the rise; share of air_max
 GUESSED_SPECIALS = {  # (airborne, direction, action), where no replay shows them
     LINK: [(0, 1, 344), (1, 1, 347), (0, 2, 350), (1, 2, 353), (0, 3, 356), (1, 3, 357), (0, 4, 358), (1, 4, 359)],
     SHEIK: [(0, 4, 361), (1, 4, 363)],
@@ -58,8 +64,10 @@ HOLD_ROWS = {  # go on while B is held: (ground, air), what letting go leads to,
     LINK: ((345, 348), (346, 349), 60, 0), MARTH: ((342, 346), (343, 347), 110, 1),
     ZELDA: ((344, 347), (345, 348), 38, 0), SHEIK: ((350, 353), (351, 354), 120, 0),
     GAMEANDWATCH: ((375, 378), (-1, -1), 600, 0)}
+SHINES = (361, 362), (364, 364), (366, 367), (369, 369)  # of Fox and Falco: neither their start nor their end reflects
 GUARD_ROWS = {  # (first action, last action, what it does, first frame, last frame); public but for Teleport
-    FOX: [(360, 369, GUARD_REFLECT, 0, 999)], FALCO: [(360, 369, GUARD_REFLECT, 0, 999)],
+    FOX: [(first, last, GUARD_REFLECT, 0, 999) for first, last in SHINES], FALCO: [
+        (first, last, GUARD_REFLECT, 0, 999) for first, last in SHINES],
     MEWTWO: [(351, 352, GUARD_REFLECT, 11, 26), (354, 354, GUARD_DODGE, 0, 10), (357, 357, GUARD_DODGE, 0, 10)],
     ZELDA: [(341, 342, GUARD_REFLECT, 3, 40), (353, 353, GUARD_DODGE, 0, 20)],
     SHEIK: [(355, 355, GUARD_DODGE, 17, 35), (358, 358, GUARD_DODGE, 17, 35), (359, 359, GUARD_DODGE, 0, 20)],
@@ -71,18 +79,43 @@ JAB_ROWS = {  # A again: (action, what follows, from which frame); measured but 
     LINK: ((44, 45, 9), (45, 46, 9)), GAMEANDWATCH: ((341, 342, 8),)}
 RAPID_JABS = {GAMEANDWATCH: (343, 344)}                # the blows that go on while A is pressed, and their end
 SMASH_HOLD = {MEWTWO: (14, 2, 2)}                      # frame on which A holds forward, up and down smash; measured
+SPACE_LANDINGS = {  # Fox's and Falco's, see LANDS_AS
+    350: (347, -1), 351: (348, -1), 352: (43, 0), 354: (353, -1), 356: (357, 0), 358: (357, 14),
+    **{action: (action - 5, -1) for action in range(365, 370)}}
 HOVER_ROWS = {  # specials that hang in the air: (first action, last action, share of the speed kept when it begins, or
     # beyond 1 the speed itself, or -1 if it goes on; loss of speed, frames without gravity, gravity); all measured
     FOX: [(350, 350, 2 / 3, .05, 15, .0167), (352, 352, 2, .07, 5, .08), (354, 354, .8, .02, 15, .015),
           (365, 365, .5, .02, 999, 0), (366, 369, -1, .02, 1, .0267)],
     FALCO: [(350, 350, 2 / 3, .05, 15, .0167), (352, 352, 2, .07, 5, .08), (354, 354, .8, .02, 15, .016),
             (365, 365, .5, .02, 999, 0), (366, 369, -1, .02, 1, .0267)],
-    SHEIK: [(352, 352, 1, .04, 21, .12)]}
+    SHEIK: [(352, 352, 1, .04, 21, .12)],
+    MARTH: [(368, 368, 2 / 3, .005, 0, .085)]}
 STEERED_ROWS = {  # the specials in whose fall the stick counts; the others only lose speed
     FOX: [(344, 346), (358, 359)], FALCO: [(344, 346), (358, 359)], SHEIK: [(357, 360)],
     GAMEANDWATCH: [(341, 353), (374, 374)], LINK: [(360, 360)], ZELDA: [(351, 354)]}
-TURNED_RISE = (374, 2, 27)                             # Game & Watch's up special: action, first and last frame
-RISE_TURN, RISE_DEAD_ZONE = 30.0, .14                  # degrees by a full stick; what is not felt; measured
+RISE_ROWS = {  # up specials that the stick turns: actions, first frame of the rise, frame on which he faces the stick,
+    # degrees a unit of the stick beyond the dead zone, that zone, 1 if the widest tilt counts, not the last; measured
+    GAMEANDWATCH: ((373, 374), 2, 1, 30.0, .14, 0), MARTH: ((367, 368), 5, 5, 40.0, .5, 1)}
+RISE_FALLS = {MARTH: (.06, .4)}                        # after the rise: gravity, share of drift; measured
+DIVES = {CAPTAIN_FALCON: (353, 354)}                   # up specials that the stick steers beside their own motion;
+DIVE_SLOPE, DIVE_SPEED, DIVE_FACES = 1.1, .85, 12      # shares of air_slope and air_max, frame of facing it; measured
+LANDS_AS = {  # specials that meet the floor: what they go on as, from which frame, -1 from the same one; measured for
+    # Fox's, Falco's, Falcon's 348 to 354, Sheik's 346, 352, 360, Mewtwo's 347, Marth's 347 and 371, Game & Watch's 374
+    FOX: SPACE_LANDINGS, FALCO: SPACE_LANDINGS,
+    CAPTAIN_FALCON: {348: (347, -1), 351: (43, 0), 352: (43, 0), 353: (43, 0), 354: (43, 0), 359: (360, 0)},
+    SHEIK: {345: (341, -1), 346: (342, -1), 347: (343, -1), 352: (349, -1), 353: (350, -1), 354: (351, -1),
+            358: (355, -1), 359: (357, 0), 360: (43, 0)},
+    MEWTWO: {346: (341, -1), 347: (342, -1), 349: (344, -1), 350: (345, -1), 352: (351, -1), 354: (353, -1),
+             356: (353, -1), 357: (355, 0), 358: (43, 0)},
+    MARTH: {345: (341, -1), 346: (342, -1), 347: (343, -1), 348: (344, -1), 367: (43, 0), 368: (43, 0), 371: (369, -1),
+            372: (370, -1), **{action: (action - 9, -1) for action in range(358, 367)}},
+    GAMEANDWATCH: {354: (353, -1), 373: (43, 0), 374: (43, 0), 378: (375, -1), 379: (376, -1), 380: (377, -1),
+                   **{action: (action - 9, -1) for action in range(364, 373)}}}
+WALKS_OFF_AS = {  # specials on the ground that lose the floor: in the air as LANDS_AS backward, and these
+    FOX: {349: 29, 357: 35}, FALCO: {349: 29, 357: 35}}
+FAST_FALLS = {  # specials that can fast-fall; measured
+    FOX: (344, 345, 346, 358, 359), FALCO: (344, 345, 346, 358, 359), GAMEANDWATCH: (347, 348, 349, 350, 351, 352)}
+RESTORES_JUMP = {CAPTAIN_FALCON: 359, GANONDORF: 359}  # whose end gives the double jump back; measured with Falcon
 HELPLESS_FALL = {MARTH: (.4, 2.5)}                     # after the up special: share of drift, speed; else 1, fall_max
 HIT_ROWS = {  # what the attacker goes over to when he touches: Raptor Boost, Falcon Dive and their dark twins
     CAPTAIN_FALCON: {349: 350, 351: 352, 353: 356, 354: 356}, GANONDORF: {349: 350, 351: 352, 353: 356, 354: 356}}
@@ -92,7 +125,19 @@ FILLED_BUCKET = 3                                      # shots that Oil Panic ta
 GRAB_REACH = {  # how far in front the caught victim stands while pulled in, and while held
     FOX: (5.74, 8.28), CAPTAIN_FALCON: (8.19, 7.87), SHEIK: (7.4, 7.35), MEWTWO: (11.0, 11.98), MARTH: (16.41, 9.1),
     FALCO: (6.57, 9.49)}
-WALL_JUMPERS = (FOX, CAPTAIN_FALCON, SHEIK, FALCO)
+WALL_JUMPS = {  # speed off the wall; measured for Captain Falcon and Falco, guesses for the others
+    FOX: (1.4, 3.3), CAPTAIN_FALCON: (1.4, 3.1), SHEIK: (1.3, 2.8), FALCO: (1.3, 3.6)}
+BRAKE_FRAMES = {FOX: 18, CAPTAIN_FALCON: 28, MEWTWO: 30, MARTH: 26, FALCO: 18, GAMEANDWATCH: 30}  # of a run; measured
+RUN_TURNS = {MEWTWO: (20, 36)}                         # frame on which a running turn waits for the speed to change its
+RUN_TURN = 9, 30                                       # sign, and its length; measured for Marth too, else guesses
+LANDING_LAG_ROWS = {  # frames that a special's landing takes: (first action, last action, straight out of it, after the
+    # helpless fall); 0 is the ordinary landing, below 0 he may act once the animation is as far as an ordinary landing.
+    # Measured but for Falco's up special and all of Sheik's, Link's, Zelda's and Ganondorf's
+    FOX: [(350, 352, 20, 20), (356, 359, 0, -18)], FALCO: [(350, 352, 20, 20), (356, 359, 0, -18)],
+    CAPTAIN_FALCON: [(350, 351, 20, 20), (352, 352, 40, 40), (353, 354, 30, 30)],
+    GANONDORF: [(350, 351, 20, 20), (352, 352, 40, 40), (353, 354, 30, 30)],
+    MEWTWO: [(357, 358, 30, -30)], MARTH: [(367, 368, 34, 34)], GAMEANDWATCH: [(373, 374, 40, -40)],
+    SHEIK: [(358, 360, 0, 30)], LINK: [(357, 357, 30, 30)], ZELDA: [(352, 354, 0, 30)]}
 LANDS_HALFWAY = SHEIK, MARTH                           # an air dodge out of the jumpsquat moves them half a frame
 PUSH_WIDTH = {CAPTAIN_FALCON: 3.5}                     # half of how close two may stand; 3.3 for the others
 WALL_WIDTH = {  # by action; 2 elsewhere
@@ -154,7 +199,9 @@ GAMEANDWATCH_ACTIONS = {44: 341, 48: 343, 57: 345, 60: 346, 65: 347, 67: 348, 68
 
 CHARACTER = np.dtype([(name, "f4") for name in ATTRIBUTES] + [
     ("launch_actions", "i2", 3), ("launch_frames", "f4"), ("launch_speed", "f4"), ("launch_slow_from", "f4"),
-    ("launch_slower", "f4"), ("launch_kept", "f4"),
+    ("launch_slower", "f4"), ("launch_kept", "f4"), ("launch_by_stick", "f4"), ("warp_end", "i2"),
+    ("launch_along", "i2"), ("start_keep_x", "f4"), ("start_keep_y", "f4"), ("start_lift", "f4"),
+    ("start_gravity", "f4"), ("start_fall", "f4"), ("start_steered", "i2"),
     ("transforms_into", "i2"), ("transform_action", "i2", 2), ("transform_end", "i2", 2),
     ("shot_type", "i2"), ("shot_action", "i2", 2), ("shot_frame", "i2", 2), ("shot_x", "f4", 2), ("shot_y", "f4", 2),
     ("shot_vx", "f4", 2), ("shot_vy", "f4", 2), ("charge_action", "i2", 2), ("charge_stop", "i2", 2),
@@ -170,11 +217,18 @@ CHARACTER = np.dtype([(name, "f4") for name in ATTRIBUTES] + [
     ("hit_action", "i2", NUM_ACTIONS),                 # what touching somebody leads to, 0 nothing
     ("follow_from", "i2", NUM_ACTIONS),                # B from this frame on goes on with the sword dance, 0 never
     ("rises", "i2", NUM_ACTIONS),                      # an up special that its animation lifts
+    ("motion_row", "i2", NUM_ACTIONS),                 # row of SPECIAL_MOTION, 0 none
+    ("rise_first", "i2", NUM_ACTIONS), ("rise_faces", "i2"), ("rise_slope", "f4"), ("rise_dead_zone", "f4"),
+    ("rise_widest", "i2"), ("rise_gravity", "f4"), ("rise_drift", "f4"), ("dives", "i2", NUM_ACTIONS),
+    ("lands_as", "i2", NUM_ACTIONS), ("lands_at", "i2", NUM_ACTIONS), ("walks_off_as", "i2", NUM_ACTIONS),
+    ("fast_falls", "i2", NUM_ACTIONS), ("restores_jump", "i2"),
     ("num_extra_shots", "i2"), ("extra_shots", EXTRA_SHOT, MAX_EXTRA_SHOTS), ("has_items", "i2"),
     ("held_type", "i2", NUM_ACTIONS), ("held_x", "f4", NUM_ACTIONS), ("held_y", "f4", NUM_ACTIONS),
     ("catches", "i2", NUM_ACTIONS),                    # a special that can catch a ledge
-    ("ledge_top", "f4"), ("ledge_jump", "f4"), ("pull_reach", "f4"), ("dash_pull_reach", "f4"), ("hold_reach", "f4"), ("push_width", "f4"),
-    ("wall_width", "f4", NUM_ACTIONS), ("wall_jumps", "i2"),
+    ("ledge_top", "f4"), ("ledge_jump", "f4"), ("pull_reach", "f4"), ("dash_pull_reach", "f4"), ("hold_reach", "f4"),
+    ("push_width", "f4"),
+    ("wall_width", "f4", NUM_ACTIONS), ("wall_jump", "f4", 2),  # (0, 0): he has none
+    ("run_turn", "i2", 2), ("landing_lag_special", "i2", (NUM_ACTIONS, 2)),  # straight out of it, after helpless fall
     ("lands_halfway", "i2"),
     ("frames", "i2", NUM_ACTIONS),                     # length of an action, 0 unknown
     ("next_action", "i2", NUM_ACTIONS),                # what follows when it runs out, -1 the standing or falling state

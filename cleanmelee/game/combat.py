@@ -278,8 +278,8 @@ def lose_charge(v, vh, vc):
 @jit
 def stun(a, v, vh):
     """Disable: who stands and looks at Mewtwo is dizzy for a while; nobody else is moved by it."""
-    if v.airborne or v.facing * (a.x - v.x) <= 0 or is_held(v.action):
-        return
+    if v.airborne or v.facing * (a.x - v.x) <= 0 or is_held(v.action) or v.action == FURAFURA:
+        return                                         # not twice in a row
     set_action(v, vh, FURAFURA)
     vh.grab_timer = int(min(60 + v.percent, DIZZY_FRAMES))
 
@@ -304,7 +304,8 @@ def combined(old, new):
 def bounce_off(a, ah, following):
     """Falcon Dive and Dark Dive: away from the caught victim, free again afterwards."""
     set_action(a, ah, following)
-    leave_ground(a, ah)
+    if not a.airborne:
+        leave_ground(a, ah)
     a.self_vx_air, a.self_vy = -.5 * a.facing, DIVE_BOUNCE
 
 
@@ -319,6 +320,7 @@ def launch(v, vh, angle, force, side, contact, damage):
     v.kb_vx, v.kb_vy = vx, vy
     v.self_vx_air, v.self_vy, v.self_vx_ground = 0, 0, 0
     v.facing, v.fastfall = -side, 0
+    vh.meteor = 1 if v.airborne and METEOR_LOW <= angle <= METEOR_HIGH else 0
     hitstun = max(np.floor(.4 * force), 1)
     flying = force >= TUMBLE_KNOCKBACK
     part = 0 if contact > 1.2 else 1 if contact > .05 else 2  # hit high, in the middle, low

@@ -182,3 +182,10 @@ def jit(function):
 def bot_jit(function):
     """Compiles a part of a bot. Only the files in BOT_FILES may use it, and no other file may import from them."""
     return compiled(function, f"bots-{BOTS_DIGEST}", "bots")
+
+
+def machine_code(function, *arguments):
+    """The entry of a compiled function for arguments of these types. A call of it skips numba's look at the types,
+    which takes longer than a frame of a game; so the caller has to have looked."""
+    function.compile(tuple(map(numba.typeof, arguments)))
+    return function.overloads[tuple(map(numba.typeof, arguments))].entry_point

@@ -15,7 +15,9 @@ from cleanmelee.game.starts import (
 )
 
 
-RUN_X, ROLL_X = .62, .695                              # how far the stick must be out, to go on running, to roll
+ROLL_X = .695                                          # how far the stick must be out, to roll
+DASH_BACK_FROM, RUN_ON_FRAMES = 4, 8                   # a dash turns from there; a run out of a turn goes on
+SHIELD_KEEPS = .25                                     # of a dash's speed
 TURN_DASH_X = .93                                      # how far a slow turn's stick must get in two frames to dash: UCF
 SHINE_FRAMES, OIL_PANIC_FRAMES = 18, 49                # the shortest shine, the shortest bucket
 SHIELD_BREAKER_GAIN = 21                               # damage that a full charge adds
@@ -28,13 +30,13 @@ def air_inputs(p, h, c):
     if p.character == MARTH and sword_dance(p, h, c):
         return
     if in_shine(p):
-        if action <= SHINE_AIR and p.jumps > 0 and jump_pressed(h):
-            start_double_jump(p, h, c)
-        elif action == SHINE_AIR and h.action_frames >= SHINE_FRAMES and (h.buttons & BUTTON_B) == 0:
-            set_action(p, h, SHINE_END + SHINE_IN_AIR)
+        shine_inputs(p, h, c)
+        return
+    if in_damage(action) and p.in_hitstun and h.meteor:
+        meteor_cancel(p, h, c)
         return
     jumping = JUMP_FORWARD <= action <= DOUBLE_BACKWARD
-    free = jumping or FALL <= action <= 34 or action == PLATFORM_DROP
+    free = jumping or FALL <= action <= 34 or action == PLATFORM_DROP or action == MISS_FOOT
     hurt = action == TUMBLE or in_damage(action)
     free = free or (hurt and not p.in_hitstun)
     if c.aerial[action] >= 0:
@@ -56,18 +58,37 @@ def air_inputs(p, h, c):
 
 
 @jit
+def meteor_cancel(p, h, c):
+    """Blown straight down: a jump or an up special stops it, but who presses too early has lost the chance."""
+    jumps = pressed(h, BUTTON_XY) or (h.stick_y >= JUMP_Y > h.last_stick_y)
+    rises = special_direction(h) == 3 and c.special_start[1, 3] > 0
+    if not jumps and not rises:
+        return
+    h.meteor, h.jump_buffer = 0, 0
+    if h.action_frames < METEOR_WAIT or (not rises and p.jumps == 0):
+        return
+    p.in_hitstun, p.hitstun, p.kb_vx, p.kb_vy = 0, 0, 0, 0
+    if rises:
+        start_special(p, h, c, 3)
+    else:
+        start_double_jump(p, h, c)
+
+
+@jit
 def ground_inputs(p, h, c, on_platform):
     action, frames = p.action, h.action_frames
     if p.character == MARTH and sword_dance(p, h, c):
         return
-    if action == CROUCH_END:
-        start_from_stand(p, h, c, False, False)
-    elif action == WAIT or action == TEETER or action == TEETER_WAIT:
+    if action == WAIT or action == TEETER or action == TEETER_WAIT or action == CROUCH_END:
         start_from_stand(p, h, c, True, True)
     elif action == LANDING:
         if frames >= c.landing:
             started = start_from_stand(p, h, c, True, frames != c.landing or h.stick_y > CROUCH_Y)
             if not started and h.stick_y <= CROUCH_Y:
+                set_action(p, h, CROUCH)
+    elif action == LANDING_SPECIAL:
+        if h.flag == FREE_LANDING and p.state_age >= c.landing:
+            if not start_from_stand(p, h, c, True, h.stick_y > CROUCH_Y) and h.stick_y <= CROUCH_Y:
                 set_action(p, h, CROUCH)
     elif WALK_SLOW <= action <= WALK_FAST:
         walk_inputs(p, h, c)
@@ -84,12 +105,7 @@ def ground_inputs(p, h, c, on_platform):
     elif SHIELD_START <= action <= SHIELD_RELEASE or action == SHIELD_REFLECT:
         shield_inputs(p, h, on_platform)
     elif in_shine(p):
-        if action >= SHINE_FIRST + SHINE_IN_AIR:       # it began in the air
-            p.action = action - SHINE_IN_AIR
-        elif action <= SHINE and jump_pressed(h):
-            set_action(p, h, JUMPSQUAT)
-        elif action == SHINE and frames >= SHINE_FRAMES and (h.buttons & BUTTON_B) == 0:
-            set_action(p, h, SHINE_END)
+        shine_inputs(p, h, c)
     elif action == HOLD or ((action == GRAB_PULL or action == GRAB_DASH_PULL) and frames >= 2):
         hold_inputs(p, h)
     elif JAB_1 <= action <= DSMASH or c.aerial_landing[action] >= 0 or c.attack_id[action] > 0:
@@ -106,6 +122,33 @@ def ground_inputs(p, h, c, on_platform):
         floor_inputs(p, h)
     elif in_damage(action) and not p.in_hitstun:
         start_from_stand(p, h, c, True, True)
+
+
+@jit
+def shine_inputs(p, h, c):
+    """Once it has begun, a shine can be jumped out of or turned; it ends when its time is over and B was let go."""
+    if not p.airborne and p.action > SHINE_TURN:       # it began in the air
+        p.action -= SHINE_IN_AIR
+    place = SHINE_IN_AIR if p.airborne else 0
+    part = p.action - place
+    if part == SHINE_FIRST:
+        h.charge = 0
+    if p.action < SHINE_FIRST + place or part != SHINE and part != SHINE_TURN:
+        return
+    h.charge += 1
+    let_go = h.flag == 1 or (h.buttons & BUTTON_B) == 0
+    if part == SHINE and jump_pressed(h) and not (p.airborne and p.jumps == 0):
+        if p.airborne:
+            start_double_jump(p, h, c)
+        else:
+            set_action(p, h, JUMPSQUAT)
+        return
+    if part == SHINE and let_go and max(h.charge - 1, h.action_frames, int(p.state_age)) >= SHINE_FRAMES:
+        set_action(p, h, SHINE_END + place)
+    elif part == SHINE and h.stick_x * p.facing <= -TILT:
+        p.facing = -p.facing
+        set_action(p, h, SHINE_TURN + place)
+    h.flag = let_go
 
 
 @jit
@@ -181,22 +224,24 @@ def side_special(p, h, c):
 @jit
 def dash_inputs(p, h, c):
     frames = h.action_frames
+    back = dash_flick(h) and h.stick_x * p.facing < 0
     if throw_item(p, h) or side_special(p, h, c):
         return
-    if jump_pressed(h):
-        set_action(p, h, JUMPSQUAT)
-    elif pressed(h, BUTTON_Z) or (pressed(h, BUTTON_A) and shield_held(h)):
+    if pressed(h, BUTTON_Z) or (pressed(h, BUTTON_A) and shield_held(h)):
         set_action(p, h, GRAB_DASH)
+    elif back and (h.flag != DASH_FROM_STAND or frames >= DASH_BACK_FROM):
+        set_action(p, h, TURN)
+        p.self_vx_ground *= .25
+    elif jump_pressed(h):
+        set_action(p, h, JUMPSQUAT)
     elif shield_held(h):
         start_shield(p, h)
+        p.self_vx_ground *= SHIELD_KEEPS
     elif abs(h.c_x) >= DASH_X and abs(h.last_c_x) < DASH_X:
         set_action(p, h, c.own_action[FSMASH])
     elif pressed(h, BUTTON_A):
         smash = frames < 4 and h.stick_x * p.facing >= DASH_X
         set_action(p, h, c.own_action[FSMASH] if smash else DASH_ATTACK)
-    elif dash_flick(h) and h.stick_x * p.facing < 0:   # dash back
-        set_action(p, h, TURN)
-        p.self_vx_ground *= .25
     elif frames >= c.dash_to_run and h.stick_x * p.facing >= RUN_X:
         set_action(p, h, RUN)
     elif frames > c.dash_to_run and dash_flick(h) and h.stick_x * p.facing > 0:
@@ -205,8 +250,6 @@ def dash_inputs(p, h, c):
 
 @jit
 def run_inputs(p, h, c):
-    if p.action == TURN_RUN and h.flag == 0 and p.self_vx_ground * p.facing <= 0:
-        p.facing, h.flag = -p.facing, 1                # turns round once it has stopped
     if p.action == RUN and side_special(p, h, c):
         return
     if jump_pressed(h):
@@ -218,13 +261,18 @@ def run_inputs(p, h, c):
             start_shield(p, h)
         elif pressed(h, BUTTON_A) or (abs(h.c_x) >= DASH_X and abs(h.last_c_x) < DASH_X):
             set_action(p, h, DASH_ATTACK)
+        elif h.flag == RUN_FROM_TURN and h.action_frames <= RUN_ON_FRAMES:
+            return
         elif h.stick_x * p.facing <= -TILT:
             set_action(p, h, TURN_RUN)
+            p.state_age = 1
         elif h.stick_x * p.facing < RUN_X:
             set_action(p, h, RUN_BRAKE)
     elif p.action == RUN_BRAKE:
         if h.stick_x * p.facing <= -TILT:
+            age = p.state_age                          # the animation goes on where the brake's was
             set_action(p, h, TURN_RUN)
+            p.state_age = age
         elif h.stick_y <= CROUCH_Y:
             set_action(p, h, CROUCH_START)
 
@@ -388,9 +436,10 @@ def floor_inputs(p, h):
 
 @jit
 def ledge_inputs(p, h):
-    """Hanging: down or away lets go, up or toward climbs, and jump, roll, attack; slower versions at 100 %."""
-    if h.action_frames < 1:
-        return
+    """Hanging: down or away lets go, up or toward climbs, and jump, roll, attack; slower versions at 100 %. The stick
+    counts once it has been in the middle while hanging: a stick held from before does nothing."""
+    centred = abs(h.stick_x) < .25 or h.tilt_x_age < h.action_frames
+    centred = centred and (abs(h.stick_y) < .25 or h.tilt_y_age < h.action_frames)
     toward = h.stick_x * p.facing
     slow = p.percent >= 100
     if pressed(h, BUTTON_LR):
@@ -399,10 +448,10 @@ def ledge_inputs(p, h):
         set_action(p, h, LEDGE_JUMP_SLOW if slow else LEDGE_JUMP)
     elif pressed(h, BUTTON_A | BUTTON_B):
         set_action(p, h, LEDGE_ATTACK_SLOW if slow else LEDGE_ATTACK)
-    elif (h.stick_y <= -TILT and h.tilt_y_age == 0) or (toward <= -TILT and h.tilt_x_age == 0) or (
+    elif (centred and (h.stick_y <= -TILT or toward <= -TILT)) or (
             h.action_frames >= (HANG_TIRED if slow else HANG_FRESH)):
         set_action(p, h, FALL)
         leave_ground(p, h)
         p.self_vx_air, h.ledge_cooldown, h.air_frames = 0, 30, 12
-    elif (h.stick_y >= TILT and h.tilt_y_age == 0) or (toward >= TILT and h.tilt_x_age == 0):
+    elif centred and (h.stick_y >= TILT or toward >= TILT):
         set_action(p, h, LEDGE_CLIMB_SLOW if slow else LEDGE_CLIMB)

@@ -20,7 +20,7 @@ MISS_FOOT_FRAMES, DOWN_DAMAGE_FRAMES = 30, 13          # measured: the first wit
 def action_length(p, h, c):
     """Frames this action lasts; 0 if it has no end of its own."""
     action, frames = p.action, h.action_frames
-    if action == c.launch_actions[2]:
+    if action == c.launch_actions[2] or action == c.launch_along:
         return int(c.launch_frames)
     if action == GRAB_PULL or action == GRAB_DASH_PULL:
         return 2
@@ -47,6 +47,8 @@ def action_length(p, h, c):
         return int(c.dash_frames)
     if action == REBOUND:
         return REBOUND_FRAMES
+    if action == TURN_RUN:
+        return c.run_turn[1]
     if action == TURN:
         return max(c.frames[action], 11) if c.frames[action] <= 5 else c.frames[action]
     return c.frames[action] if c.frames[action] > 0 else UNKNOWN_LENGTH
@@ -121,8 +123,11 @@ def end_of_action(p, h, c):
         return
     if action == c.shot_action[p.airborne] and h.flag == 1 and 0 < c.frames[action] <= frames:
         set_action(p, h, action)                       # another shot
+        p.fastfall = 0
         return
     length = action_length(p, h, c)
+    if action == TURN_RUN:                             # its animation has stood still for a while
+        frames = int(p.state_age)
     if length <= 0 or frames < length:
         return
     following = c.next_action[action]
@@ -136,6 +141,10 @@ def end_of_action(p, h, c):
         following = FALL_SPECIAL
     elif action == LEDGE_CATCH:
         following = LEDGE_HANG
+    elif action == TURN_RUN and h.stick_x * p.facing >= RUN_X:
+        set_action(p, h, RUN)
+        h.flag = RUN_FROM_TURN
+        return
     elif action == LANDING:
         following = WAIT
     elif action == CROUCH_START or action == c.own_action[DTILT]:
@@ -151,6 +160,8 @@ def end_of_action(p, h, c):
         return
     elif action == MISS_FOOT:
         following = TUMBLE
+    elif action == LEDGE_JUMP_SLOW or action == LEDGE_JUMP:
+        following = action + 1
     elif action == DOWN_WAIT_UP or action == DOWN_WAIT_DOWN:
         following = action + 2
     if action == c.launch_actions[0] or action == c.launch_actions[1]:
@@ -158,13 +169,18 @@ def end_of_action(p, h, c):
         return
     if action == c.launch_actions[2]:
         p.self_vx_air, p.self_vy = p.self_vx_air * c.launch_kept, p.self_vy * c.launch_kept
+    if action == c.restores_jump:
+        p.jumps = 1
     if action == c.transform_action[p.airborne]:
         p.character, following = c.transforms_into, c.transform_end[p.airborne]
     asked = action == AIR_DODGE or following == c.rapid_jab[0]
     if following < 0 or (following == WAIT and p.airborne) or (following == FALL_SPECIAL and not p.airborne):
         following = FALL if p.airborne else WAIT
+    if following >= FIRST_OWN_ACTION:                   # the next part of a special begins to fall anew
+        p.fastfall = 0
     set_action(p, h, following)
     h.flag = 1 if asked else 0                         # a fall that can be steered, a first round of blows
+    h.landing_lag = c.landing_lag_special[action, 1]
 
 
 @jit
@@ -207,13 +223,18 @@ def is_first_blow(row, frame):
 
 @jit
 def start_launch(p, h, c):
-    """Fire Fox, Teleport and the like: off along the stick, straight up without one."""
-    length = np.sqrt(h.stick_x ** 2 + h.stick_y ** 2)
-    x, y = (h.stick_x / length, h.stick_y / length) if length > 0 else (0.0, 1.0)
+    """Fire Fox, Teleport and the like: off along the stick of the frame before, straight up without one."""
+    length = np.sqrt(h.last_stick_x ** 2 + h.last_stick_y ** 2)
+    x, y = (h.last_stick_x / length, h.last_stick_y / length) if length > 0 else (0.0, 1.0)
+    speed = c.launch_speed + c.launch_by_stick * (min(length, 1.0) if length > 0 else 1.0)
+    if x != 0:
+        p.facing = 1 if x > 0 else -1
+    if not p.airborne and c.launch_along > 0 and y <= 0 and x != 0:
+        set_action(p, h, c.launch_along)
+        p.self_vx_ground = speed * p.facing
+        return
     if not p.airborne:
         leave_ground(p, h)
         p.jumps = 0
     set_action(p, h, c.launch_actions[2])
-    p.self_vx_air, p.self_vy = c.launch_speed * x, c.launch_speed * y
-    if x != 0:
-        p.facing = 1 if x > 0 else -1
+    p.self_vx_air, p.self_vy = speed * x, speed * y

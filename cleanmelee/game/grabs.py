@@ -125,7 +125,7 @@ def mash(a, ah, v, vh, waited):
     """Every new press takes six frames off the hold. Once it has run out, the victim breaks free as soon as he is not
     shaken by a blow, whatever the holder has begun by then; measured."""
     vh.grab_timer -= 7 if pressed(vh, 0xFFF) or vh.tilt_x_age == 0 or vh.tilt_y_age == 0 else 1
-    if vh.grab_timer <= 0 and waited:
+    if vh.grab_timer <= 0 and waited and (v.action == HELD or v.action == HELD_AIR):
         let_go(a, ah, v, vh)
 
 
@@ -173,6 +173,7 @@ def throw(a, ah, ac, v, vh, vc, frame):
     v.percent = min(v.percent + damage * factor, 999)
     remember_hit(ah, attack_id)
     a.last_attack, v.last_hit_by = attack_id, a.port
+    v.y = max(v.y, a.y)                                # the floor that the thrower stands on is under him too
     launch(v, vh, ac.throw_angle[way], force, start_facing, .5, damage)
     v.facing = -1 if v.kb_vx > 0 else 1
     directional_influence(v, vh.last_stick_x, vh.last_stick_y)  # of the frame before: 112 of 119 releases

@@ -28,15 +28,15 @@ THROW_FORWARD, THROW_BACK, THROW_UP, THROW_DOWN = 219, 220, 221, 222
 CAUGHT_AIR, HELD_AIR, PUMMELED_AIR, CAUGHT, HELD, PUMMELED, BREAK_FREE, THROWN_FORWARD, THROWN_DOWN = (
     223, 224, 225, 226, 227, 228, 229, 239, 242)
 ROLL_FORWARD, ROLL_BACKWARD, SPOT_DODGE, AIR_DODGE = 233, 234, 235, 236
-REBOUND, PLATFORM_DROP, TEETER, TEETER_WAIT, BOUNCE_WALL, BOUNCE_CEILING = 238, 244, 245, 246, 247, 248
+REBOUND, PLATFORM_DROP, TEETER, TEETER_WAIT, BOUNCE_WALL, BOUNCE_CEILING, MISS_FOOT = 238, 244, 245, 246, 247, 248, 251
 LEDGE_CATCH, LEDGE_HANG, LEDGE_CLIMB_SLOW, LEDGE_CLIMB, LEDGE_ATTACK_SLOW, LEDGE_ATTACK, LEDGE_ROLL_SLOW, LEDGE_ROLL = (
     252, 253, 254, 255, 256, 257, 258, 259)
 LEDGE_JUMP_SLOW, LEDGE_JUMP = 260, 262                 # a jump's second half is the next id
 MISS_FOOT = 251                                        # slides backward off the edge, hurt or in a shield
 CONFUSED, CONFUSED_LAST = 301, 304                     # held by Mewtwo's Confusion; the second is in the air: 302
 FROZEN = 325
-SECOND_FSMASH, HOOKSHOT = 341, 360                     # Link's; from 341 on every character has his own actions
-SHINE_FIRST, SHINE, SHINE_END, SHINE_AIR, SHINE_LAST, SHINE_IN_AIR = 360, 361, 363, 366, 369, 5
+FIRST_OWN_ACTION, SECOND_FSMASH, HOOKSHOT = 341, 341, 360  # from here on every character has his own; Link's
+SHINE_FIRST, SHINE, SHINE_END, SHINE_TURN, SHINE_AIR, SHINE_LAST, SHINE_IN_AIR = 360, 361, 363, 364, 366, 369, 5
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Items and stages
@@ -58,6 +58,8 @@ NUM_STAGES, MAX_FLOORS = 33, 5
 EFFECT_NORMAL, EFFECT_ELECTRIC, EFFECT_GRAB, EFFECT_INERT, EFFECT_STUN, EFFECT_FREEZE = 0, 1, 2, 3, 4, 5
 GUARD_REFLECT, GUARD_ABSORB, GUARD_COUNTER, GUARD_DODGE = 1, 2, 3, 4
 TURN_DASH, FIRST_JUMP_FRAME = 2, 7                     # the turn ends in a dash; no gravity nor drift yet
+DASH_FROM_STAND, RUN_FROM_TURN = 3, 4                  # no dash back yet; the run goes on whatever the stick does
+FREE_LANDING = 1                                       # this landing from a helpless fall lets him act early
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Buttons and stick, in processed units. The stick moves in steps of 1/80; between two steps there is room for rounding.
@@ -65,8 +67,10 @@ TURN_DASH, FIRST_JUMP_FRAME = 2, 7                     # the turn ends in a dash
 
 BUTTON_XY, BUTTON_LR, BUTTON_LRZ = BUTTON_X | BUTTON_Y, BUTTON_L | BUTTON_R, BUTTON_L | BUTTON_R | BUTTON_Z
 TILT, JUMP_Y, SMASH, DASH_X, WALK_X, CROUCH_Y, DROP_Y, UP_SPECIAL = .28, .66, .66, .8, .275, -.6125, -.66, .55
+RUN_X = .62                                            # to go on running
 MAX_TIMER = 254                                        # where the timers of the stick and the triggers stop
 TECH_LOCKOUT, DIZZY_FRAMES = 40, 490                   # frames
 JUMP_BUFFER = 10                                       # frames in which a jump pressed in hitstun waits; measured
+METEOR_LOW, METEOR_HIGH, METEOR_WAIT = 260, 280, 8      # degrees, frames of stun before it can be cancelled; public
 SHIFT_STICK = .7                                       # how far the stick must be out for SDI, automatic or not; public
 WALL_HOLD = 5                                          # frames that a tech holds on to a wall; measured

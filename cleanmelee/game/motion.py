@@ -2,15 +2,16 @@
 
 import numpy as np
 
-from cleanmelee.frame import GAMEANDWATCH
 from cleanmelee.game.actions import in_damage, is_flying, is_helpless
-from cleanmelee.game.characters import MAX_FRAMES, RISE_DEAD_ZONE, RISE_TURN, TURNED_RISE
+from cleanmelee.game.characters import (
+    DIVE_FACES, DIVE_SLOPE, DIVE_SPEED, MAX_FRAMES, WARP_CALM, WARP_DRIFT, WARP_SLOWS,
+)
 from cleanmelee.game.compiler import jit
 from cleanmelee.game.ids import *  # noqa: F403
 
 
 AIR_DODGE_DRIFT = 29                                   # the frame from which an air dodge falls
-WALL_JUMP = 1.3, 3.6                                   # speed off the wall; measured with Falco
+WALL_JUMP_KEEPS = .9                                   # of the rise, with each further wall jump; a guess
 
 
 @jit
@@ -72,20 +73,108 @@ def hover(p, h, c):
 
 
 @jit
-def turned_rise(p, h, curve):
-    """Game & Watch's up special: the stick as it was a frame before the rise turns all of it; its velocities
-    tell by how much. The curve is that of an upright rise, its x to the side that he turns to."""
-    frame = h.action_frames
-    if frame == TURNED_RISE[1]:
-        turn = max(RISE_TURN * (abs(h.last_stick_x) - RISE_DEAD_ZONE), 0.0) * np.pi / 180
-        side = np.sign(h.last_stick_x)
+def start_launch_in_air(p, h, c):
+    """Teleport's and Vanish's start in the air: some of the speed is kept, or a rise is given; then a slow fall."""
+    if h.action_frames == 0:
+        p.self_vx_air *= c.start_keep_x
+        p.self_vy = c.start_keep_y * p.self_vy + c.start_lift
+    p.self_vy = max(p.self_vy - c.start_gravity, -c.start_fall)
+    if c.start_steered:
+        drift(p, h, c)
     else:
-        turn = np.arctan2(abs(p.self_vx_air), p.self_vy) - np.arctan2(curve[frame - 1, 1], curve[frame - 1, 2])
-        side = np.sign(p.self_vx_air)
-    x, y = (curve[frame, 1], curve[frame, 2]) if side != 0 else (0.0, curve[frame, 2])
-    turn = turn if side != 0 else 0.0
-    p.self_vx_air = side * (x * np.cos(turn) + y * np.sin(turn))
-    p.self_vy = y * np.cos(turn) - x * np.sin(turn)
+        p.self_vx_air = slowed(p.self_vx_air, c.air_friction)
+
+
+@jit
+def end_warp(p, h, c):
+    """Back from a warp: the rest of its speed fades, then a fall that the stick does not steer."""
+    if h.action_frames < WARP_CALM:
+        p.self_vx_air, p.self_vy = slowed(p.self_vx_air, c.air_friction), WARP_SLOWS * p.self_vy
+        return
+    p.self_vy = max(p.self_vy - c.gravity, -c.fall_max)
+    p.self_vx_air = min(max(p.self_vx_air, -WARP_DRIFT * c.air_max), WARP_DRIFT * c.air_max)
+
+
+@jit
+def slow_launch(p, h, c, x, y):
+    """How much of its speed Fire Fox keeps on this frame."""
+    speed = np.sqrt(x * x + y * y)
+    return max(speed - c.launch_slower, 0.0) / max(speed, .001) if h.action_frames >= c.launch_slow_from else 1.0
+
+
+@jit
+def aim_rise(p, h, c):
+    """Before Game & Watch's and Marth's up specials rise, the stick sets how far they lean and to which side."""
+    frame, first = h.action_frames, c.rise_first[p.action]
+    if first == 0 or frame > first:
+        return
+    if frame == 0:
+        h.rise_turn = 0
+    if c.rise_widest:
+        h.rise_turn = max(h.rise_turn, c.rise_slope * (abs(h.stick_x) - c.rise_dead_zone))
+    elif frame == first:
+        h.rise_turn = max(c.rise_slope * (abs(h.last_stick_x) - c.rise_dead_zone), 0.0)
+    if frame == c.rise_faces and h.stick_x * p.facing < 0:
+        p.facing = -p.facing
+
+
+@jit
+def turned_rise(p, h, c, curve):
+    """The stick turns the whole rise; later on its velocities tell by how much. The curve is that of an upright one."""
+    frame = h.action_frames
+    if frame == c.rise_first[p.action]:
+        turn = h.rise_turn * np.pi / 180
+    else:
+        turn = np.arctan2(p.self_vx_air * p.facing, p.self_vy) - np.arctan2(curve[frame - 1, 0], curve[frame - 1, 1])
+    forward, up = curve[frame, 0], curve[frame, 1]
+    p.self_vx_air = p.facing * (forward * np.cos(turn) + up * np.sin(turn))
+    p.self_vy = up * np.cos(turn) - forward * np.sin(turn)
+
+
+@jit
+def end_rise(p, h, c):
+    p.self_vy = max(p.self_vy - c.rise_gravity, -c.fall_max)
+    x = h.stick_x * c.rise_drift
+    p.self_vx_air = approach(p.self_vx_air, x * c.air_slope, x * c.air_max, c.air_friction)
+
+
+@jit
+def dive(p, h, c, curve):
+    """Falcon Dive: its own motion, and beside it what the stick adds, which has a limit but no friction."""
+    frame = h.action_frames
+    steered = p.self_vx_air - p.facing * curve[frame - 1, 0] if frame > 0 else 0.0
+    if frame == DIVE_FACES and h.stick_x * p.facing < 0:
+        p.facing = -p.facing
+    limit = DIVE_SPEED * h.stick_x * c.air_max
+    steered += DIVE_SLOPE * h.stick_x * c.air_slope
+    if limit >= 0:
+        steered = min(steered, limit)
+    if limit <= 0:
+        steered = max(steered, limit)
+    p.self_vx_air, p.self_vy = p.facing * curve[frame, 0] + steered, curve[frame, 1]
+
+
+@jit
+def special_velocity(p, h, c, t):
+    """Specials in the air that follow rules of their own or a curve; True if this is one."""
+    action, frame, row = p.action, h.action_frames, c.motion_row[p.action]
+    if action == c.launch_actions[1] and c.start_gravity > 0:
+        start_launch_in_air(p, h, c)
+    elif action == c.warp_end:
+        end_warp(p, h, c)
+    elif row and frame < MAX_FRAMES and not np.isnan(t.special_motion[row, frame, 1]):
+        curve = t.special_motion[row]
+        if 0 < c.rise_first[action] <= frame:
+            turned_rise(p, h, c, curve)
+        elif c.dives[action]:
+            dive(p, h, c, curve)
+        else:
+            p.self_vx_air, p.self_vy = curve[frame, 0] * p.facing, curve[frame, 1]
+    elif c.rise_gravity > 0 and frame > c.rise_first[action] > 0:
+        end_rise(p, h, c)
+    else:
+        return False
+    return True
 
 
 @jit
@@ -95,18 +184,16 @@ def air_velocity(p, h, c, t):
         h.flag = 0
         return
     if action == c.launch_actions[2]:
-        if frame >= c.launch_slow_from:
-            speed = np.sqrt(p.self_vx_air ** 2 + p.self_vy ** 2)
-            keep = max(0.0, speed - c.launch_slower) / max(speed, .001)
-            p.self_vx_air, p.self_vy = p.self_vx_air * keep, p.self_vy * keep
+        keep = slow_launch(p, h, c, p.self_vx_air, p.self_vy)
+        p.self_vx_air, p.self_vy = p.self_vx_air * keep, p.self_vy * keep
+        return
+    aim_rise(p, h, c)
+    if special_velocity(p, h, c, t):
         return
     if c.hover_loss[action] > 0:
         hover(p, h, c)
         return
     row = c.velocity_row[action]
-    if p.character == GAMEANDWATCH and action == TURNED_RISE[0] and TURNED_RISE[1] <= frame <= TURNED_RISE[2]:
-        turned_rise(p, h, t.velocities[row])
-        return
     if row and frame < MAX_FRAMES and not np.isnan(t.velocities[row, frame, 2]):  # specials, Mewtwo's double jump
         p.self_vy = t.velocities[row, frame, 2]
         vx = t.velocities[row, frame, 1]
@@ -121,6 +208,10 @@ def air_velocity(p, h, c, t):
         p.self_vy = t.root_motion[c.root_row[action], frame + 1, 1]
         drift(p, h, c)
         return
+    if not c.fast_falls[action]:
+        fall(p, h, c)
+        drift_or_slow(p, h, c)
+        return
     if action == AIR_DODGE:
         if frame < AIR_DODGE_DRIFT:
             p.self_vx_air *= .9
@@ -130,11 +221,11 @@ def air_velocity(p, h, c, t):
         if frame < WALL_HOLD:
             return
         if frame == WALL_HOLD and action == WALL_TECH_JUMP:
-            p.self_vx_air, p.self_vy = WALL_JUMP[0] * p.facing, WALL_JUMP[1]
-    if c.double_jump == 0 and frame == 0 and (action == DOUBLE_FORWARD or action == DOUBLE_BACKWARD):
-        return                                         # Mewtwo's double jump follows a curve from its second frame
+            p.self_vx_air, p.self_vy = c.wall_jump[0] * p.facing, c.wall_jump[1] * WALL_JUMP_KEEPS ** h.wall_jumps
+            h.wall_jumps += 1
     may_fast_fall = action != TUMBLE and not is_flying(action) and not (in_damage(action) and p.in_hitstun)
-    if p.self_vy < 0 and h.stick_y <= DROP_Y and h.tilt_y_age < 4 and may_fast_fall:
+    used_up = action == PLATFORM_DROP and h.tilt_y_age >= frame  # by the flick that dropped him
+    if p.self_vy < 0 and h.stick_y <= DROP_Y and h.tilt_y_age < 4 and may_fast_fall and not used_up:
         p.fastfall = 1
     fall(p, h, c)
     if not (in_damage(action) and p.in_hitstun) and action != FROZEN:
@@ -146,7 +237,8 @@ def ground_velocity(p, h, c, t):
     action, speed, frame = p.action, p.self_vx_ground, h.action_frames
     run_acceleration = h.stick_x * c.run_slope + np.sign(h.stick_x) * c.run_base
     run_target = h.stick_x * c.run_max
-    root, learned = c.root_row[action], c.velocity_row[action]
+    root, learned, special = c.root_row[action], c.velocity_row[action], c.motion_row[action]
+    aim_rise(p, h, c)
     if action == DASH:
         if frame > 0:
             speed = approach(speed, run_acceleration, run_target, c.friction)
@@ -172,6 +264,10 @@ def ground_velocity(p, h, c, t):
         speed = slowed(speed, c.friction)
     elif (action == DOWN_BOUND_UP or action == DOWN_BOUND_DOWN) and frame == 4:
         speed = 0.0                                    # the bounce is over
+    elif action == c.launch_along:
+        speed *= slow_launch(p, h, c, speed, 0.0)
+    elif special and frame < MAX_FRAMES and not np.isnan(t.special_motion[special, frame, 0]):
+        speed = t.special_motion[special, frame, 0] * p.facing
     elif root and frame + 1 < MAX_FRAMES:              # the animation moves the character
         frame += 0 if action == TECH_FORWARD or action == TECH_BACKWARD else 1  # techs begin a frame late
         turned = t.root_motion[root, frame, 2] != 0

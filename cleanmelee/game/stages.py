@@ -7,9 +7,11 @@ from cleanmelee.game.ids import *  # noqa: F403
 STAGE = np.dtype([
     ("floor_y", "f4", MAX_FLOORS), ("floor_left", "f4", MAX_FLOORS), ("floor_right", "f4", MAX_FLOORS),
     ("num_floors", "i4"), ("wall_bottom", "f4"), ("hull", "f4"),  # hull: how steeply the underside slants
-    ("slope_start", "f4"), ("slope_end", "f4"), ("slope", "f4"),  # the main floor falls off between these |x|
+    ("slope_start", "f4"), ("slope", "f4"), ("slope_length", "f4"),  # the main floor falls off from |x| = slope_start
+    ("slope_cosine", "f4"),
     ("blast_left", "f4"), ("blast_right", "f4"), ("blast_top", "f4"), ("blast_bottom", "f4"),
-    ("spawn_x", "f4", 2), ("spawn_y", "f4", 2), ("revive_x", "f4", 2), ("revive_y", "f4")])
+    ("spawn_x", "f4", 2), ("spawn_y", "f4", 2), ("revive_x", "f4", 2), ("revive_y", "f4"),
+    ("revive_vy", "f4")])
 
 STAGE_ROWS = {  # floors (y, left, right); blast zones (left, right, top, bottom); neutral spawns of ports 1 and 2
     FINAL_DESTINATION: (
@@ -30,10 +32,14 @@ STAGE_ROWS = {  # floors (y, left, right); blast zones (left, right, top, bottom
         [(.0029, -63.3475, 63.3475), (16.125, -49.5, -21), (22.125, 21, 49.5), (42.75, -14.25, 14.25)],
         (-198.75, 198.75, 202.5, -146.25), [(-41.25, 21), (41.25, 27)]),
 }
-REVIVE = {FINAL_DESTINATION: ((16, -50), 112.85)}      # the platform of light, per port; measured here only
+REVIVE = {  # the platform of light: x per port, where it begins, its speed; measured
+    FINAL_DESTINATION: ((16, -50), 112.85, -1.15), DREAM_LAND: ((0, 16), 188.237, -1.762975),
+    YOSHIS_STORY: ((0, 0), 117.20333, -1.0966667), POKEMON_STADIUM: ((0, 0), 119, -1),
+    FOUNTAIN: ((0, 0), 111.6875, -.8125)}
 WALL_BOTTOM = {FINAL_DESTINATION: -16}                 # a body lower than this passes below the stage; -30 elsewhere
 HULL = {FINAL_DESTINATION: .51, DREAM_LAND: 2, YOSHIS_STORY: 20}  # the underside's slant; measured; else 2, a guess
-SLOPES = {YOSHIS_STORY: (39.2, 99, .2088), FOUNTAIN: (51, 53.5, -.2485)}  # from x to x the main floor falls off; measured
+SLOPES = {  # the main floor falls off from |x| on, by so much a unit, for so many units; measured
+    YOSHIS_STORY: (39.2, .2088, np.inf), FOUNTAIN: (51.261, -.2671, 2.325)}
 PLATFORM_SPEEDS, PLATFORM_REST = (.1, .15), 700        # a move begins every PLATFORM_REST frames; to where is a guess:
 PLATFORM_LOW, PLATFORM_HIGH = 10.0, 35.0
 

@@ -16,7 +16,9 @@ TURNAROUND_FRAMES = 20                                 # for so long a tilt back
 
 @jit
 def start_dash(p, h):
+    from_turn = p.action == TURN
     set_action(p, h, DASH)
+    h.flag = 0 if from_turn else DASH_FROM_STAND
 
 
 @jit

@@ -21,18 +21,23 @@ HIDDEN_PLAYER = np.dtype([
     ("queued", "i4"),                                  # this swing stands in the staling queue: it enters once
     ("hurt_timer", "i4"), ("hurt_kind", "i4"),         # frames of PLAYER.hurtbox from outside the action
     ("guard_frames", "i4"), ("poked", "i4"),           # shield stun left; this frame's hit reaches past the shield
+    ("feet", "f4"),                                    # height of the feet above the position a frame ago, in the air
     ("shield_push", "f4"),                             # speed at which the shield he has struck pushes him away
+    ("meteor", "i4"),                                  # blown straight down in the air: a jump or up special may end it
     ("jump_buffer", "i4"),                             # frames for which a jump pressed in hitstun still counts
     ("grab_timer", "i4"),                              # frames until the held player breaks free
     ("combo_timer", "i4"), ("throw_frames", "i4"),     # length of the throw in progress
+    ("rise_turn", "f4"),                               # degrees by which an up special will lean
     ("luck", "f4"),                                    # this frame's random number
-    ("charge", "i4"),                                  # frames that Shadow Ball, needles, an arrow have been charged
+    ("charge", "i4"),                                  # frames that a shot has been charged; of a shine
     ("smash_charge", "i4"),                            # frames that this smash has been held
     ("boost", "f4"),                                   # damage that charging has added to this action's hits
     ("bucket", "i4"), ("bucket_damage", "f4"),         # Game & Watch: shots caught and their damage
     ("last_judge", "i4"), ("judge_before", "i4"),      # his last hammers, 0 to 8
     ("holding", "i4"),                                 # Link: a bomb is in his hand
     ("shot", "i4"),                                    # lets go of a projectile this frame: 1 ground, 2 air
+    ("wall_jumps", "i4"),                              # made since he last stood on the ground
+    ("landing_lag", "i4"),                             # of the helpless fall, see LANDING_LAG_ROWS; 0 of an air dodge
     ("ledge_taken", "i4"),                             # side of the ledge that the other holds, 0 neither
     ("stale", "i4", 9),                                # attack ids of the last hits that landed, newest first
 ])

@@ -4,21 +4,23 @@ The order is Melee's (step_player, act, move): hitlag, the end of the action, in
 stage, blast zone. Then, for both players at once (step_all): grabs, clanks, hits, items, hurtboxes.
 """
 
+import functools
+
 import numpy as np
 
 from cleanmelee.frame import (
-    BUTTON_A, BUTTON_B, CHARACTERS, FIRST_CONTROL_FRAME, FRAME, GAMEANDWATCH, PLATFORM_LEFT, PLATFORM_RIGHT,
-    STAGES, TIME_LIMIT,
+    BUTTON_A, BUTTON_B, CHARACTERS, CONTROLLER, FIRST_CONTROL_FRAME, FRAME, GAMEANDWATCH, NUM_PLAYERS, PLATFORM_LEFT,
+    PLATFORM_RIGHT, STAGES, TIME_LIMIT,
 )
 from cleanmelee.game.actions import is_down_damage, is_grab, is_held, leave_ground, leaves_ledge, on_ledge, set_action
 from cleanmelee.game.characters import MAX_FRAMES, NUM_ACTIONS, NUM_CHARACTERS
 from cleanmelee.game.combat import SHIELD_HEALTH, SHIELD_REGEN, SMASH_FRAMES, break_shield, clank, hit_test, press
-from cleanmelee.game.compiler import jit
+from cleanmelee.game.compiler import jit, machine_code
 from cleanmelee.game.controls import air_inputs, ground_inputs, hold_special, ledge_inputs, shot_due, shot_inputs
 from cleanmelee.game.endings import GUARD_ANIMATION, end_of_action
 from cleanmelee.game.grabs import connect, end_of_hitlag, smash_influence, step_grab
 from cleanmelee.game.ids import *  # noqa: F403
-from cleanmelee.game.inputs import pressed, read_controller
+from cleanmelee.game.inputs import read_controller
 from cleanmelee.game.items import step_items
 from cleanmelee.game.motion import air_velocity, ground_velocity, knockback_decay, slowed
 from cleanmelee.game.randomness import random_uniform
@@ -32,7 +34,11 @@ from cleanmelee.game.terrain import (
 
 DEATH_FRAMES, STAR_FRAMES = 60, 176
 THROW_GUARD = 8                                        # frames for which nobody can hit a thrower; measured, all throws
+LEDGE_COOLDOWN = 30                                    # frames
+LEDGE_JUMP_FROM = .5, -2.0                             # a ledge jump's second half, from the corner; measured, +- 1
 PUSH_FADES = 1.1                                       # times the friction a frame: the push from a shield; public
+REBIRTH_FRAMES = 60                                    # of the platform of light's way down
+LANDING_ANIMATION, DODGE_LAG = 30.1, 10                # of a landing from a helpless fall; frames after an air dodge
 EMPTY_FRAME, EMPTY_HIDDEN = np.zeros(1, FRAME), np.zeros(1, HIDDEN)
 
 
@@ -68,17 +74,19 @@ def step_dead(p, h, s, index):
                 return
             set_action(p, h, REBIRTH)
             p.x, p.y, p.airborne, p.percent = s.revive_x[index], s.revive_y, 1, 0
-            p.facing = -1 if p.x > 0 else 1
-            p.kb_vx, p.kb_vy, p.self_vx_air, p.self_vy, p.self_vx_ground = 0, 0, 0, -1.15, 0
+            p.facing = -1 if p.x >= 0 else 1
+            p.kb_vx, p.kb_vy, p.self_vx_air, p.self_vy, p.self_vx_ground = 0, 0, 0, s.revive_vy, 0
             p.jumps, p.shield, p.fastfall = 1, SHIELD_HEALTH, 0
-    elif p.action == REBIRTH:
-        p.y += p.self_vy
-        if h.action_frames >= 60:
-            set_action(p, h, REBIRTH_WAIT)
-            p.self_vy = 0
-    else:
-        moved = h.stick_x != 0 or h.stick_y != 0 or pressed(h, BUTTON_A | BUTTON_B | BUTTON_XY | BUTTON_LRZ)
-        if h.action_frames >= 240 or (moved and h.action_frames > 1):
+        return
+    if p.action == REBIRTH:
+        if h.action_frames < REBIRTH_FRAMES:
+            p.y += p.self_vy
+            return
+        set_action(p, h, REBIRTH_WAIT)
+        p.self_vy = 0
+    if p.action == REBIRTH_WAIT:
+        moved = h.stick_x != 0 or h.stick_y != 0 or (h.buttons & (BUTTON_A | BUTTON_B | BUTTON_XY | BUTTON_LRZ))
+        if moved or h.action_frames >= 240:
             set_action(p, h, FALL)
             h.hurt_kind, h.hurt_timer = 1, 120
 
@@ -126,6 +134,8 @@ def step_player(p, h, c, s, t, index):
     p.l_cancel, h.shot = 0, 0
     if p.action <= REBIRTH_WAIT:
         step_dead(p, h, s, index)
+        if p.action == FALL:                           # he falls at once
+            move(p, h, c, s, t, -1)
         return
     if p.hitlag > 0:
         p.hitlag = max(0, p.hitlag - 1)
@@ -152,13 +162,17 @@ def holds_smash(p, h, c):
 @jit
 def act(p, h, c, s, t):
     before = p.action
-    if before == LANDING_SPECIAL and h.action_frames > 0:
-        p.state_age += p.state_age / h.action_frames   # keeps the speed it has
+    if before == LANDING_SPECIAL:                      # keeps the speed it has
+        started = h.action_frames > 0
+        p.state_age += p.state_age / h.action_frames if started else LANDING_ANIMATION / (h.landing_lag or DODGE_LAG)
+    elif before == TURN_RUN and h.flag == 0 and p.state_age >= c.run_turn[0]:
+        if p.self_vx_ground * p.facing <= 0:           # the animation waits until the speed has changed its sign
+            p.facing, h.flag = -p.facing, 1
     elif before == SHIELD_STUN:
         started = h.action_frames > 0
         p.state_age += p.state_age / h.action_frames if started else GUARD_ANIMATION / max(h.guard_frames, 1)
     else:
-        p.state_age += 3 if before == LANDING_SPECIAL else 1
+        p.state_age += 1
     h.action_frames += 1
     if holds_smash(p, h, c):                           # the animation stands still
         p.state_age -= 1
@@ -187,6 +201,11 @@ def act(p, h, c, s, t):
         return
     if leaves_ledge(p.action) and h.action_frames == 0:
         p.airborne, p.self_vx_air, p.self_vy = 1, p.facing, c.ledge_jump
+        h.ledge_cooldown = LEDGE_COOLDOWN
+        if c.root_row[p.action - 1] == 0 and c.velocity_row[p.action - 1] == 0:  # the way up to the corner is unknown
+            corner = -s.floor_right[0] * p.facing
+            p.x, p.y = corner - LEDGE_JUMP_FROM[0] * p.facing, floor_height(s, 0, corner) + LEDGE_JUMP_FROM[1]
+            h.old_x, h.old_y = p.x, p.y
     move(p, h, c, s, t, floor)
 
 
@@ -207,16 +226,15 @@ def move(p, h, c, s, t, floor):
         collide_in_air(p, h, c, s, old_x, old_y)
         return
     ground_velocity(p, h, c, t)
-    on_slope = floor == 0 and s.slope_start < abs(p.x) < s.slope_end
-    along_slope = 1 / np.sqrt(1 + s.slope * s.slope) if on_slope else 1.0
+    on_slope = floor == 0 and s.slope_start < abs(p.x) < s.slope_start + s.slope_length
+    along_slope = s.slope_cosine if on_slope else 1.0
     h.shield_push = slowed(h.shield_push, PUSH_FADES * c.friction)
     p.x += (p.self_vx_ground + p.kb_vx + h.shield_push) * along_slope
     p.self_vx_air, p.self_vy = p.self_vx_ground, 0
     if p.action == DASH and h.action_frames == 0:      # the dash's speed comes after this frame's move
         p.self_vx_ground += c.dash_speed * p.facing
-        speed = abs(p.self_vx_ground)
-        if speed > c.dash_speed:
-            p.self_vx_ground = max(c.dash_speed, min(speed, c.run_max)) * np.sign(p.self_vx_ground)
+        if p.self_vx_ground * p.facing > c.dash_speed: # he was moving that way: nothing is added
+            p.self_vx_ground = c.dash_speed * p.facing
     if floor >= 0:
         p.ground = floor
         walk_off(p, h, c, s, floor)
@@ -284,7 +302,17 @@ def step_all(frames, hidden, controllers, t):
 
 def step_games(frames, hidden, controllers):
     """One frame for all games, in place. frames [N] FRAME, hidden [N] HIDDEN, controllers [N, 2] CONTROLLER."""
-    step_all(frames, hidden, controllers, TABLES)
+    plain = frames.dtype is FRAME and hidden.dtype is HIDDEN and controllers.dtype is CONTROLLER and \
+        frames.ndim == 1 and hidden.ndim == 1 and controllers.ndim == 2 and \
+        frames.flags.c_contiguous and hidden.flags.c_contiguous and controllers.flags.c_contiguous
+    step = step_plain() if plain else step_all
+    step(frames, hidden, controllers, TABLES)
+
+
+@functools.cache
+def step_plain():
+    """step_all for what it is mostly given: whole arrays, as numpy makes them."""
+    return machine_code(step_all, np.zeros(0, FRAME), np.zeros(0, HIDDEN), np.zeros((0, NUM_PLAYERS), CONTROLLER), TABLES)
 
 
 def reset_games(frames, hidden, mask, characters, stages, seeds):

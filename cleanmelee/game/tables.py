@@ -11,11 +11,12 @@ import numpy as np
 
 from cleanmelee.frame import FALCO, GAMEANDWATCH, MARTH, MEWTWO
 from cleanmelee.game.characters import (
-    ATTRIBUTES, ATTRIBUTE_ROWS, CHARACTER, CHARGE_ROWS, CONFUSION, EFFECTS, EXTRA_SHOT_ROWS, GAMEANDWATCH_ACTIONS, GRAB_REACH,
-    GUARD_ROWS, GUESSED_SPECIALS, HELD_ROWS, HELPLESS_FALL, HITBOXES, HIT_ROWS, HOLD_ROWS, HOVER_ROWS, JAB_ROWS,
-    LANDS_HALFWAY, LEDGE_BOX, LEDGE_SPECIALS, MAX_FRAMES, MIRRORED, NUM_ACTIONS, NUM_CHARACTERS, PROJECTILE,
-    PROJECTILE_ROWS, PUSH_WIDTH, RAPID_JABS, SHOT_ROWS, SMASH_HOLD, STEERED_ROWS, TRANSFORMS, UP_LAUNCH,
-    WALL_JUMPERS, WALL_WIDTH,
+    ATTRIBUTES, ATTRIBUTE_ROWS, BRAKE_FRAMES, CHARACTER, CHARGE_ROWS, CONFUSION, DIVES, EFFECTS, EXTRA_SHOT_ROWS,
+    FAST_FALLS, GAMEANDWATCH_ACTIONS, GRAB_REACH, GUARD_ROWS, GUESSED_SPECIALS, HELD_ROWS, HELPLESS_FALL, HITBOXES,
+    HIT_ROWS, HOLD_ROWS, HOVER_ROWS, JAB_ROWS, LANDING_LAG_ROWS, LANDS_AS, LANDS_HALFWAY, LAUNCH_ALONG, LAUNCH_BY_STICK,
+    LAUNCH_STARTS, LEDGE_BOX, LEDGE_SPECIALS, MAX_FRAMES, MIRRORED, NUM_ACTIONS, NUM_CHARACTERS, PROJECTILE,
+    PROJECTILE_ROWS, PUSH_WIDTH, RAPID_JABS, RESTORES_JUMP, RISE_FALLS, RISE_ROWS, RUN_TURN, RUN_TURNS, SHOT_ROWS,
+    SMASH_HOLD, STEERED_ROWS, TRANSFORMS, UP_LAUNCH, WALKS_OFF_AS, WALL_JUMPS, WALL_WIDTH, WARP_ENDS,
 )
 from cleanmelee.game.compiler import PLACE, RULES_DIGEST, digest
 from cleanmelee.game.ids import *  # noqa: F403
@@ -25,17 +26,21 @@ from cleanmelee.libmelee import libmelee_folder, zero_indexed_actions
 ANYONE = -1                                            # in the tables of data/: a row for whoever has none of his own
 REACHES = {GRAB_PULL: "pull_reach", GRAB_DASH_PULL: "dash_pull_reach", HOLD: "hold_reach"}
 LET_GO = "let_go"                                      # in place of a frame: where the throw lets go
-Tables = collections.namedtuple("Tables", "characters stages hitboxes root_motion velocities projectiles randall")
+Tables = collections.namedtuple(
+    "Tables", "characters stages hitboxes root_motion velocities special_motion projectiles randall")
 DATA = pathlib.Path(__file__).resolve().parent / "data"
 
 
-def read_rows(name):
-    with open(DATA / name, newline="") as file:
+def read_csv(path):
+    with open(path, newline="") as file:
         return list(csv.DictReader(file))
 
 
-def build_tables():
-    """Derive every table from the rows above, data/ and libmelee's framedata.csv."""
+def build_tables(folder=DATA):
+    """Derive every table from the rows above, the CSV files of a folder and libmelee's framedata.csv."""
+    def read_rows(name):
+        return read_csv(folder / name)
+
     characters = np.zeros(NUM_CHARACTERS, CHARACTER)
     for character, blocks in ATTRIBUTE_ROWS.items():
         row = characters[character]
@@ -44,7 +49,10 @@ def build_tables():
         row["ledge_top"], row["ledge_jump"] = LEDGE_BOX.get(character, (-9.0, row["full_hop"]))
         row["lands_halfway"] = character in LANDS_HALFWAY
         row["catches"][list(LEDGE_SPECIALS.get(character, ()))] = 1
-        row["wall_width"], row["wall_jumps"] = 2, character in WALL_JUMPERS
+        row["wall_width"], row["wall_jump"] = 2, WALL_JUMPS.get(character, (0, 0))
+        row["run_turn"] = RUN_TURNS.get(character, RUN_TURN)
+        for first, last, straight, helpless in LANDING_LAG_ROWS.get(character, ()):
+            row["landing_lag_special"][first:last + 1] = straight, helpless
         for action, width in WALL_WIDTH.get(character, {}).items():
             row["wall_width"][action] = width
         row["push_width"] = PUSH_WIDTH.get(character, 3.3)
@@ -52,6 +60,23 @@ def build_tables():
         row["dash_pull_reach"] = row["pull_reach"]
         (row["launch_actions"], row["launch_frames"], row["launch_speed"], row["launch_slow_from"],
          row["launch_slower"], row["launch_kept"]) = UP_LAUNCH.get(character, (-1, 0, 0, 0, 0, 0))
+        row["launch_by_stick"], row["warp_end"] = LAUNCH_BY_STICK.get(character, 0), WARP_ENDS.get(character, -1)
+        row["launch_along"] = LAUNCH_ALONG.get(character, -1)
+        (row["start_keep_x"], row["start_keep_y"], row["start_lift"], row["start_gravity"], row["start_fall"],
+         row["start_steered"]) = LAUNCH_STARTS.get(character, (0, 0, 0, 0, 0, 0))
+        rises, first, *aim = RISE_ROWS.get(character, ((), 0, 0, 0, 0, 0))
+        row["rise_first"][list(rises)] = first
+        row["rise_faces"], row["rise_slope"], row["rise_dead_zone"], row["rise_widest"] = aim
+        row["rise_gravity"], row["rise_drift"] = RISE_FALLS.get(character, (0, 0))
+        row["dives"][list(DIVES.get(character, ()))] = 1
+        for action, (following, frame) in LANDS_AS.get(character, {}).items():
+            row["lands_as"][action], row["lands_at"][action] = following, frame
+            if frame < 0:
+                row["walks_off_as"][following] = action
+        for action, following in WALKS_OFF_AS.get(character, {}).items():
+            row["walks_off_as"][action] = following
+        row["fast_falls"][:FIRST_OWN_ACTION], row["restores_jump"] = 1, RESTORES_JUMP.get(character, -1)
+        row["fast_falls"][list(FAST_FALLS.get(character, ()))] = 1
         row["transforms_into"], row["transform_action"], row["transform_end"] = TRANSFORMS.get(
             character, (character, -1, -1))
         row["shot_type"], *shots = SHOT_ROWS.get(character, (0, (-1, 0, 0, 0, 0, 0), (-1, 0, 0, 0, 0, 0)))
@@ -75,7 +100,7 @@ def build_tables():
             for name, value in zip(("keep", "loss", "frames", "gravity"), values, strict=True):
                 row["hover_" + name][first:last + 1] = value
         row["helpless_drift"], row["helpless_fall"] = HELPLESS_FALL.get(character, (1, row["fall_max"]))
-        row["steered"][:341] = 1
+        row["steered"][:FIRST_OWN_ACTION] = 1
         for first, last in STEERED_ROWS.get(character, []):
             row["steered"][first:last + 1] = 1
         for action, following in HIT_ROWS.get(character, {}).items():
@@ -171,6 +196,21 @@ def build_tables():
             velocities.append(np.full((MAX_FRAMES, 3), np.nan, "f4"))
         velocities[row["velocity_row"][action]][int(line["frame"])] = [
             float(line[name] or "nan") for name in ("ground_vx", "air_vx", "vy")]
+    for row in characters:                             # not curves: whoever was recorded stood still, or steered
+        for action in range(FIRST_OWN_ACTION, NUM_ACTIONS):
+            curve = velocities[row["velocity_row"][action]]
+            if not np.nan_to_num(curve[:, 0]).any():
+                curve[:, 0] = np.nan
+            if row["steered"][action]:
+                curve[:, 1:] = np.nan
+
+    special_motion = [np.full((MAX_FRAMES, 2), np.nan, "f4")]
+    for line in read_rows("special_motion.csv"):
+        row, action = characters[int(line["character"])], int(line["action"])
+        if not row["motion_row"][action]:
+            row["motion_row"][action] = len(special_motion)
+            special_motion.append(np.full((MAX_FRAMES, 2), np.nan, "f4"))
+        special_motion[row["motion_row"][action]][int(line["frame"])] = line["forward"], line["up"] or "nan"
 
     for line in read_rows("hitbox_shapes.csv"):        # of actions that libmelee does not show
         row, action, box = characters[int(line["character"])], int(line["action"]), int(line["hitbox"])
@@ -247,6 +287,8 @@ def build_tables():
         row["dodge_first"][row["guard_kind"] == GUARD_DODGE] = row["guard_first"][row["guard_kind"] == GUARD_DODGE]
         for action in set(row["special_start"][:, 3]) - {0, *row["launch_actions"][:2]}:
             row["rises"][action] = root_motion[row["root_row"][action]][:, 1].sum() > 20
+    for character, frames in BRAKE_FRAMES.items():
+        characters[character]["frames"][RUN_BRAKE] = frames
     marth = characters[MARTH]                          # libmelee's IASA flags of the sword dance open the next part
     marth["follow_from"][349:367], marth["interruptible"][349:367] = marth["interruptible"][349:367], 0
 
@@ -259,16 +301,17 @@ def build_tables():
         row["blast_left"], row["blast_right"], row["blast_top"], row["blast_bottom"] = blast
         row["spawn_x"], row["spawn_y"] = np.transpose(spawns)
         row["wall_bottom"], row["hull"] = WALL_BOTTOM.get(stage, -30), HULL.get(stage, 2)
-        row["slope_start"], row["slope_end"], row["slope"] = SLOPES.get(stage, (np.inf, np.inf, 0))
-        row["revive_x"], row["revive_y"] = REVIVE.get(stage, ((16, -16), 112.85))
+        row["slope_start"], row["slope"], row["slope_length"] = SLOPES.get(stage, (np.inf, 0, 0))
+        row["slope_cosine"] = 1 / np.hypot(1, row["slope"])
+        row["revive_x"], row["revive_y"], row["revive_vy"] = REVIVE.get(stage, ((16, -16), 112.85, -1.15))
     projectiles = np.zeros(NUM_ITEM_TYPES, PROJECTILE)
     for item_type, values in PROJECTILE_ROWS.items():
         projectiles[item_type] = values
     frames, left, height = RANDALL_PATH.T
     randall = np.stack([np.interp(np.arange(RANDALL_PERIOD), frames, values, period=RANDALL_PERIOD)
                         for values in (left, height)], axis=1)
-    return Tables(characters, stages, np.array(hitboxes), np.array(root_motion), np.array(velocities), projectiles,
-                  randall)
+    return Tables(characters, stages, np.array(hitboxes), np.array(root_motion), np.array(velocities),
+                  np.array(special_motion), projectiles, randall)
 
 
 def slides(motion, friction, least):

@@ -4,7 +4,7 @@ import numpy as np
 
 from cleanmelee.frame import LINK, PLATFORM_UNIT, PLATFORM_ZERO
 from cleanmelee.game.actions import (
-    in_damage, in_shine, is_down_damage, is_flying, is_held, leave_ground, on_ledge, set_action,
+    in_damage, is_down_damage, is_flying, is_held, leave_ground, on_ledge, set_action,
 )
 from cleanmelee.game.characters import LEDGE_BOX_HEIGHT, LEDGE_BOX_WIDTH, MAX_FRAMES
 from cleanmelee.game.compiler import jit
@@ -19,16 +19,16 @@ from cleanmelee.game.stages import (
 TECH_WINDOW, TECH_INTANGIBLE = 20, 15                  # frames; the second, after a tech at a wall, is a guess
 FEET_LOCKED = 10                                       # frames in the air before the feet follow the animation; measured
 BOUNCE_KEEPS = .8                                      # share of the knockback that a bounce leaves; public
-WALL_TOUCH, WALL_JUMP_WINDOW = 2.0, 3                  # how near and how fresh a flick off the wall must be; guesses
+WALL_JUMP_WINDOW = 3                                   # how fresh the flick off a wall must be; seen up to 1
 WIND_PERIOD, WIND_FRAMES, WIND_SPEED = 1100, 270, .2   # frames; units a frame
-WIND_EDGE, WIND_LOW, WIND_HIGH = 76.2, -7, 40          # where it blows
+WIND_SPLIT, WIND_EDGE, WIND_LOW, WIND_HIGH = -17.5, 76, -7, 40  # it blows outward from Whispy; measured
 TETHER_REACH = 18                                      # of Link's hookshot in the air, beyond the arms; a guess
 
 
 @jit
 def floor_height(s, floor, x):
     y = s.floor_y[floor]
-    return y - max(0.0, min(abs(x), s.slope_end) - s.slope_start) * s.slope if floor == 0 else y
+    return y - min(max(0.0, abs(x) - s.slope_start), s.slope_length) * s.slope if floor == 0 else y
 
 
 @jit
@@ -122,12 +122,15 @@ def get_dizzy(p, h):
 def land(p, h, c, y):
     action = p.action
     p.y, p.airborne, p.self_vx_ground, p.self_vy = y + .0001, 0, p.self_vx_air, 0
-    p.jumps, p.fastfall, h.air_frames, h.feet = 2, 0, 0, 0
-    aerial = c.aerial[action]
-    if in_shine(p):                                    # goes on, on the ground
-        p.action = action - SHINE_IN_AIR
-    elif action == AIR_DODGE or FALL_SPECIAL <= action <= 37:
+    p.jumps, p.fastfall, h.air_frames, h.feet, h.wall_jumps = 2, 0, 0, 0, 0
+    aerial, lag = c.aerial[action], c.landing_lag_special[action, 0]
+    if action == FALL_SPECIAL:
+        lag = h.landing_lag
+    if c.lands_as[action] > 0 and c.lands_as[action] != LANDING_SPECIAL:
+        land_special(p, h, c)
+    elif action == AIR_DODGE or FALL_SPECIAL <= action <= 37 or lag != 0 or c.lands_as[action] > 0:
         set_action(p, h, LANDING_SPECIAL)
+        h.landing_lag, h.flag = abs(lag), FREE_LANDING if lag < 0 else 0
     elif action == SHIELD_BREAK_FLY or action == SHIELD_BREAK_FALL:
         get_dizzy(p, h)
     elif aerial >= 0 and not auto_cancels(h, c, aerial):
@@ -150,6 +153,17 @@ def land(p, h, c, y):
 
 
 @jit
+def land_special(p, h, c):
+    """Many specials go on where they were, on the ground; others have a landing of their own."""
+    following, frame = c.lands_as[p.action], c.lands_at[p.action]
+    if frame < 0:
+        p.action = following
+        return
+    set_action(p, h, following)
+    p.state_age, h.action_frames = frame, frame
+
+
+@jit
 def passes_platform(p, h):
     """Platforms let a character through who holds down, unless he dodges or is hurt."""
     if p.action == PLATFORM_DROP and h.action_frames < 3:
@@ -168,11 +182,10 @@ def stop_at_wall(p, h, c, s, feet, old_x):
             if is_flying(p.action) and p.in_hitstun and (p.kb_vx * side < 0 or tech_ready(h)):
                 meet_wall(p, h, side)                  # who shifts himself into it can tech, wherever he flies
                 return
-        touching = -.01 <= (p.x - wall) * side - width * depth < WALL_TOUCH
-        flick = h.stick_x * side >= DASH_X and h.tilt_x_age < WALL_JUMP_WINDOW
-        if touching and flick and c.wall_jumps and JUMP_FORWARD <= p.action <= FALL_AERIAL + 2:
-            p.self_vx_air, p.self_vy, p.fastfall, p.facing = 0, 0, 0, side
-            set_action(p, h, WALL_TECH_JUMP)           # Melee has no id of its own for it
+            flick = h.stick_x * side >= DASH_X and h.tilt_x_age < WALL_JUMP_WINDOW
+            if flick and c.wall_jump[1] > 0 and JUMP_FORWARD <= p.action <= FALL_AERIAL + 2:
+                p.self_vx_air, p.self_vy, p.fastfall, p.facing = 0, 0, 0, side
+                set_action(p, h, WALL_TECH_JUMP)       # Melee has no id of its own for it
 
 
 @jit
@@ -233,7 +246,7 @@ def stop_flying(p, h, action):
 @jit
 def collide_in_air(p, h, c, s, old_x, old_y):
     feet = 0.0 if h.air_frames < FEET_LOCKED else c.feet[p.action, min(h.action_frames, MAX_FRAMES - 1)]
-    old_feet = max(h.feet, feet)
+    old_feet = max(h.feet, feet)                       # another action's feet are lower: who was above, meets the floor
     h.feet = feet
     if s.wall_bottom < p.y < 0 and old_y <= .001:
         stop_at_wall(p, h, c, s, feet, old_x)
@@ -241,6 +254,7 @@ def collide_in_air(p, h, c, s, old_x, old_y):
         stop_below_stage(p, h, s, old_x, old_y)
     if p.y > old_y:
         return
+    falling = p.y < old_y
     for floor in range(s.num_floors):
         y = floor_height(s, floor, p.x)
         crossed = old_y + old_feet >= y - .001 and p.y + feet < y
@@ -251,15 +265,16 @@ def collide_in_air(p, h, c, s, old_x, old_y):
                     p.x = .5 * (old_x + p.x)
                 land(p, h, c, y)
                 return
-    catch_ledge(p, h, c, s)
+    if falling:
+        catch_ledge(p, h, c, s)
 
 
 @jit
 def catch_ledge(p, h, c, s):
     """The corner lies inside the box in front of a falling character who does not hold down, and nobody hangs there."""
     action = p.action
-    able = JUMP_FORWARD <= action <= 37 or action == TUMBLE or action == PLATFORM_DROP or c.catches[action]
-    able = able or action == MISS_FOOT
+    able = JUMP_FORWARD <= action <= 37 or action == TUMBLE or action == PLATFORM_DROP or action == MISS_FOOT
+    able = able or c.catches[action]
     height = floor_height(s, 0, s.floor_right[0])
     below = p.y - height
     if not able or h.ledge_cooldown > 0 or h.stick_y <= -.6 or below >= -2 or h.air_frames <= 1:
@@ -322,9 +337,14 @@ def walk_off(p, h, c, s, floor):
     leave_ground(p, h)
     p.self_vx_air = p.self_vx_ground
     shielding = SHIELD_START <= action <= SHIELD_REFLECT
+    following = c.walks_off_as[action]
     if in_damage(action) or (shielding and side * p.facing < 0):
         p.in_hitstun, p.hitstun = 0, 0
         set_action(p, h, MISS_FOOT)
+    elif following == FALL or following == FALL_SPECIAL:
+        set_action(p, h, following)
+    elif following > 0:
+        p.action = following                           # goes on in the air
     elif action < DAMAGE_FIRST or shielding or slides_off(action) or action == FURAFURA or action == GRAB_BREAK or \
             action == BREAK_FREE or action == REBOUND:
         p.self_vx_air = min(max(p.self_vx_ground, -c.air_max), c.air_max)  # a run does not carry on into the air
@@ -371,7 +391,7 @@ def ledge_motion(p, h, c, s, t):
         if learned and not np.isnan(t.velocities[learned, h.action_frames, 1]):
             dx, dy = t.velocities[learned, h.action_frames, 1], t.velocities[learned, h.action_frames, 2]
         p.x += dx * p.facing
-        p.y += dy
+        p.y = p.y + dy if p.airborne else floor_height(s, 0, p.x) + .0001  # once on the stage, he stays on it
         if p.y > height and p.airborne and p.x * side < s.floor_right[0] and p.action < LEDGE_JUMP_SLOW:
             p.y, p.airborne, p.jumps = floor_height(s, 0, p.x) + .0001, 0, 2
 
@@ -388,10 +408,10 @@ def wind_direction(seed, frame_id):
 
 @jit
 def blow(p, wind):
-    """The wind pushes whoever stands or flies on its half of the stage, outward."""
+    """The wind pushes whoever stands or flies on its side of Whispy, outward."""
     side = -1.0 if wind == 1 else 1.0
     free = p.hitlag <= 0 and p.action > REBIRTH_WAIT and not on_ledge(p.action) and not is_held(p.action)
-    if free and 0 < p.x * side < WIND_EDGE and WIND_LOW < p.y < WIND_HIGH:
+    if free and (p.x - WIND_SPLIT) * side > 0 and p.x * side < WIND_EDGE and WIND_LOW < p.y < WIND_HIGH:
         p.x += WIND_SPEED * side
 
 

@@ -77,6 +77,20 @@ def test_batch_of_one_equals_batch_of_many():
         assert single[1].tobytes() == hidden[index:index + 1].tobytes()
 
 
+def test_arrays_that_lie_apart_play_the_same():
+    """Whole arrays take a shorter way into the game than views of larger ones."""
+    frames, hidden, bots = batch(4, ("random", "random"))
+    wide_frames, wide_hidden = np.repeat(frames, 2), np.repeat(hidden, 2)
+    wide_frames[1::2], wide_hidden[1::2] = 0, 0
+    untouched = wide_frames[1::2].tobytes()
+    controllers = np.zeros((4, 2), game.CONTROLLER)
+    for _ in range(60):
+        game.bot_controllers(frames, bots, controllers)
+        game.step_games(frames, hidden, controllers)
+        game.step_games(wide_frames[::2], wide_hidden[::2], controllers)
+    assert wide_frames[::2].tobytes() == frames.tobytes() and wide_frames[1::2].tobytes() == untouched
+
+
 def test_state_fits_four_kilobytes():
     assert game.FRAME.itemsize + game.HIDDEN.itemsize < 4096
 

@@ -673,6 +673,94 @@ def test_tumble_ends_with_a_flick():
         assert match.players["action"][0] == action
 
 
+@pytest.mark.parametrize("pads, moved", [
+    ([.3, .5, .8, .8, .8], 6 * .8), ([.8, .8, .8, .8, .8], 6 * .8), ([.3, .3, .3, .3, .3, .8], 0)])
+def test_smash_di_is_a_tilt_of_four_frames_and_counts_once(pads, moved):
+    match = launched((0.0, 0.0), hitlag=20)
+    for x in pads:
+        match.step(dict(main_x=x))
+    assert match.players["x"][0] == pytest.approx(moved, abs=1e-3)
+
+
+@pytest.mark.parametrize("pad", [dict(c_y=-1.0), dict(main_y=-1.0)])
+def test_a_weak_launch_and_a_stick_down_land_when_the_hitlag_ends(pad):
+    match = Game(FOX, FOX)
+    match.place(0, 0, facing=1)
+    match.place(1, 8, facing=-1)
+    match.players["percent"][1] = 25
+    match.players["airborne"][1], match.players["action"][1] = 1, game.FALL
+    match.step(dict(buttons=game.BUTTON_A))
+    while not match.players["hitlag"][1]:
+        match.step()
+    while match.players["hitlag"][1] > 1:
+        match.step(p2=pad)
+    match.step()                                       # it is the last frame of hitlag that counts
+    assert match.players["action"][1] == game.LANDING and match.players["y"][1] == pytest.approx(.0001, abs=1e-4)
+
+
+def test_smash_di_stops_at_the_floor_and_at_the_stages_side():
+    match = launched((0.0, 2.0), hitlag=9, y=3)
+    match.step(dict(main_y=-1.0))
+    assert match.players["y"][0] == pytest.approx(0, abs=1e-3) and match.players["airborne"][0]
+    match = launched((0.0, 2.0), hitlag=9, y=-6)
+    match.players["x"][0] = 87
+    match.step(dict(main_x=-1.0))
+    assert match.players["x"][0] >= 85.5
+
+
+def test_a_shift_into_the_wall_can_be_teched_wherever_the_blow_sends():
+    for pressed_before, action in ((5, game.WALL_TECH), (60, game.DAMAGE_FLY)):
+        match = launched((1.0, .5), hitlag=1, y=-8)
+        match.players["x"][0], match.players["facing"][0] = 86.5, 1
+        match.hidden["players"]["stick_x"][0, 0] = -1.0
+        match.hidden["players"]["trigger_age"][0, 0] = pressed_before
+        match.step()
+        assert match.players["action"][0] == action
+
+
+def test_tumble_knows_no_air_dodge():
+    for action in (game.TUMBLE, game.DAMAGE_FLY):
+        match = flying(y=100, action=action)
+        match.step(SHIELD, frames=2)
+        assert match.players["action"][0] == action
+    match.step(dict(main_x=1.0))                       # the flick first, and then
+    assert match.players["action"][0] == game.FALL
+    match.step()
+    assert match.step(SHIELD)["action"][0] == game.AIR_DODGE
+
+
+def test_flung_and_out_of_hitstun_is_free_though_the_animation_goes_on():
+    for pad, actions in ((dict(buttons=game.BUTTON_X), (game.DOUBLE_FORWARD, game.DOUBLE_BACKWARD)),
+                         (dict(buttons=game.BUTTON_A), (game.NAIR,)), (dict(main_x=1.0), (game.FALL,))):
+        match = flying(y=100, action=game.DAMAGE_FLY_TOP)
+        match.step()
+        assert match.step(pad)["action"][0] in actions
+
+
+@pytest.mark.parametrize("before, jumps", [(9, True), (10, False)])
+def test_a_jump_pressed_in_the_last_ten_frames_of_hitstun_comes_out(before, jumps):
+    match = launched((0.0, 0.0), hitstun=before + 1, y=150)
+    match.players["state_age"][0] = 40
+    match.step(dict(buttons=game.BUTTON_X))
+    match.step(frames=before)
+    assert (match.players["jumps"][0] == 0) == jumps
+
+
+def test_who_is_blown_straight_down_stops_it_by_a_jump_after_eight_frames():
+    for pressed_at, stops in ((3, False), (12, True)):
+        match = launched((0.0, -2.0), hitstun=60, y=150)
+        match.hidden["players"]["meteor"][0, 0] = 1
+        for frame in range(16):
+            match.step(dict(buttons=game.BUTTON_X if frame in (pressed_at, 14) else 0))
+        assert (match.players["jumps"][0] == 0) == stops and (match.players["kb_vy"][0] == 0) == stops
+
+
+def test_fast_fall_once_hitstun_is_over():
+    match = flying(y=100, action=game.DAMAGE_AIR, self_vy=-1.0)
+    match.step()
+    assert match.step(dict(main_y=-1.0))["fastfall"][0] == 1
+
+
 def test_stale_queue_holds_nine_and_forgets_the_oldest():
     secret = Game().secret_record(0)
     for attack in (7, 8, 7):
@@ -777,6 +865,134 @@ def test_grab_and_throw():
     assert match.players["action"][0] == game.HOLD and match.players["action"][1] == game.HELD
     heights = [float(match.step(dict(main_y=1.0))["y"][1]) for _ in range(40)]
     assert match.players["percent"][1] == 4 and max(heights) > 15
+
+
+def test_nobody_hits_a_thrower_in_his_first_eight_frames():
+    match = Game(MARTH, FOX)
+    match.place(0, 0, facing=1)
+    match.place(1, 9, facing=-1)
+    match.step(dict(buttons=game.BUTTON_Z))
+    match.step(frames=12)
+    match.step(dict(main_y=1.0))
+    shielded = [int(match.players["hurtbox"][0])] + [int(match.step()["hurtbox"][0]) for _ in range(12)]
+    assert shielded == [1] * 8 + [0] * 5
+
+
+def test_the_shield_pushes_the_attacker_by_its_own_speed():
+    """Floor of the damage times .07 and .02, less 1.1 times his friction a frame, through root motion too."""
+    match = Game(FALCO, MEWTWO)
+    match.place(0, 0, facing=1)
+    match.place(1, 14, facing=-1)
+    match.step(p2=SHIELD, frames=10)
+    match.step(dict(main_x=.5, buttons=game.BUTTON_A), SHIELD)
+    while not match.players["hitlag"][0]:
+        match.step(p2=SHIELD)
+    damage = int(game.TABLES.hitboxes[ROW[FALCO]["hit_row"][game.FTILT].max()]["damage"].max())
+    assert match.hidden["players"]["shield_push"][0, 0] == pytest.approx(-(damage * .07 + .02), abs=1e-4)
+    while match.players["hitlag"][0] > 1:
+        match.step(p2=SHIELD)
+    for frame in (1, 2, 3):
+        before = float(match.players["x"][0])
+        match.step(p2=SHIELD)
+        moved = match.players["x"][0] - before - match.players["self_vx_ground"][0]
+        assert moved == pytest.approx(-(damage * .07 + .02) + frame * 1.1 * ROW[FALCO]["friction"], abs=1e-3)
+
+
+@pytest.mark.parametrize("shielding", [False, True])
+def test_confusion_takes_hold_turns_round_and_lets_fall(shielding):
+    match = Game(MEWTWO, FOX)
+    match.place(0, 0, facing=1)
+    match.place(1, 16, facing=-1)
+    match.step(p2=SHIELD if shielding else None, frames=10)
+    match.step(dict(buttons=game.BUTTON_B, main_x=1.0), SHIELD if shielding else None)
+    for _ in range(20):
+        if match.players["action"][1] >= game.CONFUSED:
+            break
+        match.step(p2=SHIELD if shielding else None)
+    held = 0
+    while match.players["action"][1] == game.CONFUSED and held < 60:
+        assert match.players["percent"][1] == 0 and not match.players["hitlag"].any()
+        match.step()
+        held += 1
+    assert held == 27 and match.players["percent"][1] == 10 and match.players["facing"][1] == 1
+    assert match.players["action"][1] == game.FALL and not match.players["in_hitstun"][1]
+    match.step(frames=20)
+    assert match.players["percent"][1] == 10           # not twice in the same use
+
+
+@pytest.mark.parametrize("damage_action, facing, expected", [
+    (game.DAMAGE_FIRST, -1, game.MISS_FOOT), (game.SHIELD_STUN, -1, game.MISS_FOOT), (game.SHIELD_STUN, 1, game.FALL),
+    (game.DOWN_BOUND_UP, -1, game.FALL), (game.TECH, -1, game.FALL)])
+def test_who_slides_off_the_edge_misses_his_foot(damage_action, facing, expected):
+    """Hurt, or backward in a shield; lying, or turned to the edge, he just falls."""
+    match = settled(x=85.0)
+    for name, value in dict(action=damage_action, facing=facing, kb_vx=2.0, in_hitstun=1, hitstun=20).items():
+        match.players[name][0] = value
+    match.hidden["players"]["guard_frames"][0, 0] = 20
+    match.step()
+    assert match.players["action"][0] == expected and match.players["airborne"][0]
+    if expected == game.MISS_FOOT:
+        match.place(0, 0, 150)
+        match.step(dict(buttons=game.BUTTON_X), frames=29)
+        assert match.players["action"][0] == game.MISS_FOOT  # helpless so long
+        assert match.step(frames=1)["action"][0] == game.TUMBLE
+
+
+@pytest.mark.parametrize("hitstun, following", [(9, game.DOWN_STAND + 8), (30, game.DOWN_WAIT_DOWN)])
+def test_a_weak_blow_on_who_lies_makes_him_stand_up(hitstun, following):
+    """Thirteen frames, then up if the stun is over, else he lies on."""
+    match = settled()
+    for name, value in dict(action=game.DOWN_DAMAGE_DOWN, in_hitstun=1, hitstun=hitstun).items():
+        match.players[name][0] = value
+    match.hidden["players"]["action_frames"][0, 0] = 0
+    match.step(frames=12)
+    assert match.players["action"][0] == game.DOWN_DAMAGE_DOWN
+    assert match.step()["action"][0] == following
+
+
+def test_less_than_seven_percent_do_not_lift_who_lies():
+    for attacker, pad, weak in ((FOX, dict(buttons=game.BUTTON_A), True), (MARTH, dict(c_y=-1.0), False)):
+        match = Game(attacker, FALCON)
+        match.place(0, 0, facing=1)
+        match.place(1, 7, facing=-1)
+        match.players["percent"][1] = 60
+        match.players["action"][1] = game.DOWN_WAIT_UP
+        match.step(pad)
+        for _ in range(20):
+            if match.players["percent"][1] > 60:
+                break
+            match.step()
+        assert match.players["percent"][1] > 60
+        assert (match.players["action"][1] == game.DOWN_DAMAGE_DOWN) == weak
+
+
+@pytest.mark.parametrize("pad, action", [
+    (dict(main_y=.4), game.DOWN_STAND), (dict(main_x=.3), game.DOWN_ROLL_FORWARD),
+    (dict(main_x=-.3), game.DOWN_ROLL_BACKWARD), (dict(main_x=.62, main_y=.64), game.DOWN_ROLL_FORWARD),
+    (dict(main_x=.31, main_y=.38), game.DOWN_STAND), (dict(c_x=-1.0), game.DOWN_ROLL_BACKWARD),
+    (dict(main_y=-1.0), game.DOWN_WAIT_UP), (dict(buttons=game.BUTTON_A), game.DOWN_ATTACK)])
+def test_get_up_options(pad, action):
+    match = settled()
+    match.players["action"][0], match.players["facing"][0] = game.DOWN_WAIT_UP, 1
+    assert match.step(pad)["action"][0] == action
+
+
+def test_a_pressed_while_bouncing_attacks_when_that_is_over():
+    match = settled()
+    match.players["action"][0], match.hidden["players"]["action_frames"][0, 0] = game.DOWN_BOUND_UP, 0
+    match.step(frames=5)
+    match.step(dict(buttons=game.BUTTON_A))
+    match.step(frames=19)
+    assert match.players["action"][0] == game.DOWN_BOUND_UP
+    assert match.step()["action"][0] == game.DOWN_ATTACK
+
+
+def test_the_up_special_comes_out_of_the_jumpsquat():
+    match = settled(MARTH)
+    match.step(SHIELD, frames=10)
+    match.step({**SHIELD, "main_y": 1.0})
+    assert match.players["action"][0] == game.JUMPSQUAT
+    assert match.step(dict(buttons=game.BUTTON_B, main_y=1.0))["action"][0] == ROW[MARTH]["special_start"][0, 3]
 
 
 def test_held_player_breaks_free():
@@ -1049,6 +1265,21 @@ def test_nobody_hits_the_untouchable():
     match.step(frames=30)
     assert match.players["percent"][1] == 0
     assert hit(MARTH, FOX, 0.0, dict(buttons=game.BUTTON_A, main_y=-.5)).players["percent"][1] > 0
+
+
+def test_a_blow_meets_the_body_of_this_very_frame():
+    """The first frame after a spot dodge's window is hit, and its first frame is not."""
+    row = ROW[FOX]
+    first, last = int(row["dodge_first"][game.SPOT_DODGE]), int(row["dodge_last"][game.SPOT_DODGE])
+    for frame in range(first - 1, last + 2):
+        match = Game(MARTH, FOX)
+        match.place(0, 0, facing=1)
+        match.place(1, 10, facing=-1)
+        match.players["action"][:] = game.DTILT, game.SPOT_DODGE
+        active = int((ROW[MARTH]["hit_row"][game.DTILT] > 0).argmax()) - 1  # counts from 0
+        match.hidden["players"]["action_frames"][0] = active - 1, frame - 1
+        match.step()
+        assert (match.players["percent"][1] > 0) == (not first <= frame < last), frame
 
 
 def test_time_runs_out_after_eight_minutes():

@@ -468,7 +468,7 @@ def test_dins_fire_is_steered_and_explodes_after_letting_go():
 
 
 @pytest.mark.parametrize("character, stick, delay", [
-    (ZELDA, {}, 6), (MEWTWO, dict(main_x=1.), 12), (FOX, dict(main_y=-1.), 0)])
+    (ZELDA, {}, 6), (MEWTWO, dict(main_x=1.), 12), (FOX, dict(main_y=-1.), 3)])
 def test_nayru_confusion_and_shine_reflect(character, stick, delay):
     match = duel(FALCO, character, distance=130)
     special(match)
@@ -518,6 +518,14 @@ def test_disable_stuns_who_looks_at_it(facing, stunned):
     wait(match, 30, hurt(1))
     assert (match.players["action"][1] == game.FURAFURA) == stunned
     assert wait(match, 120, lambda m: m.players["action"][1] == game.WAIT) > 0
+
+
+def test_disable_does_not_stun_twice_in_a_row():
+    match = duel(MEWTWO, distance=12)
+    match.players["action"][1], match.hidden["players"]["grab_timer"][0, 1] = game.FURAFURA, 50
+    special(match, main_y=-1.)
+    wait(match, 45)
+    assert match.players["percent"][1] > 0 and match.hidden["players"]["grab_timer"][0, 1] < 20
 
 
 def test_a_blow_while_charging_loses_the_charge():
@@ -612,7 +620,10 @@ def test_the_stick_turns_game_and_watchs_rise(stick, degrees):
     for _ in range(25):
         match.step(p1=dict(main_x=-float(stick)))      # too late to matter
         heights.append(match.players["y"][0])
-    assert (np.diff(heights) > 0).all() and np.sign(match.players["x"][0]) == np.sign(stick)
+    assert (np.diff(heights) > 0).all() and np.sign(match.players["x"][0]) == (np.sign(stick) or 1)
+    match.step(frames=11)                              # the turn lasts to the end of the rise
+    turned = np.radians(abs(degrees))
+    assert match.players["self_vy"][0] == pytest.approx(-2.2034 * np.cos(turned) - .4382 * np.sin(turned), abs=1e-3)
 
 
 def test_oil_panic_catches_three_shots_and_pours_them_out():
@@ -674,6 +685,305 @@ def test_lasers_fly_during_the_up_throw(character, item_type):
         shots += int((flying["timer"] == game.TABLES.projectiles[item_type]["life"]).sum())
         assert (flying["vy"] > 0).all()
     assert shots == 3
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Motion of specials
+# ---------------------------------------------------------------------------------------------------------------------
+
+def in_the_air(character, y=60., x=0., vx=0., vy=0., facing=1, **stick):
+    """Has just begun the special of this stick in the air, at this speed; and the first frame is over."""
+    match = duel(character)
+    match.place(0, x, y=y, airborne=True, facing=facing)
+    match.players["self_vx_air"][0], match.players["self_vy"][0] = vx, vy
+    special(match, **stick)
+    return match
+
+
+def velocity(match):
+    return match.players["self_vx_air"][0], match.players["self_vy"][0]
+
+
+def near(vx, vy):
+    return pytest.approx((vx, vy), abs=2e-3)
+
+
+@pytest.mark.parametrize("stick, degrees", [(0, 3.005), (.6875, 10.505), (1, 23.005)])
+def test_the_widest_tilt_before_dolphin_slash_turns_it(stick, degrees):
+    match = in_the_air(MARTH, vx=.608, main_y=1.)
+    assert velocity(match) == near(.608 * 2 / 3 - .005, -.085)
+    match.step(p1=dict(main_x=float(stick)), frames=2)
+    match.step(frames=3)
+    assert np.hypot(*velocity(match)) == pytest.approx(14.435, abs=2e-3)
+    assert np.degrees(np.arctan2(*velocity(match))) == pytest.approx(degrees, abs=.01)
+
+
+def test_dolphin_slash_falls_slowly_and_is_steered_little_after_its_rise():
+    match = in_the_air(MARTH, y=10, main_y=1.)
+    match.step(frames=21)
+    vx, vy = velocity(match)
+    match.step(p1=dict(main_x=1.))
+    assert velocity(match) == near(vx + .012, vy - .06)
+    match.step(p1=dict(main_x=1.), frames=15)
+    assert velocity(match)[0] == pytest.approx(.36)
+
+
+def test_dolphin_slash_faces_the_stick_as_it_rises():
+    match = in_the_air(MARTH, main_y=1.)
+    match.step(p1=dict(main_x=-1.), frames=4)
+    assert match.players["facing"][0] == 1
+    match.step(p1=dict(main_x=-1.))
+    assert match.players["facing"][0] == -1 and velocity(match)[0] < 0
+
+
+def test_falcon_dive_has_its_own_motion_and_the_stick_adds_to_it():
+    match = in_the_air(FALCON, vx=1., vy=-2.9, main_y=1.)
+    assert velocity(match) == near(0, 0)
+    match.step(frames=13)
+    assert velocity(match) == near(.3478, 2.5555)
+    match.step(p1=dict(main_x=1.))
+    assert velocity(match)[0] == pytest.approx(.3513 + .044, abs=1e-3)
+    match.step(p1=dict(main_x=1.), frames=25)
+    assert velocity(match)[0] == pytest.approx(.4019 + .85 * 1.12, abs=1e-3)
+    match.step()
+    assert velocity(match)[0] == pytest.approx(.4024, abs=1e-3)
+
+
+@pytest.mark.parametrize("stick, facing", [(-.5, -1), (.5, 1), (0, 1)])
+def test_falcon_dive_faces_the_stick_before_it_rises(stick, facing):
+    match = in_the_air(FALCON, main_y=1.)
+    match.step(p1=dict(main_x=float(stick)), frames=12)
+    assert match.players["facing"][0] == facing
+
+
+def test_teleport_halves_the_speed_then_goes_by_the_stick_of_the_frame_before():
+    match = in_the_air(MEWTWO, y=120, vx=.86, vy=.62, main_y=1.)
+    assert velocity(match) == near(.86 / 2 - .016, .62 / 2 - .04)
+    match.step(p1=dict(main_x=.6, main_y=.8), frames=6)
+    assert velocity(match) == near(.86 / 2 - 7 * .016, .62 / 2 - 7 * .04)
+    match.step(p1=dict(main_x=-1.))
+    assert velocity(match) == near(3., 4.)
+    match.step(frames=9)
+    assert match.players["action"][0] == 357
+    match.step()
+    assert velocity(match) == near(.6 - .016, .8 * .9)
+    match.step(p1=dict(main_x=-1.), frames=7)
+    assert velocity(match) == near(.6 - 8 * .016, .8 * .9 ** 8)
+    match.step(p1=dict(main_x=-1.))                    # falls from here on, and cannot be steered
+    assert velocity(match) == near(.6 - 8 * .016, .8 * .9 ** 8 - .082)
+
+
+@pytest.mark.parametrize("length, speed", [(0, 5.), (.5, 4.), (1, 5.)])
+def test_teleport_is_faster_the_further_the_stick_is_out(length, speed):
+    match = in_the_air(MEWTWO, y=120, main_y=1.)
+    match.step(p1=dict(main_x=float(length)), frames=7)
+    assert np.hypot(*velocity(match)) == pytest.approx(speed, abs=1e-3)
+
+
+def test_teleports_start_never_falls_fast():
+    match = in_the_air(MEWTWO, y=120, vy=-1.5, main_y=1.)
+    match.step(frames=5)
+    assert velocity(match)[1] == pytest.approx(-.75)
+
+
+def test_vanish_rises_a_little_then_flies_for_twenty_frames():
+    match = in_the_air(SHEIK, y=120, vy=-2.13, main_y=1.)
+    assert velocity(match)[1] == pytest.approx(3.31)
+    match.step(frames=18)
+    assert velocity(match)[1] == pytest.approx(-.11, abs=1e-3)
+    match.step(p1=dict(main_x=1.), frames=16)
+    assert velocity(match) == near(.8, -.25)
+    match.step(p1=dict(main_x=1.))
+    for _ in range(20):
+        assert match.players["action"][0] == 359 and velocity(match) == near(2., 0)
+        match.step()
+    assert match.players["action"][0] == 360 and velocity(match) == near(.6 - .04, 0)
+    match.step(frames=8)
+    assert velocity(match) == near(.6 - 8 * .04, -.12)
+
+
+@pytest.mark.parametrize("character, speed, frames, slow_from, slower", [
+    (FOX, 3.8, 30, 5, .1), (FALCO, 4.2, 22, 3, .17)])
+def test_fire_fox_goes_by_the_stick_of_the_frame_before_and_slows_down(character, speed, frames, slow_from, slower):
+    match = in_the_air(character, y=20, main_y=1.)
+    match.step(p1=dict(main_x=.6, main_y=.8), frames=41)
+    match.step(p1=dict(main_x=-1.))
+    assert match.players["action"][0] == 356
+    for frame in range(frames):
+        now = speed - max(0, frame - slow_from + 1) * slower
+        assert velocity(match) == near(.6 * now, .8 * now)
+        match.step()
+    assert match.players["action"][0] == 358
+    assert wait(match, 25, lambda m: m.players["action"][0] == game.FALL_SPECIAL) == 20
+
+
+def test_fire_fox_along_the_floor_ends_on_the_floor():
+    match = duel(FOX)
+    special(match, main_y=1.)
+    match.step(p1=dict(main_x=1.), frames=42)
+    assert match.players["action"][0] == 355 and match.players["self_vx_ground"][0] == pytest.approx(3.8)
+    match.step(frames=29)
+    assert match.players["self_vx_ground"][0] == pytest.approx(1.3, abs=1e-3)
+    match.step()
+    assert match.players["action"][0] == 357
+    assert wait(match, 30, lambda m: m.players["action"][0] == game.WAIT) == 20
+
+
+@pytest.mark.parametrize("character", [FOX, FALCO])
+def test_after_fire_fox_one_lands_for_six_frames(character):
+    match = in_the_air(character, y=60, main_y=1.)
+    assert wait(match, 80, lambda m: m.players["action"][0] == 358) > 0
+    drop(match)
+    match.step()
+    assert match.players["action"][0] == 357 and not match.players["airborne"][0]
+    assert wait(match, 20, lambda m: m.players["action"][0] == game.WAIT) == 6
+
+
+@pytest.mark.parametrize("character, wait_frames, speed", [(FOX, 19, 18.72), (FALCO, 15, 16.5)])
+def test_illusion_in_the_air(character, wait_frames, speed):
+    match = in_the_air(character, y=100, x=-60, main_x=1.)
+    match.step(frames=wait_frames)
+    assert match.players["action"][0] == 351 and velocity(match) == near(0, 0)
+    for _ in range(3):
+        match.step()
+        assert velocity(match) == near(speed, 0)
+    match.step()
+    assert match.players["action"][0] == 352 and velocity(match) == near(1.93, 0)
+    assert wait(match, 60, lambda m: m.players["action"][0] == game.FALL_SPECIAL) == 40
+
+
+def test_who_slides_off_an_edge_after_illusion_is_free():
+    match = duel(FOX)
+    special(match, main_x=1.)
+    assert wait(match, 30, lambda m: m.players["action"][0] == 349) > 0
+    match.place(0, 85.)
+    assert wait(match, 5, lambda m: m.players["airborne"][0]) > 0 and match.players["action"][0] == game.FALL
+
+
+def test_raptor_boost_in_the_air_hangs_then_falls_slowly():
+    match = in_the_air(FALCON, y=100, x=-40, vy=-1., main_x=1.)
+    match.step(frames=14)
+    assert velocity(match) == near(0, 0)
+    match.step()
+    assert velocity(match) == near(2.2794, 0)
+    match.step(frames=15)
+    assert velocity(match) == near(1.661, -.1)
+
+
+def test_falcon_kick_in_the_air_gives_the_double_jump_back():
+    match = in_the_air(FALCON, y=150, main_y=-1.)
+    match.players["jumps"][0] = 0
+    assert velocity(match) == near(-.3158, .2018)
+    match.step(frames=16)
+    assert velocity(match) == near(1.225, -3.8172)
+    assert wait(match, 20, lambda m: m.players["action"][0] == 361) == 13 and match.players["jumps"][0] == 1
+
+
+@pytest.mark.parametrize("airborne", [False, True])
+def test_a_shine_lasts_twenty_one_frames_however_soon_b_is_let_go(airborne):
+    match = in_the_air(FOX, main_y=-1.) if airborne else duel(FOX)
+    if not airborne:
+        special(match, main_y=-1.)
+    end = 368 if airborne else 363
+    match.step(frames=4)
+    assert wait(match, 30, lambda m: m.players["action"][0] == end, p1=dict(buttons=B)) == 17
+    assert wait(match, 30, lambda m: m.players["action"][0] < 341) == 18
+
+
+def test_a_shine_can_be_jumped_out_of_once_it_has_begun():
+    match = duel(FOX)
+    special(match, main_y=-1.)
+    match.step(p1=dict(buttons=X), frames=2)
+    assert match.players["action"][0] == 360
+    match.step()
+    assert match.players["action"][0] == 361
+    match.step(p1=dict(buttons=X))
+    assert match.players["action"][0] == game.JUMPSQUAT
+
+
+def test_a_tilt_back_turns_a_shine_for_three_frames():
+    match = duel(FOX)
+    special(match, main_y=-1.)
+    match.step(p1=dict(buttons=B), frames=3)
+    match.step(p1=dict(buttons=B, main_x=-.5))
+    assert match.players["action"][0] == 364 and match.players["facing"][0] == -1
+    match.step(p1=dict(buttons=B), frames=3)
+    assert match.players["action"][0] == 361
+    assert wait(match, 30, lambda m: m.players["action"][0] == 363) == 14
+
+
+def test_a_shine_reflects_neither_as_it_starts_nor_as_it_ends():
+    for character in (FOX, FALCO):
+        kinds = game.TABLES.characters[character]["guard_kind"][360:370]
+        reflects = [361, 362, 364, 366, 367, 369]
+        assert list(np.flatnonzero(kinds == game.GUARD_REFLECT) + 360) == reflects
+
+
+def drop(match):
+    """The first player is on the floor by the next frame, whatever his special does."""
+    match.players["y"][0], match.players["kb_vy"][0] = .1, -20.
+    match.hidden["players"]["air_frames"][0, 0] = 0
+
+
+@pytest.mark.parametrize("character, start, landed", [
+    (MARTH, 347, 343), (MARTH, 358, 349), (MARTH, 371, 369), (FALCON, 348, 347), (FALCON, 351, 43), (SHEIK, 346, 342),
+    (SHEIK, 352, 349), (MEWTWO, 347, 342), (FOX, 350, 347), (FALCO, 354, 353), (FOX, 366, 361), (GAMEANDWATCH, 374, 43)])
+def test_a_special_that_lands_goes_on_or_has_a_landing_of_its_own(character, start, landed):
+    match = duel(character)
+    match.place(0, 0, y=60, airborne=True, facing=1)
+    match.players["action"][0] = start
+    match.hidden["players"]["action_frames"][0, 0] = 5
+    drop(match)
+    match.hidden["players"]["buttons"][0, 0] = B
+    match.step(p1=dict(buttons=B))
+    assert match.players["action"][0] == landed and not match.players["airborne"][0]
+    assert match.hidden["players"]["action_frames"][0, 0] == (0 if landed == 43 else 6)
+
+
+def test_a_special_that_loses_the_floor_goes_on_in_the_air():
+    match = duel(FALCON)
+    special(match)
+    match.step(frames=10)
+    match.place(0, 85.5)
+    match.players["kb_vx"][0] = 2.
+    match.step()
+    assert match.players["action"][0] == 348 and match.players["airborne"][0]
+    assert match.secret_record(0)["action_frames"] == 11
+
+
+@pytest.mark.parametrize("character, action, fast", [
+    (FALCO, 345, True), (FOX, 358, True), (SHEIK, 346, False), (MARTH, 347, False), (MEWTWO, 347, False)])
+def test_few_specials_fall_fast(character, action, fast):
+    match = duel(character)
+    match.place(0, 0, y=60, airborne=True)
+    match.players["action"][0], match.players["self_vy"][0] = action, -1.
+    match.step(p1=dict(main_y=-1., buttons=B))
+    assert match.players["fastfall"][0] == fast
+
+
+def test_a_shine_slides_along_the_floor():
+    match = duel(FOX)
+    match.players["self_vx_ground"][0] = 1.5
+    special(match, main_y=-1.)
+    match.step(frames=4)
+    assert match.players["self_vx_ground"][0] == pytest.approx(1.5 - 5 * .08)
+
+
+def test_the_next_shot_begins_to_fall_anew():
+    match = duel(FOX)
+    match.place(0, 0, y=90, airborne=True)
+    match.players["action"][0], match.players["self_vy"][0], match.players["fastfall"][0] = 345, -3.4, 1
+    match.hidden["players"]["action_frames"][0, 0], match.hidden["players"]["tilt_y_age"][0, 0] = 9, 50
+    match.hidden["players"]["stick_y"][0, 0] = -1.     # held down for long
+    match.step(p1=dict(main_y=-1.))
+    assert match.players["action"][0] == 346 and match.players["self_vy"][0] == pytest.approx(-2.8)
+
+
+def test_mewtwos_double_jump_takes_the_stick_then_drifts():
+    match = duel(MEWTWO)
+    match.place(0, 0, y=60, airborne=True, facing=1)
+    match.step(p1=dict(main_x=.875, buttons=X))
+    assert velocity(match) == near(.93 * .875 + .02, 0)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ and moves_all.csv. All numbers are modes or medians of what the game itself logg
 
 import collections
 import csv
+import functools
 import pathlib
 import sys
 
@@ -166,15 +167,8 @@ def measure_velocities(stage, player, curves):
                 np.nan, (player["x"][t] - player["x"][t - 1]) * facing, player["y"][t] - player["y"][t - 1],
                 False, False, False))
             continue
-        action, first, last = game.characters.TURNED_RISE
-        turned = player["character"][t] == game.GAMEANDWATCH and player["action"][t] == action
-        if turned and first <= player["frame"][t] <= last:
-            stick = player["stick_x"][t - player["frame"][t] + first - 1]
-            turn = np.radians(max(game.characters.RISE_TURN * (abs(stick) - game.characters.RISE_DEAD_ZONE), 0))
-            x, y = player["air_vx"][t] * np.sign(stick), player["vy"][t]
-            curves[game.GAMEANDWATCH, action, player["frame"][t]].append((
-                np.nan, x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn), False, False, False))
-            continue
+        if player["action"][t] in game.characters.RISE_ROWS.get(player["character"][t], ((),))[0]:
+            continue                                   # turned by the stick: special_motion.csv has it
         c, vx, vy = game.TABLES.characters[player["character"][t]], player["air_vx"], player["vy"]
         falls = air and player["airborne"][t - 1] and not mewtwo_jump[t]
         slower = np.sign(vx[t - 1]) * max(abs(vx[t - 1]) - c["air_friction"], 0)
@@ -251,12 +245,15 @@ def measure_throws(players, paths):
 # Tables
 # ---------------------------------------------------------------------------------------------------------------------
 
-def write(name, header, rows):
-    with open(DATA / name, "w", newline="") as file:
+def write_csv(folder, name, header, rows):
+    with open(folder / name, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
     print(f"{name}: {len(rows)} rows")
+
+
+write = functools.partial(write_csv, DATA)
 
 
 def exactly(value):
@@ -386,7 +383,8 @@ def ledge_rows(poses):
     usual = np.nanmedian(table, 0)
     table = np.where(np.isnan(table), usual, table)
     return [[character, pose, *map(exactly, table[character, pose]), times[character, pose]]
-            for character in sorted(game.CHARACTERS.values()) for pose in range(8)]
+            for character in sorted(game.CHARACTERS.values()) for pose in range(8)
+            if not np.isnan(table[character, pose]).any()]  # else seen of nobody
 
 
 def dodge_rows(dodges):
@@ -429,6 +427,8 @@ def thrown_rows(paths):
                 rows.append([character, action, int(frame), exactly(np.median(here[:, 2])), exactly(height), len(here)])
         else:
             throws[character, action] = alike(places[(places[:, 1] < MAX_FRAMES - 3) | np.isinf(places[:, 1])])
+    if not throws:
+        return sorted(rows), []
     offset_of = {victim: index for index, victim in enumerate(sorted(
         {int(victim) for places in throws.values() for victim in places[:, 0]} - {game.CAPTAIN_FALCON}))}
     starts, size = {}, len(offset_of)
@@ -481,10 +481,14 @@ def thrown_rows(paths):
     return sorted(rows, key=lambda row: (row[0], row[1], 999 if isinstance(row[2], str) else row[2])), sorted(held)
 
 
-def special_rows(starts):
-    """Adds what replays show to the rows of before; those stay, as a special on landing or leaving a floor misleads."""
+def known_specials():
     with open(DATA / "specials.csv", newline="") as file:
-        rows = {tuple(map(int, row[:3])): int(row[3]) for row in list(csv.reader(file))[1:]}
+        return {tuple(map(int, row[:3])): int(row[3]) for row in list(csv.reader(file))[1:]}
+
+
+def special_rows(starts, known):
+    """Adds what replays show to the rows of before; those stay, as a special on landing or leaving a floor misleads."""
+    rows = dict(known)
     for key, counts in starts.items():
         (action, times), = counts.most_common(1)
         if times >= 3 and key[0] in game.CHARACTERS.values():
@@ -492,7 +496,9 @@ def special_rows(starts):
     return [[*key, action] for key, action in sorted(rows.items())]
 
 
-def build_learned(paths):
+def build_learned(paths, out=DATA, known=None):
+    """Measure the learned tables from these replays alone and write them to the folder out. known: specials found
+    before, None for the repository's."""
     endings, starts = (collections.defaultdict(collections.Counter) for _ in range(2))
     feet, curves, poses, dodges, thrown = (collections.defaultdict(list) for _ in range(5))
     used = 0
@@ -513,6 +519,7 @@ def build_learned(paths):
             if stage in EDGES:
                 measure_ledge(stage, player, poses)
     print(f"{used} replays")
+    write = functools.partial(write_csv, out)
     write("actions.csv", ["character", "action", "frames", "next_action", "seen"], action_rows(endings))
     write("feet.csv", ["character", "action", "first_frame", "height", "seen"], feet_rows(feet))
     write("velocities.csv", ["character", "action", "frame", "ground_vx", "air_vx", "vy", "seen"], velocity_rows(curves))
@@ -522,7 +529,7 @@ def build_learned(paths):
     write("thrown.csv", ["character", "action", "frame", "dx", "dy", "seen"], paths)
     write("held.csv", ["character", "dx", "dy", "seen"], held)
     write("specials.csv", ["character", "airborne", "direction", "action"],
-          special_rows(starts))
+          special_rows(starts, known_specials() if known is None else known))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
