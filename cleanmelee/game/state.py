@@ -21,7 +21,6 @@ HIDDEN_PLAYER = np.dtype([
     ("queued", "i4"),                                  # this swing stands in the staling queue: it enters once
     ("hurt_timer", "i4"), ("hurt_kind", "i4"),         # frames of PLAYER.hurtbox from outside the action
     ("guard_frames", "i4"), ("poked", "i4"),           # shield stun left; this frame's hit reaches past the shield
-    ("feet", "f4"),                                    # height of the feet above the position a frame ago, in the air
     ("shield_push", "f4"),                             # speed at which the shield he has struck pushes him away
     ("meteor", "i4"),                                  # blown straight down in the air: a jump or up special may end it
     ("jump_buffer", "i4"),                             # frames for which a jump pressed in hitstun still counts
