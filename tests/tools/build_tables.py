@@ -196,8 +196,8 @@ def measure_ledge(stage, player, poses):
 
 
 def corner_height(stage):
-    start, end, slope = game.stages.SLOPES.get(stage, (999, 999, 0))
-    return game.stages.STAGE_ROWS[stage][0][0][0] - max(0.0, min(EDGES[stage], end) - start) * slope
+    start, slope, length = game.stages.SLOPES.get(stage, (999, 0, 0))
+    return game.stages.STAGE_ROWS[stage][0][0][0] - min(max(0.0, EDGES[stage] - start), length) * slope
 
 
 def measure_dodges(player, dodges):
