@@ -133,7 +133,7 @@ def measure_feet(player, feet):
         in_air = in_air + 1 if airborne[t] else 0
         landed = in_air >= FEET_LOCKED and not airborne[t + 1] and not player["hitlag"][t] + player["hitlag"][t + 1]
         character, action = player["character"][t], player["action"][t]
-        if not landed or character not in game.CHARACTERS.values() or action < 14 or 219 <= action <= 243:
+        if not landed or character not in game.CHARACTERS.values() or action < 14 or 239 <= action <= 243:
             continue
         if 252 <= action <= 263 or player["action"][t + 1] == 12 or 252 <= player["action"][t + 1] <= 263:
             continue
@@ -197,8 +197,8 @@ def measure_ledge(stage, player, poses):
 
 
 def corner_height(stage):
-    start, end, slope = game.stages.SLOPES.get(stage, (999, 999, 0))
-    return game.stages.STAGE_ROWS[stage][0][0][0] - max(0.0, min(EDGES[stage], end) - start) * slope
+    start, slope, length = game.stages.SLOPES.get(stage, (999, 0, 0))
+    return game.stages.STAGE_ROWS[stage][0][0][0] - min(max(0.0, EDGES[stage] - start), length) * slope
 
 
 def measure_dodges(player, dodges):
