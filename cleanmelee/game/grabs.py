@@ -90,6 +90,8 @@ def catch_in_dive(a, ah, v, vh):
     """Falcon Dive and Dark Dive take hold of whom they touch."""
     set_action(a, ah, DIVE_HOLD)
     set_action(v, vh, CAUGHT_IN_DIVE)
+    if not v.airborne:
+        leave_ground(v, vh)                            # he hangs on, wherever the diver is
     v.facing = -a.facing
     v.self_vx_air, v.self_vy, v.self_vx_ground, v.kb_vx, v.kb_vy, v.fastfall = 0, 0, 0, 0, 0, 0
     v.in_hitstun, v.hitstun, v.hitlag = 0, 0, 0
