@@ -388,7 +388,7 @@ def ledge_motion(p, h, c, s, t):
     elif LEDGE_CLIMB_SLOW <= p.action <= LEDGE_JUMP and h.action_frames + 1 < MAX_FRAMES:
         row, learned = c.root_row[p.action], c.velocity_row[p.action]
         dx, dy = t.root_motion[row, h.action_frames + 1, 0], t.root_motion[row, h.action_frames + 1, 1]
-        if learned and not np.isnan(t.velocities[learned, h.action_frames, 1]):
+        if learned and not np.isnan(t.velocities[learned, h.action_frames, 1:].sum()):
             dx, dy = t.velocities[learned, h.action_frames, 1], t.velocities[learned, h.action_frames, 2]
         p.x += dx * p.facing
         p.y = p.y + dy if p.airborne else floor_height(s, 0, p.x) + .0001  # once on the stage, he stays on it
