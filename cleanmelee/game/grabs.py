@@ -203,7 +203,7 @@ def throw(a, ah, ac, v, vh, vc, frame):
         set_action(v, vh, THROWN_FORWARD + way)
     attack_id = 53 + way
     factor = stale_factor(ah, attack_id)
-    if frame == ac.throw_strike_frame[way]:
+    if frame == np.ceil(ac.throw_strike_frame[way] * slow - .001):
         strike = ac.throw_strike[way] * factor
         v.percent = min(v.percent + strike, 999)
         a.hitlag = v.hitlag = hitlag_frames(strike, False, False)

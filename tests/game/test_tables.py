@@ -64,6 +64,12 @@ def test_aerials_have_no_curve():
         assert game.TABLES.characters[int(line["character"])]["aerial"][int(line["action"])] < 0
 
 
+def test_a_way_on_the_ledge_has_both_its_parts():
+    for line in read_rows("velocities.csv"):
+        if int(line["action"]) in build_tables.LEDGE_ACTIONS:
+            assert line["air_vx"] and line["vy"]
+
+
 def test_values_say_how_often_they_were_seen():
     special = player(4, action=358, airborne=1, vy=-2.0)
     assert curves_of(*[special] * 5)[FOX, 358, 2][-1] == 5

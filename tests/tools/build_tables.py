@@ -1,10 +1,12 @@
 """Measures the embedded game's learned tables again, from replays, and derives its move tables from public frame data.
 
-    python tests/tools/build_tables.py replays/         # actions, feet, velocities, ledge_poses, dodges, ...
+    python tests/tools/build_tables.py replays/         # actions, feet, velocities, ledge_poses, specials, dodges,
+                                                        # thrown, held
     python tests/tools/build_tables.py --frame-data folder replays/  # also moves.csv and aerials.csv
 
 Replays need Slippi 3.8 or later (velocities and hitlag) and two players. The frame data folder holds hitboxes_all.csv
-and moves_all.csv. All numbers are modes or medians of what the game itself logged.
+and moves_all.csv. All numbers are modes or medians of what the game itself logged, and the column seen says how often;
+fast falls, hitlag, walls, edges and the other's body are left out.
 """
 
 import collections
@@ -359,7 +361,7 @@ def repeats(samples, action):
     spread, size = np.ptp(np.percentile(samples, [10, 90])), abs(np.median(samples))
     if action >= 341 and size > .5:
         return spread < .25 * size
-    return len(samples) >= 3 and spread < .04
+    return len(samples) >= (2 if action in LEDGE_ACTIONS else 3) and spread < .04  # nothing else moves who hangs there
 
 
 def velocity_rows(curves):
@@ -371,7 +373,8 @@ def velocity_rows(curves):
             known = len(samples) and natural.mean() < .8 and repeats(samples, action)
             medians.append(np.median(samples) if known else np.nan)
             times = max(times, len(samples) if known else 0)
-        if character in game.CHARACTERS.values() and not np.isnan(medians).all():
+        half = action in LEDGE_ACTIONS and np.isnan(medians[1:]).any()  # a way has both its parts
+        if character in game.CHARACTERS.values() and not np.isnan(medians).all() and not half:
             rows.append([character, action, frame, *map(exactly, medians), times])
     return rows
 
