@@ -36,7 +36,7 @@ def air_inputs(p, h, c):
         meteor_cancel(p, h, c)
         return
     jumping = JUMP_FORWARD <= action <= DOUBLE_BACKWARD
-    free = jumping or FALL <= action <= 34 or action == PLATFORM_DROP or action == MISS_FOOT
+    free = jumping or FALL <= action <= 34 or action == PLATFORM_DROP
     hurt = action == TUMBLE or in_damage(action)
     free = free or (hurt and not p.in_hitstun)
     if c.aerial[action] >= 0:
@@ -452,6 +452,6 @@ def ledge_inputs(p, h):
             h.action_frames >= (HANG_TIRED if slow else HANG_FRESH)):
         set_action(p, h, FALL)
         leave_ground(p, h)
-        p.self_vx_air, h.ledge_cooldown, h.air_frames = 0, 30, 12
+        p.self_vx_air, h.ledge_cooldown, h.air_frames = 0, LEDGE_COOLDOWN, 12
     elif centred and (h.stick_y >= TILT or toward >= TILT):
         set_action(p, h, LEDGE_CLIMB_SLOW if slow else LEDGE_CLIMB)

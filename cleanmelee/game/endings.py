@@ -3,7 +3,9 @@
 import numpy as np
 
 from cleanmelee.frame import BUTTON_A
-from cleanmelee.game.actions import in_damage, in_shine, is_down_damage, is_held, leave_ground, leaves_ledge, set_action
+from cleanmelee.game.actions import (
+    in_damage, in_shine, is_down_damage, is_held, leave_ground, leaves_ledge, on_ledge, set_action,
+)
 from cleanmelee.game.characters import MAX_FRAMES
 from cleanmelee.game.combat import REBOUND_FRAMES
 from cleanmelee.game.compiler import jit
@@ -176,6 +178,8 @@ def end_of_action(p, h, c):
     asked = action == AIR_DODGE or following == c.rapid_jab[0]
     if following < 0 or (following == WAIT and p.airborne) or (following == FALL_SPECIAL and not p.airborne):
         following = FALL if p.airborne else WAIT
+    if on_ledge(action):                               # and has got up
+        h.ledge_cooldown = LEDGE_COOLDOWN
     if following >= FIRST_OWN_ACTION:                   # the next part of a special begins to fall anew
         p.fastfall = 0
     set_action(p, h, following)

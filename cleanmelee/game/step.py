@@ -34,7 +34,6 @@ from cleanmelee.game.terrain import (
 
 DEATH_FRAMES, STAR_FRAMES = 60, 176
 THROW_GUARD = 8                                        # frames for which nobody can hit a thrower; measured, all throws
-LEDGE_COOLDOWN = 30                                    # frames
 LEDGE_JUMP_FROM = .5, -2.0                             # a ledge jump's second half, from the corner; measured, +- 1
 PUSH_FADES = 1.1                                       # times the friction a frame: the push from a shield; public
 REBIRTH_FRAMES = 60                                    # of the platform of light's way down

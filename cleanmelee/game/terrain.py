@@ -388,11 +388,11 @@ def ledge_motion(p, h, c, s, t):
     elif LEDGE_CLIMB_SLOW <= p.action <= LEDGE_JUMP and h.action_frames + 1 < MAX_FRAMES:
         row, learned = c.root_row[p.action], c.velocity_row[p.action]
         dx, dy = t.root_motion[row, h.action_frames + 1, 0], t.root_motion[row, h.action_frames + 1, 1]
-        if learned and not np.isnan(t.velocities[learned, h.action_frames, 1:].sum()):
+        if learned and not np.isnan(t.velocities[learned, h.action_frames, 1] + t.velocities[learned, h.action_frames, 2]):
             dx, dy = t.velocities[learned, h.action_frames, 1], t.velocities[learned, h.action_frames, 2]
         p.x += dx * p.facing
         p.y = p.y + dy if p.airborne else floor_height(s, 0, p.x) + .0001  # once on the stage, he stays on it
-        if p.y > height and p.airborne and p.x * side < s.floor_right[0] and p.action < LEDGE_JUMP_SLOW:
+        if p.y > height - .05 and p.airborne and p.x * side < s.floor_right[0] and p.action < LEDGE_JUMP_SLOW:
             p.y, p.airborne, p.jumps = floor_height(s, 0, p.x) + .0001, 0, 2
 
 

@@ -120,8 +120,9 @@ def measure_endings(player, endings):
             now, following = action[start], action[end + 1]
             special = following >= 341 and now < 341
             lands = following in FALLING and not player["airborne"][end]
+            touches = game.characters.HIT_ROWS.get(player["character"][start], {}).get(now) == following
             lands |= now in WALKING or (following == 40 and now != 39)  # what the stick ends is no length
-            if following in NATURAL_NEXT and following != now and not special and not lands:
+            if following in NATURAL_NEXT and following != now and not (special or lands or touches):
                 endings[player["character"][start], now][end + 1 - start, following] += 1
         start = end + 1
 
