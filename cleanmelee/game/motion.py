@@ -3,7 +3,7 @@
 import numpy as np
 
 from cleanmelee.frame import MARTH
-from cleanmelee.game.actions import in_damage, is_flying, is_helpless
+from cleanmelee.game.actions import in_damage, is_helpless
 from cleanmelee.game.characters import (
     DIVE_FACES, DIVE_SLOPE, DIVE_SPEED, MAX_FRAMES, WARP_CALM, WARP_DRIFT, WARP_SLOWS,
 )
@@ -232,7 +232,7 @@ def air_velocity(p, h, c, t):
         if frame == WALL_HOLD and action == WALL_TECH_JUMP:
             p.self_vx_air, p.self_vy = c.wall_jump[0] * p.facing, c.wall_jump[1] * WALL_JUMP_KEEPS ** h.wall_jumps
             h.wall_jumps += 1
-    may_fast_fall = action != TUMBLE and not is_flying(action) and not (in_damage(action) and p.in_hitstun)
+    may_fast_fall = not (in_damage(action) and p.in_hitstun)
     used_up = action == PLATFORM_DROP and h.tilt_y_age >= frame  # by the flick that dropped him
     if p.self_vy < 0 and h.stick_y <= DROP_Y and h.tilt_y_age < 4 and may_fast_fall and not used_up:
         p.fastfall = 1

@@ -140,10 +140,13 @@ def test_actions_exist_and_action_frames_follow_libmelee():
         assert (players["percent"] >= 0).all() and (players["shield"] <= 60).all()
 
 
-def test_ports_are_equal():
+@pytest.mark.parametrize("seed", [3, 4])
+def test_ports_are_equal(seed):
     """Mirrored inputs give a mirrored game, hits included."""
-    random, most_damage = np.random.default_rng(3), 0
+    random, most_damage = np.random.default_rng(seed), 0
     match = Game(MARTH, MARTH)
+    for index, x in enumerate((-10, 10)):
+        match.place(index, x)
     for _ in range(400):
         x, button = random.choice([-1, -.5, 0, .5, 1, 1]), int(random.choice([0, 0, game.BUTTON_A, game.BUTTON_X]))
         match.step(dict(main_x=x, buttons=button), dict(main_x=-x, buttons=button), 4)

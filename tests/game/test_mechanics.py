@@ -308,15 +308,6 @@ def test_platform_of_light_is_left_when_the_way_down_ends():
     assert match.players["y"][0] == pytest.approx(46 - ROW[FOX]["gravity"], abs=1e-4)
 
 
-def test_shield_that_slides_off_an_edge_misses_its_foot():
-    match = settled(stage=BATTLEFIELD, x=-21)
-    match.place(0, -21, 27.2001)
-    match.step(SHIELD, frames=8)
-    match.players["kb_vx"][0] = 2.0
-    match.step(SHIELD)
-    assert match.players["action"][0] == 251 and match.players["airborne"][0]
-
-
 def test_a_in_a_dash_with_a_resting_stick_is_the_dash_attack():
     match = settled()
     match.step(dict(main_x=1.0), frames=4)
