@@ -660,7 +660,7 @@ def test_the_teacher_holds_the_policy(tmp_path):
                 for policy in (old, new)
             ]
             drift[name] = action_kl(*logits).sum(-1).mean().item()
-    assert drift["held"] < .1 * drift["free"] and drift["forgotten"] > .5 * drift["free"], drift
+    assert drift["held"] < .1 * drift["free"] and drift["forgotten"] > .25 * drift["free"], drift
     assert metrics(tmp_path / "held")[-1]["losses/teacher_kl"] > 0
 
 

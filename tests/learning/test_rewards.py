@@ -480,7 +480,7 @@ def test_stomp_in_the_game():
     for _ in range(2):
         match.place(0, 0, 30, airborne=True), match.place(1, 0)
         match.players["action"][1], match.players["airborne"][1] = game.WAIT, 0
-        match.players["hitlag"] = 0
+        match.players["hitlag"], match.players["self_vy"] = 0, 0
         before = match.frames.copy()
         for t in range(26):
             match.step(dict(c_y=-1.) if t == 1 else None)
