@@ -186,3 +186,16 @@ def test_bad_input_is_told_in_one_line(arguments, said, bots_game):
     done = run_tool(*(bots_game if argument == "GAME" else argument for argument in arguments))
     assert done.returncode == 1
     assert said in done.stderr and len(done.stderr.strip().splitlines()) == 1 and "Traceback" not in done.stderr
+
+
+def test_the_wind_is_taken_from_the_past():
+    """Two tenths beside his velocity start it; standing there unmoved ends it; what follows says nothing."""
+    states = np.zeros((9, 2), fidelity.STATE)
+    states["action"] = 14
+    states["x"][:, 0] = 30 + .2 * np.array([0, 0, 1, 2, 3, 3, 3, 3, 3])
+    states["x"][:, 1] = -50 - .2 * np.array([0, 0, 0, 0, 0, 0, 0, 1, 2])
+    fidelity.derive_wind(states)
+    assert states["wind"][:, 0].tolist() == [0, 0, 2, 2, 2, 0, 0, 1, 1]
+    shorter = states[:5].copy()
+    fidelity.derive_wind(shorter)
+    assert (shorter["wind"] == states["wind"][:5]).all()
