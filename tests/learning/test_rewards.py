@@ -120,19 +120,19 @@ def test_both_ports_are_treated_alike(played):
 def test_off_is_exactly_nothing_and_is_not_computed(played, monkeypatch):
     def fail(step):
         raise AssertionError("computed")
-    stomp = common.SHAPED_TERMS["stomp"]
-    for name in common.SHAPED_TERMS:
-        monkeypatch.setitem(common.SHAPED_TERMS, name, fail)
+    stomp = REWARD_TERMS["stomp"]
+    for name in set(REWARD_TERMS) - {"stock", "damage"}:
+        monkeypatch.setitem(REWARD_TERMS, name, fail)
     nothing = RewardArgs(reward_stock=0, reward_damage=0)
     for before, after, ended in played[::10]:
         stocks = (before["players"]["stocks"] - after["players"]["stocks"]).astype(np.float32)
         hurt = np.maximum(after["players"]["percent"] - before["players"]["percent"], 0) * np.float32(.01)
-        np.testing.assert_array_equal(compute_rewards(before, after, RewardArgs(), ended, .97),
-                                      (stocks + hurt)[:, ::-1] - (stocks + hurt))
+        np.testing.assert_allclose(compute_rewards(before, after, RewardArgs(), ended, .97),
+                                   (stocks + hurt)[:, ::-1] - (stocks + hurt), atol=1e-6)
         assert (compute_rewards(before, after, nothing, ended, .97) == 0).all()
     with pytest.raises(AssertionError, match="computed"):
         compute_rewards(before, after, only("stomp"))
-    monkeypatch.setitem(common.SHAPED_TERMS, "stomp", stomp)
+    monkeypatch.setitem(REWARD_TERMS, "stomp", stomp)
     compute_rewards(before, after, only("stomp"))                           # one that is on does not wake the others
 
 
