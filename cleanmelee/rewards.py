@@ -303,4 +303,5 @@ def reward_terms(before: np.ndarray, after: np.ndarray, args: RewardArgs, ended:
 def compute_rewards(before: np.ndarray, after: np.ndarray, args: RewardArgs, ended: np.ndarray | None = None,
                     gamma: float = 1.) -> np.ndarray:
     """The sum of `reward_terms`: rewards [N, 2] float32."""
-    return sum(reward_terms(before, after, args, ended, gamma).values(), np.zeros((len(after), NUM_PLAYERS), np.float32))
+    nothing = np.zeros((len(after), NUM_PLAYERS), np.float32)
+    return sum(reward_terms(before, after, args, ended, gamma).values(), nothing)
