@@ -1047,18 +1047,21 @@ def swap_policy(policies: list[Policy], assignment: np.ndarray, states: list[tup
 
 
 def play_games(policies: list[Policy], envs: VecEnv, assignment: np.ndarray, generator: torch.Generator | None,
-               watch=lambda actions, running: None) -> np.ndarray:
+               watch=lambda actions, before, after, running: None) -> np.ndarray:
     """Every slot of `envs` plays one game to its end -> the final frames [N] (one game a slot: short games are not
-    favoured). `watch` is shown every step's actions [N, 2, 13] and which games still run [N]."""
+    favoured). `watch` is shown every step's actions [N, 2, 13], frames [N] before and after it (of games that end in
+    it their last) and which games still run [N]."""
     n = envs.num_games
     states = [p.initial_state(2 * n) for p in policies]
     final, running, resets = envs.frames.copy(), np.ones(n, bool), np.ones(n, bool)
     with torch.inference_mode():
         while running.any():
             actions = act(policies, assignment, observe(envs.frames, envs.controllers), states, resets, generator)
-            watch(actions, running)
+            before = np.frombuffer(envs.frames.tobytes(), FRAME)
             terminated, truncated, broken = envs.step(decode_actions(actions, mirrored(envs.frames)))
             resets = terminated | truncated
+            after = np.where(resets, envs.final_frames, envs.frames) if resets.any() else envs.frames
+            watch(actions, before, after, running)
             ended = resets & running & ~broken
             final[ended] = envs.final_frames[ended]
             running &= ~ended
@@ -1101,11 +1104,17 @@ def _check_finite(weights: dict[str, torch.Tensor], what: str) -> None:
                         "checkpoint")
 
 
+def best_checkpoint(path: str | Path) -> Path:
+    """Of a run folder its best checkpoint, else its latest; a file is taken as it is."""
+    kept = [Path(path) / "checkpoints" / name for name in ("best.pt", "latest.pt")]
+    return next((file for file in kept if file.is_file()), Path(path))
+
+
 def load_checkpoint(path: str | Path) -> dict:
     """Reads a checkpoint without running anything in it -> plain values of which those in CHECKPOINT_FIELDS and
     OPTIONAL_FIELDS have their types, and of which `config` and `policy` make a policy. UserError says what is wrong and
     what to do. What else a script has put into it is plain values too, but unchecked."""
-    path = Path(path)
+    path = best_checkpoint(path)
     if not os.path.lexists(path):
         raise UserError(f"{path}: no such checkpoint file; check the path")
     unreadable = (f"{path}: not a readable CleanMelee checkpoint (damaged, or of another program); choose another file "

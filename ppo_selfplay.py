@@ -56,10 +56,14 @@ from cleanmelee.selfplay import MIRROR, SelfPlay
 from cleanmelee.terminal import Terminal
 from cleanmelee.tracking import Tracker
 from melee_common import (
-    ACTION_SIZE, NUM_FLOATS, NUM_INTS, Observation, Policy, VecEnv, action_kl, action_logprobs, decode_actions,
-    evaluate_actions, load_policy, matchups, mirrored, network_flags, observe, parse_hidden, save_checkpoint,
+    ACTION_SIZE, NUM_FLOATS, NUM_INTS, Observation, Policy, VecEnv, action_kl, action_logprobs, best_checkpoint,
+    decode_actions, evaluate_actions, load_policy, matchups, mirrored, network_flags, observe, parse_hidden, save_checkpoint,
 )
 
+DEFAULTS = {                                            # of what was not given, by how the run begins
+    "scratch": {"learning_rate": 1e-3, "entropy_coef": .001, "teacher_kl": 0., "value_burn_in": 0},
+    "pretrained": {"learning_rate": 2e-4, "entropy_coef": .0005, "teacher_kl": .02, "value_burn_in": 10},
+    "best response": {"learning_rate": 5e-4, "entropy_coef": .003, "teacher_kl": 0., "value_burn_in": 0}}
 ROLLOUT_DECISIONS = 8192                                # of all games in an iteration; a mirror match has two rows in each
 BOT_FLOOR = .1                                          # a bot that always wins or loses weighs so much of an even one
 # --target-entropy: the bonus's weight moves by so much an update for each nat that is missing (more, and it swings), and
@@ -101,7 +105,7 @@ class Args:
     timesteps: Annotated[int | None, Range(1)] = None
     """game frames to play in total, frames x games (default: 2500000; for a resumed run what it was started with)"""
     pretrained: Annotated[str, PATH] = ""
-    """checkpoint to start from; its network sizes and action repeat are used (off: empty, start from scratch)"""
+    """checkpoint, or run folder, to start from; its network sizes and action repeat are used (off: empty, start from scratch)"""
     backbone: Literal["mlp", "gru"] | None = None
     """network between embedding and heads; the gru remembers (default: mlp, or that of --pretrained)"""
     hidden: str | None = None
@@ -117,31 +121,30 @@ class Args:
     ppo_clip: Annotated[float, Range(1e-6)] = 0.2
     """clip range of the probability ratio (off: 1e9)"""
     learning_rate: Annotated[float | None, SHARE] = None
-    """Adam's step size (default: .001, with --pretrained .0002)"""
+    """Adam's step size (default: .001; with --pretrained .0002, and .0005 if it is to exploit --opponent)"""
     anneal_lr: bool = True
     """let it fall in a straight line that meets 0 at --timesteps (off: --no-anneal-lr, constant)"""
     gamma: Annotated[float | None, SHARE] = None
     """discount a decision (default: .99 at --action-repeat 3, .9967 at 1: a half-life of 3.4 s of game time; off: 1)"""
     gae_lambda: Annotated[float, SHARE] = 0.95
     """lambda of generalised advantage estimation (off: 1, whole returns)"""
-    entropy_coef: Annotated[float, AT_LEAST_0] = 0.001
-    """weight of the entropy bonus (off: 0)"""
+    entropy_coef: Annotated[float | None, AT_LEAST_0] = None
+    """weight of the entropy bonus (default: .001; with --pretrained .0005, with --opponent too .003; off: 0)"""
     target_entropy: str = ""
     """START:END in nats, e.g. 4:1.5: the weight of the bonus grows and shrinks so that the entropy of a decision follows
     a straight line from START to END at --timesteps (off: empty)"""
-    learn_share: Annotated[float, Range(.01, 1)] = 1.0
-    """share of the rows that is learnt from: those with the largest |advantage| (off: 1, all)"""
     value_coef: Annotated[float, AT_LEAST_0] = 0.5
     """weight of the value loss (off: 0)"""
-    value_burn_in: Annotated[int, COUNT_OR_OFF] = 0
-    """first updates that train the value head alone, after --pretrained (off: 0)"""
+    value_burn_in: Annotated[int | None, COUNT_OR_OFF] = None
+    """first updates that train the value head alone (default: 0, with --pretrained 10; off: 0)"""
     max_grad_norm: Annotated[float, POSITIVE] = 0.5
     """gradients are scaled down to this norm (off: 1e9)"""
     target_kl: Annotated[float, AT_LEAST_0] = 0.0
     """KL of the whole update, measured after each epoch, past which that epoch is taken back, in Adam's state too, and
     the update ends; if losses/reverted stays at 1, lower --learning-rate (off: 0)"""
-    teacher_kl: Annotated[float, AT_LEAST_0] = 0.0
-    """weight of KL(pretrained policy || policy), which keeps a cloned policy from forgetting (off: 0)"""
+    teacher_kl: Annotated[float | None, AT_LEAST_0] = None
+    """weight of KL(pretrained policy || policy), which keeps a cloned policy from forgetting (default: 0; with
+    --pretrained .02, with --opponent too 0; off: 0)"""
     teacher_kl_half_life: Annotated[float, Range(1)] = 2_000_000
     """game frames after which --teacher-kl has halved (off: 1e18, it stays)"""
     update_interval: str = "batch_ready"
@@ -253,7 +256,10 @@ class Args:
 def fill_in(args: Args, policy: Policy) -> None:
     """What was not given, or is the policy's own: the one place that changes arguments after they were parsed."""
     args.timesteps = 2_500_000 if args.timesteps is None else args.timesteps
-    args.learning_rate = args.learning_rate or (2e-4 if args.pretrained else 1e-3)
+    begins = "scratch" if not args.pretrained else "best response" if args.opponent else "pretrained"
+    for flag, value in DEFAULTS[begins].items():
+        if getattr(args, flag) is None:
+            setattr(args, flag, value)
     args.rollout_length = args.rollout_length or min(1024, max(16, ROLLOUT_DECISIONS // args.num_games))
     vars(args).update(network_flags(policy, backbone=args.backbone, hidden=args.hidden,
                                     action_repeat=args.action_repeat))
@@ -262,6 +268,8 @@ def fill_in(args: Args, policy: Policy) -> None:
         if not (args.update_interval.isdecimal() and int(args.update_interval) > 0):
             raise UserError(f"--update-interval {args.update_interval}: give batch_ready or game frames, e.g. 10000")
         args.rollout_length = max(1, round(int(args.update_interval) / (args.num_games * args.action_repeat)))
+    for flag in ("opponent", "held_out"):                                   # of a run folder its best checkpoint
+        setattr(args, flag, str(best_checkpoint(getattr(args, flag))) if getattr(args, flag) else "")
     args.checkpoint = args.checkpoint and str(Path(args.checkpoint).resolve())      # --resume may start elsewhere
 
 
@@ -555,14 +563,12 @@ def update(learner: Learner, batches: list[dict], args: Args, step: int) -> dict
     teacher_coef = args.teacher_kl * .5 ** (step / args.teacher_kl_half_life)
     burning_in = learner.updates < args.value_burn_in
     entropy_coef = hyper["entropy_coef"]
-    if args.target_entropy and b["learns"].any():
-        missing = line_at(args.target_entropy, step / args.timesteps) + b["logprobs"][b["learns"]].mean().item()
+    if args.target_entropy and learns.any():
+        missing = line_at(args.target_entropy, step / args.timesteps) + b["logprobs"][learns].mean().item()
         low, high = args.entropy_coef / ENTROPY_RANGE, args.entropy_coef * ENTROPY_RANGE
         hyper["entropy_coef"] = min(max(entropy_coef * math.exp(ENTROPY_STEP * missing), low), high)
         entropy_coef = hyper["entropy_coef"] * math.exp(ENTROPY_PULL * missing)
-    played, learns = b["learns"], b["learns"]
-    if args.learn_share < 1 and played.any():
-        learns = played & (b["advantages"].abs() >= b["advantages"][played].abs().quantile(1 - args.learn_share))
+    learns = b["learns"]
     memory = tuple(b[key][0] for key in b if key.startswith("state_"))      # [B, H] each, at the start
     recurrent = bool(memory)
     # What a minibatch is made of: columns, whole games in time, for a policy that remembers; else single rows of T x B.
@@ -581,7 +587,7 @@ def update(learner: Learner, batches: list[dict], args: Args, step: int) -> dict
 
     def all_logprobs():
         obs = Observation(b["floats"], b["ints"])
-        return evaluate_actions(policy, obs, memory, b["starts"], b["actions"])[1][played]
+        return evaluate_actions(policy, obs, memory, b["starts"], b["actions"])[1][learns]
 
     stats, kls, before = [], [], all_logprobs() if args.target_kl else None
     for epoch in range(args.ppo_epochs if len(units) else 0):               # no units: every worker was broken
@@ -631,15 +637,15 @@ def update(learner: Learner, batches: list[dict], args: Args, step: int) -> dict
                 optimizer.load_state_dict(undo[1])
                 break
     learner.updates += 1
-    learner.agent_frames += int(played.sum())
+    learner.agent_frames += int(learns.sum())
 
     s = torch.stack(stats) if stats else torch.zeros(1, 13)
     if s[0, 5] > .01 and not args.async_learning:
         raise RuntimeError(f"the policy that learns is not the one that acted: probability ratio off by {s[0, 5]:.3f}")
     policy_loss, value_loss, teacher_loss, _, clipfrac, _, *entropies, grad_norm = s.mean(0).tolist()
-    learnt = b["returns"][played]
+    learnt = b["returns"][learns]
     variance = learnt.var().item() if len(learnt) > 1 else 0.
-    explained = 1 - (learnt - b["values"][played]).var().item() / variance if variance else 0.
+    explained = 1 - (learnt - b["values"][learns]).var().item() / variance if variance else 0.
     return {                                                             # a schedule's value stands after hyper's own
         "charts/agent_frames": learner.agent_frames, **{f"charts/{k}": v for k, v in hyper.items()},
         "charts/learning_rate": lr, "charts/entropy_coef": entropy_coef, "losses/policy_loss": policy_loss,
@@ -699,7 +705,8 @@ def results(selfplay: SelfPlay, learner: str, terms: list[str]) -> dict[str, flo
 def evaluation_settings(args: Args) -> dict:
     """The keyword arguments of measure_strength."""
     return {"seed": args.seed, "games": args.eval_games, "opponents": parse_names(args.eval_opponents, BOTS, "bot"),
-            "held_out": args.held_out, "max_episode_frames": args.max_episode_frames,
+            "held_out": args.held_out, "target": "" if args.opponent in CPU_LEVELS else args.opponent,
+            "max_episode_frames": args.max_episode_frames,
             "combinations": parse_matchups(args.character, args.opponent_character, args.stage)}
 
 
@@ -790,7 +797,8 @@ def main(args: Args) -> None:
         f"CleanMelee self-play PPO  {args.character} on {args.stage} ({args.game_type})  {args.backbone} "
         f"{args.hidden} ({parameters:,} parameters)\n{num_iterations} iterations of {frames} game frames "
         f"({M} games x {T * args.train_interval} decisions x {args.action_repeat} frames); a reward's half-life is "
-        f"{half_life:.1f} s; run folder {run}")
+        f"{half_life:.1f} s; learning rate {args.learning_rate:g}, entropy bonus {args.entropy_coef:g}, teacher KL "
+        f"{args.teacher_kl:g}, value burn-in {args.value_burn_in}; run folder {run}")
     evaluator = Evaluator(run, evaluation_settings(args), global_step, in_background=args.eval_in_background,
                           log=console.print, on_row=tracker.log)
     if not saved:                                                           # somebody to meet, and something to resume

@@ -287,8 +287,8 @@ def test_evaluation_credits_the_policy(tmp_path, monkeypatch):
     """The learner is made to win every game against others, from whichever port it plays; against itself no port is
     better."""
     def won(policies, envs, assignment, generator, watch):
-        watch(np.zeros((*assignment.shape, 13), np.int8), np.ones(len(assignment), bool))
         frames = envs.frames.copy()
+        watch(np.zeros((*assignment.shape, 13), np.int8), frames, frames, np.ones(len(assignment), bool))
         port = np.arange(len(frames)) % 2                                   # the policy's
         # but in "reference"
         assert (assignment[np.arange(len(frames)), port] == (np.arange(len(frames)) // 4 == 4)).all()
