@@ -557,7 +557,7 @@ def update(learner: Learner, batches: list[dict], args: Args, step: int) -> dict
     b = batches[0]
     if len(batches) > 1:
         b = {key: torch.cat([batch[key] for batch in batches], 1) for key in b}
-    policy, optimizer, hyper = learner.policy, learner.optimizer, learner.hyper
+    policy, optimizer, hyper, learns = learner.policy, learner.optimizer, learner.hyper, b["learns"]
     lr = hyper["learning_rate"] * (max(0., 1 - step / args.timesteps) if args.anneal_lr else 1.)
     optimizer.param_groups[0]["lr"] = lr
     teacher_coef = args.teacher_kl * .5 ** (step / args.teacher_kl_half_life)
@@ -568,7 +568,6 @@ def update(learner: Learner, batches: list[dict], args: Args, step: int) -> dict
         low, high = args.entropy_coef / ENTROPY_RANGE, args.entropy_coef * ENTROPY_RANGE
         hyper["entropy_coef"] = min(max(entropy_coef * math.exp(ENTROPY_STEP * missing), low), high)
         entropy_coef = hyper["entropy_coef"] * math.exp(ENTROPY_PULL * missing)
-    learns = b["learns"]
     memory = tuple(b[key][0] for key in b if key.startswith("state_"))      # [B, H] each, at the start
     recurrent = bool(memory)
     # What a minibatch is made of: columns, whole games in time, for a policy that remembers; else single rows of T x B.

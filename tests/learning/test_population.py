@@ -61,13 +61,13 @@ def share(counts, test) -> float:
 
 
 def drawn(history, me="agent1", **options):
-    return draw(Matchmaker(Args(**options), LEARNERS, *history), me)
+    return draw(Matchmaker(Args(**{"opponent_bots": "", **options}), LEARNERS, *history), me)
 
 
 def test_each_strategy_meets_whom_it_says(history):
     pool, ratings = history
     assert drawn(history, matchmaking="self") == {MIRROR: 2000}
-    assert .2 < share(drawn(history, matchmaking="simple_mix"), lambda name: name != MIRROR) < .3
+    assert .15 < share(drawn(history, matchmaking="simple_mix"), lambda name: name != MIRROR) < .25
     assert set(drawn(history, matchmaking="historical")) == set(pool.ids())
     assert set(drawn(history, matchmaking="population")) == {"agent2", "agent3"}
     assert set(drawn(history, matchmaking="historical", history_prob=0.)) == {MIRROR}
@@ -88,7 +88,7 @@ def test_pfsp_forgets_nobody(history):
     """Even one that always loses is met now and then, and more often once its defeats are long past."""
     pool, _ = history
     ratings, names = Ratings(), pool.ids()
-    matchmaker = Matchmaker(Args(matchmaking="pfsp", history_prob=1.), LEARNERS, pool, ratings)
+    matchmaker = Matchmaker(Args(matchmaking="pfsp", history_prob=1., opponent_bots=""), LEARNERS, pool, ratings)
     for _ in range(200):
         for k, name in enumerate(names):
             ratings.record("agent1", name, float(k == 0))
