@@ -9,13 +9,13 @@ Time: post[t-1] + pre[t] -> post[t]. A policy that has seen frames[t] chooses co
 that.
 
 Sections, in the order of their arrows: controller codec, observation, policy, vectorised games, matches between
-policies, checkpoints. To add a backbone, write a class beside MLP and GRU and name it in BACKBONES and
-in the scripts' --backbone."""
+policies, checkpoints. The networks between embedding and heads are in cleanmelee/backbones.py."""
 
 import copy
 import functools
 import hashlib
 import io
+import math
 import mmap
 import operator
 import os
@@ -33,6 +33,7 @@ import torch.nn.functional as F
 
 from cleanmelee import game
 from cleanmelee.archive import DEEPEST, MOST_OPCODES, open_archive
+from cleanmelee.backbones import BACKBONES, OPTIONS, backbone_options, linear
 from cleanmelee.cli import UserError, as_flag
 from cleanmelee.dolphin import MAX_DEPARTURES, DolphinArgs, check_dolphin, dolphin_worker
 from cleanmelee.files import atomic_write, read_file
@@ -286,21 +287,6 @@ def _initial_bias(head: str) -> torch.Tensor:
     return p.log()
 
 
-def _linear(n_in: int, n_out: int, gain: float = 2 ** .5, bias: bool = True) -> nn.Linear:
-    layer = nn.Linear(n_in, n_out, bias=bias)
-    nn.init.orthogonal_(layer.weight, gain)
-    if bias:
-        nn.init.zeros_(layer.bias)
-    return layer
-
-
-def _dense(n_in: int, sizes: tuple[int, ...]) -> nn.Sequential:
-    layers = []
-    for a, b in zip((n_in, *sizes[:-1]), sizes, strict=True):
-        layers += [_linear(a, b), nn.ReLU()]
-    return nn.Sequential(*layers)
-
-
 class Embedding(nn.Module):
     """Observation [..., ] -> [..., size]: learned tables for ids, items pooled so that slot order does not matter."""
 
@@ -313,7 +299,7 @@ class Embedding(nn.Module):
         for table in (self.action, self.character, self.stage, self.item_type):
             nn.init.normal_(table.weight, std=.3)
         features = [name for name, _ in _ITEM_FLOATS + _ITEM_SMALL_INTS] + ["mine"]
-        self.item = _linear(len(features), item_dim)
+        self.item = linear(len(features), item_dim)
         item_columns = np.array([FLOAT_NAMES.index(f"item{slot}.{name}")
                                  for slot in range(NUM_ITEMS) for name in features])
         other = np.setdiff1d(np.arange(NUM_FLOATS), item_columns)
@@ -343,8 +329,8 @@ class ControllerHead(nn.Module):
 
     def __init__(self, n_in: int, width: int = 128):
         super().__init__()
-        self.project = _linear(n_in, width)
-        self.logits = nn.ModuleDict({name: _linear(width, n, .01) for name, n in HEADS.items()})
+        self.project = linear(n_in, width)
+        self.logits = nn.ModuleDict({name: linear(width, n, .01) for name, n in HEADS.items()})
         self.seen_buttons = nn.Linear(NUM_BUTTONS, width, bias=False)
         self.seen = nn.ModuleDict({name: nn.Embedding(n, width) for name, n in list(HEADS.items())[1:-1]})
         nn.init.zeros_(self.seen_buttons.weight)
@@ -423,76 +409,8 @@ def action_kl(logits: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return torch.cat([coins.sum(-1, keepdim=True), sticks, shoulder], -1)
 
 
-class MLP(nn.Module):
-    """Layers of the sizes `hidden`, a ReLU after each. It remembers nothing.
-
-    Every backbone has what this one has: `size`, how many features it makes of n_in; `initial_state`, a flat tuple of
-    tensors [B, ...]; `unroll` over time and `step` over one frame, which agree. `step` must also run under torch.vmap
-    (StackedPolicies) and export to ONNX; buffers must not differ between policies of one shape. To add one, write such
-    a class and name it in BACKBONES and in the `--backbone` of bc.py and ppo_selfplay.py."""
-
-    def __init__(self, n_in: int, hidden: tuple[int, ...]):
-        super().__init__()
-        self.layers = _dense(n_in, hidden)
-        self.size = hidden[-1]
-
-    def initial_state(self, batch: int, device: torch.device) -> tuple[torch.Tensor, ...]:
-        return ()
-
-    def unroll(self, x: torch.Tensor, state: tuple, resets: torch.Tensor) -> tuple[torch.Tensor, tuple]:
-        """x [T, B, n_in], the state before the first frame, resets [T, B] (True: frame t begins a game, the state
-        before it is cleared) -> features [T, B, size], the state after the last frame."""
-        return self.layers(x), ()
-
-    def step(self, x: torch.Tensor, state: tuple) -> tuple[torch.Tensor, tuple]:
-        """x [B, n_in] -> features [B, size], new state. Equals `unroll` over one frame without a reset."""
-        return self.layers(x), ()
-
-
-class GRU(nn.Module):
-    """Layers of all sizes but the last, then a gated recurrent unit of the last size, and a skip past it."""
-
-    def __init__(self, n_in: int, hidden: tuple[int, ...]):
-        super().__init__()
-        dense = hidden[:-1] or hidden
-        self.layers = _dense(n_in, dense)
-        self.gru = nn.GRU(dense[-1], hidden[-1])
-        for name, p in self.gru.named_parameters():
-            if "weight" in name:
-                nn.init.orthogonal_(p)
-            else:
-                nn.init.zeros_(p)
-        self.size = dense[-1] + hidden[-1]
-
-    def initial_state(self, batch: int, device: torch.device) -> tuple[torch.Tensor, ...]:
-        return (torch.zeros(batch, self.gru.hidden_size, device=device),)
-
-    def unroll(self, x: torch.Tensor, state: tuple, resets: torch.Tensor) -> tuple[torch.Tensor, tuple]:
-        x, h = self.layers(x), state[0]
-        # One fused call for each stretch of frames in which no row resets: several times faster than a loop of cells.
-        starts = sorted({0, *resets.any(1).nonzero().flatten().tolist()})
-        outputs = []
-        for a, b in zip(starts, starts[1:] + [len(x)], strict=True):
-            h = h * (~resets[a]).to(x.dtype)[:, None]
-            y, h = self.gru(x[a:b], h[None])
-            h = h[0]
-            outputs.append(y)
-        return torch.cat([x, torch.cat(outputs)], -1), (h,)
-
-    def step(self, x: torch.Tensor, state: tuple) -> tuple[torch.Tensor, tuple]:
-        x = self.layers(x)
-        # One GRU cell, by hand because torch.vmap has no rule for torch.gru_cell and would loop (StackedPolicies).
-        reset_x, update_x, new_x = F.linear(x, self.gru.weight_ih_l0, self.gru.bias_ih_l0).chunk(3, -1)
-        reset_h, update_h, new_h = F.linear(state[0], self.gru.weight_hh_l0, self.gru.bias_hh_l0).chunk(3, -1)
-        new = torch.tanh(new_x + torch.sigmoid(reset_x + reset_h) * new_h)
-        h = torch.lerp(new, state[0], torch.sigmoid(update_x + update_h))
-        return torch.cat([x, h], -1), (h,)
-
-
-BACKBONES = {"mlp": MLP, "gru": GRU}                   # name of the flag -> its class; the flags list them as a Literal
-
-
 MAX_HIDDEN = 65536
+STATE_SIZE = 2 ** 20                                                    # numbers that a policy may remember of a game
 
 
 def check_timing(action_repeat, frame_delay) -> None:
@@ -508,10 +426,10 @@ class Policy(nn.Module):
 
     State is explicit: a flat tuple of tensors [B, ...], empty for the mlp. `config` rebuilds the policy, and says how
     it acts: it decides on every `action_repeat`-th game frame and holds that, and a decision takes effect `frame_delay`
-    frames late."""
+    frames late. options: those of the backbone, in cleanmelee/backbones.py (None: its default)."""
 
     def __init__(self, backbone: str = "mlp", hidden: tuple[int, ...] = (512, 512), action_repeat: int = 1,
-                 frame_delay: int = 0):
+                 frame_delay: int = 0, **options: int | None):
         super().__init__()
         if not isinstance(backbone, str) or backbone not in BACKBONES:
             raise UserError(f"unknown backbone {printable(repr(backbone), 60)}: choose one of {', '.join(BACKBONES)}")
@@ -519,11 +437,16 @@ class Policy(nn.Module):
                 type(n) is int and 1 <= n <= MAX_HIDDEN for n in hidden):
             raise UserError(f"hidden sizes must be whole numbers from 1 to {MAX_HIDDEN}, got {printable(hidden, 60)}")
         check_timing(action_repeat, frame_delay)
+        options = backbone_options(backbone, options)
         self.config = {"backbone": backbone, "hidden": list(hidden), "action_repeat": action_repeat,
-                       "frame_delay": frame_delay}
+                       "frame_delay": frame_delay, **options}
         self.embedding = Embedding()
-        self.backbone = BACKBONES[backbone](self.embedding.size, tuple(hidden))
-        self.value_head = _linear(self.backbone.size, 1, 1.)
+        self.backbone = BACKBONES[backbone](self.embedding.size, tuple(hidden), **options)
+        remembered = sum(part[0].numel() for part in self.backbone.initial_state(1, torch.device("meta")))
+        if remembered > STATE_SIZE:
+            raise UserError(f"{backbone} {list(hidden)} would remember {remembered:,} numbers of every game, and at most "
+                            f"{STATE_SIZE:,} are possible; make it smaller")
+        self.value_head = linear(self.backbone.size, 1, 1.)
         self.controller_head = ControllerHead(self.backbone.size)
 
     @property
@@ -600,15 +523,15 @@ def parse_hidden(text: str) -> tuple[int, ...]:
 
 
 def network_flags(policy: Policy, **given) -> dict:
-    """backbone, hidden and action_repeat of a policy as flags hold them. UserError for one that was `given` (None: it
-    was not) and that the policy does not have."""
-    own = {"backbone": policy.config["backbone"], "hidden": ",".join(map(str, policy.config["hidden"])),
-           "action_repeat": policy.action_repeat}
+    """backbone, hidden, its options (None: the backbone has no such option) and action_repeat of a policy as flags hold
+    them. UserError for one that was `given` (None: it was not) and that the policy does not have."""
+    own = {**dict.fromkeys(OPTIONS), **policy.config, "hidden": ",".join(map(str, policy.config["hidden"]))}
     for name, value in given.items():
         wish = ",".join(map(str, parse_hidden(value))) if name == "hidden" and value is not None else value
         if wish not in (None, own[name]):
-            raise UserError(f"{as_flag(name)} {value}: the policy to start from has {own[name]}; leave this flag out, "
-                            "or start from another one")
+            has = "none" if own[name] is None else own[name]
+            raise UserError(f"{as_flag(name)} {value}: the policy to start from has {has}; leave this flag out, or start "
+                            "from another one")
     return own
 
 
@@ -1146,21 +1069,23 @@ def _check_values(data, damaged: str) -> None:
 
 
 @functools.lru_cache(maxsize=64)
-def _layout(backbone: str, hidden: tuple[int, ...]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+def _layout(hidden: tuple[int, ...], **config) -> dict[str, tuple[torch.Size, torch.dtype]]:
     """Names, shapes and types of a policy's weights. It is not built for that: a file may ask for any size."""
     with torch.device("meta"):
-        return {name: (x.shape, x.dtype) for name, x in Policy(backbone, hidden).state_dict().items()}
+        return {name: (x.shape, x.dtype) for name, x in Policy(hidden=hidden, **config).state_dict().items()}
 
 
 def _check_weights(weights: dict, config: dict, size: int, damaged: str) -> None:
     """Raises UserError unless `weights` has the tensors of a Policy(**config). size: bytes of the whole file."""
     try:
-        hidden = config["hidden"]
-        if config.keys() != {"backbone", "hidden", "action_repeat", "frame_delay"} or type(hidden) is not list or not (
-                len(hidden) <= len(weights) and all(type(n) is int for n in hidden)):               # a weight a layer
+        hidden, num_layers = config["hidden"], config.get("num_layers", 1)
+        if type(hidden) is not list or not all(type(n) is int for n in [*hidden, num_layers]):
+            raise ValueError
+        options = config.keys() - {"backbone", "hidden", "action_repeat", "frame_delay"}
+        if not options <= OPTIONS.keys() or max(len(hidden), num_layers) > len(weights):            # a weight a layer
             raise ValueError
         check_timing(config["action_repeat"], config["frame_delay"])
-        expected = _layout(config["backbone"], tuple(hidden))
+        expected = _layout(**config | {"hidden": tuple(hidden)})
     except UserError as error:
         raise UserError(f"{damaged} config makes no policy here: {error}") from None
     except (KeyError, TypeError, ValueError, RuntimeError):
@@ -1177,17 +1102,18 @@ def _check_weights(weights: dict, config: dict, size: int, damaged: str) -> None
 def _check_plays(policy: Policy, what: str) -> None:
     """Raises UserError unless what the policy answers is finite wherever it looks: at every row of its tables, and at
     floats beyond those of a game."""
-    k = torch.arange(max(NUM_ACTIONS, NUM_CHARACTERS, NUM_STAGES, NUM_ITEM_TYPES))[:, None]
-    ints = torch.minimum(k, torch.from_numpy(INT_LIMITS)).short()                                   # [rows, I]
-    obs = Observation((10. * (k % 3 - 1)).repeat(1, NUM_FLOATS), ints)                              # -10, 0, 10
-    actions = k % torch.tensor([2] * NUM_BUTTONS + [NUM_STICK] * 4 + [NUM_SHOULDER])                # [rows, 13]
-    state = policy.initial_state(len(k))
-    for _ in range(2):
-        features, state = policy.features(obs, state)
-        for x in (policy.value(features), policy.logits(features, actions), *state):
-            if not torch.isfinite(x).all():
-                raise UserError(f"{what}its weights are so large that its answers are no finite numbers; choose "
-                                "another checkpoint")
+    rows = torch.arange(max(NUM_ACTIONS, NUM_CHARACTERS, NUM_STAGES, NUM_ITEM_TYPES))[:, None]
+    for k in rows.split(64):                                                # of what a large policy remembers
+        ints = torch.minimum(k, torch.from_numpy(INT_LIMITS)).short()                               # [rows, I]
+        obs = Observation((10. * (k % 3 - 1)).repeat(1, NUM_FLOATS), ints)                          # -10, 0, 10
+        actions = k % torch.tensor([2] * NUM_BUTTONS + [NUM_STICK] * 4 + [NUM_SHOULDER])            # [rows, 13]
+        state = policy.initial_state(len(k))
+        for _ in range(2):
+            features, state = policy.features(obs, state)
+            for x in (policy.value(features), policy.logits(features, actions), *state):
+                if not torch.isfinite(x).all():
+                    raise UserError(f"{what}its weights are so large that its answers are no finite numbers; choose "
+                                    "another checkpoint")
 
 
 def load_policy(path: str | Path) -> tuple[Policy, dict]:
