@@ -258,9 +258,8 @@ class AttentionLayer(nn.Module):
     def step(self, x: torch.Tensor, state: tuple) -> tuple[torch.Tensor, tuple]:
         count, keys, values = state
         query, key, value = self._asked(x, count)                           # [B, heads, d]
-        here = (self.slots == (count % self.window)[:, None])[:, None, :, None]                     # [B, 1, W, 1]
-        keys = torch.where(here, key[:, :, None], keys)
-        values = torch.where(here, value[:, :, None], values)
+        slot = (count % self.window)[:, None, None, None].expand(-1, self.heads, 1, self.d)         # [B, heads, 1, d]
+        keys, values = keys.scatter(2, slot, key[:, :, None]), values.scatter(2, slot, value[:, :, None])
         scores = (keys @ query[..., None])[..., 0] * self.d ** -.5          # [B, heads, W]
         scores = scores.masked_fill((self.slots > count[:, None])[:, None], -math.inf)
         x = x + self.answer((scores.softmax(-1)[:, :, None] @ values).flatten(1))
