@@ -25,6 +25,7 @@ import torch
 from rich.progress import track
 from rich.table import Table
 
+from cleanmelee.backbones import OPTIONS, backbone_options
 from cleanmelee.cli import (
     AT_LEAST_0, COUNT, COUNT_OR_OFF, PATH, POSITIVE, SEEDS, Range, check_ranges, run_script, to_flags,
 )
@@ -65,16 +66,28 @@ class Args:
 
     pretrained: Annotated[str, PATH] = ""
     """checkpoint to start from; its network sizes are used (off: empty, start from scratch)"""
-    backbone: Literal["mlp", "gru"] | None = None
-    """network between embedding and heads; the gru remembers (default: gru, or that of --pretrained)"""
+    backbone: Literal["mlp", "gru", "lstm", "transformer", "hybrid", "mamba"] | None = None
+    """network between embedding and heads; all but the mlp remember (default: gru, or that of --pretrained)"""
     hidden: str | None = None
-    """layer sizes separated by commas, the last one is the gru's state (default: 256, or those of --pretrained)"""
+    """layer sizes separated by commas, the last one is the width of what remembers (default: 256, or those of
+    --pretrained)"""
+    num_layers: Annotated[int | None, OPTIONS["num_layers"]] = None
+    """layers that remember, each of the last size of --hidden; the mlp has none (default: 2, of the gru 1, or that of --pretrained)"""
+    num_heads: Annotated[int | None, OPTIONS["num_heads"]] = None
+    """attention heads of transformer and hybrid (default: 4, or that of --pretrained)"""
+    state_size: Annotated[int | None, OPTIONS["state_size"]] = None
+    """numbers that each channel of the mamba remembers (default: 16, or that of --pretrained)"""
+    expand_factor: Annotated[int | None, OPTIONS["expand_factor"]] = None
+    """how many times wider the mamba is inside (default: 2, or that of --pretrained)"""
+    conv_size: Annotated[int | None, OPTIONS["conv_size"]] = None
+    """frames of the mamba's convolution (default: 4, or that of --pretrained)"""
     epochs: Annotated[int, COUNT] = 10
     """passes over the training games"""
     batch_size: Annotated[int, COUNT] = 64
     """windows in one update"""
     window_size: Annotated[int, Range(2, 10 ** 9)] = 60
-    """frames in one window; shorter games are skipped"""
+    """frames in one window; shorter games are skipped; transformer and hybrid look back as far (with --pretrained: as far
+    as it does)"""
     learning_rate: Annotated[float, Range(1e-12, 1)] = 3e-3
     """AdamW's step size at the start"""
     anneal_lr: bool = True
@@ -194,8 +207,9 @@ def report(before: dict, after: dict, console: Terminal) -> None:
 
 def fill_in(args: Args, policy: Policy) -> None:
     """What the command line left open: the sizes of a --pretrained network."""
-    own = network_flags(policy, backbone=args.backbone, hidden=args.hidden)
-    args.backbone, args.hidden = own["backbone"], own["hidden"]
+    names = ["backbone", "hidden", *OPTIONS.keys() - {"window_size"}]        # its windows may be cut otherwise
+    own = network_flags(policy, **{name: getattr(args, name) for name in names})
+    vars(args).update({name: own[name] for name in names})
 
 
 def main(args: Args) -> None:
@@ -210,7 +224,11 @@ def main(args: Args) -> None:
     if args.pretrained:
         policy, _ = load_policy(args.pretrained)
     else:
-        policy = Policy(args.backbone or "gru", parse_hidden("256" if args.hidden is None else args.hidden))
+        backbone = args.backbone or "gru"
+        options = {name: getattr(args, name) for name in OPTIONS}
+        if "window_size" not in backbone_options(backbone):                 # then it says only how games are cut
+            del options["window_size"]
+        policy = Policy(backbone, parse_hidden("256" if args.hidden is None else args.hidden), **options)
     policy.config |= {"action_repeat": 1, "frame_delay": 0}                 # people act on every frame, at once
     fill_in(args, policy)
     tracker = Tracker(args.track)

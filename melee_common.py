@@ -437,7 +437,7 @@ class Policy(nn.Module):
                 type(n) is int and 1 <= n <= MAX_HIDDEN for n in hidden):
             raise UserError(f"hidden sizes must be whole numbers from 1 to {MAX_HIDDEN}, got {printable(hidden, 60)}")
         check_timing(action_repeat, frame_delay)
-        options = backbone_options(backbone, options)
+        options = backbone_options(backbone, **options)
         self.config = {"backbone": backbone, "hidden": list(hidden), "action_repeat": action_repeat,
                        "frame_delay": frame_delay, **options}
         self.embedding = Embedding()

@@ -17,7 +17,7 @@ What to change where:
     what is collected             collect()
     advantages, value targets     compute_gae(), called by prepare()
     the loss, its schedules       update()
-    the network                   melee_common.py: BACKBONES, ControllerHead
+    the network                   cleanmelee/backbones.py; melee_common.py: Embedding, ControllerHead
     what an iteration does        the loop in main()
 """
 
@@ -36,6 +36,7 @@ import numpy as np
 import torch
 import tyro
 
+from cleanmelee.backbones import OPTIONS
 from cleanmelee.cli import (
     AT_LEAST_0, COUNT, COUNT_OR_OFF, PATH, POSITIVE, SEEDS, SHARE, Range, UserError, as_flag, check_ranges,
     parse_characters, parse_matchups, parse_names, run_script, to_flags,
@@ -96,10 +97,23 @@ class Args:
     """game frames to play in total, frames x games (default: 100000; for a resumed run what it was started with)"""
     pretrained: Annotated[str, PATH] = ""
     """checkpoint to start from; its network sizes and action repeat are used (off: empty, start from scratch)"""
-    backbone: Literal["mlp", "gru"] | None = None
-    """network between embedding and heads; the gru remembers (default: mlp, or that of --pretrained)"""
+    backbone: Literal["mlp", "gru", "lstm", "transformer", "hybrid", "mamba"] | None = None
+    """network between embedding and heads; all but the mlp remember (default: mlp, or that of --pretrained)"""
     hidden: str | None = None
-    """layer sizes, the last one is the gru's state (default: 512,512, or those of --pretrained)"""
+    """layer sizes, the last one is the width of what remembers (default: 512,512, or those of --pretrained)"""
+    num_layers: Annotated[int | None, OPTIONS["num_layers"]] = None
+    """layers that remember, each of the last size of --hidden; the mlp has none (default: 2, of the gru 1, or that of --pretrained)"""
+    num_heads: Annotated[int | None, OPTIONS["num_heads"]] = None
+    """attention heads of transformer and hybrid (default: 4, or that of --pretrained)"""
+    window_size: Annotated[int | None, OPTIONS["window_size"]] = None
+    """decisions that transformer and hybrid look back, the present one included (default: 60, or those of
+    --pretrained)"""
+    state_size: Annotated[int | None, OPTIONS["state_size"]] = None
+    """numbers that each channel of the mamba remembers (default: 16, or that of --pretrained)"""
+    expand_factor: Annotated[int | None, OPTIONS["expand_factor"]] = None
+    """how many times wider the mamba is inside (default: 2, or that of --pretrained)"""
+    conv_size: Annotated[int | None, OPTIONS["conv_size"]] = None
+    """frames of the mamba's convolution (default: 4, or that of --pretrained)"""
     rollout_length: Annotated[int, Range(1, 10 ** 6)] = 128
     """decisions of every game in an iteration"""
     batch_size: Annotated[int, COUNT] = 2048
@@ -239,8 +253,9 @@ class Args:
 def fill_in(args: Args, policy: Policy) -> None:
     """What was not given, or is the policy's own: the one place that changes arguments after they were parsed."""
     args.timesteps = 100_000 if args.timesteps is None else args.timesteps
-    vars(args).update(network_flags(policy, backbone=args.backbone, hidden=args.hidden,
-                                    action_repeat=args.action_repeat))
+    names = ["backbone", "hidden", *OPTIONS, "action_repeat"]
+    own = network_flags(policy, **{name: getattr(args, name) for name in names})
+    vars(args).update({name: own[name] for name in names})
     args.gamma = .99 ** (args.action_repeat / 3) if args.gamma is None else args.gamma
     if args.update_interval != "batch_ready":
         if not (args.update_interval.isdecimal() and int(args.update_interval) > 0):
@@ -653,7 +668,8 @@ def main(args: Args) -> None:
         initial, _ = load_policy(run / "checkpoints" / "initial.pt" if saved else args.pretrained)
     else:
         hidden = parse_hidden("512,512" if args.hidden is None else args.hidden)
-        initial = Policy(args.backbone or "mlp", hidden, args.action_repeat or 3)
+        options = {name: getattr(args, name) for name in OPTIONS}
+        initial = Policy(args.backbone or "mlp", hidden, args.action_repeat or 3, **options)
     if initial.frame_delay:
         raise UserError(f"{args.pretrained}: trained for a delay of {initial.frame_delay} frames; this game has none")
     fill_in(args, initial)

@@ -393,7 +393,7 @@ OPTIONS = {"num_layers": Range(1, 64), "num_heads": Range(1, 1024), "window_size
            "state_size": Range(1, 65536), "expand_factor": Range(1, 64), "conv_size": Range(2, 1024)}
 
 
-def backbone_options(backbone: str, given: dict) -> dict[str, int]:
+def backbone_options(backbone: str, **given: int | None) -> dict[str, int]:
     """All options of a backbone: those `given` (None: not given), and the defaults of the others. UserError for one
     that it does not have, or that is no whole number in its range."""
     options = {name: parameter.default for name, parameter in inspect.signature(BACKBONES[backbone]).parameters.items()
