@@ -1,12 +1,13 @@
 """What every stage of CleanMelee shares: controller codec, observation, networks, vectorised games, checkpoints.
 
     one game frame                 FRAME record    (cleanmelee/frame.py), from a .slp file, the embedded game or Dolphin
-    observe(frames, controllers)   Observation     (floats, ints), one row for each player, seen from that player's side
+    observe(frames, controllers,   Observation     (floats, ints), one row for each player, seen from that player's side,
+            pending)                               with what it has chosen and what has not acted yet
     Policy.step / Policy.unroll    action indices  [..., 13]: eight buttons, main x/y, c x/y, shoulder
     decode_actions(actions, ..)    CONTROLLER record, which makes the next frame
 
-Time: post[t-1] + pre[t] -> post[t]. A policy that has seen frames[t] chooses controllers[t + 1]. Every stage keeps to
-that.
+Time: post[t-1] + pre[t] -> post[t]. A policy that has seen frames[t] chooses controllers[t + 1 + frame_delay], and what
+it has chosen for the frames between is part of what it sees. Every stage keeps to that.
 
 Sections, in the order of their arrows: controller codec, observation, policy, vectorised games, matches between
 policies, checkpoints. The networks between embedding and heads are in cleanmelee/backbones.py."""
@@ -135,7 +136,7 @@ def _exchanged(actions, mirror):
 
 class Observation(NamedTuple):
     """What a policy sees of one frame, from one player's side. Arrays or tensors; leading dimensions are free."""
-    floats: np.ndarray | torch.Tensor  # [..., NUM_FLOATS] float32, scaled to about -3..3
+    floats: np.ndarray | torch.Tensor  # [..., num_floats(frame_delay)] float32, scaled to about -3..3
     ints: np.ndarray | torch.Tensor    # [..., NUM_INTS] int16: indices into learned tables
 
 
@@ -189,6 +190,7 @@ def columns(names: list[str], first: str, last: str) -> slice:
 
 
 OWN_CONTROLLER = columns(FLOAT_NAMES, "controller.main_x", FLOAT_NAMES[-1])
+NUM_CONTROLLER_FLOATS = OWN_CONTROLLER.stop - OWN_CONTROLLER.start                                  # 13
 _FRAME_FLOATS = columns(FLOAT_NAMES, _FLOATS[0][0], _FLOATS[-1][0])
 _FRAME_SMALLS = columns(FLOAT_NAMES, _SMALLS[0][0], _SMALLS[-1][0])
 _PLACE = columns(FLOAT_NAMES, "player.x", "player.y")
@@ -226,17 +228,24 @@ _FLOAT_SCALES = np.stack([_FLOAT_SCALES, _FLIP * _FLOAT_SCALES])            # [2
 _SMALL_SCALES = np.array([scale for _, _, scale in _SMALLS], np.float32)
 
 
-def observe(frames: np.ndarray, controllers: np.ndarray) -> Observation:
+def num_floats(frame_delay: int) -> int:
+    """How many floats a policy sees: those of FLOAT_NAMES, then of every controller that waits, the next one first, what
+    FLOAT_NAMES has of the own controller."""
+    return NUM_FLOATS + frame_delay * NUM_CONTROLLER_FLOATS
+
+
+def observe(frames: np.ndarray, controllers: np.ndarray, pending: np.ndarray | None = None) -> Observation:
     """FRAME [N] and the CONTROLLER [N, 2] that made them -> Observation with floats [N, 2, F] and ints [N, 2, I].
 
     Row [n, p] is frame n as player p sees it: itself first, then the opponent, who is to its right (`mirrored`). The
     own last controller is part of it, because a button acts when it goes down: a policy must know what it holds. The
-    opponent's is not."""
-    n = len(frames)
+    opponent's is not. pending CONTROLLER [N, 2, D]: what each player has chosen already for the D frames that follow, of
+    which it sees its own, turned as the frame is (none: it acts at once)."""
+    n, depth = len(frames), 0 if pending is None else pending.shape[-1]
     frames = np.ascontiguousarray(frames)
     as_floats = frames.view(np.float32).reshape(n, -1)
     as_ints = frames.view(np.int16).reshape(n, -1)
-    floats, mirror = np.empty((n, 2, NUM_FLOATS), np.float32), mirrored(frames)
+    floats, mirror = np.empty((n, 2, num_floats(depth)), np.float32), mirrored(frames)
     side = np.where(mirror, np.float32(-1), np.float32(1))                  # 1: as it is, -1: left for right
     np.multiply(as_floats[:, _FLOAT_PLAN], _FLOAT_SCALES[mirror.view(np.int8)], out=floats[..., _FRAME_FLOATS])
     floats[mirror, _PLATFORMS] = floats[mirror, _PLATFORMS][:, ::-1]
@@ -245,13 +254,57 @@ def observe(frames: np.ndarray, controllers: np.ndarray) -> Observation:
     owner, present = as_ints[:, _OWNER_PLAN], as_ints[:, _PRESENT_PLAN] != 0                         # [N, items]
     for me in (0, 1):
         floats[:, me, _MINE] = present & (owner == me)
-    own = floats[..., OWN_CONTROLLER]                                       # a view, in the order of FLOAT_NAMES
-    for k, axis in enumerate(_STICKS):
-        own[..., k] = controllers[axis] * side if axis.endswith("x") else controllers[axis]
-    own[..., 4] = np.maximum(controllers["l"], controllers["r"])
-    own[..., 5:] = (controllers["buttons"][..., None] & BUTTON_BITS) != 0
+    _show_controllers(controllers, side, floats[..., OWN_CONTROLLER])
+    if depth:
+        waiting = floats[..., NUM_FLOATS:].reshape(n, 2, depth, NUM_CONTROLLER_FLOATS)
+        _show_controllers(pending, side[..., None], waiting)
+        floats[..., NUM_FLOATS:] = waiting.reshape(n, 2, -1)
     ints = np.clip(as_ints[:, _INT_PLAN], 0, INT_LIMITS)
     return Observation(floats, ints)
+
+
+def _show_controllers(controllers: np.ndarray, side: np.ndarray, out: np.ndarray) -> None:
+    """CONTROLLER [...] into out [..., 13], in the order of FLOAT_NAMES; side: -1 where left is right."""
+    for k, axis in enumerate(_STICKS):
+        out[..., k] = controllers[axis] * side if axis.endswith("x") else controllers[axis]
+    out[..., 4] = np.maximum(controllers["l"], controllers["r"])
+    out[..., 5:] = (controllers["buttons"][..., None] & BUTTON_BITS) != 0
+
+
+def upcoming(controllers: np.ndarray, frame_delay: int) -> np.ndarray:
+    """Controllers [T, 2] of a whole game -> [T - 1 - frame_delay, 2, frame_delay]: at every frame but the last ones what
+    a player who is that late has chosen already, of the frames that follow; it now chooses the one after them."""
+    T = len(controllers)
+    following = np.arange(max(0, T - 1 - frame_delay))[:, None] + 1 + np.arange(frame_delay)        # [T - 1 - D, D]
+    return np.moveaxis(controllers[following], 1, 2)
+
+
+class Pending:
+    """What the players of N games have chosen and what has not acted yet. They decide on every `action_repeat`-th frame
+    and hold that; the delay counts frames, and must hold a whole number of decisions, as all controllers change
+    together."""
+
+    def __init__(self, num_games: int, frame_delay: int, action_repeat: int = 1):
+        if frame_delay % action_repeat:
+            raise UserError(f"--frame-delay {frame_delay}: must be a multiple of --action-repeat ({action_repeat}) here, "
+                            "where a delay is a whole number of decisions")
+        self.action_repeat = action_repeat
+        self.queue = np.zeros((num_games, 2, frame_delay // action_repeat), CONTROLLER)             # the next one first
+
+    @property
+    def frames(self) -> np.ndarray:
+        """[N, 2, frame_delay] for `observe`"""
+        return self.queue.repeat(self.action_repeat, -1)
+
+    def push(self, chosen: np.ndarray) -> np.ndarray:
+        """[N, 2] what was decided now -> [N, 2] what acts now"""
+        waiting = np.concatenate([self.queue, chosen[..., None]], -1)
+        self.queue = waiting[..., 1:]
+        return waiting[..., 0]
+
+    def reset(self, games: np.ndarray) -> None:
+        """These games [N] begin: until their first decisions act, controllers are neutral."""
+        self.queue[games] = np.zeros((), CONTROLLER)
 
 
 def schema_hash() -> str:
@@ -290,7 +343,7 @@ def _initial_bias(head: str) -> torch.Tensor:
 class Embedding(nn.Module):
     """Observation [..., ] -> [..., size]: learned tables for ids, items pooled so that slot order does not matter."""
 
-    def __init__(self, action_dim: int = 32, character_dim: int = 8, item_dim: int = 16):
+    def __init__(self, frame_delay: int = 0, action_dim: int = 32, character_dim: int = 8, item_dim: int = 16):
         super().__init__()
         self.action = nn.Embedding(NUM_ACTIONS, action_dim)
         self.character = nn.Embedding(NUM_CHARACTERS, character_dim)
@@ -302,7 +355,7 @@ class Embedding(nn.Module):
         self.item = linear(len(features), item_dim)
         item_columns = np.array([FLOAT_NAMES.index(f"item{slot}.{name}")
                                  for slot in range(NUM_ITEMS) for name in features])
-        other = np.setdiff1d(np.arange(NUM_FLOATS), item_columns)
+        other = np.setdiff1d(np.arange(num_floats(frame_delay)), item_columns)
         self.register_buffer("item_columns", torch.from_numpy(item_columns), persistent=False)
         self.register_buffer("other_columns", torch.from_numpy(other), persistent=False)
         self.present = features.index("present")
@@ -440,7 +493,7 @@ class Policy(nn.Module):
         options = backbone_options(backbone, **options)
         self.config = {"backbone": backbone, "hidden": list(hidden), "action_repeat": action_repeat,
                        "frame_delay": frame_delay, **options}
-        self.embedding = Embedding()
+        self.embedding = Embedding(frame_delay)
         self.backbone = BACKBONES[backbone](self.embedding.size, tuple(hidden), **options)
         remembered = sum(part[0].numel() for part in self.backbone.initial_state(1, torch.device("meta")))
         if remembered > STATE_SIZE:
@@ -456,6 +509,11 @@ class Policy(nn.Module):
     @property
     def frame_delay(self) -> int:
         return self.config["frame_delay"]
+
+    @property
+    def num_floats(self) -> int:
+        """Of the observations that it reads."""
+        return num_floats(self.frame_delay)
 
     @property
     def device(self) -> torch.device:
@@ -908,7 +966,8 @@ def act(policies: list[Policy], assignment: np.ndarray, obs: Observation, states
         generator: torch.Generator | None, stacked: StackedPolicies | None = None) -> np.ndarray:
     """One frame of play for every slot: one forward per distinct policy, over all its games and ports.
 
-    assignment [N, 2] says which policy of `policies` plays a slot (BOT_SLOT: none). states[k] is the recurrent state of
+    obs is as deep as the latest of them sees; each is shown as much as it was trained to see. assignment [N, 2] says
+    which policy of `policies` plays a slot (BOT_SLOT: none). states[k] is the recurrent state of
     policy k for all 2N slots, updated in place of the list; resets [N] marks games that begin with this frame.
     generator None: the most likely action. `stacked` (of the same policies): one forward in all, with the same noise.
     Returns actions int8 [N, 2, 13]."""
@@ -923,6 +982,8 @@ def act(policies: list[Policy], assignment: np.ndarray, obs: Observation, states
         rows = np.flatnonzero(assignment.reshape(-1) == k)
         everyone = len(rows) == 2 * n
         mine = flat if everyone else Observation(flat.floats[rows], flat.ints[rows])
+        if policies[k].num_floats < mine.floats.shape[1]:
+            mine = Observation(np.ascontiguousarray(mine.floats[:, :policies[k].num_floats]), mine.ints)
         state = states[k] if everyone else tuple(s[torch.from_numpy(rows)] for s in states[k])
         noise = None if generator is None else torch.rand(len(rows), NUM_LOGITS, generator=generator)
         seats.append((k, rows, to_torch(mine), state, noise))
@@ -957,16 +1018,21 @@ def swap_policy(policies: list[Policy], assignment: np.ndarray, states: list[tup
 def play_games(policies: list[Policy], envs: VecEnv, assignment: np.ndarray, generator: torch.Generator | None,
                watch=lambda actions, running: None) -> np.ndarray:
     """Every slot of `envs` plays one game to its end -> the final frames [N] (one game a slot: short games are not
-    favoured). `watch` is shown every step's actions [N, 2, 13] and which games still run [N]."""
+    favoured). `watch` is shown every step's actions [N, 2, 13] and which games still run [N]. All policies act as late
+    as the first one."""
     n = envs.num_games
+    pending = Pending(n, policies[0].frame_delay, envs.action_repeat)
     states = [p.initial_state(2 * n) for p in policies]
     final, running, resets = envs.frames.copy(), np.ones(n, bool), np.ones(n, bool)
     with torch.inference_mode():
         while running.any():
-            actions = act(policies, assignment, observe(envs.frames, envs.controllers), states, resets, generator)
+            obs = observe(envs.frames, envs.controllers, pending.frames)
+            actions = act(policies, assignment, obs, states, resets, generator)
             watch(actions, running)
-            terminated, truncated, broken = envs.step(decode_actions(actions, mirrored(envs.frames)))
+            chosen = decode_actions(actions, mirrored(envs.frames))
+            terminated, truncated, broken = envs.step(pending.push(chosen))
             resets = terminated | truncated
+            pending.reset(resets)
             ended = resets & running & ~broken
             final[ended] = envs.final_frames[ended]
             running &= ~ended
@@ -1105,7 +1171,7 @@ def _check_plays(policy: Policy, what: str) -> None:
     rows = torch.arange(max(NUM_ACTIONS, NUM_CHARACTERS, NUM_STAGES, NUM_ITEM_TYPES))[:, None]
     for k in rows.split(64):                                                # of what a large policy remembers
         ints = torch.minimum(k, torch.from_numpy(INT_LIMITS)).short()                               # [rows, I]
-        obs = Observation((10. * (k % 3 - 1)).repeat(1, NUM_FLOATS), ints)                          # -10, 0, 10
+        obs = Observation((10. * (k % 3 - 1)).repeat(1, policy.num_floats), ints)                   # -10, 0, 10
         actions = k % torch.tensor([2] * NUM_BUTTONS + [NUM_STICK] * 4 + [NUM_SHOULDER])            # [rows, 13]
         state = policy.initial_state(len(k))
         for _ in range(2):

@@ -32,12 +32,13 @@ def games(tmp_path_factory):
 def surroundings(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(export_onnx, "LATENCY_STEPS", 20)
+    monkeypatch.setattr(export_onnx, "WARM_UP_STEPS", 5)
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize("backbone", DEEP)
-def test_the_whole_chain(backbone, games, tmp_path):
+def test_the_whole_chain(backbone, games, tmp_path, monkeypatch):
     options = {"window_size": 12} | OPTIONS[backbone]
     network = {"backbone": backbone, "hidden": "16,8", **options}
     bc.main(bc.Args(games, num_workers=0, run_name="bc", epochs=2, batch_size=16, held_out=.3, **network))
@@ -54,7 +55,10 @@ def test_the_whole_chain(backbone, games, tmp_path):
 
     distill.main(distill.Args("ppo/checkpoints/latest.pt", games, num_workers=0, run_name="distill", output="small.pt",
                               epochs=1, batch_size=200, **network))
-    export_onnx.main(export_onnx.Args("small.pt", "small.onnx", steps=20))
+    found, parity = [], export_onnx.parity
+    monkeypatch.setattr(export_onnx, "parity", lambda *given: found.append(parity(*given)) or found[-1])
+    export_onnx.main(export_onnx.Args("small.pt", "small.onnx", steps=30))
+    assert found[0]["actions"] == 0 and found[0]["states"] < 1e-5 and found[0]["logits"] < 1e-4
     play.main(play.Args("small.onnx", "ppo/checkpoints/latest.pt", num_games=2, max_episode_frames=60, port=1,
                         results="results.jsonl"))
     assert json.loads(Path("results.jsonl").read_text())["games"] == 2
