@@ -256,7 +256,7 @@ def observe(frames: np.ndarray, controllers: np.ndarray, pending: np.ndarray | N
         floats[:, me, _MINE] = present & (owner == me)
     _show_controllers(controllers, side, floats[..., OWN_CONTROLLER])
     if depth:
-        waiting = floats[..., NUM_FLOATS:].reshape(n, 2, depth, NUM_CONTROLLER_FLOATS)
+        waiting = np.empty((n, 2, depth, NUM_CONTROLLER_FLOATS), np.float32)
         _show_controllers(pending, side[..., None], waiting)
         floats[..., NUM_FLOATS:] = waiting.reshape(n, 2, -1)
     ints = np.clip(as_ints[:, _INT_PLAN], 0, INT_LIMITS)
