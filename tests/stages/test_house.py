@@ -12,7 +12,7 @@ STAGES = ("bc", "ppo_selfplay", "distill", "export_onnx", "play")
 FLOORS = [  # a room may import from those above it in this list, and from its own line
     {"frame", "libmelee", "terminal"}, {"signals", "startup"}, {"cli", "statistics"},
     {"archive", "events", "files", "game", "tracking", "workers"}, {"runs", "slp", "rewards"},
-    {"replays", "recording", "dolphin"}, {"melee_common"}, {"pool", "dataset", "onnx"},
+    {"packed"}, {"replays", "recording", "dolphin"}, {"melee_common"}, {"pool", "dataset", "onnx"},
     {"population", "evaluation", "environment", "inference", "resume", "tournament"}, {"selfplay"}, set(STAGES)]
 WITHOUT_TORCH = (
     "frame", "cli", "libmelee", "terminal", "signals", "startup", "files", "archive", "events", "slp", "replays",
