@@ -24,7 +24,7 @@ import pytest
 import cleanmelee.replays as replays_room
 from cleanmelee import packed
 from cleanmelee.cli import UserError
-from cleanmelee.dataset import pack, split_by_game, subjects
+from cleanmelee.dataset import is_held_out, pack, subjects
 from cleanmelee.dolphin import controllers_from_gamestate
 from cleanmelee.events import EVENTS_AT, METADATA, SLP_HEAD, ReplayError, finished_slp
 from cleanmelee.files import atomic_write
@@ -1032,24 +1032,25 @@ replays_room.load_replays({str(folder)!r}, num_workers=3, cache_dir=False)
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def fake_replays(hashes):
-    return [Replay(None, None, {"game": f"{h:08x}" + 56 * "0"}) for h in hashes]
+def split(hashes, fraction=.1):
+    held_out = is_held_out([f"{h:08x}" + 56 * "0" for h in hashes], fraction)
+    return np.flatnonzero(~held_out).tolist(), np.flatnonzero(held_out).tolist()
 
 
 def test_split_by_game():
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**32, 400).tolist()
-    train, held_out = split_by_game(fake_replays(hashes), 0.1)
+    train, held_out = split(hashes)
     assert sorted(train + held_out) == list(range(400)) and 20 < len(held_out) < 60
-    assert (train, held_out) == split_by_game(fake_replays(hashes), 0.1)
-    more_train, more_held_out = split_by_game(fake_replays(rng.integers(0, 2**32, 300).tolist() + hashes), 0.1)
+    assert (train, held_out) == split(hashes)
+    more_train, more_held_out = split(rng.integers(0, 2**32, 300).tolist() + hashes)
     assert {i + 300 for i in held_out} <= set(more_held_out) and {i + 300 for i in train} <= set(more_train)
     for pair in ([1, 2], [2**32 - 1, 2**32 - 2]):
-        train, held_out = split_by_game(fake_replays(pair), 0.1)
+        train, held_out = split(pair)
         assert len(train) == len(held_out) == 1
-    train, held_out = split_by_game(fake_replays([5, 5, 9]), 0.1)  # one game, recorded by both players: one side
+    train, held_out = split([5, 5, 9])                                      # one game, recorded by both players: one side
     assert sorted([train, held_out]) == [[0, 1], [2]]
-    assert split_by_game(fake_replays([2**31]), 0.1) == ([0], [])
+    assert split([2**31]) == ([0], []) and split([2**31, 7], 1) == ([], [0, 1])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
