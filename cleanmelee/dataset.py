@@ -44,6 +44,18 @@ class Rows(NamedTuple):
     returns: torch.Tensor       # [T, B] discounted reward that followed frames[t]
     pending: torch.Tensor       # [T, B, delay, 13] int8, the actions on their way: controllers[t + 1] .. [t + delay]
 
+    def map(self, change) -> "Rows":
+        """Every tensor changed by change(tensor)."""
+        return Rows(Observation(*map(change, self.obs)), *map(change, self[1:]))
+
+    def to(self, device: torch.device) -> "Rows":
+        return self.map(lambda x: x.to(device, non_blocking=True))
+
+    def split(self, parts: int) -> list["Rows"]:
+        """Into so many parts of about as many windows each, at most as many as there are windows."""
+        cuts = np.linspace(0, self.weights.shape[1], min(parts, self.weights.shape[1]) + 1).astype(int)
+        return [self.map(lambda x: x[:, a:b]) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Games on disk
@@ -170,8 +182,8 @@ def _label(frames, controllers, players, length, delay):
     for late in range(delay):
         pending[:, :, late] = encoded(1 + late)
     floats, ints = (torch.from_numpy(x[who].reshape(length, B, -1)) for x in obs)
-    return {"obs": Observation(floats, ints), "actions": torch.from_numpy(actions), "pending": torch.from_numpy(pending),
-            "changed": torch.from_numpy((actions != held).any(-1))}
+    return {"obs": Observation(floats, ints), "actions": torch.from_numpy(actions),
+            "changed": torch.from_numpy((actions != held).any(-1)), "pending": torch.from_numpy(pending)}
 
 
 def _place_rewards(scores, player, begin, gamma, out):
@@ -221,9 +233,9 @@ def open_games(folder: str, *, character: str = "", player_port: int = 0, tag: s
                ) -> tuple[Games, Games, dict]:
     """A folder of replays -> games to learn from, held-out games, and what was read, skipped and left out.
 
-    character, player_port (1 to 4), tag (a name, a connect code or an in-game tag) choose players; min_active leaves out
-    those whose input changes on fewer than that share of frames. held_out: share of the games, or, with `manifest`, what
-    that file says; it names the files, too. An online game that both players recorded is read once."""
+    character, player_port (1 to 4), tag (a name, a connect code or an in-game tag) choose players; min_active leaves
+    out those whose input changes on fewer than that share of frames. held_out: share of the games, or, with `manifest`,
+    what that file says; it names the files, too. An online game that both players recorded is read once."""
     if not folder:
         raise UserError("--replays is empty: give a folder of .slp files")
     number = lookup(FIGHTERS, character, "character") if character else None
@@ -313,17 +325,16 @@ class Windows:
 
     def __init__(self, games: Games, size: int, stride: int, batch_size: int, seed: int):
         self.games, self.size, self.stride, self.batch_size, self.seed = games, size, stride, batch_size, seed
-        self._latest = (-1, None, None)                                     # epoch and what _cut has made for it
+        self._cuts: dict[int, tuple] = {}                                   # what _cut made for the last two epochs
 
     def _cut(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """-> of each side [S] the first window's first row, and how many windows there are up to this side."""
-        latest, offsets, ends = self._latest
-        if epoch == latest:
-            return offsets, ends
+        if (cut := self._cuts.get(epoch)) is not None:
+            return cut
         spare = self.games.rows - self.size                                 # [S] below 0: too short for any
         offsets = np.random.default_rng((self.seed, epoch)).integers(np.clip(spare + 1, 1, self.stride + 1))
         ends = np.cumsum(np.where(spare < 0, 0, (spare - offsets) // self.stride + 1))
-        self._latest = epoch, offsets, ends                                 # in one piece: a thread may ask, too
+        self._cuts = {**dict(list(self._cuts.items())[-1:]), epoch: (offsets, ends)}    # whole: a thread may ask, too
         return offsets, ends
 
     def num_windows(self, epoch: int) -> int:
@@ -331,6 +342,13 @@ class Windows:
 
     def num_batches(self, epoch: int) -> int:
         return -(-self.num_windows(epoch) // self.batch_size)
+
+    def schedule(self, epochs: int, done: int = 0) -> Iterator[tuple[int, int]]:
+        """The keys of epochs 1 to `epochs`, in order, after the first `done` of them."""
+        for epoch in range(1, epochs + 1):
+            count = self.num_batches(epoch)
+            yield from ((epoch, k) for k in range(min(done, count), count))
+            done -= min(done, count)
 
     def choose(self, epoch: int, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Sides and first rows [B] of batch k."""
@@ -364,7 +382,7 @@ def permuted(places: np.ndarray, count: int, seed: tuple[int, ...]) -> np.ndarra
     return result.astype(np.int64)
 
 
-def prefetch(windows: Windows, keys: list[tuple[int, int]], workers: int = 0, ahead: int = 4) -> Iterator[Rows]:
+def prefetch(windows: Windows, keys: Iterable[tuple[int, int]], workers: int = 0, ahead: int = 4) -> Iterator[Rows]:
     """The batches of these keys, in their order, `ahead` of them made while the learner is at work: in a thread, or in
     `workers` processes. It changes nothing in what they are."""
     if workers:
@@ -383,7 +401,7 @@ def prefetch(windows: Windows, keys: list[tuple[int, int]], workers: int = 0, ah
             while waiting:
                 yield waiting.popleft().result()
         finally:
-            for batch in waiting:
+            for batch in waiting:                                           # the learner has had enough
                 batch.cancel()
 
 
