@@ -4,9 +4,9 @@
     python distill.py --teacher best.pt --replays DIR --output student.pt --hidden 128 --epochs 3   # 8 s
 
 The teacher may have any backbone. It watches every game from the first frame to the last as if it played (one that acts
-on every third frame sees every third), and its answers are kept. The student acts as often as its teacher. An mlp sees
-single frames in random order; one that remembers sees windows of `--window-size` of its frames, cut from whole games at
-random places, and enters each with an empty memory. Per frame the loss is
+on every third frame sees every third), and its answers are kept. The student acts as often and as late as its teacher.
+An mlp sees single frames in random order; one that remembers sees windows of `--window-size` of its frames, cut from
+whole games at random places, and enters each with an empty memory. Per frame the loss is
 
     alpha * T^2 * KL(teacher || student), both softened by the temperature T, summed over the heads
     + (1 - alpha) * -log p(what the player did)  +  value_coef * (difference of the value heads)^2
@@ -33,15 +33,14 @@ from rich.table import Table
 
 from cleanmelee.backbones import OPTIONS, backbone_options
 from cleanmelee.cli import (
-    AT_LEAST_0, COUNT, COUNT_OR_OFF, PATH, POSITIVE, SEEDS, SHARE, Range, UserError, check_ranges, run_script,
-    to_flags,
+    AT_LEAST_0, COUNT, COUNT_OR_OFF, PATH, POSITIVE, SEEDS, SHARE, Range, check_ranges, run_script, to_flags,
 )
 from cleanmelee.dataset import Sequences, load_sequences, walk
 from cleanmelee.files import append_jsonl, check_writable
 from cleanmelee.runs import has_begun, start_run, stop_on_interrupt
 from cleanmelee.terminal import Terminal
 from melee_common import (
-    HEADS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, Observation, Policy, action_kl, action_logprobs, load_policy, parse_hidden,
+    HEADS, NUM_INTS, NUM_LOGITS, Observation, Policy, action_kl, action_logprobs, load_policy, parse_hidden,
     save_checkpoint,
 )
 
@@ -160,7 +159,7 @@ def evaluate(teacher: tuple, student: tuple, data: Sequences, alpha: float, temp
 @torch.inference_mode()
 def step_latency(policy: Policy, repeats: int = 300) -> float:
     """Median microseconds of one frame of play: one row in, one sampled action out, on the CPU."""
-    obs = Observation(torch.zeros(1, NUM_FLOATS), torch.zeros(1, NUM_INTS, dtype=torch.int16))
+    obs = Observation(torch.zeros(1, policy.num_floats), torch.zeros(1, NUM_INTS, dtype=torch.int16))
     noise = torch.rand(1, NUM_LOGITS)
     state = policy.initial_state(1)
     times = []
@@ -194,20 +193,17 @@ def main(args: Args) -> None:
         check_writable("--output", Path(args.output))
     hidden = parse_hidden(args.hidden)
     teacher, _ = load_policy(args.teacher)
-    if teacher.frame_delay:
-        raise UserError(f"{args.teacher}: acts with a delay of {teacher.frame_delay} frames, which distill.py cannot "
-                        "teach; choose a teacher without delay")
     torch.manual_seed(args.seed)
     options = {name: getattr(args, name) for name in OPTIONS}
     if "window_size" not in backbone_options(args.backbone):                # then it says only how games are cut
         del options["window_size"]
-    student = Policy(args.backbone, hidden, action_repeat=teacher.action_repeat, **options)
+    student = Policy(args.backbone, hidden, teacher.action_repeat, teacher.frame_delay, **options)
     T, stride = args.window_size if student.initial_state(1) else 1, student.action_repeat
 
     train, held_out, about = load_sequences(
         args.replays, character=args.character, player_port=args.player_port, cpu_players=args.cpu_players,
         min_active=args.min_active, held_out=args.held_out, max_files=args.max_files, num_workers=args.num_workers,
-        min_frames=max(60, T * stride + 1))                                 # a game's last frame has no next input
+        min_frames=max(60, T * stride + 1), delay=student.frame_delay)      # a game's last frame has no next input
 
     name = f"distill_{args.backbone}_{args.hidden.replace(',', 'x')}_seed{args.seed}_{time.strftime('%Y%m%d_%H%M%S')}"
     run, lock = start_run(args.runs_dir, args.run_name, name, to_flags(args), __file__)

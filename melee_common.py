@@ -1,8 +1,8 @@
 """What every stage of CleanMelee shares: controller codec, observation, networks, vectorised games, checkpoints.
 
     one game frame                 FRAME record    (cleanmelee/frame.py), from a .slp file, the embedded game or Dolphin
-    observe(frames, controllers,   Observation     (floats, ints), one row for each player, seen from that player's side,
-            pending)                               with what it has chosen and what has not acted yet
+    observe(frames, controllers,   Observation     (floats, ints), one row for each player, seen from that player's
+            pending)                               side, with what it has chosen and what has not acted yet
     Policy.step / Policy.unroll    action indices  [..., 13]: eight buttons, main x/y, c x/y, shoulder
     decode_actions(actions, ..)    CONTROLLER record, which makes the next frame
 
@@ -16,7 +16,6 @@ import copy
 import functools
 import hashlib
 import io
-import math
 import mmap
 import operator
 import os
@@ -229,8 +228,8 @@ _SMALL_SCALES = np.array([scale for _, _, scale in _SMALLS], np.float32)
 
 
 def num_floats(frame_delay: int) -> int:
-    """How many floats a policy sees: those of FLOAT_NAMES, then of every controller that waits, the next one first, what
-    FLOAT_NAMES has of the own controller."""
+    """How many floats a policy sees: those of FLOAT_NAMES, then of every controller that waits, the next one first,
+    what FLOAT_NAMES has of the own controller."""
     return NUM_FLOATS + frame_delay * NUM_CONTROLLER_FLOATS
 
 
@@ -239,8 +238,8 @@ def observe(frames: np.ndarray, controllers: np.ndarray, pending: np.ndarray | N
 
     Row [n, p] is frame n as player p sees it: itself first, then the opponent, who is to its right (`mirrored`). The
     own last controller is part of it, because a button acts when it goes down: a policy must know what it holds. The
-    opponent's is not. pending CONTROLLER [N, 2, D]: what each player has chosen already for the D frames that follow, of
-    which it sees its own, turned as the frame is (none: it acts at once)."""
+    opponent's is not. pending CONTROLLER [N, 2, D]: what each player has chosen already for the D frames that follow,
+    of which it sees its own, turned as the frame is (none: it acts at once)."""
     n, depth = len(frames), 0 if pending is None else pending.shape[-1]
     frames = np.ascontiguousarray(frames)
     as_floats = frames.view(np.float32).reshape(n, -1)
@@ -272,8 +271,8 @@ def _show_controllers(controllers: np.ndarray, side: np.ndarray, out: np.ndarray
 
 
 def upcoming(controllers: np.ndarray, frame_delay: int) -> np.ndarray:
-    """Controllers [T, 2] of a whole game -> [T - 1 - frame_delay, 2, frame_delay]: at every frame but the last ones what
-    a player who is that late has chosen already, of the frames that follow; it now chooses the one after them."""
+    """Controllers [T, 2] of a whole game -> [T - 1 - frame_delay, 2, frame_delay]: at every frame but the last ones
+    what a player who is that late has chosen already, of the frames that follow; it now chooses the one after them."""
     T = len(controllers)
     following = np.arange(max(0, T - 1 - frame_delay))[:, None] + 1 + np.arange(frame_delay)        # [T - 1 - D, D]
     return np.moveaxis(controllers[following], 1, 2)
@@ -286,8 +285,8 @@ class Pending:
 
     def __init__(self, num_games: int, frame_delay: int, action_repeat: int = 1):
         if frame_delay % action_repeat:
-            raise UserError(f"--frame-delay {frame_delay}: must be a multiple of --action-repeat ({action_repeat}) here, "
-                            "where a delay is a whole number of decisions")
+            raise UserError(f"a delay of {frame_delay} frames is no whole number of decisions, each held for "
+                            f"{action_repeat}; make it a multiple")
         self.action_repeat = action_repeat
         self.queue = np.zeros((num_games, 2, frame_delay // action_repeat), CONTROLLER)             # the next one first
 
@@ -303,8 +302,21 @@ class Pending:
         return waiting[..., 0]
 
     def reset(self, games: np.ndarray) -> None:
-        """These games [N] begin: until their first decisions act, controllers are neutral."""
+        """These games begin: until their first decisions act, controllers are neutral."""
         self.queue[games] = np.zeros((), CONTROLLER)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Nothing where there is no delay."""
+        content = np.frombuffer(self.queue.tobytes(), np.uint8).copy()
+        return {"pending": torch.from_numpy(content)} if self.queue.size else {}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        if not self.queue.size:
+            return
+        queue = np.frombuffer(state["pending"].numpy().tobytes(), CONTROLLER).reshape(self.queue.shape).copy()
+        if not all((np.abs(queue[axis]) <= 1).all() for axis in (*_STICKS, "l", "r")):
+            raise ValueError("pending is no controllers")
+        self.queue = queue
 
 
 def schema_hash() -> str:
@@ -497,8 +509,8 @@ class Policy(nn.Module):
         self.backbone = BACKBONES[backbone](self.embedding.size, tuple(hidden), **options)
         remembered = sum(part[0].numel() for part in self.backbone.initial_state(1, torch.device("meta")))
         if remembered > STATE_SIZE:
-            raise UserError(f"{backbone} {list(hidden)} would remember {remembered:,} numbers of every game, and at most "
-                            f"{STATE_SIZE:,} are possible; make it smaller")
+            raise UserError(f"{backbone} {list(hidden)} would remember {remembered:,} numbers of every game, and at "
+                            f"most {STATE_SIZE:,} are possible; make it smaller")
         self.value_head = linear(self.backbone.size, 1, 1.)
         self.controller_head = ControllerHead(self.backbone.size)
 
@@ -588,8 +600,8 @@ def network_flags(policy: Policy, **given) -> dict:
         wish = ",".join(map(str, parse_hidden(value))) if name == "hidden" and value is not None else value
         if wish not in (None, own[name]):
             has = "none" if own[name] is None else own[name]
-            raise UserError(f"{as_flag(name)} {value}: the policy to start from has {has}; leave this flag out, or start "
-                            "from another one")
+            raise UserError(f"{as_flag(name)} {value}: the policy to start from has {has}; leave this flag out, or "
+                            "start from another one")
     return own
 
 

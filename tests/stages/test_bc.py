@@ -189,7 +189,7 @@ def test_warnings_see_a_collapse():
 # ---------------------------------------------------------------------------------------------------------------------
 
 def test_every_parameter_moves_and_the_loss_falls(tmp_path):
-    args = small(write_games(tmp_path / "games"), epochs=12, weight_decay=0, anneal_lr=False)
+    args = small(write_games(tmp_path / "games"), epochs=12, weight_decay=0, lr_schedule="constant")
     bc.main(args)
     torch.manual_seed(args.seed)
     fresh = Policy("gru", (24,)).state_dict()
