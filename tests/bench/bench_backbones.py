@@ -3,8 +3,8 @@
     python tests/bench/bench_backbones.py                     # 256 wide, two layers, one thread: a minute
 
 Learning: forward, backward and AdamW over windows of 16 frames, 64 side by side. A step: one forward of play with
-sampling, for 1 and for 16 players. Both are the whole policy, embedding and heads included. Times are the processor's, so
-that other work on the machine does not count."""
+sampling, for 1 and for 16 players. Both are the whole policy, embedding and heads included. Times are the processor's,
+so that other work on the machine does not count."""
 
 import argparse
 import sys

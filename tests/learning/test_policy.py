@@ -12,7 +12,7 @@ from cleanmelee.cli import UserError
 from cleanmelee.frame import CONTROLLER, FRAME
 from melee_common import (
     ACTION_SIZE, BACKBONES, HEADS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, OWN_CONTROLLER, STICK_GRID,
-    STICK_NEUTRAL, STICK_TABLE, Observation, Policy, StackedPolicies, action_logprobs, decode_actions, encode_controllers,
+    STICK_NEUTRAL, STICK_TABLE, Observation, Pending, Policy, StackedPolicies, action_logprobs, decode_actions, encode_controllers,
     load_checkpoint, load_policy, mirrored, observe, parse_hidden, reset_state, save_checkpoint, to_torch,
 )
 from helpers import random_actions, random_frames, random_observation
