@@ -173,8 +173,8 @@ def _label(frames, controllers, players, length, delay):
     for late in range(delay):
         queue[(*place, late)] = controllers[1 + late:1 + late + length]
     seen = frames[:length].reshape(-1)
-    obs = observe(seen, own.reshape(-1, NUM_PLAYERS), queue.reshape(-1, NUM_PLAYERS, delay))        # [T * B, 2, ..]
-    who = np.arange(length * B), np.tile(players, length)
+    obs = observe(seen, own.reshape(-1, NUM_PLAYERS), queue.reshape(length * B, NUM_PLAYERS, delay))
+    who = np.arange(length * B), np.tile(players, length)                   # of obs [T * B, 2, ..]
     mirror = mirrored(seen)[who].reshape(length, B)                         # of what was seen, whenever the reply acts
 
     def encoded(late):                                                      # [T, B, 13]
