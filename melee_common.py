@@ -1030,10 +1030,13 @@ def swap_policy(policies: list[Policy], assignment: np.ndarray, states: list[tup
 def play_games(policies: list[Policy], envs: VecEnv, assignment: np.ndarray, generator: torch.Generator | None,
                watch=lambda actions, running: None) -> np.ndarray:
     """Every slot of `envs` plays one game to its end -> the final frames [N] (one game a slot: short games are not
-    favoured). `watch` is shown every step's actions [N, 2, 13] and which games still run [N]. All policies act as late
-    as the first one."""
-    n = envs.num_games
-    pending = Pending(n, policies[0].frame_delay, envs.action_repeat)
+    favoured). `watch` is shown every step's actions [N, 2, 13] and which games still run [N]. All policies must act
+    equally late."""
+    n, delays = envs.num_games, {policy.frame_delay for policy in policies}
+    if len(delays) > 1:
+        raise UserError(f"policies that act {' and '.join(map(str, sorted(delays)))} frames late cannot be measured in "
+                        "the same games; choose those of one delay")
+    pending = Pending(n, *delays, envs.action_repeat)
     states = [p.initial_state(2 * n) for p in policies]
     final, running, resets = envs.frames.copy(), np.ones(n, bool), np.ones(n, bool)
     with torch.inference_mode():
