@@ -294,7 +294,7 @@ def main(args: Args) -> None:
     loss_of = torch.compile(losses) if args.compile else losses
     T = args.window_size
     windows = Windows(train, T, args.stride or T, args.batch_size, args.seed)
-    num_updates = sum(windows.num_batches(epoch) for epoch in range(1, args.epochs + 1))
+    num_updates = args.epochs * windows.most_batches()
     step, epoch = (saved["step"], saved["epoch"]) if saved else (0, 0)
     # evaluations in a row without a better one, losses since the last, and what the first and the best one found
     state = {"worse": 0, "stats": [], "before": {}, "best": {}}

@@ -343,6 +343,11 @@ class Windows:
     def num_batches(self, epoch: int) -> int:
         return -(-self.num_windows(epoch) // self.batch_size)
 
+    def most_batches(self) -> int:
+        """In any epoch: most have one or two fewer."""
+        windows = np.where(self.games.rows < self.size, 0, (self.games.rows - self.size) // self.stride + 1)
+        return -(-int(windows.sum()) // self.batch_size)
+
     def schedule(self, epochs: int, done: int = 0) -> Iterator[tuple[int, int]]:
         """The keys of epochs 1 to `epochs`, in order, after the first `done` of them."""
         for epoch in range(1, epochs + 1):
@@ -388,7 +393,7 @@ def prefetch(windows: Windows, keys: Iterable[tuple[int, int]], workers: int = 0
     if workers:
         loader = torch.utils.data.DataLoader(
             windows, batch_size=None, sampler=keys, num_workers=workers, worker_init_fn=_leave_signals_to_parent,
-            prefetch_factor=max(2, ahead // workers))
+            prefetch_factor=max(2, ahead // workers), generator=torch.Generator())      # not the learner's own noise
         yield from loader
         return
     with ThreadPoolExecutor(1) as thread:

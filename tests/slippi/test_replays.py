@@ -809,8 +809,8 @@ def test_broken_cache_is_rewritten(folder, kind, damage, capfd):
     file, = (folder.parent / "cache").glob(f"*.{kind}")
     data = bytearray(file.read_bytes())
     data[-20] ^= 1                                                          # in the last row, or in the last line
-    file.write_bytes({"empty": b"", "half": data[:len(data) // 2], "rubbish": b"rubbish", "noise": os.urandom(len(data)),
-                      "one bit": data, "gone": b""}[damage])
+    file.write_bytes({"empty": b"", "half": data[:len(data) // 2], "rubbish": b"rubbish",
+                      "noise": os.urandom(len(data)), "one bit": data, "gone": b""}[damage])
     if damage == "gone":
         file.unlink()
     capfd.readouterr()
@@ -1048,7 +1048,7 @@ def test_split_by_game():
     for pair in ([1, 2], [2**32 - 1, 2**32 - 2]):
         train, held_out = split(pair)
         assert len(train) == len(held_out) == 1
-    train, held_out = split([5, 5, 9])                                      # one game, recorded by both players: one side
+    train, held_out = split([5, 5, 9])                                      # one game, recorded by both players
     assert sorted([train, held_out]) == [[0, 1], [2]]
     assert split([2**31]) == ([0], []) and split([2**31, 7], 1) == ([], [0, 1])
 
