@@ -13,7 +13,8 @@ from cleanmelee.frame import CONTROLLER, FRAME
 from melee_common import (
     ACTION_SIZE, BACKBONES, HEADS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, OWN_CONTROLLER, STICK_GRID,
     STICK_NEUTRAL, STICK_TABLE, Observation, Policy, StackedPolicies, action_logprobs, decode_actions,
-    encode_controllers, load_checkpoint, load_policy, mirrored, observe, parse_hidden, reset_state, save_checkpoint, to_torch,
+    encode_controllers, load_checkpoint, load_policy, mirrored, observe, parse_hidden, reset_state, save_checkpoint,
+    to_torch,
 )
 from helpers import random_actions, random_frames, random_observation
 
@@ -191,7 +192,8 @@ def test_stacked_policies_act_as_each_does_alone(backbone):
 
 @pytest.mark.parametrize("backbone, given, rule", [
     ("mlp", {"num_layers": 2}, "--num-layers: not an option of mlp"),
-    ("transformer", {"num_heads": 3}, "--num-heads 3"), ("gru", {"num_layers": 0}, "between 1 and 64"), ("mamba", {"conv_size": 1}, "--conv-size 1"),
+    ("transformer", {"num_heads": 3}, "--num-heads 3"), ("gru", {"num_layers": 0}, "between 1 and 64"),
+    ("mamba", {"conv_size": 1}, "--conv-size 1"),
     ("lstm", {"num_layers": True}, "whole number"), ("hybrid", {"window_size": 65536}, "numbers of every game")])
 def test_impossible_options_are_told(backbone, given, rule):
     with pytest.raises(UserError, match=rule):
@@ -402,7 +404,8 @@ def test_every_field_of_a_checkpoint_has_its_type(tmp_path):
             {"config": config | {"more": 1}}, {"config": config | {"num_layers": 2}},
             {"config": {"backbone": "mamba", **large, "num_layers": 10 ** 9}},
             {"config": {"backbone": "hybrid", **large, "window_size": 2 ** 16}},
-            {"policy": weights | {name: one.double()}}, {"policy": weights | {name: one.to_sparse()}}, {"policy": weights | {name: one.to("meta")}},
+            {"policy": weights | {name: one.double()}}, {"policy": weights | {name: one.to_sparse()}},
+            {"policy": weights | {name: one.to("meta")}},
             {"policy": weights | {name: one[..., :-1]}}, {"policy": weights | {name: 3}},
             {"policy": weights | {name: torch.nn.Parameter(one)}}, {"policy": weights | {"more": one}},
             {"policy": weights | {name: one * torch.inf}}, {"policy": {k: x * 1e37 for k, x in weights.items()}}):
