@@ -1,15 +1,11 @@
 """Delay: what is chosen now acts later, and what is on its way is seen."""
 
-import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import bc
-import distill
-import export_onnx
 import melee_common
 import play
 import ppo_selfplay
@@ -31,8 +27,6 @@ NEUTRAL = np.zeros((), CONTROLLER)
 @pytest.fixture(autouse=True)
 def surroundings(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(export_onnx, "LATENCY_STEPS", 20)
-    monkeypatch.setattr(export_onnx, "WARM_UP_STEPS", 5)
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
 
@@ -274,28 +268,7 @@ def test_an_environment_acts_late_and_shows_the_queue():
         MeleeParallelEnv(action_repeat=2, frame_delay=3)
 
 
-# ------------------------------------------------------------------------------------------------------------ the chain
-
-def test_a_delay_goes_through_all_stages(tmp_path):
-    games = write_games(tmp_path / "games", count=4)
-    bc.main(bc.Args(games, num_workers=0, run_name="bc", hidden="16", epochs=2, batch_size=16, held_out=.3,
-                    frame_delay=4))
-    rows = [json.loads(line) for line in Path("runs/bc/metrics.jsonl").read_text().splitlines()]
-    assert rows[-1]["eval/nll"] < rows[0]["eval/nll"]
-    assert load_policy("runs/bc/checkpoints/best.pt")[0].frame_delay == 4
-    ppo_selfplay.main(tiny(tmp_path, "ppo", 1, pretrained="runs/bc/checkpoints/best.pt", eval_interval=1))
-    distill.main(distill.Args("ppo/checkpoints/latest.pt", games, num_workers=0, run_name="distill", output="small.pt",
-                              hidden="16", epochs=1))
-    found, parity = [], export_onnx.parity
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export_onnx, "parity", lambda *given: found.append(parity(*given)) or found[-1])
-        export_onnx.main(export_onnx.Args("small.pt", "small.onnx", steps=30))
-    assert found[0]["actions"] == 0
-    play.main(play.Args("small.onnx", "ppo/checkpoints/latest.pt", num_games=2, max_episode_frames=60, port=1,
-                        results="results.jsonl"))
-    row = json.loads(Path("results.jsonl").read_text())
-    assert row["games"] == 2 and row["frame_delay"] == 4
-
+# -------------------------------------------------------------------------------------------------------------- company
 
 def test_policies_of_different_delays_meet_in_play():
     """Each is shown as much as it was trained to see."""

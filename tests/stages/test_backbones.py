@@ -1,4 +1,4 @@
-"""Every backbone goes through all stages: cloned, trained in self-play and resumed, distilled, exported, played."""
+"""Backbones, and a delay, go through all stages: cloned, trained in self-play, distilled, exported, played."""
 
 import dataclasses
 import json
@@ -16,11 +16,10 @@ import ppo_selfplay
 from cleanmelee.cli import UserError
 from cleanmelee.onnx import OnnxPolicy
 from helpers import FRAMES, metrics, tiny, write_games
-from melee_common import BACKBONES, Policy, load_policy, network_flags, save_checkpoint
+from melee_common import Policy, load_policy, network_flags, save_checkpoint
 
 OPTIONS = {"mlp": {}, "gru": {"num_layers": 2}, "lstm": {"num_layers": 2}, "mamba": {"state_size": 4, "conv_size": 3},
            "transformer": {"num_heads": 2, "window_size": 9}, "hybrid": {"num_heads": 2, "window_size": 9}}
-DEEP = [name for name in BACKBONES if name != "mlp"]
 
 
 @pytest.fixture(scope="module")
@@ -37,19 +36,20 @@ def surroundings(tmp_path, monkeypatch):
     torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("backbone", DEEP)
-def test_the_whole_chain(backbone, games, tmp_path, monkeypatch):
+@pytest.mark.parametrize("backbone, delay", [("gru", 0), ("hybrid", 4), ("mamba", 0)])  # a hybrid has all other layers
+def test_the_whole_chain(backbone, delay, games, tmp_path, monkeypatch):
     options = {"window_size": 12} | OPTIONS[backbone]
     network = {"backbone": backbone, "hidden": "16,8", **options}
-    bc.main(bc.Args(games, num_workers=0, run_name="bc", epochs=2, batch_size=16, held_out=.3, **network))
+    bc.main(bc.Args(games, num_workers=0, run_name="bc", epochs=2, batch_size=16, held_out=.3, frame_delay=delay,
+                    **network))
     first, last = (json.loads(line) for line in Path("runs/bc/metrics.jsonl").read_text().splitlines()[::2])
     assert last["eval/nll"] < first["eval/nll"]
     cloned, _ = load_policy("runs/bc/checkpoints/best.pt")
     own = network_flags(cloned)
     assert {name: own[name] for name in OPTIONS[backbone]} == OPTIONS[backbone] and own["backbone"] == backbone
 
-    ppo_selfplay.main(tiny(tmp_path, "ppo", 2, pretrained="runs/bc/checkpoints/best.pt"))
-    assert any(row["selfplay/history_games"] for row in metrics(Path("ppo")))    # a frozen past of it plays too
+    ppo_selfplay.main(tiny(tmp_path, "ppo", 2, pretrained="runs/bc/checkpoints/best.pt", eval_interval=2))
+    assert any(row["selfplay/history_games"] for row in metrics(Path("ppo")))    # its frozen past plays too
     trained, _ = load_policy("ppo/checkpoints/latest.pt")
     assert trained.config == cloned.config
 
@@ -61,7 +61,8 @@ def test_the_whole_chain(backbone, games, tmp_path, monkeypatch):
     assert found[0]["actions"] == 0 and found[0]["states"] < 1e-5 and found[0]["logits"] < 1e-4
     play.main(play.Args("small.onnx", "ppo/checkpoints/latest.pt", num_games=2, max_episode_frames=60, port=1,
                         results="results.jsonl"))
-    assert json.loads(Path("results.jsonl").read_text())["games"] == 2
+    row = json.loads(Path("results.jsonl").read_text())
+    assert row["games"] == 2 and row["frame_delay"] == delay
     assert OnnxPolicy(Path("small.onnx")).initial_state(3)[0].shape[0] == 3
 
 
