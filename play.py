@@ -131,7 +131,8 @@ def play(envs: VecEnv, policies: list[Policy | OnnxPolicy], assignment: np.ndarr
     slots = np.arange(N)[:, None]
     repeat = np.array([*(policy.action_repeat for policy in policies), 1])[assignment]  # [N, 2]; BOT_SLOT is the last
     delay = np.array([*(policy.frame_delay for policy in policies), 0])[assignment]
-    size = int(delay.max()) + 1
+    depth = int(delay.max())
+    size = depth + 1
     queue = np.zeros((size, N, 2), CONTROLLER)                              # what acts at clock c lies at c % size
     newest = np.zeros((N, 2), CONTROLLER)                                   # the last decision, held until the next
     due = np.zeros((size, N, 2), bool)                                      # is that clock's decision still to come?
@@ -166,7 +167,9 @@ def play(envs: VecEnv, policies: list[Policy | OnnxPolicy], assignment: np.ndarr
             queue[latest, slots, sides] = newest
             due[latest, slots, sides] = turn
             if turn.any():
-                inference.ask(tick, observe(envs.frames, envs.controllers), mirrored(envs.frames), turn, begins)
+                coming = queue[(clock[:, None] + np.arange(depth)) % size, slots]                   # [N, depth, 2]
+                obs = observe(envs.frames, envs.controllers, np.moveaxis(coming, 1, 2))
+                inference.ask(tick, obs, mirrored(envs.frames), turn, begins)
             now = until = time.perf_counter()
             if asynchronous:
                 # a game that keeps time itself, or is late already, waits for half a frame; Dolphin needs the other

@@ -17,7 +17,7 @@ What to change where:
     what is collected             collect()
     advantages, value targets     compute_gae(), called by prepare()
     the loss, its schedules       update()
-    the network                   melee_common.py: BACKBONES, ControllerHead
+    the network                   cleanmelee/backbones.py; melee_common.py: Embedding, ControllerHead
     what an iteration does        the loop in main()
 """
 
@@ -36,6 +36,7 @@ import numpy as np
 import torch
 import tyro
 
+from cleanmelee.backbones import OPTIONS
 from cleanmelee.cli import (
     AT_LEAST_0, COUNT, COUNT_OR_OFF, PATH, POSITIVE, SEEDS, SHARE, Range, UserError, as_flag, check_ranges,
     parse_characters, parse_matchups, parse_names, run_script, to_flags,
@@ -56,8 +57,9 @@ from cleanmelee.selfplay import MIRROR, SelfPlay
 from cleanmelee.terminal import Terminal
 from cleanmelee.tracking import Tracker
 from melee_common import (
-    ACTION_SIZE, NUM_FLOATS, NUM_INTS, Observation, Policy, VecEnv, action_kl, action_logprobs, best_checkpoint,
-    decode_actions, evaluate_actions, load_policy, matchups, mirrored, network_flags, observe, parse_hidden, save_checkpoint,
+    ACTION_SIZE, NUM_INTS, Observation, Policy, VecEnv, action_kl, action_logprobs, best_checkpoint, decode_actions,
+    evaluate_actions, load_policy, matchups, mirrored, network_flags, num_floats, observe, parse_hidden,
+    save_checkpoint,
 )
 
 DEFAULTS = {                                            # of what was not given, by how the run begins
@@ -90,6 +92,9 @@ class Args:
     action_repeat: Annotated[int | None, Range(1, 3600)] = None
     """game frames for which a chosen controller is held (default: 3, or that of --pretrained; off: 1, chosen anew on
     every frame)"""
+    frame_delay: Annotated[int | None, Range(0, 3600)] = None
+    """game frames by which everybody acts late but scripted bots, a multiple of --action-repeat; a policy sees what it
+    has chosen and what has not acted yet (default: 0, or that of --pretrained; off: 0)"""
     game_type: Literal["mock", "dolphin"] = "mock"
     """the embedded game, or Slippi Dolphin with --dolphin and --iso; evaluations are on the embedded game"""
     num_workers: Annotated[int, COUNT_OR_OFF] = 0
@@ -105,11 +110,25 @@ class Args:
     timesteps: Annotated[int | None, Range(1)] = None
     """game frames to play in total, frames x games (default: 2500000; for a resumed run what it was started with)"""
     pretrained: Annotated[str, PATH] = ""
-    """checkpoint, or run folder, to start from; its network sizes and action repeat are used (off: empty, start from scratch)"""
-    backbone: Literal["mlp", "gru"] | None = None
-    """network between embedding and heads; the gru remembers (default: mlp, or that of --pretrained)"""
+    """checkpoint, or run folder, to start from; its network and action repeat are used (off: empty, start from scratch)"""
+    backbone: Literal["mlp", "gru", "lstm", "transformer", "hybrid", "mamba"] | None = None
+    """network between embedding and heads; all but the mlp remember (default: mlp, or that of --pretrained)"""
     hidden: str | None = None
-    """layer sizes, the last one is the gru's state (default: 256,256, or those of --pretrained)"""
+    """layer sizes, the last one is the width of what remembers (default: 256,256, or those of --pretrained)"""
+    num_layers: Annotated[int | None, OPTIONS["num_layers"]] = None
+    """layers that remember, each of the last size of --hidden; the mlp has none (default: 2, of the gru 1, or that of
+    --pretrained)"""
+    num_heads: Annotated[int | None, OPTIONS["num_heads"]] = None
+    """attention heads of transformer and hybrid (default: 4, or that of --pretrained)"""
+    window_size: Annotated[int | None, OPTIONS["window_size"]] = None
+    """decisions that transformer and hybrid look back, the present one included (default: 60, or those of
+    --pretrained)"""
+    state_size: Annotated[int | None, OPTIONS["state_size"]] = None
+    """numbers that each channel of the mamba remembers (default: 16, or that of --pretrained)"""
+    expand_factor: Annotated[int | None, OPTIONS["expand_factor"]] = None
+    """how many times wider the mamba is inside (default: 2, or that of --pretrained)"""
+    conv_size: Annotated[int | None, OPTIONS["conv_size"]] = None
+    """frames of the mamba's convolution (default: 4, or that of --pretrained)"""
     rollout_length: Annotated[int | None, Range(1, 10 ** 6)] = None
     """decisions of every game in an iteration (default: such that all games together make some 8000, 16 to 1024)"""
     batch_size: Annotated[int, COUNT] = 2048
@@ -261,8 +280,9 @@ def fill_in(args: Args, policy: Policy) -> None:
         if getattr(args, flag) is None:
             setattr(args, flag, value)
     args.rollout_length = args.rollout_length or min(1024, max(16, ROLLOUT_DECISIONS // args.num_games))
-    vars(args).update(network_flags(policy, backbone=args.backbone, hidden=args.hidden,
-                                    action_repeat=args.action_repeat))
+    names = ["backbone", "hidden", *OPTIONS, "action_repeat", "frame_delay"]
+    own = network_flags(policy, **{name: getattr(args, name) for name in names})
+    vars(args).update({name: own[name] for name in names})
     args.gamma = .99 ** (args.action_repeat / 3) if args.gamma is None else args.gamma
     if args.update_interval != "batch_ready":
         if not (args.update_interval.isdecimal() and int(args.update_interval) > 0):
@@ -302,6 +322,8 @@ def check(args: Args, resumed: bool = False) -> None:
     learns_from_others = history_prob(args) or args.opponent or bots and args.bot_prob
     for flag, wrong, rule in (
             (f"--num-workers {args.num_workers}", args.num_workers > games, f"must lie between 0 and {games}"),
+            (f"--frame-delay {args.frame_delay}", args.frame_delay % args.action_repeat,
+             f"must be a multiple of --action-repeat ({args.action_repeat}), as all controllers change together"),
             (f"--eval-games {args.eval_games}", args.eval_games % 2, "must be even: half are played from either port"),
             (f"--max-buffer-size {args.max_buffer_size}", 0 < args.max_buffer_size < rollout,
              f"must hold at least one rollout, {rollout} agent frames"),
@@ -330,7 +352,7 @@ def check(args: Args, resumed: bool = False) -> None:
              if getattr(args, flag) not in {"", *names}]
     for flag in [flag for flag in files if not (resumed and flag == "held_out")]:
         try:
-            load_opponent(getattr(args, flag), args.action_repeat, as_flag(flag))
+            load_opponent(getattr(args, flag), args.action_repeat, as_flag(flag), args.frame_delay)
         except UserError as error:
             raise UserError(f"{error}; this run trains against it: put it back" if resumed else str(error)) from None
     if not resumed and len(files) == 2 and Path(args.opponent).read_bytes() == Path(args.held_out).read_bytes():
@@ -427,12 +449,13 @@ def assign_opponents(selfplay: SelfPlay, matchmaker: Matchmaker, args: Args) -> 
 def collect(selfplay: SelfPlay, matchmaker: Matchmaker, args: Args, clock: dict[str, float]) -> dict[str, dict]:
     """Plays --rollout-length decisions of all games -> by learner its rollout: arrays [T, N, 2, ...] or [T, N]."""
     T, M, envs = args.rollout_length, selfplay.envs.num_games, selfplay.envs
-    floats, ints = np.empty((T, M, 2, NUM_FLOATS), np.float32), np.empty((T, M, 2, NUM_INTS), np.int16)
+    floats = np.empty((T, M, 2, num_floats(args.frame_delay)), np.float32)
+    ints = np.empty((T, M, 2, NUM_INTS), np.int16)
     actions, told = np.empty((T, M, 2, ACTION_SIZE), np.int8), np.zeros((T, 2, M, 2), np.float32)
     rewards, bootstrap = np.zeros((2, T, M, 2), np.float32)
     starts, terminated, truncated, broken = np.zeros((4, T, M), bool)       # starts: this observation begins a game
     learns = np.empty((T, M, 2), bool)                                 # rows of the learner itself, not of its opponent
-    first_states = selfplay.states
+    first_states, pending = selfplay.states, selfplay.pending
 
     def value_of(learner: Learner, obs: Observation, games: np.ndarray) -> np.ndarray:          # of n games: [n, 2]
         slots = torch.from_numpy(np.stack([2 * games, 2 * games + 1], 1).ravel())
@@ -444,14 +467,14 @@ def collect(selfplay: SelfPlay, matchmaker: Matchmaker, args: Args, clock: dict[
         tick = time.perf_counter()
         if t == 0 or selfplay.dones.any():
             assign_opponents(selfplay, matchmaker, args)
-        obs = observe(envs.frames, envs.controllers)                        # floats [M, 2, F], ints [M, 2, I]
+        obs = observe(envs.frames, envs.controllers, pending.frames)        # floats [M, 2, F], ints [M, 2, I]
         floats[t], ints[t], starts[t] = obs.floats, obs.ints, selfplay.dones
         actions[t] = selfplay.act(obs, told[t])
         clock["policy"] += time.perf_counter() - tick
         tick = time.perf_counter()
 
         before = np.frombuffer(envs.frames.tobytes(), FRAME)             # .copy() goes field by field: 100 times slower
-        controllers = decode_actions(actions[t], mirrored(envs.frames))
+        controllers = pending.push(decode_actions(actions[t], mirrored(envs.frames)))   # what acts now
         terminated[t], truncated[t], broken[t] = envs.step(controllers)
         ended = terminated[t] | truncated[t]
         after = np.where(ended, envs.final_frames, envs.frames) if ended.any() else envs.frames
@@ -462,13 +485,14 @@ def collect(selfplay: SelfPlay, matchmaker: Matchmaker, args: Args, clock: dict[
         learns[t] = selfplay.assignment == selfplay.learner_of[:, None]
         selfplay.record(terminated[t], truncated[t], broken[t], after, paid)
         if truncated[t].any():                                              # the value of the frame that was cut off
-            last = observe(after, controllers)
+            last = observe(after, controllers, pending.frames)
             for k in set(selfplay.learner_of[truncated[t]].tolist()):
                 cut = np.flatnonzero(truncated[t] & (selfplay.learner_of == k))
                 bootstrap[t, cut] = value_of(selfplay.learners[k], last, cut)
         clock["env"] += time.perf_counter() - tick
 
-    next_obs, rollouts = observe(envs.frames, envs.controllers), {}
+    learns &= acted(starts, terminated, args.frame_delay // args.action_repeat)[..., None]
+    next_obs, rollouts = observe(envs.frames, envs.controllers, pending.frames), {}
     for k in sorted(set(selfplay.learner_of.tolist())):                     # a learner's games lie side by side
         learner, games = selfplay.learners[k], slice(*np.searchsorted(selfplay.learner_of, [k, k + 1]).tolist())
         rollouts[learner.name] = {
@@ -479,6 +503,17 @@ def collect(selfplay: SelfPlay, matchmaker: Matchmaker, args: Args, clock: dict[
             "broken": broken[:, games], "learns": learns[:, games],
             "state": tuple(s[2 * games.start:2 * games.stop] for s in first_states[learner.name])}
     return rollouts
+
+
+def acted(starts: np.ndarray, terminated: np.ndarray, late: int) -> np.ndarray:
+    """[T, N] did what was decided then come to act? Not the last `late` decisions of a game that ended. (One that was
+    cut off, or goes on after the rollout, has a value that knows of them.)"""
+    lost, ending = np.zeros_like(terminated), terminated
+    for _ in range(late):
+        lost |= ending
+        earlier = ending[1:] & ~starts[1:]                                  # one decision before, in the same game
+        ending = np.concatenate([earlier, np.zeros_like(ending[:1])])
+    return ~lost
 
 
 def drop_broken_games(rollouts: list[dict]) -> None:
@@ -720,9 +755,8 @@ def main(args: Args) -> None:
         initial, _ = load_policy(run / "checkpoints" / "initial.pt" if saved else args.pretrained)
     else:
         hidden = parse_hidden("256,256" if args.hidden is None else args.hidden)
-        initial = Policy(args.backbone or "mlp", hidden, args.action_repeat or 3)
-    if initial.frame_delay:
-        raise UserError(f"{args.pretrained}: trained for a delay of {initial.frame_delay} frames; this game has none")
+        options = {name: getattr(args, name) for name in OPTIONS}
+        initial = Policy(args.backbone or "mlp", hidden, args.action_repeat or 3, args.frame_delay or 0, **options)
     fill_in(args, initial)
     check(args, resumed=bool(saved))
     tracker = Tracker(args.track)
@@ -752,7 +786,8 @@ def main(args: Args) -> None:
     learners = make_learners(
         initial, hyper, seed=args.seed, size=P, league=args.league, same_start=bool(args.pretrained), vary=args.pbt,
         asynchronous=args.async_learning)
-    pool, ratings = Pool(run / "pool", args.history_size, args.prune, args.keep_retired, args.action_repeat), Ratings()
+    pool = Pool(run / "pool", args.history_size, args.prune, args.keep_retired, args.action_repeat, args.frame_delay)
+    ratings = Ratings()
     frozen = args.opponent and args.opponent not in CPU_LEVELS
     matchmaker = Matchmaker(args, [learner.name for learner in learners], pool, ratings)
     selfplay = SelfPlay(envs, learners, pool, ratings, seed=args.seed, reward_terms=len(active_terms(args.rewards)),

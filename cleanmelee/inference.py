@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from cleanmelee.onnx import OnnxPolicy
-from melee_common import BOT_SLOT, NUM_FLOATS, NUM_INTS, NUM_LOGITS, Observation, Policy, act, decode_actions
+from melee_common import BOT_SLOT, NUM_INTS, NUM_LOGITS, Observation, Policy, act, decode_actions
 
 
 @dataclass
@@ -86,7 +86,7 @@ class Inference:
 
 def warm_up(policies: list[Policy | OnnxPolicy], rows: int) -> None:
     """The first forwards take a hundred times longer than the others: not within a game."""
-    obs = Observation(torch.zeros(rows, NUM_FLOATS), torch.zeros(rows, NUM_INTS, dtype=torch.int16))
     for policy in policies:
+        obs = Observation(torch.zeros(rows, policy.num_floats), torch.zeros(rows, NUM_INTS, dtype=torch.int16))
         for _ in range(10):
             policy.step(obs, policy.initial_state(rows), torch.full((rows, NUM_LOGITS), .5))

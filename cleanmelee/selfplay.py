@@ -16,7 +16,7 @@ from cleanmelee.pool import Pool, Ratings, Rotation
 from cleanmelee.population import Learner
 from cleanmelee.runs import check_state
 from cleanmelee.terminal import warn
-from melee_common import BOT_SLOT, Observation, Policy, StackedPolicies, VecEnv, act
+from melee_common import BOT_SLOT, Observation, Pending, Policy, StackedPolicies, VecEnv, act
 
 MIRROR = ""                                             # an opponent: the learner itself, both sides learn
 ARRAYS = ("learner_of", "port", "dones", "rated", "may_change", "lengths", "paid")
@@ -31,6 +31,7 @@ class SelfPlay:
         opponents [N]     ids
         dones [N]         the next observation begins a game
         lengths [N]       game frames so far; paid [terms, N]: what they paid the learner (at `port`), by reward term
+        pending           what everybody has chosen and what has not acted yet
         may_change [N]    a game that begins draws an opponent; set anew by every `begin_iteration`
         assignment [N, 2] index into `policies` of who plays a port (BOT_SLOT: nobody of ours)
         policy_ids        learners first, then frozen opponents; `policies` and `states` go with them"""
@@ -48,6 +49,7 @@ class SelfPlay:
         self.port, self.lengths, self.paid = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros((reward_terms, n))
         self.opponents = [MIRROR] * n
         self.dones, self.may_change, self.rated = np.ones((3, n), bool)
+        self.pending = Pending(n, learners[0].policy.frame_delay, envs.action_repeat)
         self.rotations = [Rotation(most_opponents) for _ in learners]
         self.not_frozen = {MIRROR, *self.names, *BOTS, *CPU_LEVELS}
         self.load_others, self.stack = load_others or (lambda name: None), stack
@@ -72,6 +74,7 @@ class SelfPlay:
     def begin_games(self) -> np.ndarray:
         """The games that begin now, for which the caller sets ports and opponents; then `look_up_policies`."""
         begun = np.flatnonzero(self.dones)
+        self.pending.reset(begun)
         for g in begun[self.may_change[begun]]:
             self.opponents[g] = MIRROR                                      # the last one's game is over
         for rotation, playing in zip(self.rotations, self._playing(), strict=True):
@@ -156,7 +159,7 @@ class SelfPlay:
 
     def state_dict(self) -> dict:
         return {**{name: getattr(self, name).tolist() for name in ARRAYS}, "opponents": self.opponents,
-                "recent": [rotation.recent for rotation in self.rotations],
+                "recent": [rotation.recent for rotation in self.rotations], **self.pending.state_dict(),
                 "states": {name: list(state) for name, state in self.states.items()},
                 "rng": json.dumps(self.rng.bit_generator.state), "noise": self.noise.get_state()}
 
@@ -186,6 +189,7 @@ class SelfPlay:
         for rotation, recent in zip(self.rotations, state["recent"], strict=True):
             rotation.recent = list(recent)
         self.states = {name: tuple(tensors) for name, tensors in state["states"].items()}
+        self.pending.load_state_dict(state)
         self.rng.bit_generator.state = json.loads(state["rng"])
         self.noise.set_state(state["noise"])
 
