@@ -66,9 +66,9 @@ DEFAULTS = {                                            # of what was not given,
     "scratch": {"learning_rate": 1e-3, "entropy_coef": .001, "teacher_kl": 0., "value_burn_in": 0},
     "pretrained": {"learning_rate": 2e-4, "entropy_coef": .0005, "teacher_kl": .02, "value_burn_in": 10},
     "best response": {"learning_rate": 5e-4, "entropy_coef": .003, "teacher_kl": 0., "value_burn_in": 0}}
-ROLLOUT_DECISIONS = 8192                                # of all games in an iteration; a mirror match has two rows in each
+ROLLOUT_DECISIONS = 8192                                # of all games in an iteration; a mirror match has two rows each
 BOT_FLOOR = .1                                          # a bot that always wins or loses weighs so much of an even one
-# --target-entropy: the bonus's weight moves by so much an update for each nat that is missing (more, and it swings), and
+# --target-entropy: for each nat that is missing the bonus's weight moves by so much an update (more, and it swings) and
 # is pulled at once by so much; how far it may go from --entropy-coef
 ENTROPY_STEP, ENTROPY_PULL, ENTROPY_RANGE = .003, 1., 100.
 HEAD_GROUPS = {"buttons": slice(0, 1), "main_stick": slice(1, 3), "c_stick": slice(3, 5), "shoulder": slice(5, 6)}
@@ -110,7 +110,7 @@ class Args:
     timesteps: Annotated[int | None, Range(1)] = None
     """game frames to play in total, frames x games (default: 2500000; for a resumed run what it was started with)"""
     pretrained: Annotated[str, PATH] = ""
-    """checkpoint, or run folder, to start from; its network and action repeat are used (off: empty, start from scratch)"""
+    """checkpoint, or run folder, to start from; its network and action repeat are used (off: empty, from scratch)"""
     backbone: Literal["mlp", "gru", "lstm", "transformer", "hybrid", "mamba"] | None = None
     """network between embedding and heads; all but the mlp remember (default: mlp, or that of --pretrained)"""
     hidden: str | None = None
@@ -150,8 +150,8 @@ class Args:
     entropy_coef: Annotated[float | None, AT_LEAST_0] = None
     """weight of the entropy bonus (default: .001; with --pretrained .0005, with --opponent too .003; off: 0)"""
     target_entropy: str = ""
-    """START:END in nats, e.g. 4:1.5: the weight of the bonus grows and shrinks so that the entropy of a decision follows
-    a straight line from START to END at --timesteps (off: empty)"""
+    """START:END in nats, e.g. 4:1.5: the weight of the bonus grows and shrinks so that a decision's entropy follows a
+    straight line from START to END at --timesteps (off: empty)"""
     value_coef: Annotated[float, AT_LEAST_0] = 0.5
     """weight of the value loss (off: 0)"""
     value_burn_in: Annotated[int | None, COUNT_OR_OFF] = None
@@ -721,21 +721,6 @@ def keep_opponents(args: Args, run: Path) -> None:
             setattr(args, flag, keep_copy(getattr(args, flag), run / "checkpoints" / f"{flag}.pt"))
 
 
-def results(selfplay: SelfPlay, learner: str, terms: list[str]) -> dict[str, float]:
-    """Metrics of the games that this learner finished in the iteration: returns and lengths as CleanRL names them, the
-    return by reward term, and how it did against whom. Means; what nothing is known of is left out."""
-    scores, episodes = selfplay.scores[learner], selfplay.episodes[learner]
-    row = {"selfplay/history_games": sum(map(len, scores.values()))}
-    row |= {f"selfplay/score_{opponent}": float(np.mean(of_these)) for opponent, of_these in sorted(scores.items())}
-    if scores:
-        row["selfplay/history_score"] = float(np.mean(sum(scores.values(), [])))
-    if episodes:
-        length, *paid = np.mean(episodes, 0).tolist()
-        row |= {"charts/episodic_length": length, "charts/episodic_return": sum(paid),
-                **{f"rewards/{term}": value for term, value in zip(terms, paid, strict=True)}}
-    return row
-
-
 def evaluation_settings(args: Args) -> dict:
     """The keyword arguments of measure_strength."""
     return {"seed": args.seed, "games": args.eval_games, "opponents": parse_names(args.eval_opponents, BOTS, "bot"),
@@ -790,7 +775,7 @@ def main(args: Args) -> None:
     ratings = Ratings()
     frozen = args.opponent and args.opponent not in CPU_LEVELS
     matchmaker = Matchmaker(args, [learner.name for learner in learners], pool, ratings)
-    selfplay = SelfPlay(envs, learners, pool, ratings, seed=args.seed, reward_terms=len(active_terms(args.rewards)),
+    selfplay = SelfPlay(envs, learners, pool, ratings, seed=args.seed, reward_terms=active_terms(args.rewards),
                         one_at_a_time=args.train_order == "round-robin", most_opponents=args.opponents_per_iteration,
                         stack=args.parallel_actions,
                         load_others=({OPPONENT: load_opponent(args.opponent)} if frozen else {}).get)
@@ -863,7 +848,7 @@ def main(args: Args) -> None:
             stopping = bool(stop)                                           # asked once, so that all below agree
             row = {"global_step": global_step, "iteration": iteration, "charts/games_finished": selfplay.finished,
                    "charts/games_truncated": selfplay.truncated, "selfplay/opponents": len(selfplay.policy_ids) - P}
-            played = {name: results(selfplay, name, active_terms(args.rewards)) for name in rollouts[0]}
+            played = {name: selfplay.results(name) for name in rollouts[0]}
 
             # ------------------------------------------------------------------------------------- prepare and update
             tick = time.perf_counter()

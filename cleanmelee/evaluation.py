@@ -23,22 +23,26 @@ from cleanmelee.statistics import wilson_interval
 from cleanmelee.terminal import warn
 from cleanmelee.workers import end_with_parent
 from melee_common import (
-    ACTION_SIZE, BOT_SLOT, NUM_BUTTONS, NUM_STICK, STICK_NEUTRAL, Policy, VecEnv, load_checkpoint, load_policy, matchups,
-    play_games, save_checkpoint,
+    ACTION_SIZE, BOT_SLOT, NUM_BUTTONS, NUM_STICK, STICK_NEUTRAL, Policy, VecEnv, load_checkpoint, load_policy,
+    matchups, play_games, save_checkpoint,
 )
 
 
 def measure_strength(policy: Policy, initial: Policy, step: int, *, seed: int, games: int, opponents: list[str],
                      held_out: str, combinations: list[tuple[str, str, str]], max_episode_frames: int,
                      target: str = "", best: Policy | None = None, best_score: float = 0.) -> dict:
-    """A row for eval.jsonl. Win rates with 95 % intervals against scripted `opponents`, the opponent that training
-    never meets (`held_out`: a bot, the file of a policy, or empty), the initial policy and itself (the control, which
-    must come out even: whose score is counted changes so that neither the matchup nor the side of the stage tells);
-    against `target`, the file of the frozen policy that a best response is trained against; and against the run's
-    `best` so far, whose mean win rate against scripted opponents but the held-out one was best_score: is_best says whether this one takes
-    its place, by its lead in both together. The fingerprint of its games against itself, and what in it is far from
-    people's; drift: how far its actions against itself are from those of the initial policy against itself; and what looks like a
-    collapse, among it a policy that wins from one side of the stage only.
+    """A row for eval.jsonl. Win rates with 95 % intervals against
+
+    - scripted `opponents`, and the one that training never meets (held_out: a bot, the file of a policy, or empty);
+    - the initial policy, and itself (the control, which must come out even: whose score is counted changes so that
+      neither the matchup nor the side of the stage tells);
+    - the frozen policy that a best response is trained against (target: its file);
+    - the run's best so far, whose mean win rate against scripted opponents, the held-out one apart, was best_score.
+      is_best: this one takes its place, since it leads in that mean and against it together.
+
+    style: the fingerprint of its games against itself, and which figures are far from people's. drift: how far its
+    actions against itself are from those of the initial policy against itself. collapse: what looks like one, among it
+    a policy that wins from one side of the stage only.
 
     games: against each opponent, half of them from either port. combinations: (own character, opponent's, stage), in
     turn. All randomness is its own, keyed by seed and step."""
@@ -169,7 +173,8 @@ def describe_strength(row: dict) -> str:
     rates = (f"{key.removeprefix('eval/winrate_')} {row[key]:.0%} [{row[f'{key}_low']:.0%}, {row[f'{key}_high']:.0%}]"
              for key in row if f"{key}_low" in row)
     flags = "".join(f"; collapse: {flag}" for flag in row["eval/collapse"])
-    flags += "".join(f"; unlike people: {name} {row[f'style/{name}']:.2g}" for name in row.get("style/unlike_people", ()))
+    strange = [f"{name} {row[f'style/{name}']:.2g}" for name in row.get("style/unlike_people", ())]
+    flags += f"; unlike people: {', '.join(strange)}" if strange else ""
     flags += "; the best so far" if row.get("eval/is_best") else ""
     return f"{', '.join(rates)}; drift {row['eval/drift']:.2f}{flags}"
 
@@ -238,7 +243,8 @@ class Evaluator:
         if row.get("eval/is_best") and path.exists() and self._step_of(self.best) != row["global_step"]:
             if self.best.exists():
                 self.best.replace(self.best.with_name("best_before.pt"))
-            save_checkpoint(self.best, load_policy(path)[0], step=row["global_step"], metrics={"score": row["eval/score"]})
+            policy, metrics = load_policy(path)[0], {"score": row["eval/score"]}
+            save_checkpoint(self.best, policy, step=row["global_step"], metrics=metrics)
 
     def _forget_a_later_best(self, global_step: int) -> None:
         """Training goes on from before the best was found, and will find it again."""

@@ -276,12 +276,11 @@ def dins_term(step: Step) -> np.ndarray:
     return _dealt_from_afar(step, DINS_FIRE, DINS_FIRE_BLAST) * ((body == ZELDA) | (body == SHEIK))
 
 
-REWARD_TERMS = {
-    "stock": stock_term, "damage": damage_term, "win": win_term, "approach": approach_term, "combo": combo_term, "edgeguard": edgeguard_term,
-    "recovery": recovery_term, "confusion": confusion_term, "teleport": teleport_term, "bucket": bucket_term,
-    "hammer": hammer_term,
-    "zoning": zoning_term, "bomb": bomb_term, "spacing": spacing_term, "stomp": stomp_term, "kick": kick_term,
-    "dins": dins_term}  # name in the flag: Step -> [N, 2], without its coefficient
+REWARD_TERMS = {                                          # name in the flag: Step -> [N, 2], without its coefficient
+    "stock": stock_term, "damage": damage_term, "win": win_term, "approach": approach_term, "combo": combo_term,
+    "edgeguard": edgeguard_term, "recovery": recovery_term, "confusion": confusion_term, "teleport": teleport_term,
+    "bucket": bucket_term, "hammer": hammer_term, "zoning": zoning_term, "bomb": bomb_term, "spacing": spacing_term,
+    "stomp": stomp_term, "kick": kick_term, "dins": dins_term}
 
 
 def active_terms(args: RewardArgs) -> list[str]:

@@ -37,16 +37,17 @@ class SelfPlay:
         policy_ids        learners first, then frozen opponents; `policies` and `states` go with them"""
 
     def __init__(self, envs: VecEnv, learners: list[Learner], pool: Pool, ratings: Ratings, *, seed: int,
-                 reward_terms: int = 0, one_at_a_time: bool = False, most_opponents: int = 4, stack: bool = False,
+                 reward_terms=(), one_at_a_time: bool = False, most_opponents: int = 4, stack: bool = False,
                  load_others=None):
-        """reward_terms: how many there are. one_at_a_time: all games are the first learner's until `hand_over`. most_opponents: frozen networks that may
-        play against a learner at once. stack: one batched forward for all networks. load_others(id) -> a frozen policy
-        that is not of the pool, or None."""
+        """reward_terms: their names. one_at_a_time: all games are the first learner's until `hand_over`.
+        most_opponents: frozen networks that may play against a learner at once. stack: one batched forward for all
+        networks. load_others(id) -> a frozen policy that is not of the pool, or None."""
         self.envs, self.learners, self.pool, self.ratings = envs, learners, pool, ratings
         self.names = [learner.name for learner in learners]
         n = envs.num_games
         self.learner_of = np.zeros(n, np.int64) if one_at_a_time else np.arange(n) * len(learners) // n
-        self.port, self.lengths, self.paid = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros((reward_terms, n))
+        self.port, self.lengths = np.zeros((2, n), np.int64)
+        self.reward_terms, self.paid = reward_terms, np.zeros((len(reward_terms), n))
         self.opponents = [MIRROR] * n
         self.dones, self.may_change, self.rated = np.ones((3, n), bool)
         self.pending = Pending(n, learners[0].policy.frame_delay, envs.action_repeat)
@@ -145,6 +146,20 @@ class SelfPlay:
                 self.scores[me].setdefault(group, []).append(score)
         self.finished += len(games)
         self.truncated += int(truncated[games].sum())
+
+    def results(self, learner: str) -> dict[str, float]:
+        """Metrics of the games that this learner has finished in the iteration: return and length as CleanRL names
+        them, the return by reward term, and how it did against whom. Means; what nothing is known of is left out."""
+        scores, episodes = self.scores[learner], self.episodes[learner]
+        row = {"selfplay/history_games": sum(map(len, scores.values()))}
+        row |= {f"selfplay/score_{opponent}": float(np.mean(of_these)) for opponent, of_these in sorted(scores.items())}
+        if scores:
+            row["selfplay/history_score"] = float(np.mean(sum(scores.values(), [])))
+        if episodes:
+            length, *paid = np.mean(episodes, 0).tolist()
+            row |= {"charts/episodic_length": length, "charts/episodic_return": sum(paid),
+                    **{f"rewards/{term}": value for term, value in zip(self.reward_terms, paid, strict=True)}}
+        return row
 
     def forget(self, learner: str) -> None:
         """This learner's network is another one now, which has seen nothing of the running games."""

@@ -21,7 +21,7 @@ SETTINGS = {"seed": 1, "games": 2, "opponents": ["idle"], "held_out": "", "max_e
             "combinations": [("mewtwo", "mewtwo", "final_destination")]}
 
 
-# ---------------------------------------------------------------------------------------------------------- the best one
+# --------------------------------------------------------------------------------------------------------- the best one
 
 def scripted(scores):
     """measure_strength for policies whose score is scores[step]."""
@@ -87,7 +87,7 @@ def test_strength_beside_the_best_and_the_target(tmp_path):
     assert blind["eval/score"] == blind["eval/winrate_idle"]                # who is held out does not choose
 
 
-# ------------------------------------------------------------------------------------------------------------- the style
+# ------------------------------------------------------------------------------------------------------------ the style
 
 def frames(*rows):
     """[T, 1] FRAME: dicts of port 0's fields, and of port 1's after `foe`."""
@@ -121,8 +121,9 @@ def test_a_fall_is_a_self_destruct_and_a_kill_is_not():
 
 def test_hits_openings_and_kills_are_the_attackers():
     hit = {"percent": 12, "last_hit_by": 0, "in_hitstun": 1}
-    row = watched({"last_attack": 14}, {"last_attack": 14, "foe": hit}, {"last_attack": 14, "foe": hit | {"percent": 20}},
-                  {"last_attack": 14, "foe": {"stocks": 3, "action": 0}})
+    blow = {"last_attack": 14}
+    row = watched(blow, blow | {"foe": hit}, blow | {"foe": hit | {"percent": 20}},
+                  blow | {"foe": {"stocks": 3, "action": 0}})
     assert row["hits"] == 2 * 3600 / 9 and row["damage_per_opening"] == 20 and row["commonest_move"] == 1
     assert row["ko_percent"] == 20 and row["first_hit"] == 0
     selfmade = watched({}, {"foe": {"percent": 12, "last_hit_by": 1}})
@@ -184,12 +185,12 @@ def test_the_ladder_prefers_even_bots_and_forgets_nobody(tmp_path):
 
 
 def test_entropy_is_pulled_to_its_line(tmp_path):
-    """The bonus's weight grows while entropy is missing, and the fall of entropy stops."""
+    """The bonus weighs more while entropy is missing, and less while there is too much."""
     assert ppo_selfplay.line_at("4:1", 0) == 4 and ppo_selfplay.line_at("4:1", .5) == 2.5
     for name, line in (("high", "9:9"), ("low", "0:0")):
         ppo_selfplay.main(tiny(tmp_path, name, 4, target_entropy=line))
     high, low = ([row["charts/entropy_coef"] for row in metrics(tmp_path / name)] for name in ("high", "low"))
-    assert high == sorted(high) and high[0] > .001 * math.exp(2) and low == sorted(low, reverse=True) and low[0] < .001
+    assert min(high) > .001 * math.exp(2) and max(low) < .001 * math.exp(-2)
     for text in ("4", "a:b", "-1:2", "nan:1"):
         with pytest.raises(ppo_selfplay.UserError, match="--target-entropy"):
             ppo_selfplay.check(tiny(tmp_path, "run", target_entropy=text))
