@@ -227,11 +227,12 @@ def is_held_out(games: list[str], fraction: float = 0.1) -> np.ndarray:
     return held_out
 
 
-def open_games(folder: str, *, character: str = "", player_port: int = 0, tag: str = "", cpu_players: bool = False,
-               min_active: float = 0., held_out: float = .1, max_files: int = 0, num_workers: int = -1,
-               min_frames: int = 60, manifest: str = "", gamma: float = .99, delay: int = 0
+def open_games(folder: str | list[str], *, character: str = "", player_port: int = 0, tag: str = "",
+               cpu_players: bool = False, min_active: float = 0., held_out: float = .1, max_files: int = 0,
+               num_workers: int = -1, min_frames: int = 60, manifest: str = "", gamma: float = .99, delay: int = 0
                ) -> tuple[Games, Games, dict]:
-    """A folder of replays -> games to learn from, held-out games, and what was read, skipped and left out.
+    """A folder of replays, or a list of files -> games to learn from, held-out games, and what was read, skipped and
+    left out.
 
     character, player_port (1 to 4), tag (a name, a connect code or an in-game tag) choose players; min_active leaves
     out those whose input changes on fewer than that share of frames. held_out: share of the games, or, with `manifest`,
