@@ -131,23 +131,24 @@ class Games:
         its last frame again, with weight 0. Raises DamagedCache."""
         B, span = len(sides), length + 1 + self.delay
         games, players = self.sides[sides, 0], self.sides[sides, 1]
-        frames, controllers = np.empty((span, B), FRAME), np.empty((span, B), CONTROLLER)
-        records = np.empty((span, RECORD.itemsize), np.uint8)
+        records = np.empty((span, B, RECORD.itemsize), np.uint8)
         learned = np.zeros((length, B), np.float32)
         rewards = np.zeros((length + 1, B), np.float32)
         for b, (game, player, begin) in enumerate(zip(games.tolist(), players.tolist(), begins.tolist(), strict=True)):
             packed = self.open(game)
             have = min(span, packed.frames - begin)
-            packed.read(begin, begin + have, records[:have], self._verified[self._blocks[game]:])
-            records[have:] = records[have - 1]
-            record = records.view(RECORD)[:, 0]
-            frames[:, b], controllers[:, b] = record["frame"], record["controllers"][:, player]
+            packed.read(begin, begin + have, records[:have, b], self._verified[self._blocks[game]:])
+            records[have:, b] = records[have - 1, b]
             learned[:max(have - 1 - self.delay, 0), b] = 1
             for t in (packed.incomplete.astype(np.int64) - begin).tolist():     # not what was seen then, nor was done
                 learned[max(t - 1 - self.delay, 0):max(t + 1, 0), b] = 0
             _place_rewards(packed.scores, player, begin, self.gamma, rewards[:, b])
         self._release(B * (WINDOW_BYTES + length * RECORD.itemsize))
 
+        # bytes, not records: numpy copies those field by field
+        frames = np.ascontiguousarray(records[..., :FRAME.itemsize]).view(FRAME)[..., 0]
+        controllers = np.ascontiguousarray(records[..., FRAME.itemsize:]).view(CONTROLLER)
+        controllers = controllers[:, np.arange(B), players]
         learned *= frames["frame_id"][1 + self.delay:] >= FIRST_CONTROL_FRAME
         return Rows(**_label(frames, controllers, players, length, self.delay), weights=torch.from_numpy(learned),
                     returns=torch.from_numpy(discount(rewards, self.gamma)[:-1]))
