@@ -282,9 +282,9 @@ def open_games(folder: str | list[str], *, character: str = "", player_port: int
 def check_both(train: Games, held_out: Games, about: dict, folder: str) -> None:
     """Raises UserError unless there is a game to learn from and one to judge by."""
     if not (len(train) and len(held_out)):
-        raise UserError(f"{folder}: {len(train) + len(held_out)} games with a player to learn from, "
-                        f"{about['idle_players']} idle and {about['cpu_players']} CPU players left out; at least two "
-                        "games are needed, one of them held out")
+        raise UserError(f"{folder}: {len(train)} games to learn from and {len(held_out)} to judge by with such a player "
+                        f"(--character, --player-port, --tag), {about['idle_players']} idle and {about['cpu_players']} "
+                        "CPU players left out; at least two games are needed, one of them held out")
 
 
 def write_manifest(path: Path, train: Games, held_out: Games) -> None:
