@@ -142,8 +142,9 @@ class Simulator:
         """Frames a throw in progress takes; some take longer the heavier the other is."""
         characters = self.tables.characters
         way = np.clip(players["action"] - game.THROW_FORWARD, 0, 3)
-        own, weight = players["character"], characters["weight"][players["character"][:, ::-1]]
-        return np.where(characters["throw_by_weight"][own, way] > 0, weight / 100, 1) * characters["throw_length"][own, way]
+        own, other = players["character"], players["character"][:, ::-1]
+        weight = np.where(characters["throw_by_weight"][own, way] > 0, characters["weight"][other] / 100, 1)
+        return weight * characters["throw_length"][own, way]
 
     # A state with a memory: the game's own hidden fields, put right by what the true state shows
 
