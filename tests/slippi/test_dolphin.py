@@ -351,7 +351,7 @@ def test_an_opponent_who_leaves_ends_the_game_without_a_winner(dolphin):
 
 def test_gecko_codes_that_do_not_run(one_game):
     with pytest.raises(DolphinError, match="Melee sends no frames: do its gecko codes run"):
-        one_game({"FAKE_NO_GECKO": 1}, {"boot_timeout": 6})
+        one_game({"FAKE_NO_GECKO": 1}, {"boot_timeout": 10})
 
 
 def test_a_dolphin_that_never_starts_ends_the_run_in_one_line(dolphin):
