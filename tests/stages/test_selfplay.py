@@ -50,11 +50,11 @@ def test_seeds(tmp_path):
 
 
 def test_kill_9_and_resume(tmp_path):
-    main(tiny(tmp_path, "whole", 40, save_interval=7, history_size=3, history_prob=.9))
-    flags = as_flags(tiny(tmp_path, "killed", 40, save_interval=7, history_size=3, history_prob=.9))
+    main(tiny(tmp_path, "whole", 20, save_interval=4, history_size=3, history_prob=.9))
+    flags = as_flags(tiny(tmp_path, "killed", 20, save_interval=4, history_size=3, history_prob=.9))
     process = subprocess.Popen([sys.executable, "ppo_selfplay.py", *flags], cwd=ROOT, stdout=subprocess.DEVNULL)
     log = tmp_path / "killed" / "metrics.jsonl"
-    while not log.exists() or log.read_text().count("\n") < 12:
+    while not log.exists() or log.read_text().count("\n") < 7:
         assert process.poll() is None
         time.sleep(.002)
     process.kill()
