@@ -16,7 +16,7 @@ import pytest
 
 from cleanmelee import game
 import ppo_selfplay
-from cleanmelee.cli import UserError, run_script
+from cleanmelee.cli import UserError
 from cleanmelee.dolphin import CPU_LEVELS, HUMAN, ISO_SIZE, DolphinArgs, DolphinEnv, DolphinError, check_dolphin
 from cleanmelee.frame import CHARACTERS, CONTROLLER, FIRST_CONTROL_FRAME, FRAME, ITEM, STAGES, ZELDA
 from cleanmelee.game import BOTS
@@ -246,30 +246,26 @@ def test_a_crash_and_a_hang_in_mid_game_are_replaced_while_the_others_play_on(do
         assert sorted(envs.frames["frame_id"])[0] < 0                       # new games
 
 
-def test_training_goes_on_while_a_dolphin_crashes_and_another_hangs(dolphin, tmp_path, monkeypatch, capsys):
+def test_training_goes_on_while_a_dolphin_crashes_and_another_hangs(dolphin, tmp_path):
     (tmp_path / "troubles").mkdir()
     (tmp_path / "troubles" / "0").write_text("FAKE_CRASH_AT=-20\n")
     (tmp_path / "troubles" / "1").write_text("FAKE_HANG_AT=80\n")
     args = dolphin(FAKE_TROUBLES=tmp_path / "troubles")
-    command = ["ppo_selfplay.py", "--game-type", "dolphin", "--dolphin", args.dolphin, "--iso", args.iso,
-               "--num-games", "4", "--timesteps", "2304", "--rollout-length", "32", "--hidden", "16",
+    command = [sys.executable, "ppo_selfplay.py", "--game-type", "dolphin", "--dolphin", args.dolphin,
+               "--iso", args.iso, "--num-games", "4", "--timesteps", "2304", "--rollout-length", "32", "--hidden", "16",
                "--character", "fox",
                "--eval-interval", "0", "--run-name", "live", "--runs-dir", str(tmp_path), "--step-timeout", "2"]
-    monkeypatch.setattr(sys, "argv", command)
-    run_script(ppo_selfplay.main, ppo_selfplay.Args)
-    out = " ".join(capsys.readouterr().out.split())
-    assert "done:" in out and out.count("replaced") == 2, out
-    assert "exit code 11" in out and "hangs: no frame came" in out, out
+    done = subprocess.run(command, cwd=STAND_IN.parents[2], capture_output=True, text=True)
+    assert done.returncode == 0 and "done:" in done.stdout, done.stdout + done.stderr
+    out = " ".join(done.stdout.split())
+    assert out.count("replaced") == 2 and "exit code 11" in out and "hangs: no frame came" in out, done.stdout
     rows = [json.loads(line) for line in (tmp_path / "live" / "metrics.jsonl").read_text().splitlines()]
     learnt = np.diff([0] + [row["charts/agent_frames"] for row in rows])    # both sides of every game that was there
     assert len(rows) == 6 and 0 < learnt.min() < 4 * 2 * 32 and learnt.max() <= 4 * 2 * 32
     assert all(np.isfinite(row["losses/policy_loss"]) for row in rows)
     Path(args.iso).unlink()
-    monkeypatch.setattr(sys, "argv", [*command, "--run-name", "other"])
-    with pytest.raises(SystemExit) as refused:
-        run_script(ppo_selfplay.main, ppo_selfplay.Args)
-    said = capsys.readouterr().err
-    assert refused.value.code == 2 and said.count("\n") == 1 and "melee.iso: no such file" in said
+    refused = subprocess.run([*command, "--run-name", "other"], cwd=STAND_IN.parents[2], capture_output=True, text=True)
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "melee.iso: no such file" in refused.stderr
     assert not (tmp_path / "other").exists()
 
 

@@ -145,12 +145,13 @@ def test_opponent_rows_never_enter_the_batch(tmp_path, monkeypatch, backbone):
 
 def test_an_opponent_stays_for_its_game_and_gets_its_result(tmp_path, monkeypatch):
     """Follows who really acted in every game, and compares with whom the ratings were told about."""
-    names, games, finished, recorded = {}, {}, [], []
+    names, loaded, games, finished, recorded = {}, [], {}, [], []
     load, act, record = Pool.load, selfplay.act, Ratings.record
 
     def named_load(self, name):
         policy = load(self, name)
         names[id(policy)] = name
+        loaded.append(policy)                                               # or another one would get its id
         return policy
 
     def watched_act(policies, assignment, obs, states, resets, *rest):
