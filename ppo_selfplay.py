@@ -67,7 +67,7 @@ DEFAULTS = {                                            # of what was not given,
     "pretrained": {"learning_rate": 2e-4, "entropy_coef": .0005, "teacher_kl": .02, "value_burn_in": 10},
     "best response": {"learning_rate": 5e-4, "entropy_coef": .003, "teacher_kl": 0., "value_burn_in": 0}}
 ROLLOUT_DECISIONS = 8192                                # of all games in an iteration; a mirror match has two rows each
-BOT_FLOOR = .1                                          # a bot that always wins or loses weighs so much of an even one
+BOT_FLOOR = .3                                          # a bot that always wins or loses weighs so much of an even one
 # --target-entropy: for each nat that is missing the bonus's weight moves by so much an update (more, and it swings) and
 # is pulled at once by so much; how far it may go from --entropy-coef
 ENTROPY_STEP, ENTROPY_PULL, ENTROPY_RANGE = .003, 1., 100.

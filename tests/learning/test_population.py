@@ -133,7 +133,7 @@ def test_roles_of_the_league(history):
     hopeless = Ratings()
     for _ in range(60):
         hopeless.record("agent2", "agent1", 0.)
-    exploiter = draw(Matchmaker(Args(league=True), LEARNERS, pool, hopeless), "agent2")
+    exploiter = draw(Matchmaker(Args(league=True, opponent_bots=""), LEARNERS, pool, hopeless), "agent2")
     assert {Pool.agent(name) for name in exploiter} == {"agent1"} and len(exploiter) == 8      # its past instead
 
     matchmaker = Matchmaker(Args(league=True, league_reset_frames=100), LEARNERS, pool, hopeless)
@@ -174,7 +174,7 @@ def test_the_number_of_networks_at_a_time_is_bounded(tmp_path, monkeypatch):
 def test_bounded_opponents_stay_fresh(tmp_path, games, most):
     """A quarter of the games, each ten iterations long, against history, which grows by one checkpoint every 25
     iterations."""
-    args = Args(num_games=games, opponents_per_iteration=most, hidden="4", seed=3)
+    args = Args(num_games=games, opponents_per_iteration=most, hidden="4", seed=3, opponent_bots="", history_prob=.25)
     pool, tiny_policy = Pool(tmp_path, history_size=20), Policy("mlp", (4,))
     pool.add(tiny_policy, "main", 0)
     met, ages = set(), []
@@ -353,7 +353,7 @@ def test_one_update_on_fixed_rollouts(tmp_path, monkeypatch, backbone):
         kept.append(rollouts)
         for name, rollout in rollouts.items():                        # every way of acting has sampled the same actions
             assert (rollout["actions"] == kept[0][name]["actions"]).all()
-        return {name: kept[0][name] | {"actor": rollout["actor"]} for name, rollout in rollouts.items()}
+        return kept[0]
 
     def watched(learner, *rest):
         row = update(learner, *rest)
@@ -397,6 +397,13 @@ def test_asynchronous_learning_lags_by_one(tmp_path, monkeypatch):
     """A rollout is collected with the weights of one update ago, but with the present ones right after a checkpoint."""
     lags, learnt = [], [0]
     prepare, update, deepcopy = ppo_selfplay.prepare, ppo_selfplay.update, ppo_selfplay.copy.deepcopy
+    collect = ppo_selfplay.collect
+
+    def watched_collect(selfplay, *rest):
+        rollouts, learner = collect(selfplay, *rest), selfplay.learners[0]
+        assert learner.acting is not learner.policy
+        rollouts[learner.name]["of"] = learner.acting
+        return rollouts
 
     def watched_copy(thing, *rest):
         new = deepcopy(thing, *rest)
@@ -405,8 +412,7 @@ def test_asynchronous_learning_lags_by_one(tmp_path, monkeypatch):
         return new
 
     def watched_prepare(learner, rollout, *rest):
-        assert rollout["actor"] is not learner.policy
-        lags.append(learner.updates - rollout["actor"].updates)
+        lags.append(learner.updates - rollout["of"].updates)
         return prepare(learner, rollout, *rest)
 
     def watched_update(learner, *rest):
@@ -415,6 +421,7 @@ def test_asynchronous_learning_lags_by_one(tmp_path, monkeypatch):
         return row
 
     monkeypatch.setattr(ppo_selfplay.copy, "deepcopy", watched_copy)
+    monkeypatch.setattr(ppo_selfplay, "collect", watched_collect)
     monkeypatch.setattr(ppo_selfplay, "prepare", watched_prepare)
     monkeypatch.setattr(ppo_selfplay, "update", watched_update)
     main(tiny(tmp_path, "run", 9, async_learning=True, save_interval=4, pool_interval=100))
@@ -477,6 +484,12 @@ def one_update(tmp_path, name, **options):
     return kept
 
 
+def filled(**options) -> Args:
+    args = Args(**options)
+    ppo_selfplay.fill_in(args, Policy("mlp", (16, 16)))
+    return args
+
+
 def plain_gradient(kept, args) -> dict[str, torch.Tensor]:
     """PPO's first step over a whole rollout, spelt out: slow sums, the distributions of torch.distributions."""
     rollout, policy = kept["rollouts"][0], Policy("mlp", (16, 16))
@@ -522,10 +535,10 @@ def test_a_step_is_the_one_that_the_coefficients_ask_for(tmp_path, options):
     options = {"gamma": .99, **options}
     common = {"ppo_epochs": 1, "batch_size": 10 ** 6, "learning_rate": 1e-3, "reward_approach": 1.}
     kept = one_update(tmp_path, "run", **common, **options)
-    args = Args(**options)
+    args = filled(**options)
     expected, learner = plain_gradient(kept, args), kept["learner"]
     others = [
-        Args(**{key: value, **{k: v for k, v in options.items() if k != key}})
+        filled(**{key: value, **{k: v for k, v in options.items() if k != key}})
         for key, value in (
             ("entropy_coef", -args.entropy_coef - 0.1), ("value_coef", args.value_coef + 1), ("gae_lambda", 0.6),
             ("gamma", 0.9))
@@ -543,7 +556,7 @@ def test_the_learning_rate_falls_and_the_last_update_learns(tmp_path):
     used, step = [], torch.optim.Adam.step
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.optim.Adam, "step", lambda self: used.append(self.param_groups[0]["lr"]) or step(self))
-        main(tiny(tmp_path, "run", 4, anneal_lr=True, ppo_epochs=1, batch_size=10 ** 6))
+        main(tiny(tmp_path, "run", 4, anneal_lr=True, learning_rate=3e-4, batch_size=10 ** 6))
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert used == [row["charts/learning_rate"] for row in rows] == pytest.approx([3e-4 * f for f in (1, .75, .5, .25)])
 
@@ -651,7 +664,8 @@ def test_the_teacher_holds_the_policy(tmp_path):
     drift = {}
     for name, options in {"free": {}, "held": {"teacher_kl": 30.},
                           "forgotten": {"teacher_kl": 30., "teacher_kl_half_life": 1.}}.items():
-        main(tiny(tmp_path, name, 8, pretrained=str(tmp_path / "bc.pt"), learning_rate=3e-3, **options))
+        main(tiny(tmp_path, name, 8, pretrained=str(tmp_path / "bc.pt"), learning_rate=3e-3, value_burn_in=0,
+                  **{"teacher_kl": 0., **options}))
         new, old = (load_policy(tmp_path / name / "checkpoints" / f"{which}.pt")[0] for which in ("latest", "initial"))
         with torch.no_grad():
             logits = [
@@ -884,7 +898,7 @@ def test_drift_compares_the_same_games(monkeypatch):
     def fake(policies, envs, assignment, generator, watch):
         actions = np.tile(melee_common.NEUTRAL_ACTION, (*assignment.shape, 1))
         actions[(assignment == melee_common.BOT_SLOT).any(1), :, 0] = 1     # against bots: A on every frame
-        watch(actions, np.ones(len(assignment), bool))
+        watch(actions, envs.frames, envs.frames, np.ones(len(assignment), bool))
         return envs.frames.copy()
 
     monkeypatch.setattr(evaluation, "play_games", fake)
