@@ -6,10 +6,10 @@
     python ppo_selfplay.py --resume runs/NAME                            # go on as if never stopped
 
 One iteration: every game is played for `--rollout-length` decisions (collect), advantages are computed per game
-(prepare), and PPO runs `--ppo-epochs` over what the learner itself did (update). In three of four games the learner
-plays both sides and learns from both; in the others it meets a frozen checkpoint of the pool, whose rows never enter a
-batch. Results of those games move the Elo table. Strength is measured apart (eval.jsonl). All else, from populations to
-asynchronous learning, is off by default.
+(prepare), and PPO runs `--ppo-epochs` over what the learner itself did (update). In most games the learner plays both
+sides and learns from both; in the others it meets a frozen checkpoint of the pool or a scripted bot, whose rows never
+enter a batch. Results of those games move the Elo table. Strength is measured apart (eval.jsonl), and the best
+generation is kept (checkpoints/best.pt). All else, from populations to asynchronous learning, is off by default.
 
 What to change where:
     the reward                    cleanmelee/rewards.py; collect() calls it
