@@ -10,12 +10,12 @@ from melee_common import (
     to_torch,
 )
 
-PERCENT = 255                                           # a probability of 1, in a byte
+WHOLE = 255                                             # a probability of 1, in a byte
 THOUGHT = np.dtype([
     ("value", "f4"), ("known", "u1"),                   # known 0: nobody thought
     ("buttons", "u1", NUM_BUTTONS), ("shoulder", "u1", NUM_SHOULDER),
     ("main", "u1", (NUM_STICK, NUM_STICK)), ("c", "u1", (NUM_STICK, NUM_STICK)),  # [x, y], 255 in the likeliest place
-    ("reserved", "u1", 3)])                             # a multiple of four bytes
+])
 CHUNK = 2048                                            # decisions at a time
 
 
@@ -29,15 +29,15 @@ def think(policy: Policy, features: torch.Tensor, actions: torch.Tensor) -> np.n
     result = np.zeros(len(actions), THOUGHT)
     result["value"], result["known"] = policy.value(features), 1
     logits = policy.logits(features, actions)
-    result["buttons"] = (logits[:, :NUM_BUTTONS].sigmoid() * PERCENT).round()
-    result["shoulder"] = (logits[:, -NUM_SHOULDER:].softmax(-1) * PERCENT).round()
+    result["buttons"] = (logits[:, :NUM_BUTTONS].sigmoid() * WHOLE).round()
+    result["shoulder"] = (logits[:, -NUM_SHOULDER:].softmax(-1) * WHOLE).round()
     seen = head.project(features) + head.seen_buttons(actions[:, :NUM_BUTTONS].to(features.dtype))
     for k, stick in enumerate(("main", "c")):
         x = head.logits[f"{stick}_x"](seen.relu()).softmax(-1)              # [B, 17]
         each = seen[:, None] + head.seen[f"{stick}_x"].weight               # [B, 17, width]: after each x
         y = head.logits[f"{stick}_y"](each.relu()).softmax(-1)              # [B, 17, 17]
         places = x[:, :, None] * y
-        result[stick] = (places / places.amax((1, 2), keepdim=True) * PERCENT).round()
+        result[stick] = (places / places.amax((1, 2), keepdim=True) * WHOLE).round()
         for axis, column in (("x", NUM_BUTTONS + 2 * k), ("y", NUM_BUTTONS + 2 * k + 1)):
             seen = seen + head.seen[f"{stick}_{axis}"](actions[:, column].int())
     return result
