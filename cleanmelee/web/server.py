@@ -11,8 +11,7 @@ import hmac
 import http
 import json
 import logging
-import secrets
-import time
+import socket
 import urllib.parse
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from cleanmelee.web.picture import layout
 from cleanmelee.web.thoughts import THOUGHT, recorded_thoughts
 from melee_common import Policy
 
-LOOPBACK = "127.0.0.1"
+LOOPBACK, EVERYWHERE = "127.0.0.1", ("0.0.0.0", "::")
 PAGE = Path(__file__).with_name("page.html")
 MESSAGE_BYTES = 4096                                                        # of what a page sends
 ZIP_LEVEL = 1                                                               # the quickest: this machine has time for it
@@ -167,10 +166,14 @@ async def listening(site: Site, host: str, port: int):
                   errno.EACCES: "is not for everybody to listen at"}.get(error.errno, f"cannot be used ({error})")
         raise UserError(f"--web-port {port}: the port {reason}; choose another one, or 0 for any that is free"
                         ) from None
-    async with server:
-        site.port = server.sockets[0].getsockname()[1]
-        where = f"[{host}]" if ":" in host else host
-        yield f"http://{where}:{site.port}/" + (f"?token={site.token}" if site.token else "")
+    try:
+        async with server:
+            site.port = server.sockets[0].getsockname()[1]
+            where = socket.gethostname() if host in EVERYWHERE else f"[{host}]" if ":" in host else host
+            yield f"http://{where}:{site.port}/" + (f"?token={site.token}" if site.token else "")
+    finally:
+        if site.games is not None:
+            site.games.close()
 
 
 def run(site: Site, host: str, port: int) -> None:

@@ -13,7 +13,7 @@ FLOORS = [  # a room may import from those above it in this list, and from its o
     {"frame", "libmelee", "terminal"}, {"signals", "startup"}, {"cli", "statistics"},
     {"archive", "events", "files", "game", "tracking", "workers"}, {"runs", "slp", "rewards"},
     {"replays", "recording", "dolphin"}, {"melee_common"}, {"pool", "dataset", "onnx"},
-    {"population", "evaluation", "environment", "inference", "resume", "tournament"}, {"selfplay"}, set(STAGES)]
+    {"population", "evaluation", "environment", "inference", "resume", "tournament"}, {"selfplay", "web"}, set(STAGES)]
 WITHOUT_TORCH = (
     "frame", "cli", "libmelee", "terminal", "signals", "startup", "files", "archive", "events", "slp", "replays",
     "recording", "rewards", "workers", "runs", "game")
