@@ -20,7 +20,7 @@ the win rate is Wilson's. Each policy decides as often, and acts as late, as it 
 """
 
 if __name__ == "__main__":
-    import cleanmelee.startup                               # before the imports that take seconds
+    pass                               # before the imports that take seconds
 
 import secrets
 import sys
@@ -41,7 +41,7 @@ from cleanmelee.cli import (
 )
 from cleanmelee.dolphin import CPU_LEVELS, HUMAN, DolphinArgs, NetplayArgs, check_dolphin, check_netplay
 from cleanmelee.files import append_jsonl, check_writable
-from cleanmelee.frame import CHARACTERS, CONTROLLER, STAGES, outcomes
+from cleanmelee.frame import CHARACTERS, STAGES, outcomes
 from cleanmelee.game import BOTS, warm_up as warm_up_game
 from cleanmelee.inference import Hands, Pace, warm_up
 from cleanmelee.onnx import OnnxPolicy, load_player

@@ -26,8 +26,8 @@ from cleanmelee.inference import Hands, Pace, warm_up
 from cleanmelee.onnx import OnnxPolicy, load_player
 from cleanmelee.recording import Recorder
 from cleanmelee.terminal import printable
-from cleanmelee.web.picture import layout, pictures, scene
-from cleanmelee.web.thoughts import THOUGHT, Thinker, unmirror
+from cleanmelee.web.picture import pictures, scene
+from cleanmelee.web.thoughts import FACTS, THOUGHT, Thinker, unmirror
 from melee_common import BOT_SLOT, Policy, VecEnv, mirrored, observe
 
 FRAME_TIME = 1 / 60                                                         # seconds
@@ -58,8 +58,8 @@ class Opponents:
         self.place = Path(served)
         files = self.files()
         if not files:
-            raise UserError(f"--serve {served}: name a policy's file (.pt, .onnx), the folder of a run with checkpoints "
-                            f"or latest, or one of {', '.join(BOTS)}")
+            raise UserError(f"--serve {served}: name a policy's file (.pt, .onnx), the folder of a run that has "
+                            f"checkpoints, latest, or one of {', '.join(BOTS)}")
         self.first = next(iter(files))
 
     def files(self) -> dict[str, Path]:
@@ -152,7 +152,8 @@ class Match:
         self.hands = Hands(policies, assignment, generator, Pace(), asynchronous=True)
         self.begins, self.over = np.ones(1, bool), False
         self.frame, self.controllers = self.envs.frames[0].copy(), self.envs.controllers[0].copy()
-        self.held, self.tapped = np.zeros((), CONTROLLER), 0                # the last input; pressed since the last frame
+        self.held = np.zeros((), CONTROLLER)                                # the last input
+        self.tapped = 0                                                     # buttons that were down since the last frame
         self.number = 0                                                     # of the last input
         self.delay = None                                                   # the page's own measurement
         self.paused, self.path = False, None                                # path: of the recording
@@ -164,8 +165,7 @@ class Match:
         characters = set(self.frame["players"]["character"].tolist())
         characters |= {SHEIK, ZELDA} if characters & {SHEIK, ZELDA} else set()
         facts = scene(int(self.frame["stage"]), sorted(characters))
-        thoughts = {"layout": layout(THOUGHT), "size": THOUGHT.itemsize} if any(self.thinkers) else None
-        return facts | {"names": self.names, "thoughts": thoughts}
+        return facts | {"names": self.names, "thoughts": FACTS if any(self.thinkers) else None}
 
     def press(self, message: bytes) -> None:
         """An INPUT. UserError: it is none."""

@@ -23,8 +23,7 @@ from websockets.http11 import Request, Response
 from cleanmelee.cli import UserError
 from cleanmelee.terminal import printable
 from cleanmelee.web.library import Library, encode_recording
-from cleanmelee.web.picture import layout
-from cleanmelee.web.thoughts import THOUGHT, recorded_thoughts
+from cleanmelee.web.thoughts import FACTS, recorded_thoughts
 from melee_common import Policy
 
 LOOPBACK, EVERYWHERE = "127.0.0.1", ("0.0.0.0", "::")
@@ -118,7 +117,7 @@ class Site:
         async with self.readers:
             records = await asyncio.to_thread(
                 lambda: recorded_thoughts(self.policy, self.library.read(query.get("name", ""))))
-        text = json.dumps({"layout": layout(THOUGHT), "size": THOUGHT.itemsize}).encode()
+        text = json.dumps(FACTS).encode()
         content = len(text).to_bytes(4, "little") + text + records.tobytes()
         return respond(http.HTTPStatus.OK, content, "application/octet-stream")
 

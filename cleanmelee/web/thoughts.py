@@ -5,9 +5,10 @@ import torch
 
 from cleanmelee.frame import FIRST_CONTROL_FRAME, NUM_PLAYERS
 from cleanmelee.replays import Replay
+from cleanmelee.web.picture import layout
 from melee_common import (
-    NEUTRAL_ACTION, NUM_BUTTONS, NUM_SHOULDER, NUM_STICK, Observation, Policy, encode_controllers, mirrored, observe,
-    to_torch,
+    NEUTRAL_ACTION, NUM_BUTTONS, NUM_SHOULDER, NUM_STICK, STICK_GRID, Observation, Policy, encode_controllers, mirrored,
+    observe, to_torch,
 )
 
 WHOLE = 255                                             # a probability of 1, in a byte
@@ -16,6 +17,7 @@ THOUGHT = np.dtype([
     ("buttons", "u1", NUM_BUTTONS), ("shoulder", "u1", NUM_SHOULDER),
     ("main", "u1", (NUM_STICK, NUM_STICK)), ("c", "u1", (NUM_STICK, NUM_STICK)),  # [x, y], 255 in the likeliest place
 ])
+FACTS = {"layout": layout(THOUGHT), "size": THOUGHT.itemsize, "grid": STICK_GRID.tolist()}  # for the page
 CHUNK = 2048                                            # decisions at a time
 
 
