@@ -9,7 +9,8 @@ import numpy as np
 
 from cleanmelee.cli import UserError
 from cleanmelee.events import ReplayError
-from cleanmelee.replays import Replay, controlled, read_replay
+from cleanmelee.frame import FIRST_CONTROL_FRAME
+from cleanmelee.replays import Replay, read_replay
 from cleanmelee.terminal import printable
 from cleanmelee.web.picture import pictures, scene
 
@@ -66,8 +67,8 @@ class Library:
         return path
 
     def read(self, name: str) -> Replay:
-        """The game from the moment on in which players act, or as much of it as there is. UserError as `path`, and for
-        what is no recording of two players."""
+        """The game from the frame on that players see before they act, or as much of it as there is. UserError as
+        `path`, and for what is no recording of two players."""
         path = self.path(name)
         try:
             about = path.stat()
@@ -86,8 +87,9 @@ def read_game(path: Path, time: int, size: int) -> Replay:
     replay = read_replay(path, min_version=OLDEST_VERSION)
     if len(replay) > MOST_FRAMES:
         raise ReplayError(f"{len(replay):,} frames, more than the page shows ({MOST_FRAMES:,})")
-    part = controlled(replay)
-    return part if len(part) else replay
+    first = int(np.searchsorted(replay.frames["frame_id"], FIRST_CONTROL_FRAME - 1))
+    first = first if first < len(replay) else 0
+    return Replay(replay.frames[first:], replay.controllers[first:], replay.meta)
 
 
 def encode_recording(replay: Replay, start: int = 0) -> bytes:

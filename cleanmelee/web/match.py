@@ -153,7 +153,7 @@ class Match:
         self.begins, self.over = np.ones(1, bool), False
         self.frame, self.controllers = self.envs.frames[0].copy(), self.envs.controllers[0].copy()
         self.held = np.zeros((), CONTROLLER)                                # the last input
-        self.tapped = 0                                                     # buttons that were down since the last frame
+        self.tapped = 0                                                     # buttons pressed since the last frame
         self.number = 0                                                     # of the last input
         self.delay = None                                                   # the page's own measurement
         self.paused, self.path = False, None                                # path: of the recording
@@ -219,13 +219,12 @@ class Match:
 
     def result(self) -> str:
         """In a line, for the page and for the terminal."""
-        stocks = self.frame["players"]["stocks"].tolist()
+        stocks, percent = (self.frame["players"][name].astype(int).tolist() for name in ("stocks", "percent"))
         outcome = int(outcomes(self.frame[None])[0])
-        if not outcome:
-            return f"A draw, {stocks[0]} to {stocks[1]} stocks"
-        winner = 0 if outcome > 0 else 1
-        name = "You won" if winner == self.human else f"{self.names[winner]} won"
-        return f"{name}, {stocks[winner]} to {stocks[1 - winner]} stocks"
+        winner = 1 if outcome < 0 else 0
+        name = "You" if winner == self.human else self.names[winner]
+        score, unit = (stocks, "stocks") if stocks[0] != stocks[1] else (percent, "percent")
+        return f"{f'{name} won' if outcome else 'A draw'}, {score[winner]} to {score[1 - winner]} {unit}"
 
     def close(self) -> None:
         self.hands.close()

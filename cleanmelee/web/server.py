@@ -30,6 +30,7 @@ LOOPBACK, EVERYWHERE = "127.0.0.1", ("0.0.0.0", "::")
 PAGE = Path(__file__).with_name("page.html")
 MESSAGE_BYTES = 4096                                                        # of what a page sends
 ZIP_LEVEL = 1                                                               # the quickest: this machine has time for it
+GOODBYE = 1.                                                                # seconds for a browser's own
 READERS = 2                                                                 # recordings that are read at a time
 # The page is one file and loads nothing from anywhere else.
 HEADERS = {
@@ -159,7 +160,7 @@ async def listening(site: Site, host: str, port: int):
     try:
         server = await serve(
             site.connected, host, port, process_request=site.answer, max_size=MESSAGE_BYTES, compression=None,
-            server_header=None, logger=SILENT)
+            close_timeout=GOODBYE, server_header=None, logger=SILENT)
     except OSError as error:
         reason = {errno.EADDRINUSE: "is in use, perhaps by another play.py",
                   errno.EACCES: "is not for everybody to listen at"}.get(error.errno, f"cannot be used ({error})")

@@ -1,6 +1,7 @@
 """A headless Chromium, driven over its DevTools protocol: for tests, measurements and pictures of the page."""
 
 import base64
+import contextlib
 import json
 import shutil
 import subprocess
@@ -26,6 +27,7 @@ class Page:
 
     def __init__(self, address: str = "about:blank", width: int = 1280, height: int = 900, dark: bool = False):
         self.folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        self.open = contextlib.ExitStack()
         self.process = subprocess.Popen(
             [PROGRAM, *FLAGS, f"--user-data-dir={self.folder.name}", f"--window-size={width},{height}", "about:blank"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -54,7 +56,7 @@ class Page:
             if targets:
                 break
             time.sleep(.05)
-        self.socket = connect(targets[0]["webSocketDebuggerUrl"], max_size=None)
+        self.socket = self.open.enter_context(connect(targets[0]["webSocketDebuggerUrl"], max_size=None, proxy=None))
         for domain in ("Page", "Runtime"):
             self.send(f"{domain}.enable")
 
@@ -65,8 +67,7 @@ class Page:
         self.close()
 
     def close(self) -> None:
-        if self.socket:
-            self.socket.close()
+        self.open.close()
         self.process.terminate()
         try:
             self.process.wait(10)
