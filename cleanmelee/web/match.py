@@ -1,7 +1,8 @@
 """Games that pages play: a person, policies and bots in the embedded game, sixty frames a second.
 
 A page sends what is pressed whenever that changes, and gets every frame as it comes; an input that is late acts when it
-is there, and until then the last one holds. Policies decide through the same `Hands` as in every other match."""
+is there, and until then the last one holds. A page that cannot keep up slows its own game. Policies decide through the
+same `Hands` as in every other match."""
 
 import asyncio
 import concurrent.futures
@@ -33,6 +34,7 @@ from melee_common import BOT_SLOT, Policy, VecEnv, mirrored, observe
 FRAME_TIME = 1 / 60                                                         # seconds
 READY = 1.                                                                  # seconds before a game's first frame
 LATEST = .25                                                                # a game that is later than this goes on now
+MOST_AHEAD = 30                                                             # pictures that a page has not seen yet
 MOST_GAMES = 16                                                             # at a time
 MOST_MESSAGES = 500                                                         # a second from one page; it needs 120
 MOST_MISTAKES = 20                                                          # of one page, before it is shut out
@@ -40,7 +42,8 @@ MOST_OPPONENTS = 200                                                        # fi
 STEPS = 80                                                                  # of a stick from its middle to its rim
 STICK_REST, TRIGGER_REST = 23, .3                                           # steps, and a share: less is nothing
 ME = "me"
-INPUT = np.dtype([("number", "<u4"), ("controller", CONTROLLER)])           # what a page sends; numbers count up
+# What a page sends when something changes, and now and then: numbers count inputs, seen the pictures of this game.
+INPUT = np.dtype([("number", "<u4"), ("seen", "<u4"), ("controller", CONTROLLER)])
 HEAD = np.dtype([("applied", "<u4"), ("reserved", "<u4")])                  # before a picture: the last input in it
 POLICY_CLOSED = 1008                                                        # RFC 6455: the message breaks the rules
 ALL_BUTTONS = functools.reduce(int.__or__, BUTTONS.values())
@@ -154,7 +157,7 @@ class Match:
         self.frame, self.controllers = self.envs.frames[0].copy(), self.envs.controllers[0].copy()
         self.held = np.zeros((), CONTROLLER)                                # the last input
         self.tapped = 0                                                     # buttons pressed since the last frame
-        self.number = 0                                                     # of the last input
+        self.number = self.seen = 0                                         # of the last input, and told with it
         self.delay = None                                                   # the page's own measurement
         self.paused, self.path = False, None                                # path: of the recording
         self.frames, self.seconds = 0, 0.                                   # played, without pauses
@@ -174,7 +177,11 @@ class Match:
         sent = np.frombuffer(message, INPUT)[0]
         self.held = legal(sent["controller"])
         self.tapped |= int(self.held["buttons"])
-        self.number = int(sent["number"])
+        self.number, self.seen = int(sent["number"]), int(sent["seen"])
+
+    def waits(self) -> bool:
+        """Is it paused, or the page so far behind that nobody could play?"""
+        return self.paused or self.frames + 1 - self.seen > MOST_AHEAD
 
     def step(self) -> bytes:
         """The next frame -> HEAD, PICTURE, and THOUGHT for either port where a policy's are known."""
@@ -322,7 +329,7 @@ class Games:
             while not match.over:
                 deadline = max(deadline + FRAME_TIME, time.perf_counter() - LATEST)
                 await asyncio.sleep(deadline - time.perf_counter())
-                if match.paused:
+                if match.waits():
                     before = time.perf_counter()
                     continue
                 told = match.step()

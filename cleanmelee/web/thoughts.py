@@ -18,6 +18,7 @@ THOUGHT = np.dtype([
     ("main", "u1", (NUM_STICK, NUM_STICK)), ("c", "u1", (NUM_STICK, NUM_STICK)),  # [x, y], 255 in the likeliest place
 ])
 FACTS = {"layout": layout(THOUGHT), "size": THOUGHT.itemsize, "grid": STICK_GRID.tolist()}  # for the page
+EVERY = 3                                               # of a live policy's decisions: one costs as much as deciding
 CHUNK = 2048                                            # decisions at a time
 
 
@@ -53,10 +54,10 @@ def unmirror(thoughts: np.ndarray, mirror: np.ndarray) -> np.ndarray:
 
 
 class Thinker:
-    """A Policy that remembers what it thought of its last decision; `act` plays it like any other."""
+    """A Policy that remembers what it thought, of every few decisions; `act` plays it like any other."""
 
     def __init__(self, policy: Policy):
-        self.policy, self.config, self.thought = policy, policy.config, None
+        self.policy, self.config, self.thought, self.decisions = policy, policy.config, None, 0
         self.action_repeat, self.frame_delay = policy.action_repeat, policy.frame_delay
 
     def initial_state(self, batch: int) -> tuple[torch.Tensor, ...]:
@@ -65,7 +66,9 @@ class Thinker:
     def step(self, obs: Observation, state: tuple, noise: torch.Tensor | None) -> tuple[torch.Tensor, tuple]:
         features, state = self.policy.features(obs, state)
         actions = self.policy.controller_head.sample(features, noise)
-        self.thought = think(self.policy, features, actions)[0]
+        if self.decisions % EVERY == 0:
+            self.thought = think(self.policy, features, actions)[0]
+        self.decisions += 1
         return actions, state
 
 

@@ -16,7 +16,7 @@ import chromium
 import numpy as np
 import pytest
 import torch
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 import play
@@ -31,7 +31,7 @@ from cleanmelee.web.library import Library, encode_recording
 from cleanmelee.web.match import HEAD, INPUT, Games, Match, Opponents, Order, legal
 from cleanmelee.web.picture import PICTURE, fighter_shape, layout, pictures
 from cleanmelee.web.server import Site, listening
-from cleanmelee.web.thoughts import THOUGHT, Thinker, recorded_thoughts, think
+from cleanmelee.web.thoughts import EVERY, THOUGHT, recorded_thoughts, think
 from helpers import batch, random_observation, stubborn
 from melee_common import (
     NUM_BUTTONS, NUM_LOGITS, NUM_STICK, Policy, VecEnv, save_checkpoint, split_logits,
@@ -239,8 +239,9 @@ def test_a_thinker_plays_like_its_policy_and_a_recording_shows_what_it_thought(p
     policy = play.load_player(policies / "checkpoints" / "latest.pt")
     again = recorded_thoughts(policy, replay)[-120:, 1]
     assert again["known"].all() and len(np.unique(again["value"])) > 20
-    assert again["value"] == pytest.approx(one.thoughts["value"][:, 1], abs=1e-4)
-    assert np.abs(again["main"].astype(int) - one.thoughts["main"][:, 1]).max() <= 1
+    live = one.thoughts[::2 * EVERY, 1]                                     # two frames each; every third of them
+    assert live["value"] == pytest.approx(again["value"][::2 * EVERY], abs=1e-4)
+    assert np.abs(live["main"].astype(int) - again["main"][::2 * EVERY]).max() <= 1
     assert np.array_equal(again["value"][::2], again["value"][1::2])        # it decides on every other frame
 
 
@@ -288,9 +289,9 @@ def test_a_policy_plays_the_page_as_it_plays_a_match(policies, tmp_path):
 
 # --------------------------------------------------------------------------------------------------------------- inputs
 
-def an_input(number=1, **fields):
+def an_input(number=1, seen=0, **fields):
     sent = np.zeros((), INPUT)
-    sent["number"] = number
+    sent["number"], sent["seen"] = number, seen
     for name, value in fields.items():
         sent["controller"][name] = value
     return sent.tobytes()
@@ -413,7 +414,6 @@ def test_requests_that_make_no_sense_end_with_themselves(watching):
     host, port = watching.split("/")[2].split(":")
     for content in (b"\0" * 5000, b"GET\r\n\r\n", b"POST / HTTP/1.1\r\nHost: x\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n",
                     b"GET /?" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n", b"GET http://[ HTTP/1.1\r\nHost: x\r\n\r\n"):
-        import socket
         with contextlib.suppress(OSError), create_connection((host, int(port)), timeout=.5) as raw:
             raw.sendall(content)
             assert b"200" not in raw.recv(1000)
@@ -453,37 +453,68 @@ def playing(tmp_path, opponents="level1", **options):
         yield both
 
 
-def join(address):
-    url = address.replace("http", "ws", 1)
-    at, _, query = url.partition("?")
-    return connect(f"{at}play?{query}", max_size=None, proxy=None, close_timeout=.5)
+class Tab:
+    """A client that plays as the page does: it tells what it has seen, and what is pressed."""
+
+    def __init__(self, address):
+        at, _, query = address.replace("http", "ws", 1).partition("?")
+        self.socket = connect(f"{at}play?{query}", max_size=None, proxy=None, close_timeout=.5)
+        self.seen, self.fields = 0, {}
+
+    def __enter__(self):
+        self.open = contextlib.ExitStack()
+        self.socket = self.open.enter_context(self.socket)
+        return self
+
+    def __exit__(self, *_):
+        self.open.close()
+
+    def send(self, message):
+        self.socket.send(message)
+
+    def press(self, **fields):
+        self.fields = fields
+        self.send(an_input(self.seen + 1, self.seen, **fields))
+
+    def recv(self, timeout=20):
+        message = self.socket.recv(timeout=timeout)
+        if isinstance(message, bytes):
+            self.seen += 1
+            if self.seen % 10 == 0:
+                self.press(**self.fields)
+        elif json.loads(message)["type"] == "begin":
+            self.seen = 0
+        return message
+
+    def picture(self):
+        return np.frombuffer(self.recv(), PICTURE, 1, HEAD.itemsize)[0]
 
 
-def next_of(socket, kind, seconds=20):
+def next_of(tab, kind, seconds=20):
     """The next message of this type; frames are skipped."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        message = socket.recv(timeout=seconds)
+        message = tab.recv(seconds)
         if isinstance(message, str) and json.loads(message)["type"] == kind:
             return json.loads(message)
     pytest.fail(f"no {kind}")
 
 
-def order(socket, **values):
-    socket.send(json.dumps(ORDER | values))
-    return next_of(socket, "begin")["scene"]
+def order(tab, **values):
+    tab.send(json.dumps(ORDER | values))
+    return next_of(tab, "begin")["scene"]
 
 
 def test_a_whole_game_is_played_recorded_and_saved(tmp_path, quick, capsys):
     """Against level 1, by somebody who runs off the stage, jumps at times, and loses."""
-    with playing(tmp_path) as (address, _), join(address) as socket:
-        scene = order(socket, opponent="level1")
+    with playing(tmp_path) as (address, _), Tab(address) as tab:
+        scene = order(tab, opponent="level1")
         assert scene["names"] == ["player", "level1"] and scene["thoughts"] is None
         told = []
-        while isinstance(message := socket.recv(timeout=20), bytes):
+        while isinstance(message := tab.recv(), bytes):
             told.append(np.frombuffer(message, PICTURE, 1, HEAD.itemsize)[0])
             if len(told) % 25 == 0:
-                socket.send(an_input(len(told), main_x=-1., buttons=BUTTON_X if len(told) % 50 == 0 else 0))
+                tab.press(main_x=-1., buttons=BUTTON_X if len(told) % 50 == 0 else 0)
         over = json.loads(message)
         told = np.array(told)
         assert told["frame"]["players"]["stocks"][-1, 0] == 0
@@ -495,66 +526,66 @@ def test_a_whole_game_is_played_recorded_and_saved(tmp_path, quick, capsys):
         assert np.array_equal(replay.frames[-len(told):], told["frame"]) and replay.meta["end"] == "Game"
         assert replay.controllers["main_x"][-1, 0] == -1 and (replay.controllers["buttons"][:, 0] == BUTTON_X).any()
         assert replay.meta["names"] == ("player", "level1") and replay.meta["winner"] == 1
-        order(socket)                                                       # a rematch, on the same connection
-        assert isinstance(socket.recv(timeout=20), bytes)
+        order(tab)                                                       # a rematch, on the same connection
+        assert isinstance(tab.recv(), bytes)
     assert f"player against level1 on battlefield: {over['result']}" in capsys.readouterr().out
 
 
 def test_an_order_chooses_everything(tmp_path, policies, quick):
-    with playing(tmp_path, policies, max_episode_frames=30) as (address, _), join(address) as socket:
+    with playing(tmp_path, policies, max_episode_frames=30) as (address, _), Tab(address) as tab:
         choices = json.loads(get(address, "/state")[2])["play"]
         assert choices["opponents"][0] == choices["defaults"]["opponent"] == "checkpoints/latest.pt"
         assert {"pool/runner_000000000010.pt", "level1", "level9"} <= set(choices["opponents"])
-        scene = order(socket, character="mewtwo", opponent_character="sheik", stage="yoshis_story", port=1,
+        scene = order(tab, character="mewtwo", opponent_character="sheik", stage="yoshis_story", port=1,
                       opponent="pool/runner_000000000010.pt")
         assert scene["stage"]["name"] == "yoshis_story" and scene["names"] == ["pool/runner_000000000010.pt", "player"]
         assert scene["fighters"].keys() == {"7", "16", "19"} and scene["thoughts"]
-        message = [socket.recv(timeout=20) for _ in range(20)][-1]
+        message = [tab.recv() for _ in range(20)][-1]
         picture = np.frombuffer(message, PICTURE, 1, HEAD.itemsize)[0]
         assert picture["frame"]["players"]["character"].tolist() == [CHARACTERS["sheik"], CHARACTERS["mewtwo"]]
         thoughts = np.frombuffer(message, THOUGHT, 2, HEAD.itemsize + PICTURE.itemsize)
         assert thoughts["known"].tolist() == [1, 0]
         assert np.argmax(thoughts["main"][0].max(1)) == 0                   # left, away from whom it meets
-        over = next_of(socket, "over")
+        over = next_of(tab, "over")
         assert "A draw" in over["result"]
 
 
 def test_bad_orders_are_told_and_nothing_ends(tmp_path, policies, quick):
-    with playing(tmp_path, policies) as (address, _), join(address) as socket:
+    with playing(tmp_path, policies) as (address, _), Tab(address) as tab:
         for values, said in (
                 ({"opponent": "pool/other_000000000020.pt"}, "made for frame schema 000000000000"),
                 ({"opponent": "../checkpoints/latest.pt"}, "unknown opponent"), ({"character": "waluigi"}, "waluigi"),
                 ({"stage": 3}, "unknown stage"), ({"port": 2}, "must be 0 or 1"), ({"opponent": None}, "have names"),
                 ({"type": "stop"}, "does not know"), ({"opponent": "/etc/passwd"}, "unknown opponent")):
-            socket.send(json.dumps(ORDER | values))
-            message = next_of(socket, "error")["message"]
+            tab.send(json.dumps(ORDER | values))
+            message = next_of(tab, "error")["message"]
             assert said in message and "\n" not in message
         for text in ("", "[]", "{", '"start"', '{"type": "start"}', "[" * 3000):
-            socket.send(text)
-            assert next_of(socket, "error")
-        assert order(socket)
-        for content in (b"", b"\0" * 31, b"\xff" * 500):
-            socket.send(content)
-            assert "an input has 32 bytes" in next_of(socket, "error")["message"]
-        socket.send('{"type": "delay", "p50": "x", "p99": NaN, "count": 1}')
-        assert "a delay is" in next_of(socket, "error")["message"]
-        assert isinstance(socket.recv(timeout=20), bytes)                   # the game went on
+            tab.send(text)
+            assert next_of(tab, "error")
+        assert order(tab)
+        for content in (b"", b"\0" * 35, b"\xff" * 500):
+            tab.send(content)
+            assert "an input has 36 bytes" in next_of(tab, "error")["message"]
+        tab.send('{"type": "delay", "p50": "x", "p99": NaN, "count": 1}')
+        assert "a delay is" in next_of(tab, "error")["message"]
+        assert isinstance(tab.recv(), bytes)                   # the game went on
 
 
 def test_who_floods_is_shut_out_and_the_others_play_on(tmp_path):
-    with playing(tmp_path) as (address, site), join(address) as victim:
+    with playing(tmp_path) as (address, site), Tab(address) as victim:
         order(victim)
         for flood in (lambda s: [s.send(an_input()) for _ in range(5000)], lambda s: s.send("x" * 10_000),
                       lambda s: [s.send("garbage") for _ in range(100)]):
-            with join(address) as socket:
-                order(socket)
+            with Tab(address) as tab:
+                order(tab)
                 with pytest.raises(ConnectionClosed):
-                    flood(socket)
-                    next_of(socket, "never")
-                assert socket.close_code in (1008, 1009)
-        while isinstance(victim.recv(timeout=0), str):
+                    flood(tab)
+                    next_of(tab, "never")
+                assert tab.socket.close_code in (1008, 1009)
+        while isinstance(victim.recv(0), str):
             pass
-        assert isinstance(victim.recv(timeout=5), bytes)
+        assert isinstance(victim.recv(5), bytes)
         wait_for(lambda: len(site.games.free) == matches.MOST_GAMES - 1)
 
 
@@ -570,21 +601,17 @@ def test_several_tabs_are_several_games_up_to_a_bound(tmp_path, monkeypatch, cap
     monkeypatch.setattr(matches, "READY", 0.)
     before = threading.active_count()
     with playing(tmp_path) as (address, site):
-        with join(address) as one:
+        with Tab(address) as one:
             order(one)
-            with join(address) as two, join(address) as three:
+            with Tab(address) as two, Tab(address) as three:
                 assert order(two, character="link")["fighters"].keys() == {"6", "18"}
                 three.send(json.dumps(ORDER))
                 assert "2 games are on already" in next_of(three, "error")["message"]
                 one.send(an_input(main_x=1.))
-                x = {}
-                for name, socket in (("one", one), ("two", two)):
-                    for _ in range(30):
-                        message = socket.recv(timeout=20)
-                    x[name] = np.frombuffer(message, PICTURE, 1, HEAD.itemsize)["frame"]["players"]["x"][0, 0]
-                assert x["one"] > x["two"] + 10
+                x = [[tab.picture()["frame"]["players"]["x"][0] for _ in range(40)][-1] for tab in (one, two)]
+                assert x[0] > x[1] + 10
             wait_for(lambda: len(site.games.free) == 1)                     # their tabs are closed
-            with join(address) as four:
+            with Tab(address) as four:
                 order(four)
         wait_for(lambda: len(site.games.free) == 2)
         left = [path for path in tmp_path.iterdir() if path.suffix == ".part"]
@@ -596,38 +623,53 @@ def test_several_tabs_are_several_games_up_to_a_bound(tmp_path, monkeypatch, cap
 
 def test_a_pause_stops_the_clock(tmp_path, monkeypatch):
     monkeypatch.setattr(matches, "READY", 0.)
-    with playing(tmp_path) as (address, _), join(address) as socket:
-        order(socket)
-        last = [socket.recv(timeout=20) for _ in range(3)][-1]
-        socket.send('{"type": "pause", "on": true}')
+    with playing(tmp_path) as (address, _), Tab(address) as tab:
+        order(tab)
+        last = [tab.recv() for _ in range(3)][-1]
+        tab.send('{"type": "pause", "on": true}')
         with pytest.raises(TimeoutError):
             for _ in range(60):
-                last = socket.recv(timeout=.5)
-        socket.send('{"type": "pause", "on": false}')
+                last = tab.recv(.5)
+        tab.send('{"type": "pause", "on": false}')
         ids = [np.frombuffer(message, PICTURE, 1, HEAD.itemsize)["frame"]["frame_id"][0]
-               for message in (last, socket.recv(timeout=20))]
+               for message in (last, tab.recv())]
         assert ids[1] == ids[0] + 1
+
+
+def test_a_page_that_falls_behind_slows_its_own_game(tmp_path, quick):
+    with playing(tmp_path) as (address, _), Tab(address) as slow, Tab(address) as other:
+        order(slow)
+        slow.recv = lambda timeout: slow.socket.recv(timeout=timeout)       # says nothing of what it has seen
+        order(other)
+        with pytest.raises(TimeoutError):
+            came = [slow.recv(1)]
+            while True:
+                came.append(slow.recv(1))
+        assert len(came) == matches.MOST_AHEAD + 1
+        assert len([other.picture() for _ in range(300)]) == 300
+        slow.send(an_input(1, len(came)))
+        assert isinstance(slow.recv(20), bytes)
 
 
 def test_a_full_disk_costs_the_recording_and_no_game(tmp_path, monkeypatch, quick, capsys):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    with playing(tmp_path, max_episode_frames=60) as (address, _), join(address) as socket:
+    with playing(tmp_path, max_episode_frames=60) as (address, _), Tab(address) as tab:
         monkeypatch.setattr("cleanmelee.recording.SlpWriter.add", full)
-        order(socket)
-        assert next_of(socket, "over")["recording"] == ""
+        order(tab)
+        assert next_of(tab, "over")["recording"] == ""
     assert "No space left on device" in capsys.readouterr().err
 
 
 def test_the_server_stops_with_games_on(tmp_path):
     with contextlib.ExitStack() as later:
         with playing(tmp_path) as (address, _):
-            socket = later.enter_context(join(address))
-            order(socket)
-            socket.recv(timeout=20)
+            tab = later.enter_context(Tab(address))
+            order(tab)
+            tab.recv()
         with pytest.raises(ConnectionClosed):
-            next_of(socket, "never")
+            next_of(tab, "never")
     assert [path.suffix for path in tmp_path.iterdir()] == [".slp"]
 
 
@@ -731,6 +773,18 @@ def test_a_browser_shows_what_is_wrong(watching, browser):
     assert "no such recording" in browser.run("$('message').textContent") and not browser.errors
 
 
+SCRIPT = {120: ("keydown", "KeyL"), 123: ("keyup", "KeyL"), 130: ("keydown", "KeyJ"), 133: ("keyup", "KeyJ"),
+          180: ("keydown", "KeyI"), 190: ("keyup", "KeyI"), 200: ("keydown", "ArrowUp"), 205: ("keyup", "ArrowUp")}
+FOLLOW_SCRIPT = """
+const before = received
+received = data => {
+  before(data)
+  const [kind, code] = script[view.tape.length] || []
+  if (kind) dispatchEvent(new KeyboardEvent(kind, {code}))
+}
+1"""
+
+
 @needs_chromium
 def test_keys_move_the_character_and_a_game_is_played_in_a_browser(tmp_path, browser, monkeypatch, capsys):
     """A whole game against level 1, by keys that a script presses; what they did is in the recording."""
@@ -738,13 +792,12 @@ def test_keys_move_the_character_and_a_game_is_played_in_a_browser(tmp_path, bro
     with playing(tmp_path, max_episode_frames=240) as (address, _):
         browser.go(address)
         browser.wait("typeof site !== 'undefined' && site.play && $('opponent').options.length")
+        browser.run(f"window.script = {json.dumps(SCRIPT)}; {FOLLOW_SCRIPT}")
         browser.run("$('character').value = 'fox'; $('opponent').value = 'level1'; $('start').click(); 1")
-        browser.wait("game.on && view.tape.length > 5")
-        for code, frames in (("KeyD", 25), ("KeyL", 3), ("KeyJ", 3), ("KeyI", 10), ("ArrowUp", 4)):
-            browser.key(code, True)
-            browser.wait(f"game.over || (window.until ??= view.tape.length + {frames}) <= view.tape.length")
-            browser.key(code, False)
-            browser.run("delete window.until")
+        browser.wait("game.on && view.tape.length > 3")
+        browser.key("KeyD", True)                                           # this one goes through the browser
+        browser.wait("game.over || view.tape.length > 100")
+        browser.key("KeyD", False)
         browser.wait("game.over", 30)
         assert "input to picture" in browser.run("$('pace').textContent")
         name, result = browser.run("game.name"), browser.run("$('result').textContent")
@@ -754,7 +807,7 @@ def test_keys_move_the_character_and_a_game_is_played_in_a_browser(tmp_path, bro
         mine, x = replay.controllers[:, 0], replay.frames["players"]["x"][:, 0]
         assert len(replay) == 240 and replay.meta["names"] == ("player", "level1")
         held = np.flatnonzero(mine["main_x"] == 1)
-        assert len(held) >= 25 and x[held[0] + 20] > x[held[0]] + 10        # it ran to the right
+        assert len(held) >= 20 and x[held[0] + 20] > x[held[0]] + 10        # it ran to the right
         for button in (BUTTON_A, BUTTON_X):
             assert (mine["buttons"] & button).any()
         assert (mine["r"] == 1).any() and (mine["c_y"] == 1).any()
