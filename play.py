@@ -290,6 +290,8 @@ def page(args: Args) -> None:
     token = secrets.token_urlsafe(16) if args.host else ""
     if args.watch:
         library = Library(latest_folder(RUNS) if args.watch == LATEST else args.watch)
+        if args.policy.endswith(".onnx"):
+            raise UserError(f"--policy {args.policy}: an export tells no values; name the checkpoint (.pt) behind it")
         policy = load_policy(args.policy)[0] if args.policy else None
         return run_page(Site(library, policy, Path(args.policy).name, token=token), args.host, args.web_port)
     opponents = Opponents(latest_folder(RUNS) if args.serve == LATEST else args.serve)

@@ -88,7 +88,10 @@ class Opponents:
         path = self.files().get(name)
         if path is None:
             raise UserError(f"unknown opponent {printable(name, 100)}: choose one of those on offer")
-        return load_warm(path, path.stat().st_mtime_ns)
+        try:
+            return load_warm(path, path.stat().st_mtime_ns)
+        except OSError as error:                                            # pruned meanwhile
+            raise UserError(f"{name}: {error.strerror}; choose another opponent") from None
 
 
 @functools.lru_cache(maxsize=8)
@@ -339,6 +342,8 @@ class Games:
                 match.frames, match.seconds, before = match.frames + 1, match.seconds + now - before, now
         except ConnectionClosed:
             pass
+        except UserError as error:                                          # a policy that answers with no action
+            await send(connection, {"type": "error", "message": printable(error, 500), "over": True})
         finally:
             ending = asyncio.create_task(self._end(connection, slot, match))
             self.ending.add(ending)                                         # it goes on, whoever is cancelled here

@@ -27,7 +27,8 @@ import chromium  # noqa: E402
 from cleanmelee.web.match import HEAD, INPUT  # noqa: E402
 from melee_common import Policy, save_checkpoint  # noqa: E402
 
-FRAME_TIME, SECONDS, PAUSE = 1 / 60, 15, (.05, .15)                         # seconds; between two inputs of a tab
+FRAME_TIME, SECONDS, PAUSE = 1 / 60, 12, (.05, .15)                         # seconds; between two inputs of a tab
+TELL = 5                                                                    # pictures after which a tab says so
 ORDER = {"type": "start", "character": "fox", "opponent_character": "marth", "stage": "battlefield"}
 
 
@@ -43,8 +44,7 @@ class Tab(threading.Thread):
     def run(self):
         with connect(self.address, max_size=None, proxy=None) as socket:
             socket.send(json.dumps(ORDER | {"opponent": self.opponent}))
-            number, waiting = 0, {}
-            change = np.inf
+            sent, waiting, change, seen = np.zeros((), INPUT), {}, np.inf, 0
             while len(self.came) < SECONDS / FRAME_TIME:
                 try:
                     message = socket.recv(timeout=max(0, min(change - time.perf_counter(), 5)))
@@ -53,20 +53,23 @@ class Tab(threading.Thread):
                 now = time.perf_counter()
                 if isinstance(message, bytes):
                     self.came.append(now)
+                    seen += 1
                     applied = int(np.frombuffer(message, HEAD, 1)["applied"][0])
                     self.delays += [now - waiting.pop(n) for n in [n for n in waiting if n <= applied]]
-                    if len(self.came) > 60:                                 # the game is on
+                    if seen > 1:                                            # the game is on
                         change = min(change, now + self.rng.uniform(*PAUSE))
                 elif message and json.loads(message)["type"] == "over":
                     socket.send(json.dumps(ORDER | {"opponent": self.opponent}))
+                    seen, change, waiting = 0, np.inf, {}
                 if now >= change:
-                    number += 1
-                    sent = np.zeros((), INPUT)
-                    sent["number"], sent["seen"] = number, len(self.came)
+                    sent["number"] += 1
                     sent["controller"]["main_x"] = self.rng.uniform(-1, 1)
-                    waiting[number] = time.perf_counter()
-                    socket.send(sent.tobytes())
+                    waiting[int(sent["number"])] = time.perf_counter()
                     change = now + self.rng.uniform(*PAUSE)
+                elif not (isinstance(message, bytes) and seen % TELL == 0):
+                    continue
+                sent["seen"] = seen
+                socket.send(sent.tobytes())
 
 
 def cpu_seconds(pid):

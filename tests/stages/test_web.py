@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 import play
-from cleanmelee import game
+from cleanmelee import game, inference
 from cleanmelee.cli import UserError, from_flags
 from cleanmelee.frame import BUTTON_A, BUTTON_X, CHARACTERS, CONTROLLER, FRAME, STAGES
 from cleanmelee.inference import Pace
@@ -34,7 +34,7 @@ from cleanmelee.web.server import Site, listening
 from cleanmelee.web.thoughts import EVERY, THOUGHT, recorded_thoughts, think
 from helpers import batch, random_observation, stubborn
 from melee_common import (
-    NUM_BUTTONS, NUM_LOGITS, NUM_STICK, Policy, VecEnv, save_checkpoint, split_logits,
+    NEUTRAL_ACTION, NUM_BUTTONS, NUM_LOGITS, NUM_STICK, Policy, VecEnv, save_checkpoint, split_logits,
 )
 
 ORDER = {"type": "start", "character": "fox", "opponent": "idle", "opponent_character": "marth", "stage": "battlefield"}
@@ -410,6 +410,15 @@ def test_elsewhere_a_token_is_needed(folder):
             assert get(address, path)[0] == 403
 
 
+def test_elsewhere_a_token_is_needed_to_play(tmp_path):
+    with served(lambda: Site(Library(tmp_path), games=Games(Opponents("idle"), tmp_path, {}), token="abc")) as (at, _):
+        with Tab(at) as tab:
+            assert order(tab)
+        for address in (at.replace("abc", "abd"), at.partition("?")[0]):
+            with pytest.raises(InvalidStatus, match="403"), Tab(address):
+                pass
+
+
 def test_requests_that_make_no_sense_end_with_themselves(watching):
     host, port = watching.split("/")[2].split(":")
     for content in (b"\0" * 5000, b"GET\r\n\r\n", b"POST / HTTP/1.1\r\nHost: x\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n",
@@ -572,6 +581,25 @@ def test_bad_orders_are_told_and_nothing_ends(tmp_path, policies, quick):
         assert isinstance(tab.recv(), bytes)                   # the game went on
 
 
+def test_a_policy_that_fails_in_mid_game_is_told(tmp_path, policies, quick, monkeypatch, capsys):
+    answers = []
+
+    def act(*_):
+        answers.append(1)
+        if len(answers) > 20:
+            raise UserError("small.onnx: answers with what is no action")
+        return np.tile(NEUTRAL_ACTION, (1, 2, 1))
+
+    with playing(tmp_path, policies) as (address, _), Tab(address) as tab:
+        monkeypatch.setattr(inference, "act", act)
+        order(tab, opponent="checkpoints/latest.pt")
+        message = next_of(tab, "error")
+        assert message["over"] and "answers with what is no action" in message["message"]
+        order(tab)                                                          # and another game can begin
+        assert isinstance(tab.recv(), bytes)
+    assert capsys.readouterr().err == ""
+
+
 def test_who_floods_is_shut_out_and_the_others_play_on(tmp_path):
     with playing(tmp_path) as (address, site), Tab(address) as victim:
         order(victim)
@@ -681,7 +709,8 @@ def test_the_server_stops_with_games_on(tmp_path):
     ({"serve": "level1", "num_games": 3}, "--num-games 3: means nothing"),
     ({"serve": "nowhere"}, "name a policy's file"),
     ({"serve": "level1", "character": "fox,marth"}, "unknown character"), ({"watch": "latest"}, "there is no run"),
-    ({"serve": "latest"}, "there is no run"), ({"watch": ".", "policy": "nowhere.pt"}, "no such checkpoint")])
+    ({"serve": "latest"}, "there is no run"), ({"watch": ".", "policy": "nowhere.pt"}, "no such checkpoint"),
+    ({"watch": ".", "policy": "small.onnx"}, "an export tells no values")])
 def test_mistakes_are_one_line(flags, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(play, "run_page", lambda *_: pytest.fail("it has started"))
