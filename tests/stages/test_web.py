@@ -16,7 +16,7 @@ import chromium
 import numpy as np
 import pytest
 import torch
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 import play
