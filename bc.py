@@ -2,87 +2,129 @@
 
     python bc.py --replays DIR                                                       # 25 games: 80 s on one core
     python bc.py --replays DIR --character mewtwo --backbone mlp --hidden 128,128    # 5 games: 8 s
+    python bc.py --resume runs/NAME                                                  # go on as if never stopped
+    python bc.py --eval-only --checkpoint runs/NAME/checkpoints/best.pt --replays DIR --report report.json
 
-A policy that has seen frames[t] learns controllers[t + 1]. Windows of `--window-size` frames are cut from whole games
-at random places and shuffled; a recurrent policy enters each with an empty memory. Held-out games are judged as they
-are played: from their first frame to their last, the memory carried along. (Carrying it in training too came out no
-better on real games.) The loss cannot tell who plays better; only games can.
+A policy that has seen frames[t] learns controllers[t + 1 + --frame-delay]. Windows of `--window-size` frames are cut
+from whole games at random places and shuffled; a recurrent policy enters each with an empty memory. The games stay on
+disk, packed, and
+are observed as they are read, so their number costs no memory. Held-out games are judged as they are played: from their
+first frame to their last, the memory carried along. (Carrying it in training too came out no better on real games.) The
+loss cannot tell who plays better; only games can.
 """
 
 if __name__ == "__main__":
     import cleanmelee.startup                               # before the imports that take seconds
 
 import json
-import math
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
-from rich.progress import track
-from rich.table import Table
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from cleanmelee.backbones import OPTIONS, backbone_options
 from cleanmelee.cli import (
-    AT_LEAST_0, COUNT, COUNT_OR_OFF, PATH, POSITIVE, SEEDS, Range, check_ranges, run_script, to_flags,
+    AT_LEAST_0, COUNT, COUNT_OR_OFF, PATH, POSITIVE, SEEDS, SHARE, Range, UserError, check_ranges, run_script,
+    to_flags,
 )
-from cleanmelee.dataset import Sequences, load_sequences, walk
-from cleanmelee.files import append_jsonl, check_writable
-from cleanmelee.frame import BUTTONS
-from cleanmelee.runs import has_begun, start_run, stop_on_interrupt
+from cleanmelee.dataset import Rows, Windows, check_both, open_games, prefetch, write_manifest
+from cleanmelee.files import append_jsonl, atomic_write, check_writable, keep_jsonl
+from cleanmelee.imitation import by_matchup, measure, report, summary
+from cleanmelee.learning import choose_device, learning_rate, memory_for
+from cleanmelee.resume import resumed_args, warn_of_changes
+from cleanmelee.runs import check_begun, has_begun, iteration_progress, lock_run, start_run, stop_on_interrupt
 from cleanmelee.terminal import Terminal
 from cleanmelee.tracking import Tracker
 from melee_common import (
-    HEADS, NUM_BUTTONS, OWN_CONTROLLER, STICK_NEUTRAL, Policy, action_logprobs, load_policy, network_flags,
-    parse_hidden, save_checkpoint, split_logits,
+    NUM_FLOATS, OWN_CONTROLLER, Policy, action_logprobs, load_checkpoint, load_policy, network_flags, parse_hidden,
+    save_checkpoint,
 )
 
 BELOW_1 = Range(0, 1 - 1e-9)
-STICKS = list(HEADS)[1:5]                                                   # main_x, main_y, c_x, c_y
+MAY_CHANGE = {"resume", "epochs", "device", "num_workers", "loader_workers"}            # where a run goes on
 
 
 @dataclass
 class Args:
-    replays: Annotated[str, PATH]
+    replays: Annotated[str, PATH] = ""
     """folder of .slp files (subfolders too), or one file"""
+    manifest: Annotated[str, PATH] = ""
+    """the manifest.json of a run: learn from and judge by the replays that it names, whatever else is in --replays
+    (off: empty, all of them, split by --held-out)"""
     max_files: Annotated[int, COUNT_OR_OFF] = 0
     """read only the first so many files, in sorted order (off: 0, all)"""
     character: str = ""
     """learn only from who plays this character (off: empty, everybody)"""
     player_port: Annotated[int, Range(0, 4)] = 0
     """learn only from this port, 1 to 4 (off: 0, both players of every game)"""
+    tag: str = ""
+    """learn only from who has this name, connect code or in-game tag (off: empty, everybody)"""
     cpu_players: bool = False
     """learn from the game's own CPU players too"""
     min_active: Annotated[float, BELOW_1] = 0.01
     """leave out players whose input changes on fewer than this share of frames: a controller that was put down teaches
     standing still (off: 0)"""
-    held_out: Annotated[float, BELOW_1] = 0.1
-    """share of the games that is only for evaluation; at least one game"""
+    min_frames: Annotated[int, COUNT_OR_OFF] = 60
+    """leave out games with fewer frames in which the players have control (off: 0)"""
+    held_out: Annotated[float, SHARE] = 0.1
+    """share of the games that is only for evaluation, at least one; 1 with --eval-only: every game"""
     num_workers: Annotated[int, Range(-1, 65536)] = -1
     """processes that parse replays; -1: one per core (off: 0, in this process)"""
+    loader_workers: Annotated[int, Range(0, 1024)] = 0
+    """processes that make batches; a card may need some (off: 0, a thread of this process)"""
 
     pretrained: Annotated[str, PATH] = ""
     """checkpoint to start from; its network sizes are used (off: empty, start from scratch)"""
-    backbone: Literal["mlp", "gru"] | None = None
-    """network between embedding and heads; the gru remembers (default: gru, or that of --pretrained)"""
+    backbone: Literal["mlp", "gru", "lstm", "transformer", "hybrid", "mamba"] | None = None
+    """network between embedding and heads; all but the mlp remember (default: gru, or that of --pretrained)"""
     hidden: str | None = None
-    """layer sizes separated by commas, the last one is the gru's state (default: 256, or those of --pretrained)"""
+    """layer sizes separated by commas, the last one is the width of what remembers (default: 256, or those of
+    --pretrained)"""
+    num_layers: Annotated[int | None, OPTIONS["num_layers"]] = None
+    """layers that remember, each of the last size of --hidden; the mlp has none (default: 2, of the gru 1, or that of
+    --pretrained)"""
+    num_heads: Annotated[int | None, OPTIONS["num_heads"]] = None
+    """attention heads of transformer and hybrid (default: 4, or that of --pretrained)"""
+    state_size: Annotated[int | None, OPTIONS["state_size"]] = None
+    """numbers that each channel of the mamba remembers (default: 16, or that of --pretrained)"""
+    expand_factor: Annotated[int | None, OPTIONS["expand_factor"]] = None
+    """how many times wider the mamba is inside (default: 2, or that of --pretrained)"""
+    conv_size: Annotated[int | None, OPTIONS["conv_size"]] = None
+    """frames of the mamba's convolution (default: 4, or that of --pretrained)"""
+    frame_delay: Annotated[int | None, Range(0, 3600)] = None
+    """learn to act so many game frames late, as online: it sees what it has chosen and what has not acted yet (default:
+    0, or that of --pretrained; off: 0)"""
     epochs: Annotated[int, COUNT] = 10
     """passes over the training games"""
     batch_size: Annotated[int, COUNT] = 64
     """windows in one update"""
     window_size: Annotated[int, Range(2, 10 ** 9)] = 60
-    """frames in one window; shorter games are skipped"""
+    """frames in one window; shorter games are skipped; transformer and hybrid look back as far (with --pretrained: as
+    far as that does)"""
+    stride: Annotated[int, COUNT_OR_OFF] = 0
+    """frames from one window of a game to the next; fewer than --window-size make more, which overlap (off: 0, as many
+    as --window-size)"""
+    grad_accum: Annotated[int, COUNT] = 1
+    """parts of a batch whose gradients are summed before an update: less memory, the same result (off: 1)"""
     learning_rate: Annotated[float, Range(1e-12, 1)] = 3e-3
-    """AdamW's step size at the start"""
-    anneal_lr: bool = True
-    """lower the learning rate to 0 over the run, linearly"""
+    """AdamW's highest step size"""
+    lr_schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """how it falls to 0 over the run: in a straight line or as half a cosine (off: constant)"""
+    warmup_updates: Annotated[int, COUNT_OR_OFF] = 0
+    """first updates over which it rises to --learning-rate (off: 0)"""
     weight_decay: Annotated[float, AT_LEAST_0] = 0.01
     """AdamW's weight decay (off: 0)"""
     max_grad_norm: Annotated[float, POSITIVE] = 1.0
     """gradients are scaled down to this norm"""
+    ema_decay: Annotated[float, BELOW_1] = 0.0
+    """judge and keep a running average of the weights, of which each update keeps this share, e.g. .999 (off: 0, the
+    weights themselves)"""
+    patience: Annotated[int, COUNT_OR_OFF] = 0
+    """evaluations in a row without a lower held-out loss that end the run (off: 0, it ends after --epochs)"""
     prev_controller_dropout: Annotated[float, BELOW_1] = 0.2
     """share of windows, in training only, in which the policy cannot see its own last controller: people hold an input
     for many frames, so copying it scores well and never starts anything (off: 0)"""
@@ -93,11 +135,27 @@ class Args:
     """discount a frame of that reward (a stock 1, a percent of damage .01), a half-life of 3.5 seconds as in
     self-play"""
 
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """where to learn; auto: on the card if there is one"""
+    precision: Literal["f32", "bf16"] = "f32"
+    """of the forward and backward pass; bf16 is faster where the machine multiplies it (off: f32)"""
+    compile: bool = False
+    """let torch.compile fuse the loss, which takes a minute at the start (off: False)"""
+
+    eval_interval: Annotated[int, COUNT_OR_OFF] = 0
+    """updates from one evaluation and checkpoint to the next, beside those at the end of every epoch (off: 0)"""
+    eval_only: bool = False
+    """judge the policy in --checkpoint on held-out games, by character and matchup, and learn nothing (off: False)"""
+    report: Annotated[str, PATH] = ""
+    """file for what --eval-only finds, as JSON (off: empty)"""
+    resume: Annotated[str, PATH] = ""
+    """run folder to continue, with the arguments it was started with; only --epochs and where it runs may change (off:
+    empty)"""
     seed: Annotated[int, SEEDS] = 1
     """decides weights, windows and their order"""
     checkpoint: Annotated[str, PATH] = ""
     """file for the policy with the lowest held-out loss (default: checkpoints/best.pt in the run folder, beside
-    last.pt)"""
+    last.pt); with --eval-only the policy to judge"""
     run_name: str = ""
     """folder inside --runs-dir (default: made of backbone, seed and time)"""
     runs_dir: Annotated[str, PATH] = "runs"
@@ -106,218 +164,236 @@ class Args:
     """log to Weights & Biases too; WANDB_MODE=offline works without an account"""
 
 
-@torch.inference_mode()
-def evaluate(policy: Policy, data: Sequences) -> dict[str, float]:
-    """Held-out games as they are played: the memory carried from first to last frame, the last input visible. Within a
-    frame each head is given the player's true choice in the heads before it (teacher forcing)."""
-    sums: dict[str, torch.Tensor] = {}
-    state = ()
-
-    for rows, real, first in walk(data.starts):
-        obs, actions = data.take(rows)
-        weight = data.weights[rows] * real                                  # [T, B]
-        changed = data.changed[rows] * weight
-        state = policy.initial_state(rows.shape[1]) if first else state
-        features, state = policy.unroll(obs, state, torch.zeros(rows.shape, dtype=torch.bool))
-        logits = policy.logits(features, actions)                           # [T, B, 81]
-        logprobs, entropies = action_logprobs(logits, actions)              # [T, B, 6]
-
-        buttons, sticks, shoulder = split_logits(logits)                    # [T, B, 8], [T, B, 4, 17], [T, B, 1, 5]
-        pressed = actions[..., :NUM_BUTTONS] > 0
-        index = actions[..., NUM_BUTTONS:]
-        right = torch.cat([((buttons > 0) == pressed).all(-1, keepdim=True), sticks.argmax(-1) == index[..., :4],
-                           shoulder.argmax(-1) == index[..., 4:]], -1)
-        value_error = (policy.value(features) - data.returns[rows]) ** 2
-        for name, value, counts in (
-                ("nll", -logprobs, weight), ("entropy", entropies, weight), ("accuracy", right, weight),
-                ("true_press", pressed, weight), ("press", buttons.sigmoid(), weight),
-                ("argmax_press", buttons > 0, weight),
-                ("true_neutral", index[..., :4] == STICK_NEUTRAL, weight),
-                ("neutral", sticks.softmax(-1)[..., STICK_NEUTRAL], weight),
-                ("value_loss", value_error[..., None], weight),
-                ("nll_changed", -logprobs.sum(-1, keepdim=True), changed)):
-            total = torch.cat([(value * counts[..., None]).flatten(0, 1).sum(0), counts.sum()[None]])
-            sums[name] = sums[name] + total if name in sums else total
-
-    mean = {name: (s[:-1] / s[-1].clamp(min=1)).tolist() for name, s in sums.items()}
-    row = {"eval/nll": sum(mean["nll"]), "eval/nll_changed": mean["nll_changed"][0],
-           "eval/value_loss": mean["value_loss"][0]}
-    for columns, names in ((HEADS, ("nll", "accuracy", "entropy")), (BUTTONS, ("true_press", "press", "argmax_press")),
-                           (STICKS, ("true_neutral", "neutral"))):
-        row |= {f"eval/{name}_{column}": mean[name][k] for name in names for k, column in enumerate(columns)}
-    return row
-
-
-def warnings(row: dict[str, float]) -> list[str]:
-    """Signs of a collapse that the loss does not show."""
-    found = []
-    for name in BUTTONS:
-        true, press, argmax = (row[f"eval/{kind}_{name}"] for kind in ("true_press", "press", "argmax_press"))
-        if true > .002 and not .5 < press / true < 2:
-            found.append(f"{name} is held {press:.2%} of the time, by people {true:.2%}")
-        elif true > .01 and argmax < .1 * true:
-            found.append(f"{name} is hardly ever held without sampling")
-    for name in STICKS:
-        true = row[f"eval/true_neutral_{name}"]
-        rests = row[f"eval/neutral_{name}"]
-        if abs(rests - true) > .1:
-            found.append(f"{name} rests {rests:.0%} of the time, people's {true:.0%}")
-    for name in HEADS:
-        nll = row[f"eval/nll_{name}"]
-        entropy = row[f"eval/entropy_{name}"]
-        if nll > 1.5 * entropy + .05:
-            found.append(f"{name} is surer than it is right (loss {nll:.3f}, entropy {entropy:.3f})")
-    return found
-
-
-def report(before: dict, after: dict, console: Terminal) -> None:
-    """Two rows of `evaluate`, before training and of the best epoch, as tables."""
-    heads = Table("head", "loss before", "after", "right before", "after", "entropy", title="held-out games, per frame")
-    for name in HEADS:
-        heads.add_row(name, *[f"{row[f'eval/nll_{name}']:.3f}" for row in (before, after)],
-                      *[f"{row[f'eval/accuracy_{name}']:.1%}" for row in (before, after)],
-                      f"{after[f'eval/entropy_{name}']:.3f}")
-    heads.add_section()
-    heads.add_row("all", f"{before['eval/nll']:.3f}", f"{after['eval/nll']:.3f}")
-    heads.add_row("all, new inputs", f"{before['eval/nll_changed']:.3f}", f"{after['eval/nll_changed']:.3f}")
-    held = Table("share of frames", "people", "policy", "its likeliest")
-    for name in BUTTONS:
-        held.add_row(name, *[f"{after[f'eval/{kind}_{name}']:.2%}" for kind in ("true_press", "press", "argmax_press")])
-    held.add_section()
-    for name in STICKS:
-        held.add_row(f"{name} at rest",
-                     *[f"{after[f'eval/{kind}_{name}']:.2%}" for kind in ("true_neutral", "neutral")])
-    console.print(heads, held)
-    for line in warnings(after):
-        console.print(f"note: {line}")
+def losses(policy: Policy, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+    """-> sums over the rows with control: plain cross-entropy of what the player did next, and the value's squared
+    error."""
+    resets = torch.zeros_like(rows.weights, dtype=torch.bool)               # [T, B]
+    resets[0] = True                                                        # each window from an empty memory
+    features, _ = policy.unroll(rows.obs, policy.initial_state(resets.shape[1]), resets)
+    logprobs, _ = action_logprobs(policy.logits(features, rows.actions).float(), rows.actions)      # [T, B, 6]
+    value_error = (policy.value(features.detach()).float() - rows.returns) ** 2                     # [T, B]
+    return -(logprobs.sum(-1) * rows.weights).sum(), (value_error * rows.weights).sum()
 
 
 def fill_in(args: Args, policy: Policy) -> None:
     """What the command line left open: the sizes of a --pretrained network."""
-    own = network_flags(policy, backbone=args.backbone, hidden=args.hidden)
-    args.backbone, args.hidden = own["backbone"], own["hidden"]
+    names = ["backbone", "hidden", *OPTIONS, "frame_delay"]
+    names.remove("window_size")                                             # games may be cut otherwise
+    own = network_flags(policy, **{name: getattr(args, name) for name in names})
+    vars(args).update({name: own[name] for name in names})
+
+
+def open_data(args: Args, policy: Policy, manifest: str):
+    """-> games to learn from, held-out games, and what was left out."""
+    return open_games(
+        args.replays, character=args.character, player_port=args.player_port, tag=args.tag,
+        cpu_players=args.cpu_players, min_active=args.min_active, held_out=args.held_out, max_files=args.max_files,
+        num_workers=args.num_workers, min_frames=max(args.min_frames, 0 if args.eval_only else args.window_size + 1),
+        manifest=manifest, gamma=args.gamma, delay=policy.frame_delay)      # the last frame has no next controller
+
+
+def judge(args: Args) -> None:
+    """--eval-only: tables, and the same as JSON."""
+    console = Terminal()
+    if not args.checkpoint:
+        raise UserError("--eval-only: give the policy to judge with --checkpoint")
+    if args.report:
+        check_writable("--report", Path(args.report))
+    device = choose_device(args.device)
+    policy = load_policy(args.checkpoint)[0].to(device)
+    _, games, about = open_data(args, policy, args.manifest)
+    if not len(games):
+        raise UserError(f"{args.replays}: no game to judge by ({about['idle_players']} idle and {about['cpu_players']} "
+                        "CPU players left out); --held-out 1 takes every game")
+    sums = measure(policy, games)
+    groups = by_matchup(sums, games)
+    console.print(f"CleanMelee, how well {args.checkpoint} imitates {about['held_out_players']} players in "
+                  f"{about['held_out_games']} games, {games.frames:,} frames")
+    report(summary(sums), console, groups=groups)
+    if args.report:
+        about = {name: about[name] for name in ("held_out_games", "held_out_players", "idle_players", "cpu_players")}
+        found = {"checkpoint": args.checkpoint, **about, "all": summary(sums), "groups": groups}
+        atomic_write(Path(args.report), (json.dumps(found, indent=1) + "\n").encode())
+        console.print(f"done: {args.report}")
+
+
+def resume_run(args: Args) -> tuple[Path, Args, object, dict]:
+    """--resume: -> run folder, the arguments it was started with, its lock (hold on to it) and its checkpoint."""
+    run = Path(args.resume)
+    args = resumed_args(run, args, may_change=MAY_CHANGE)
+    lock = lock_run(run)
+    check_begun(run)
+    saved = load_checkpoint(run / "checkpoints" / "last.pt")
+    if saved.get("stage") != "bc" or "state" not in saved:
+        raise UserError(f"{run}: its checkpoint is not of this run; use --pretrained to start a run from a checkpoint")
+    warn_of_changes(run, saved, to_flags(args))
+    return run, args, lock, saved
+
+
+def restore(run: Path, args: Args, saved: dict, policy: Policy, averaged: AveragedModel | None, optimizer) -> dict:
+    """Weights, moments, noise and logs are again as they were at the checkpoint `saved` -> its `state`, see `main`."""
+    try:
+        policy.load_state_dict(saved["learner"] if averaged else saved["policy"])
+        if averaged:
+            averaged.module.load_state_dict(saved["policy"])
+            averaged.n_averaged.fill_(saved["step"])
+        optimizer.load_state_dict(saved["optimizer"])
+        torch.set_rng_state(saved["noise"])
+        state = {name: saved["state"][name] for name in ("worse", "stats", "before", "best")}
+        state["stats"] = list(state["stats"].unbind(0))
+    except Exception as error:                                              # whatever an edited file makes torch raise
+        raise UserError(f"{run}: its checkpoint cannot be resumed ({type(error).__name__}: {error}); restore it, or "
+                        "start a run from its weights with --pretrained") from None
+    keep_jsonl(run / "metrics.jsonl", saved["step"], "step")
+    atomic_write(run / "args.json", (json.dumps(to_flags(args), indent=1) + "\n").encode())
+    return state
 
 
 def main(args: Args) -> None:
-    console = Terminal()
-
     # ------------------------------------------------------------------------------------------------------- set-up
     check_ranges(args)
+    if args.eval_only:
+        return judge(args)
+    console = Terminal()
+    run, args, lock, saved = resume_run(args) if args.resume else (None, args, None, None)
     if args.checkpoint:
         check_writable("--checkpoint", Path(args.checkpoint))
+    device = choose_device(args.device)
     torch.manual_seed(args.seed)
-    rng = np.random.default_rng(args.seed)                                  # windows
-    if args.pretrained:
+    if saved:
+        policy = Policy(**saved["config"])
+    elif args.pretrained:
         policy, _ = load_policy(args.pretrained)
     else:
-        policy = Policy(args.backbone or "gru", parse_hidden("256" if args.hidden is None else args.hidden))
-    policy.config |= {"action_repeat": 1, "frame_delay": 0}                 # people act on every frame, at once
+        backbone = args.backbone or "gru"
+        options = {name: getattr(args, name) for name in OPTIONS}
+        if "window_size" not in backbone_options(backbone):                 # then it says only how games are cut
+            del options["window_size"]
+        hidden = parse_hidden("256" if args.hidden is None else args.hidden)
+        policy = Policy(backbone, hidden, frame_delay=args.frame_delay or 0, **options)
+    policy.config |= {"action_repeat": 1}                                   # people act on every frame
     fill_in(args, policy)
     tracker = Tracker(args.track)
 
-    train, held_out, about = load_sequences(
-        args.replays, character=args.character, player_port=args.player_port, cpu_players=args.cpu_players,
-        min_active=args.min_active, held_out=args.held_out, max_files=args.max_files, num_workers=args.num_workers,
-        min_frames=max(60, args.window_size), gamma=args.gamma)
-    name = f"bc_{args.backbone}_seed{args.seed}_{time.strftime('%Y%m%d_%H%M%S')}"
-    run, lock = start_run(args.runs_dir, args.run_name, name, to_flags(args), __file__)
-    args.run_name = run.name
-    (run / "replays.json").write_text(json.dumps(about, indent=1) + "\n")
+    train, held_out, about = open_data(args, policy, str(run / "manifest.json") if saved else args.manifest)
+    check_both(train, held_out, about, args.replays)
+    if not saved:
+        name = f"bc_{args.backbone}_seed{args.seed}_{time.strftime('%Y%m%d_%H%M%S')}"
+        run, lock = start_run(args.runs_dir, args.run_name, name, to_flags(args), __file__)
+        args.run_name = run.name
+        atomic_write(run / "replays.json", (json.dumps(about, indent=1) + "\n").encode())
+        write_manifest(run / "manifest.json", train, held_out)
     best_path = Path(args.checkpoint) if args.checkpoint else run / "checkpoints" / "best.pt"
     tracker.start(run, run.name, to_flags(args))
 
+    policy.to(device)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
-    T, B = args.window_size, args.batch_size
-    num_updates = args.epochs * math.ceil(sum((train.starts[1:] - train.starts[:-1]) // T) / B)
+    averaged = AveragedModel(policy, multi_avg_fn=get_ema_multi_avg_fn(args.ema_decay)) if args.ema_decay else None
+    judged = averaged.module if averaged else policy
+    loss_of = torch.compile(losses) if args.compile else losses
+    T = args.window_size
+    windows = Windows(train, T, args.stride or T, args.batch_size, args.seed)
+    num_updates = args.epochs * windows.most_batches()
+    step, epoch = (saved["step"], saved["epoch"]) if saved else (0, 0)
+    # evaluations in a row without a better one, losses since the last, and what the first and the best one found
+    state = {"worse": 0, "stats": [], "before": {}, "best": {}}
+    if saved:
+        state = restore(run, args, saved, policy, averaged, optimizer)
     console.print(f"CleanMelee behavioural cloning  {args.backbone} {args.hidden} "
-                  f"({sum(p.numel() for p in policy.parameters()):,} parameters)\n"
-                  f"{about['train_players']} players in {about['train_games']} games, {len(train.weights):,} frames to "
-                  f"learn from; {about['held_out_players']} in {about['held_out_games']}, {len(held_out.weights):,} "
+                  f"({sum(p.numel() for p in policy.parameters()):,} parameters, {device})\n"
+                  f"{about['train_players']} players in {about['train_games']} games, {train.frames:,} frames to "
+                  f"learn from; {about['held_out_players']} in {about['held_out_games']}, {held_out.frames:,} "
                   f"frames held out; left out: {about['idle_players']} idle and {about['cpu_players']} CPU players; "
                   f"run folder {run}")
 
+    def save(*paths: Path) -> None:
+        stats = torch.stack(state["stats"]) if state["stats"] else torch.zeros(0, 3)
+        for path in paths:
+            save_checkpoint(
+                path, judged, stage="bc", step=step, epoch=epoch, args=to_flags(args), metrics=state["best"],
+                optimizer=optimizer.state_dict(), noise=torch.get_rng_state(), state=state | {"stats": stats},
+                learner=policy.state_dict() if averaged else {})
+
     stop = stop_on_interrupt(console.print)
-    before = best = evaluate(policy.eval(), held_out)
-    append_jsonl(run / "metrics.jsonl", {"step": 0, "epoch": 0, **before})
-    console.print(f"epoch 0  held out {before['eval/nll']:.3f}, new inputs {before['eval/nll_changed']:.3f}")
-    step = 0
+    last_path = run / "checkpoints" / "last.pt"
+    if not saved:
+        state["before"] = summary(measure(judged.eval(), held_out))
+        append_jsonl(run / "metrics.jsonl", {"step": 0, "epoch": 0, **state["before"]})
+        console.print(f"epoch 0  held out {state['before']['eval/nll']:.3f}, new inputs "
+                      f"{state['before']['eval/nll_changed']:.3f}")
+        save(last_path)                                                     # something to go on from
+        has_begun(run)
+    exhausted = args.patience and state["worse"] >= args.patience
+    todo = list if exhausted else lambda: windows.schedule(args.epochs, step)
+    batches = zip(todo(), prefetch(windows, todo(), args.loader_workers), strict=True)
+    progress, task = iteration_progress(console, num_updates, step)
+    clock, frames, tick = {"data": 0., "learn": 0.}, 0, time.perf_counter()
 
-    for epoch in range(1, args.epochs + 1):
-        policy.train()
-        clock = {"data": 0., "learn": 0.}
-        stats = []
-        first_rows = np.concatenate([                                       # each game is cut anew, at a random frame
-            np.arange(a + rng.integers(min(T, b - a - T) + 1), b - T + 1, T)
-            for a, b in zip(train.starts[:-1], train.starts[1:], strict=True)])
-        windows = torch.from_numpy(rng.permutation(first_rows))
+    for (epoch, k), rows in batches:
+        # ------------------------------------------------------------------------------------------------------ data
+        hidden = torch.rand(rows.weights.shape[1], 1) < args.prev_controller_dropout    # [B, 1], for the whole window
+        rows.obs.floats[..., OWN_CONTROLLER] *= ~hidden
+        rows.obs.floats[..., NUM_FLOATS:] *= ~hidden                        # nor what it has chosen since
+        clock["data"] += time.perf_counter() - tick
+        tick = time.perf_counter()
 
-        for mb in track(windows.split(B), f"epoch {epoch}", console=console, transient=True,
-                        disable=not console.is_terminal):
-            # -------------------------------------------------------------------------------------------------- data
-            tick = time.perf_counter()
-            rows = mb + torch.arange(T)[:, None]                            # [T, B] windows side by side
-            obs, actions = train.take(rows)
-            weight = train.weights[rows]                                    # [T, B]
-            returns = train.returns[rows]                                   # [T, B]
-            hidden = torch.rand(len(mb), 1) < args.prev_controller_dropout  # [B, 1], for the whole window
-            obs.floats[..., OWN_CONTROLLER] *= ~hidden
-            resets = torch.zeros(rows.shape, dtype=torch.bool)
-            resets[0] = True                                                # each from an empty memory
-            clock["data"] += time.perf_counter() - tick
-            tick = time.perf_counter()
-
-            # ------------------------------------------------- loss: plain cross-entropy of what the player did next
-            features, _ = policy.unroll(obs, policy.initial_state(len(mb)), resets)
-            logprobs, _ = action_logprobs(policy.logits(features, actions), actions)              # [T, B, 6]
-            nll = -(logprobs.sum(-1) * weight).sum() / weight.sum().clamp(min=1)
-            value_error = (policy.value(features.detach()) - returns) ** 2                        # [T, B]
-            value_loss = (value_error * weight).sum() / weight.sum().clamp(min=1)
-            loss = nll + args.value_coef * value_loss
-
-            # ------------------------------------------------------------------------------------------------ update
-            if args.anneal_lr:
-                optimizer.param_groups[0]["lr"] = args.learning_rate * max(0., 1 - step / num_updates)
-            optimizer.zero_grad()
-            loss.backward()
-            grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm)
-            optimizer.step()
-            stats.append(torch.stack([nll, value_loss, grad_norm]).detach())
-            clock["learn"] += time.perf_counter() - tick
-            step += 1
-            if stop:
-                break
+        # ---------------------------------------------------------------------------------------------- loss, update
+        lr = learning_rate(args.lr_schedule, args.learning_rate, step, num_updates, args.warmup_updates)
+        optimizer.param_groups[0]["lr"] = lr
+        optimizer.zero_grad()
+        with memory_for(args.batch_size, args.grad_accum):
+            total = rows.weights.sum().clamp(min=1).to(device)
+            mean = torch.zeros(2, device=device)
+            for part in rows.split(args.grad_accum):
+                with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16"):
+                    nll, value_loss = loss_of(policy, part.to(device))
+                ((nll + args.value_coef * value_loss) / total).backward()
+                mean += torch.stack([nll, value_loss]).detach() / total
+        grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm)
+        optimizer.step()
+        if averaged:
+            averaged.update_parameters(policy)
+        state["stats"].append(torch.cat([mean, grad_norm.detach()[None]]))
+        step, frames = step + 1, frames + rows.weights.numel()
+        progress.update(task, completed=step)
+        clock["learn"] += time.perf_counter() - tick
+        tick = time.perf_counter()
+        if stop:
+            break
+        if k + 1 < windows.num_batches(epoch) and not (args.eval_interval and step % args.eval_interval == 0):
+            continue
 
         # ------------------------------------------------------------------------------------- evaluation and logging
-        tick = time.perf_counter()
-        row = evaluate(policy.eval(), held_out)
-        mean = torch.stack(stats).mean(0).tolist()
-        fps = min(len(stats) * B, len(windows)) * T / (clock["data"] + clock["learn"])
+        row = summary(measure(judged.eval(), held_out))
+        policy.train()
+        mean = torch.stack(state["stats"]).mean(0).tolist()
+        fps = frames / (clock["data"] + clock["learn"])
         metrics = {"step": step, "epoch": epoch, "losses/nll": mean[0], "losses/value_loss": mean[1],
-                   "losses/grad_norm": mean[2], "charts/learning_rate": optimizer.param_groups[0]["lr"],
-                   "charts/frames_per_second": round(fps), **row,
-                   **{f"time/{name}": seconds for name, seconds in clock.items()},
+                   "losses/grad_norm": mean[2], "charts/learning_rate": lr, "charts/frames_per_second": round(fps),
+                   **row, **{f"time/{name}": seconds for name, seconds in clock.items()},
                    "time/eval": time.perf_counter() - tick}
         append_jsonl(run / "metrics.jsonl", metrics)
         tracker.log(metrics, step)
-        better = row["eval/nll"] < best["eval/nll"] or epoch == 1
-        best = row if better else best
-        for path in [run / "checkpoints" / "last.pt"] + [best_path] * better:
-            save_checkpoint(path, policy, stage="bc", step=step, epoch=epoch, args=to_flags(args), metrics=row,
-                            optimizer=optimizer.state_dict(), rng=json.dumps(rng.bit_generator.state),
-                            noise=torch.get_rng_state())
-        has_begun(run)
+        better = not state["best"] or row["eval/nll"] < state["best"]["eval/nll"]
+        state |= {"stats": [], "best": row, "worse": 0} if better else {"stats": [], "worse": state["worse"] + 1}
+        save(*[best_path] * better, last_path)
         console.print(f"epoch {epoch}  {fps:,.0f} frames/s  loss {mean[0]:.3f}  held out {row['eval/nll']:.3f}, new "
                       f"inputs {row['eval/nll_changed']:.3f}  value {row['eval/value_loss']:.4f}"
                       f"{'  (best so far)' if better else ''}")
-        if stop:
+        clock, frames, tick = {"data": 0., "learn": 0.}, 0, time.perf_counter()
+        if args.patience and state["worse"] >= args.patience:
+            console.print(f"{args.patience} evaluations in a row without a lower held-out loss: the run ends here")
             break
 
+    progress.stop()
+    if stop:
+        save(last_path)
     lock.release()
-    report(before, best, console)
+    if state["best"]:
+        report(state["best"], console, before=state["before"])
     tracker.finish()
     if stop:
-        console.print(f"stopped in epoch {epoch}; go on from its weights with --pretrained "
-                      f"{run / 'checkpoints' / 'last.pt'}")
+        console.print(f"stopped at update {step:,}; go on with: python {Path(__file__).name} --resume {run}")
         sys.exit(130)
     console.print(f"done: {best_path}")
 

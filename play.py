@@ -164,7 +164,7 @@ def play(envs: VecEnv, policies: list[Policy | OnnxPolicy], assignment: np.ndarr
             # -------------------- decisions: policies decide where it is their turn; everyone else holds the controller
             turn = hands.turn(live)
             if turn.any():
-                hands.ask(observe(envs.frames, envs.controllers), mirrored(envs.frames), turn, begins)
+                hands.ask(observe(envs.frames, envs.controllers, hands.pending()), mirrored(envs.frames), turn, begins)
             now = until = time.perf_counter()
             if asynchronous:
                 # a game that keeps time itself, or is late already, waits for half a frame; Dolphin needs the other

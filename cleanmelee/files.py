@@ -127,22 +127,22 @@ def append_jsonl(path: Path, row: dict) -> None:
                 raise
 
 
-def read_jsonl(path: Path) -> list[tuple[str, dict]]:
-    """Lines and rows of a log whose rows have a global_step; none if it is not there. What a kill or somebody has
-    damaged is left out."""
+def read_jsonl(path: Path, step: str = "global_step") -> list[tuple[str, dict]]:
+    """Lines and rows of a log whose rows have a `step`; none if it is not there. What a kill or somebody has damaged is
+    left out."""
     rows = []
     for line in read_file(path).decode(errors="replace").splitlines(keepends=True) if path.exists() else []:
         try:
             row = json.loads(line) if line.endswith("\n") else None
         except (ValueError, RecursionError):
             continue
-        if isinstance(row, dict) and type(row.get("global_step")) is int:
+        if isinstance(row, dict) and type(row.get(step)) is int:
             rows.append((line, row))
     return rows
 
 
-def keep_jsonl(path: Path, last_step: int) -> None:
+def keep_jsonl(path: Path, last_step: int, step: str = "global_step") -> None:
     """Drops rows after `last_step`, and lines that are damaged."""
     if path.exists():
-        lines = [line for line, row in read_jsonl(path) if row["global_step"] <= last_step]
+        lines = [line for line, row in read_jsonl(path, step) if row[step] <= last_step]
         atomic_write(path, "".join(lines).encode())

@@ -12,7 +12,7 @@ import torch
 
 from cleanmelee.frame import CONTROLLER
 from cleanmelee.onnx import OnnxPolicy
-from melee_common import BOT_SLOT, NUM_FLOATS, NUM_INTS, NUM_LOGITS, Observation, Policy, act, decode_actions
+from melee_common import BOT_SLOT, NUM_INTS, NUM_LOGITS, Observation, Policy, act, decode_actions
 
 
 @dataclass
@@ -130,6 +130,12 @@ class Hands:
         self.due[latest, self.slots, self.sides] = turn
         return turn
 
+    def pending(self) -> np.ndarray:
+        """CONTROLLER [N, 2, D]: what is chosen already for the D frames that follow, as `observe` shows it; D is the
+        longest delay."""
+        coming = self.queue[(self.clock[:, None] + np.arange(self.size - 1)) % self.size, self.slots]   # [N, D, 2]
+        return np.moveaxis(coming, 1, 2)
+
     def ask(self, obs: Observation, mirror: np.ndarray, turn: np.ndarray, begins: np.ndarray) -> None:
         """As `Inference.ask`, about this frame."""
         self.inference.ask(self.tick, obs, mirror, turn, begins)
@@ -155,7 +161,7 @@ class Hands:
 
 def warm_up(policies: list[Policy | OnnxPolicy], rows: int) -> None:
     """The first forwards take a hundred times longer than the others: not within a game."""
-    obs = Observation(torch.zeros(rows, NUM_FLOATS), torch.zeros(rows, NUM_INTS, dtype=torch.int16))
     for policy in policies:
+        obs = Observation(torch.zeros(rows, policy.num_floats), torch.zeros(rows, NUM_INTS, dtype=torch.int16))
         for _ in range(10):
             policy.step(obs, policy.initial_state(rows), torch.full((rows, NUM_LOGITS), .5))

@@ -23,7 +23,8 @@ def resumed_args(run: Path, given, may_change: set[str]):
     defaults = to_flags(type(given)())
     changed = {name: value for name, value in to_flags(given).items() if value != defaults[name]}
     if changed.keys() - may_change:
-        raise UserError(f"--resume goes on with the run's own arguments; only --timesteps may change, not "
+        raise UserError(f"--resume goes on with the run's own arguments; only "
+                        f"{', '.join(map(as_flag, sorted(may_change - {'resume'})))} may change, not "
                         f"{', '.join(map(as_flag, sorted(changed.keys() - may_change)))}")
     flags = read_json(file)
     if not isinstance(flags, dict):

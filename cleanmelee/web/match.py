@@ -215,8 +215,8 @@ class Match:
         turn = self.hands.turn(np.ones(1, bool))
         self.mirror = mirrored(self.envs.frames)[0]
         if turn.any():
-            self.hands.ask(observe(self.envs.frames, self.envs.controllers), mirrored(self.envs.frames), turn,
-                           self.begins)
+            obs = observe(self.envs.frames, self.envs.controllers, self.hands.pending())
+            self.hands.ask(obs, mirrored(self.envs.frames), turn, self.begins)
 
     def _told(self, thoughts: list, mirror: np.ndarray) -> bytes:
         if not any(self.thinkers):

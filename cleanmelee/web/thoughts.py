@@ -59,13 +59,14 @@ class Thinker:
     def __init__(self, policy: Policy):
         self.policy, self.config, self.thought, self.decisions = policy, policy.config, None, 0
         self.action_repeat, self.frame_delay = policy.action_repeat, policy.frame_delay
+        self.num_floats = policy.num_floats
 
     def initial_state(self, batch: int) -> tuple[torch.Tensor, ...]:
         return self.policy.initial_state(batch)
 
     def step(self, obs: Observation, state: tuple, noise: torch.Tensor | None) -> tuple[torch.Tensor, tuple]:
         features, state = self.policy.features(obs, state)
-        actions = self.policy.controller_head.sample(features, noise)
+        actions, _ = self.policy.controller_head.sample(features, noise)
         if self.decisions % EVERY == 0:
             self.thought = think(self.policy, features, actions)[0]
         self.decisions += 1
@@ -83,7 +84,9 @@ def recorded_thoughts(policy: Policy, replay: Replay) -> np.ndarray:
     state = policy.initial_state(NUM_PLAYERS)
     for start in range(first, len(frames), CHUNK * repeat):
         t = np.arange(start, min(start + CHUNK * repeat, len(frames)), repeat)
-        obs, mirror = to_torch(observe(frames[t], controllers[t])), mirrored(frames[t])
+        following = np.minimum(t[:, None] + 1 + np.arange(policy.frame_delay), len(frames) - 1)
+        pending = np.moveaxis(controllers[following], 1, 2)                 # [t, 2, D] chosen, but not acted yet
+        obs, mirror = to_torch(observe(frames[t], controllers[t], pending)), mirrored(frames[t])
         features, state = policy.unroll(obs, state, torch.zeros(len(t), NUM_PLAYERS, dtype=torch.bool))
         shown = np.broadcast_to(NEUTRAL_ACTION, (*mirror.shape, len(NEUTRAL_ACTION))).copy()
         inside = t + lag < len(frames)

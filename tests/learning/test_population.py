@@ -31,7 +31,7 @@ from melee_common import (
 from cleanmelee.selfplay import MIRROR, SelfPlay
 from ppo_selfplay import OPPONENT, Matchmaker, assign_opponents, compute_gae, evaluation_settings
 from ppo_selfplay import Args, main
-from helpers import FRAMES, as_flags, command, metrics, random_actions, random_observation, slow_gae, tiny
+from helpers import FRAMES, metrics, random_actions, random_observation, slow_gae, tiny
 
 HYPER = {"learning_rate": 3e-4, "entropy_coef": 7e-4, "ppo_clip": .2}
 
@@ -61,13 +61,13 @@ def share(counts, test) -> float:
 
 
 def drawn(history, me="agent1", **options):
-    return draw(Matchmaker(Args(**options), LEARNERS, *history), me)
+    return draw(Matchmaker(Args(**{"opponent_bots": "", **options}), LEARNERS, *history), me)
 
 
 def test_each_strategy_meets_whom_it_says(history):
     pool, ratings = history
     assert drawn(history, matchmaking="self") == {MIRROR: 2000}
-    assert .2 < share(drawn(history, matchmaking="simple_mix"), lambda name: name != MIRROR) < .3
+    assert .15 < share(drawn(history, matchmaking="simple_mix"), lambda name: name != MIRROR) < .25
     assert set(drawn(history, matchmaking="historical")) == set(pool.ids())
     assert set(drawn(history, matchmaking="population")) == {"agent2", "agent3"}
     assert set(drawn(history, matchmaking="historical", history_prob=0.)) == {MIRROR}
@@ -88,7 +88,7 @@ def test_pfsp_forgets_nobody(history):
     """Even one that always loses is met now and then, and more often once its defeats are long past."""
     pool, _ = history
     ratings, names = Ratings(), pool.ids()
-    matchmaker = Matchmaker(Args(matchmaking="pfsp", history_prob=1.), LEARNERS, pool, ratings)
+    matchmaker = Matchmaker(Args(matchmaking="pfsp", history_prob=1., opponent_bots=""), LEARNERS, pool, ratings)
     for _ in range(200):
         for k, name in enumerate(names):
             ratings.record("agent1", name, float(k == 0))
@@ -318,10 +318,10 @@ OPTIONS = {
 def test_resume_equals_never_having_stopped(tmp_path, options):
     games = 4 * options.get("population_size", 1) * options.get("train_interval", 1)
     frames = FRAMES * games // 4 if options.get("train_order") != "round-robin" else FRAMES
-    main(tiny(tmp_path, "whole", timesteps=8 * frames, **options))
-    main(tiny(tmp_path, "parts", timesteps=5 * frames, **options))
-    main(Args(resume=str(tmp_path / "parts"), timesteps=8 * frames))
-    assert len(metrics(tmp_path / "whole")) == 8 and metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
+    main(tiny(tmp_path, "whole", timesteps=6 * frames, **options))
+    main(tiny(tmp_path, "parts", timesteps=4 * frames, **options))
+    main(Args(resume=str(tmp_path / "parts"), timesteps=6 * frames))
+    assert len(metrics(tmp_path / "whole")) == 6 and metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
     a, b = (load_checkpoint(tmp_path / name / "checkpoints" / "latest.pt") for name in ("whole", "parts"))
     assert a["ratings"] == b["ratings"] and all(torch.equal(a["policy"][k], b["policy"][k]) for k in a["policy"])
 
@@ -377,7 +377,7 @@ def test_one_update_on_fixed_rollouts(tmp_path, monkeypatch, backbone):
 @pytest.mark.parametrize("backbone", ["mlp", "gru"])
 def test_parallel_paths_learn_as_the_sequential_one(tmp_path, backbone):
     """Same seed, same learning curve, to 1e-4: one batched forward for stacked networks, and learners in threads."""
-    options = {"population_size": 3, "matchmaking": "pfsp", "backbone": backbone, "iterations": 5}
+    options = {"population_size": 3, "matchmaking": "pfsp", "backbone": backbone, "iterations": 3}
     for name, flags in {
         "sequential": {}, "actions": {"parallel_actions": True}, "training": {"parallel_training": True},
         "both": {"parallel_actions": True, "parallel_training": True}}.items():
@@ -427,9 +427,9 @@ def test_asynchronous_runs_are_repeatable_and_can_run_ahead(tmp_path):
     rollout = 2 * 4 * 16
     for name, options in {
         "a": {}, "b": {}, "ahead": {"max_buffer_size": 3 * rollout, "vtrace": True}, "sync": {}}.items():
-        main(tiny(tmp_path, name, 8, async_learning=name != "sync", pool_interval=100, save_interval=100, **options))
+        main(tiny(tmp_path, name, 5, async_learning=name != "sync", pool_interval=100, save_interval=100, **options))
     assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
-    assert len(metrics(tmp_path / "ahead")) == 8 and metrics(tmp_path / "a") != metrics(tmp_path / "sync")
+    assert len(metrics(tmp_path / "ahead")) == 5 and metrics(tmp_path / "a") != metrics(tmp_path / "sync")
 
 
 def test_vtrace_against_a_slow_sum():
@@ -761,8 +761,7 @@ def test_strength_knows_a_collapse_and_a_held_out_policy(tmp_path):
 
 
 def test_training_does_not_wait_for_its_evaluation(tmp_path):
-    result = command(*as_flags(tiny(tmp_path, "run", 6, eval_interval=2, eval_in_background=True)))
-    assert result.returncode == 0, result.stderr
+    main(tiny(tmp_path, "run", 6, eval_interval=2, eval_in_background=True))
     steps = [json.loads(line)["global_step"] for line in (tmp_path / "run" / "eval.jsonl").read_text().splitlines()]
     assert steps == [0, 2 * FRAMES, 4 * FRAMES, 6 * FRAMES]
 

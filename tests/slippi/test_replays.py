@@ -22,10 +22,12 @@ import numpy as np
 import pytest
 
 import cleanmelee.replays as replays_room
+from cleanmelee import packed
 from cleanmelee.cli import UserError
-from cleanmelee.dataset import pack, split_by_game, subjects
+from cleanmelee.dataset import is_held_out, pack, subjects
 from cleanmelee.dolphin import controllers_from_gamestate
 from cleanmelee.events import EVENTS_AT, METADATA, SLP_HEAD, ReplayError, finished_slp
+from cleanmelee.files import atomic_write
 from cleanmelee.frame import CONTROLLER, FRAME, outcomes
 from cleanmelee.libmelee import zero_indexed_actions
 from cleanmelee.recording import SlpWriter, finish_recordings, write_slp
@@ -799,20 +801,25 @@ def test_load_folder(folder, num_workers, capfd):
     assert summary["cached"] == 0 and all(same(a.frames, b.frames) for a, b in zip(replays, uncached, strict=True))
 
 
-def test_broken_cache_is_rewritten(folder):
-    cache = folder.parent / "cache"
-    first, _ = load_replays(folder, num_workers=0, cache_dir=cache, progress=False)
-    wanted = [replay.frames.tobytes() for replay in first]
-    entries = sorted(cache.iterdir())
-    assert len(entries) == 3 * 6  # the short game is good to keep, too
-    for index, entry in enumerate(entries):
-        data = entry.read_bytes()
-        entry.unlink()  # not in place: `first` still maps it
-        entry.write_bytes((b"", data[: len(data) // 2], b"rubbish", os.urandom(3000))[index % 4])
-    second, summary = load_replays(folder, num_workers=0, cache_dir=cache, progress=False)
-    assert summary["cached"] == 0 and [replay.frames.tobytes() for replay in second] == wanted
-    _, summary = load_replays(folder, num_workers=0, cache_dir=cache, progress=False)
-    assert summary["cached"] == 5
+@pytest.mark.parametrize("kind", ["games", "jsonl"])
+@pytest.mark.parametrize("damage", ["empty", "half", "rubbish", "noise", "one bit", "gone"])
+def test_broken_cache_is_rewritten(folder, kind, damage, capfd):
+    load = functools.partial(load_replays, folder, num_workers=0, cache_dir=folder.parent / "cache", progress=False)
+    wanted = [replay.frames.tobytes() for replay in load()[0]]
+    file, = (folder.parent / "cache").glob(f"*.{kind}")
+    data = bytearray(file.read_bytes())
+    data[-20] ^= 1                                                          # in the last row, or in the last line
+    file.write_bytes({"empty": b"", "half": data[:len(data) // 2], "rubbish": b"rubbish",
+                      "noise": os.urandom(len(data)), "one bit": data, "gone": b""}[damage])
+    if damage == "gone":
+        file.unlink()
+    capfd.readouterr()
+    for again in range(3):                                                  # found out, parsed anew, kept again
+        replays, summary = load()
+        assert [replay.frames.tobytes() for replay in replays] == wanted
+        err = capfd.readouterr().err
+        assert err.count("Traceback") == 0 and err.count("damaged cache of parsed replays, now removed") <= 1
+    assert summary["cached"] == 5 and err.count("warning") == 0
 
 
 def test_an_edit_of_the_parser_makes_old_entries_void(folder, monkeypatch):
@@ -837,16 +844,17 @@ def test_unwritable_cache_is_no_obstacle(folder):
 
 
 def test_a_full_disk_for_the_cache_is_told_once(folder, monkeypatch, capfd):
-    def write_bytes(path, content):
+    def write(path, content):
         written.append(path)
-        if len(written) % 2 == 0:                                           # the second part of every entry
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        write(path, content)
+        if len(written) > 1:                                                # the index, after its shard
+            error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            raise UserError(f"{path}: cannot be written") from error
+        atomic_write(path, content)
 
-    written, cache, write = [], folder.parent / "cache", Path.write_bytes
-    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    written, cache = [], folder.parent / "cache"
+    monkeypatch.setattr(packed, "atomic_write", write)
     replays, summary = load_replays(folder, num_workers=0, cache_dir=cache, progress=False)
-    assert len(replays) == 5 and summary["cached"] == 0 and not list(cache.iterdir())
+    assert len(replays) == 5 and summary["cached"] == 0 and len(written) == 2 and not list(cache.iterdir())
     said = f"warning: {cache}: parsed replays cannot be kept there (No space left on device); "
     assert capfd.readouterr().err.count(said) == 1
 
@@ -945,7 +953,7 @@ def test_a_closed_stderr_changes_nothing(tmp_path, monkeypatch):
 def test_cache_goes_where_xdg_says(folder, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder.parent / "xdg"))
     load_replays(folder / "a.slp", num_workers=0, progress=False)
-    assert len(list((folder.parent / "xdg" / "cleanmelee" / "replays").iterdir())) == 3
+    assert len(list((folder.parent / "xdg" / "cleanmelee" / "replays").iterdir())) == 2
 
 
 def test_filters(folder):
@@ -1024,24 +1032,25 @@ replays_room.load_replays({str(folder)!r}, num_workers=3, cache_dir=False)
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def fake_replays(hashes):
-    return [Replay(None, None, {"game": f"{h:08x}" + 56 * "0"}) for h in hashes]
+def split(hashes, fraction=.1):
+    held_out = is_held_out([f"{h:08x}" + 56 * "0" for h in hashes], fraction)
+    return np.flatnonzero(~held_out).tolist(), np.flatnonzero(held_out).tolist()
 
 
 def test_split_by_game():
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**32, 400).tolist()
-    train, held_out = split_by_game(fake_replays(hashes), 0.1)
+    train, held_out = split(hashes)
     assert sorted(train + held_out) == list(range(400)) and 20 < len(held_out) < 60
-    assert (train, held_out) == split_by_game(fake_replays(hashes), 0.1)
-    more_train, more_held_out = split_by_game(fake_replays(rng.integers(0, 2**32, 300).tolist() + hashes), 0.1)
+    assert (train, held_out) == split(hashes)
+    more_train, more_held_out = split(rng.integers(0, 2**32, 300).tolist() + hashes)
     assert {i + 300 for i in held_out} <= set(more_held_out) and {i + 300 for i in train} <= set(more_train)
     for pair in ([1, 2], [2**32 - 1, 2**32 - 2]):
-        train, held_out = split_by_game(fake_replays(pair), 0.1)
+        train, held_out = split(pair)
         assert len(train) == len(held_out) == 1
-    train, held_out = split_by_game(fake_replays([5, 5, 9]), 0.1)  # one game, recorded by both players: one side
+    train, held_out = split([5, 5, 9])                                      # one game, recorded by both players
     assert sorted([train, held_out]) == [[0, 1], [2]]
-    assert split_by_game(fake_replays([2**31]), 0.1) == ([0], [])
+    assert split([2**31]) == ([0], []) and split([2**31, 7], 1) == ([], [0, 1])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Behavioural cloning: labels that do not leak, every frame counted once, a policy that learns, errors in one line."""
 
 import dataclasses
+import gc
 import json
 import os
 import signal
@@ -15,12 +16,13 @@ import torch
 
 import bc
 import melee_common
-from cleanmelee import dataset
+from cleanmelee import dataset, imitation
 from cleanmelee.frame import BUTTONS
 from cleanmelee.rewards import RewardArgs, compute_rewards
 from cleanmelee.cli import UserError
 from cleanmelee.dataset import subjects
 from cleanmelee.frame import BUTTON_X, CHARACTERS, CONTROLLER, FIRST_CONTROL_FRAME, STAGES
+from cleanmelee.learning import choose_device, learning_rate
 from cleanmelee.recording import write_slp
 from cleanmelee.replays import load_replays
 from melee_common import (
@@ -46,6 +48,15 @@ def small(folder, **changes):
     args = bc.Args(replays=str(folder), num_workers=0, hidden="24", epochs=2, batch_size=8, window_size=20,
                    run_name="run", min_active=0, held_out=.3)
     return dataclasses.replace(args, **changes)
+
+
+def rows_of(name):
+    return [json.loads(line) for line in Path(f"runs/{name}/metrics.jsonl").read_text().splitlines()]
+
+
+def curve(name):
+    """What a run's log says of its learning, not of its speed."""
+    return [{k: v for k, v in row.items() if not k.startswith("time") and "second" not in k} for row in rows_of(name)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -155,8 +166,10 @@ def test_walk_sees_every_row_once(stride):
 def test_evaluation_carries_the_memory(tmp_path, backbone):
     """Equal to one game after another, each unrolled whole."""
     replays, _ = load_replays(write_games(tmp_path / "games", 3), num_workers=0)
-    data = dataset.pack([dataclasses.replace(r, frames=r.frames[:n], controllers=r.controllers[:n])
-                 for r, n in zip(replays, (300, 390, 350), strict=True)], [(0, 0), (1, 0), (1, 1), (2, 0)])
+    games = dataset.games_of([dataclasses.replace(r, frames=r.frames[:n], controllers=r.controllers[:n])
+                              for r, n in zip(replays, (300, 390, 350), strict=True)],
+                             [(0, 0), (1, 0), (1, 1), (2, 0)])
+    data = dataset.load_all(games)
     policy = Policy(backbone, (16,)).eval()
     nll, weight = torch.zeros(len(HEADS)), 0.
     with torch.no_grad():
@@ -168,20 +181,42 @@ def test_evaluation_carries_the_memory(tmp_path, backbone):
             logprobs = action_logprobs(policy.logits(features, actions), actions)[0]
             nll -= (logprobs[:, 0] * data.weights[a:b, None]).sum(0)
             weight += data.weights[a:b].sum()
-    row = bc.evaluate(policy, data)
+    sums = imitation.measure(policy, games)
+    row = imitation.summary(sums)
     np.testing.assert_allclose([row[f"eval/nll_{name}"] for name in HEADS], nll / weight, rtol=1e-4)
     assert row["eval/nll"] == pytest.approx(float(nll.sum() / weight), rel=1e-4)
     learned = data.weights > 0
     assert row["eval/true_press_X"] == pytest.approx(float((data.actions[learned, 2] > 0).float().mean()), rel=1e-4)
+
+    groups = imitation.by_matchup(sums, games)
+    assert list(groups) == ["fox", "fox against marth", "marth", "marth against fox"]
+    assert (groups["fox"]["players"], groups["marth"]["players"]) == (3, 1)
+    assert sum(groups[name]["frames"] for name in ("fox", "marth")) == weight
+    mean = sum(groups[name]["eval/nll"] * groups[name]["frames"] for name in ("fox", "marth")) / weight
+    assert mean == pytest.approx(row["eval/nll"], rel=1e-5)
+
+
+def test_top_3_of_the_buttons(monkeypatch):
+    """Against all 256 combinations in order."""
+    torch.manual_seed(1)
+    logits, pressed = torch.randn(200, 8), torch.rand(200, 8) < .5
+    pressed = torch.where(torch.rand(200, 8) < .8, logits > 0, pressed)
+    combinations = (torch.arange(256)[:, None] >> torch.arange(8)) % 2 == 1                         # [256, 8]
+    scores = (logits[:, None] * combinations).sum(-1)                                               # [200, 256]
+    true = (pressed * 2 ** torch.arange(8)).sum(-1)
+    best = scores.topk(3).indices
+    right, among_3 = imitation._buttons_right(logits, pressed)
+    assert torch.equal(right[:, 0], best[:, 0] == true) and torch.equal(among_3[:, 0], (best == true[:, None]).any(1))
+    assert 0 < right.sum() < among_3.sum() < 200
 
 
 def test_warnings_see_a_collapse():
     healthy = {f"eval/{kind}_{name}": .1 for kind in ("true_press", "press", "argmax_press") for name in BUTTONS}
     healthy |= {f"eval/{kind}_{name}": .5 for kind in ("true_neutral", "neutral") for name in list(HEADS)[1:5]}
     healthy |= {f"eval/{kind}_{name}": 1. for kind in ("nll", "entropy") for name in HEADS}
-    assert bc.warnings(healthy) == []
+    assert imitation.warnings(healthy) == []
     for key, value in (("press_A", .01), ("argmax_press_B", 0.), ("neutral_main_x", .9), ("entropy_c_x", .1)):
-        assert len(bc.warnings(healthy | {f"eval/{key}": value})) == 1, key
+        assert len(imitation.warnings(healthy | {f"eval/{key}": value})) == 1, key
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -189,14 +224,14 @@ def test_warnings_see_a_collapse():
 # ---------------------------------------------------------------------------------------------------------------------
 
 def test_every_parameter_moves_and_the_loss_falls(tmp_path):
-    args = small(write_games(tmp_path / "games"), epochs=12, weight_decay=0, anneal_lr=False)
+    args = small(write_games(tmp_path / "games"), epochs=12, weight_decay=0, lr_schedule="constant")
     bc.main(args)
     torch.manual_seed(args.seed)
     fresh = Policy("gru", (24,)).state_dict()
     policy, data = load_policy("runs/run/checkpoints/last.pt")
     still = [name for name, value in policy.state_dict().items() if torch.equal(value, fresh[name])]
     assert not still
-    rows = [json.loads(line) for line in Path("runs/run/metrics.jsonl").read_text().splitlines()]
+    rows = rows_of("run")
     assert [row["epoch"] for row in rows] == list(range(13))
     assert rows[-1]["eval/nll"] < .5 * rows[0]["eval/nll"]
     assert rows[-1]["eval/nll_buttons"] < .3                                # an unbiased coin for X alone would be .69
@@ -213,22 +248,20 @@ def test_same_seed_same_run(tmp_path):
 
 def test_rows_without_control_teach_nothing(tmp_path, monkeypatch):
     """Before a game's first input, whatever the labels and the returns there: the same losses."""
-    games, load = write_games(tmp_path / "games", 3), bc.load_sequences
+    games, read = write_games(tmp_path / "games", 3), dataset.Games.read
+    hidden = []
 
-    def otherwise(*given, **options):
-        train, held_out, about = load(*given, **options)
-        for data in (train, held_out):
-            assert 0 < (data.weights == 0).sum() < len(data.weights)
-            data.actions[data.weights == 0] = 1
-            data.returns[data.weights == 0] = 1000.
-        return train, held_out, about
+    def otherwise(self, *window):
+        rows = read(self, *window)
+        hidden.append(int((rows.weights == 0).sum()))
+        rows.actions[rows.weights == 0] = 1
+        rows.returns[rows.weights == 0] = 1000.
+        return rows
 
     bc.main(small(games, run_name="a"))
-    monkeypatch.setattr(bc, "load_sequences", otherwise)
+    monkeypatch.setattr(dataset.Games, "read", otherwise)
     bc.main(small(games, run_name="b"))
-    a, b = ([{k: v for k, v in json.loads(line).items() if k.startswith(("losses", "eval"))} for line in
-             Path(f"runs/{name}/metrics.jsonl").read_text().splitlines()] for name in "ab")
-    assert a == b
+    assert sum(hidden) > 100 and curve("a") == curve("b")
 
 
 def test_pretrained_and_checkpoint_flags(tmp_path):
@@ -259,6 +292,213 @@ def test_who_is_left_out(tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# How it learns
+# ---------------------------------------------------------------------------------------------------------------------
+
+def test_learning_rates():
+    def rates(schedule, warmup=0):
+        return [learning_rate(schedule, 2., step, 10, warmup) for step in range(10)]
+    np.testing.assert_allclose(rates("linear"), np.linspace(2, 0, 11)[:10])
+    np.testing.assert_allclose(rates("cosine"), 1 + np.cos(np.pi * np.arange(10) / 10))
+    assert rates("constant") == [2.] * 10
+    np.testing.assert_allclose(rates("linear", 4), [.5, 1, 1.5, 2, 2, 10 / 6, 8 / 6, 1, 4 / 6, 2 / 6])
+
+
+def test_schedule_flags_reach_the_optimiser(tmp_path):
+    games = write_games(tmp_path / "games", 3)
+    bc.main(small(games, lr_schedule="cosine", warmup_updates=3, eval_interval=1, epochs=1))
+    rows = rows_of("run")[1:]
+    steps = len(rows)
+    assert [row["step"] for row in rows] == list(range(1, steps + 1)) and steps > 4
+    assert [row["charts/learning_rate"] for row in rows] == [
+        learning_rate("cosine", 3e-3, step, steps, 3) for step in range(steps)]
+
+
+def weights_of(name, file="last"):
+    return load_policy(f"runs/{name}/checkpoints/{file}.pt")[0].state_dict()
+
+
+def assert_close(a, b, atol):
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], atol=atol, rtol=0)
+
+
+def test_parts_of_a_batch_learn_what_it_learns(tmp_path):
+    games = write_games(tmp_path / "games", 3)
+    for name, parts in (("whole", 1), ("parts", 3), ("singly", 1000)):
+        bc.main(small(games, run_name=name, epochs=1, grad_accum=parts))
+        assert_close(weights_of("whole"), weights_of(name), 1e-4)
+    assert rows_of("parts")[-1]["losses/nll"] == pytest.approx(rows_of("whole")[-1]["losses/nll"], rel=1e-4)
+
+
+def test_a_running_average_is_judged_and_kept(tmp_path):
+    games = write_games(tmp_path / "games", 3)
+    bc.main(small(games, run_name="plain", epochs=1))
+    bc.main(small(games, run_name="average", epochs=1, ema_decay=.9, eval_interval=1))
+    data = load_policy("runs/average/checkpoints/last.pt")[1]
+    assert_close(data["learner"], weights_of("plain"), 1e-6)                # what learns is the same
+    name = "controller_head.project.weight"
+    assert not torch.allclose(data["policy"][name], data["learner"][name])
+    assert rows_of("average")[-1]["eval/nll"] > rows_of("plain")[-1]["eval/nll"] + .01      # it lags behind
+
+
+def test_precision(tmp_path):
+    games = write_games(tmp_path / "games", 3)
+    for name, precision in (("f32", "f32"), ("bf16", "bf16")):
+        bc.main(small(games, run_name=name, epochs=1, precision=precision))
+    a, b = (rows_of(name)[-1] for name in ("f32", "bf16"))
+    assert a["losses/nll"] != b["losses/nll"] == pytest.approx(a["losses/nll"], rel=.05)
+    assert b["eval/nll"] == pytest.approx(a["eval/nll"], rel=.05)
+
+
+def test_compile_is_asked_for_the_loss_alone(tmp_path, monkeypatch):
+    compiled = []
+
+    def compile(function):
+        compiled.append(function)
+        return torch_compile(function, backend="eager")                     # traced, but not handed to a C++ compiler
+
+    torch_compile = torch.compile
+    games = write_games(tmp_path / "games", 3)
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "compile", compile)
+        bc.main(small(games, run_name="compiled", epochs=1, compile=True, backbone="mlp"))
+    assert compiled == [bc.losses]
+    bc.main(small(games, run_name="plain", epochs=1, backbone="mlp"))
+    assert_close(weights_of("compiled"), weights_of("plain"), 1e-4)
+
+
+def test_device(tmp_path, monkeypatch):
+    assert choose_device("cpu").type == "cpu"
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="^--device cuda: no CUDA device"):
+        bc.main(small(write_games(tmp_path / "games", 3), device="cuda"))
+
+
+def test_a_batch_that_does_not_fit_says_what_would(tmp_path, monkeypatch):
+    def full(*rest):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(bc, "losses", full)
+    with pytest.raises(UserError, match="^--batch-size 8 in 2 parts does not fit into memory: --grad-accum 4 "):
+        bc.main(small(write_games(tmp_path / "games", 3), grad_accum=2))
+
+
+def test_patience(tmp_path, capsys):
+    games = write_games(tmp_path / "games", 3)
+    bc.main(small(games, epochs=50, patience=2, learning_rate=1e-12))       # it hardly moves: noise alone
+    rows = [row["eval/nll"] for row in rows_of("run")[1:]]
+    assert len(rows) < 50 and min(rows[-2:]) >= min(rows[:-2])
+    assert "2 evaluations in a row" in capsys.readouterr().out
+    best = load_policy("runs/run/checkpoints/best.pt")[1]["metrics"]
+    assert best["eval/nll"] == min(rows)
+
+
+def test_stride_makes_windows_overlap(tmp_path):
+    games = write_games(tmp_path / "games", 3)
+    for name, stride in (("apart", 0), ("overlapping", 5)):
+        bc.main(small(games, run_name=name, epochs=1, stride=stride))
+    a, b = (rows_of(name)[-1]["step"] for name in ("apart", "overlapping"))
+    assert 3.5 * a < b < 4.5 * a                                            # --window-size is 20
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_who_makes_the_batches_changes_nothing(tmp_path, workers):
+    games = write_games(tmp_path / "games", 3)
+    bc.main(small(games, run_name="thread", epochs=1, backbone="mlp"))
+    bc.main(small(games, run_name="other", epochs=1, backbone="mlp", loader_workers=workers))
+    assert curve("thread") == curve("other")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Runs that go on
+# ---------------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("flags", [{}, {"ema_decay": .9, "eval_interval": 4, "grad_accum": 2}])
+@pytest.mark.parametrize("at", [3, 9, 11])
+def test_resume_is_exact(tmp_path, monkeypatch, flags, at):
+    """Stopped in the middle of an epoch, or where it evaluates: the same log and the same weights in the end."""
+    games = write_games(tmp_path / "games", 3)
+    bc.main(small(games, run_name="whole", epochs=3, **flags))
+    updates = rows_of("whole")[-1]["step"]
+    assert updates % 3 == 0 and updates // 3 > 3
+    stop, made = [], []
+
+    def losses(*given):
+        made.append(1)
+        if len(made) == at * flags.get("grad_accum", 1):
+            stop.append(1)
+        return plain(*given)
+
+    plain = bc.losses
+    with monkeypatch.context() as patched:
+        patched.setattr(bc, "losses", losses)
+        patched.setattr(bc, "stop_on_interrupt", lambda say: stop)
+        with pytest.raises(SystemExit):
+            bc.main(small(games, run_name="halves", epochs=3, **flags))
+    write_slp(Path(games) / "one_more.slp", *made_up_game(9), seed=9, started=0)    # not of this run
+    bc.main(bc.Args(resume="runs/halves"))
+    assert curve("whole") == curve("halves")
+    for file in ("best", "last"):
+        a, b = weights_of("whole", file), weights_of("halves", file)
+        assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_what_cannot_be_resumed_is_told(tmp_path, capsys):
+    games = write_games(tmp_path / "games", 3)
+    bc.main(small(games, epochs=1))
+    before = Path("runs/run/metrics.jsonl").read_bytes()
+    for change, said in (({"resume": "nowhere"}, "nowhere: not a run folder"),
+                         ({"batch_size": 9}, "only --device, --epochs, --loader-workers, --num-workers may change, not "
+                                             "--batch-size"),
+                         ({"stage": "ppo_selfplay"}, "is not of this run"), ({"state": {}}, "cannot be resumed"),
+                         ({"optimizer": {}}, "cannot be resumed"), ({"noise": torch.zeros(3)}, "cannot be resumed")):
+        flags = {k: v for k, v in change.items() if k in ("resume", "batch_size")}
+        path = Path("runs/run/checkpoints/last.pt")
+        whole = path.read_bytes()
+        if not flags:
+            torch.save(torch.load(path, weights_only=True) | change, path)
+        with pytest.raises(UserError, match=said) as error:
+            bc.main(dataclasses.replace(bc.Args(resume="runs/run"), **flags))
+        del error
+        gc.collect()                                                        # and with it the run's lock
+        path.write_bytes(whole)
+    (tmp_path / "games" / "game_1.slp").unlink()
+    with pytest.raises(UserError, match="manifest.json: 1 of its 3 replays are missing, the first: .*game_1.slp"):
+        bc.main(bc.Args(resume="runs/run"))
+    assert Path("runs/run/metrics.jsonl").read_bytes() == before
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Evaluation alone
+# ---------------------------------------------------------------------------------------------------------------------
+
+def test_eval_only(tmp_path, capsys):
+    games = write_games(tmp_path / "games", 6)
+    bc.main(small(games, epochs=1))
+    judge = bc.Args(eval_only=True, checkpoint="runs/run/checkpoints/best.pt", replays=games, num_workers=0,
+                    min_active=0, held_out=.3, report="report.json")
+    capsys.readouterr()
+    bc.main(judge)
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("among 3 likeliest", "fox against marth", "marth", "main_x at rest"))
+    found = json.loads(Path("report.json").read_text())
+    trained = load_policy("runs/run/checkpoints/best.pt")[1]["metrics"]
+    assert {k: pytest.approx(v, rel=1e-4) for k, v in found["all"].items()} == trained      # the same held-out games
+    assert found["groups"].keys() == {"fox", "marth", "fox against marth", "marth against fox"}
+    for row in (found["all"], *found["groups"].values()):
+        assert all(row[f"eval/accuracy_{head}"] <= row[f"eval/top3_{head}"] <= 1 for head in HEADS)
+    bc.main(dataclasses.replace(judge, held_out=1, report=""))
+    assert "12 players in 6 games" in capsys.readouterr().out and len(list(Path("runs").iterdir())) == 1
+    for change, said in (({"checkpoint": ""}, "--eval-only: give the policy"), ({"replays": ""}, "--replays is empty"),
+                         ({"character": "ness"}, "none of 6 replays can be used"),
+                         ({"player_port": 4}, "no game to judge by")):
+        with pytest.raises(ValueError, match=said):
+            bc.main(dataclasses.replace(judge, **change))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Through the command line
 # ---------------------------------------------------------------------------------------------------------------------
 
@@ -282,7 +522,6 @@ def test_command_line(tmp_path):
     assert actions.shape == (2, ACTION_SIZE)
     with pytest.raises(UserError, match="--run-name"):
         bc.main(small(games, run_name="cli"))
-    assert shell("--replays", games, "--no-such-flag").returncode == 2
 
 
 def test_ctrl_c_keeps_what_was_learned(tmp_path):
@@ -295,5 +534,5 @@ def test_ctrl_c_keeps_what_was_learned(tmp_path):
         time.sleep(.05)
     run.send_signal(signal.SIGINT)
     out, err = run.communicate(timeout=60)
-    assert run.returncode == 130 and "--pretrained" in out, err
-    assert load_policy(checkpoint)[1]["step"] > 0
+    assert run.returncode == 130 and "--resume runs/long" in out, err
+    assert load_policy(checkpoint)[1]["stage"] == "bc"
