@@ -636,7 +636,7 @@ def test_several_tabs_are_several_games_up_to_a_bound(tmp_path, monkeypatch, cap
                 assert order(two, character="link")["fighters"].keys() == {"6", "18"}
                 three.send(json.dumps(ORDER))
                 assert "2 games are on already" in next_of(three, "error")["message"]
-                one.send(an_input(main_x=1.))
+                one.press(main_x=1.)
                 x = [[tab.picture()["frame"]["players"]["x"][0] for _ in range(120)] for tab in (one, two)]
                 assert max(x[0]) > max(x[1]) + 10
             wait_for(lambda: len(site.games.free) == 1)                     # their tabs are closed
