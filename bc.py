@@ -188,9 +188,8 @@ def open_data(args: Args, policy: Policy, manifest: str):
     return open_games(
         args.replays, character=args.character, player_port=args.player_port, tag=args.tag,
         cpu_players=args.cpu_players, min_active=args.min_active, held_out=args.held_out, max_files=args.max_files,
-        num_workers=args.num_workers, min_frames=args.min_frames if args.eval_only else max(args.min_frames,
-                                                                                            args.window_size),
-        manifest=manifest, gamma=args.gamma, delay=policy.frame_delay)
+        num_workers=args.num_workers, min_frames=max(args.min_frames, 0 if args.eval_only else args.window_size + 1),
+        manifest=manifest, gamma=args.gamma, delay=policy.frame_delay)      # the last frame has no next controller
 
 
 def judge(args: Args) -> None:

@@ -416,26 +416,28 @@ class ControllerHead(nn.Module):
                 seen = seen + self.seen[name](actions[..., NUM_BUTTONS + k].int())
         return torch.cat(logits, -1)
 
-    def sample(self, features: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
-        """features [B, H], uniform noise [B, 81] in (0, 1) or None for the most likely -> actions [B, 13] int64.
+    def sample(self, features: torch.Tensor, noise: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """features [B, H], uniform noise [B, 81] in (0, 1) or None for the most likely -> actions [B, 13] int64 and the
+        logits [B, 81] that they were drawn from.
 
         A frame of play is forty small operations, most of them here: calling a layer's function instead of the layer,
         and few slices, make this a fifth faster."""
         layers, tables, seen = self.logits, self.seen, self.project(features)
-        logits = F.linear(torch.relu(seen), layers["buttons"].weight, layers["buttons"].bias)
+        logits = [F.linear(torch.relu(seen), layers["buttons"].weight, layers["buttons"].bias)]
+        noisy = logits[0]
         if noise is not None:
             noise = noise.clamp(1e-6, 1 - 1e-6)                             # float32 cannot tell 1 - 1e-8 from 1
-            logits = logits + torch.logit(noise[:, :NUM_BUTTONS])           # logistic noise: a Bernoulli sample
+            noisy = noisy + torch.logit(noise[:, :NUM_BUTTONS])             # logistic noise: a Bernoulli sample
             gumbel = -torch.log(-torch.log(noise[:, NUM_BUTTONS:]))         # Gumbel noise: a categorical sample
             gumbel = dict(zip(list(HEADS)[1:], gumbel.split(list(HEADS.values())[1:], -1), strict=True))
-        pressed, choices = logits > 0, []
+        pressed, choices = noisy > 0, []
         seen = seen + F.linear(pressed.to(features.dtype), self.seen_buttons.weight)
         for name in list(HEADS)[1:]:
-            logits = F.linear(torch.relu(seen), layers[name].weight, layers[name].bias)
-            choices.append((logits if noise is None else logits + gumbel[name]).argmax(-1))
+            logits.append(F.linear(torch.relu(seen), layers[name].weight, layers[name].bias))
+            choices.append((logits[-1] if noise is None else logits[-1] + gumbel[name]).argmax(-1))
             if name in tables:
                 seen = seen + F.embedding(choices[-1], tables[name].weight)
-        return torch.cat([pressed.long(), torch.stack(choices, -1)], -1)
+        return torch.cat([pressed.long(), torch.stack(choices, -1)], -1), torch.cat(logits, -1)
 
 
 def split_logits(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -546,9 +548,16 @@ class Policy(nn.Module):
     def step(self, obs: Observation, state: tuple, noise: torch.Tensor | None) -> tuple[torch.Tensor, tuple]:
         """obs [B, ...], uniform noise [B, 81] (None: the most likely action) -> actions [B, 13], new state."""
         features, state = self.features(obs, state)
-        return self.controller_head.sample(features, noise), state
+        return self.controller_head.sample(features, noise)[0], state
 
-    forward = step                                                          # what torch.func calls
+    def act(self, obs: Observation, state: tuple, noise: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+        """As `step`, with what a learner remembers of it: -> actions [B, 13], new state, log-probabilities [B] of the
+        actions, values [B]."""
+        features, state = self.features(obs, state)
+        actions, logits = self.controller_head.sample(features, noise)
+        return actions, state, action_logprobs(logits, actions)[0].sum(-1), self.value(features)
+
+    forward = act                                                           # what torch.func calls
 
     def value(self, features: torch.Tensor) -> torch.Tensor:
         return self.value_head(features)[..., 0]
@@ -960,28 +969,31 @@ class StackedPolicies:
         self.forward = torch.vmap(lambda params, floats, ints, state, noise: torch.func.functional_call(
             skeleton, (params, buffers), (Observation(floats, ints), state, noise)))
 
-    def step(self, obs: list[Observation], states: list[tuple],
-             noise: list[torch.Tensor]) -> list[tuple[torch.Tensor, tuple]]:
-        """For each policy its observations [B_k, ...], state and noise [B_k, 81] -> for each (actions [B_k, 13], new
-        state)."""
+    def act(self, obs: list[Observation], states: list[tuple], noise: list[torch.Tensor]) -> list[tuple]:
+        """For each policy its observations [B_k, ...], state and noise [B_k, 81] -> for each what its own `act`
+        gives."""
         sizes = [len(x) for x in noise]
 
         def pad(tensors):
             return torch.stack([F.pad(x, (0, 0) * (x.dim() - 1) + (0, max(sizes) - len(x))) for x in tensors])
 
-        actions, new = self.forward(self.params, pad([o.floats for o in obs]), pad([o.ints for o in obs]),
-                                    tuple(pad(parts) for parts in zip(*states, strict=True)), pad(noise))
-        return [(actions[k, :size], tuple(s[k, :size] for s in new)) for k, size in enumerate(sizes)]
+        actions, new, logprobs, values = self.forward(
+            self.params, pad([o.floats for o in obs]), pad([o.ints for o in obs]),
+            tuple(pad(parts) for parts in zip(*states, strict=True)), pad(noise))
+        return [(actions[k, :size], tuple(s[k, :size] for s in new), logprobs[k, :size], values[k, :size])
+                for k, size in enumerate(sizes)]
 
 
 def act(policies: list[Policy], assignment: np.ndarray, obs: Observation, states: list[tuple], resets: np.ndarray,
-        generator: torch.Generator | None, stacked: StackedPolicies | None = None) -> np.ndarray:
+        generator: torch.Generator | None, stacked: StackedPolicies | None = None, learners: int = 0,
+        told: np.ndarray | None = None) -> np.ndarray:
     """One frame of play for every slot: one forward per distinct policy, over all its games and ports.
 
     obs is as deep as the latest of them sees; each is shown as much as it was trained to see. assignment [N, 2] says
     which policy of `policies` plays a slot (BOT_SLOT: none). states[k] is the recurrent state of
     policy k for all 2N slots, updated in place of the list; resets [N] marks games that begin with this frame.
     generator None: the most likely action. `stacked` (of the same policies): one forward in all, with the same noise.
+    The first `learners` policies write the log-probabilities of their actions and their values into told [2, N, 2].
     Returns actions int8 [N, 2, 13]."""
     n = len(assignment)
     flat = Observation(obs.floats.reshape(2 * n, -1), obs.ints.reshape(2 * n, -1))
@@ -1001,13 +1013,16 @@ def act(policies: list[Policy], assignment: np.ndarray, obs: Observation, states
         seats.append((k, rows, to_torch(mine), state, noise))
     if stacked is None:
         seats = [seat for seat in seats if len(seat[1])]
-        chosen = [policies[k].step(mine, state, noise) for k, _, mine, state, noise in seats]
+        chosen = [(policies[k].act if k < learners else policies[k].step)(mine, state, noise)
+                  for k, _, mine, state, noise in seats]
     else:
-        chosen = stacked.step(*(list(column) for column in list(zip(*seats, strict=True))[2:]))
-    for (k, rows, *_), (choice, new) in zip(seats, chosen, strict=True):
+        chosen = stacked.act(*(list(column) for column in list(zip(*seats, strict=True))[2:]))
+    for (k, rows, *_), (choice, new, *judged) in zip(seats, chosen, strict=True):
         actions[rows] = choice.numpy()
         states[k] = new if len(rows) == 2 * n else tuple(
             old.index_copy(0, torch.from_numpy(rows), part) for old, part in zip(states[k], new, strict=True))
+        if k < learners:
+            told.reshape(2, 2 * n)[:, rows] = torch.stack(judged).numpy()
     return actions.reshape(n, 2, ACTION_SIZE)
 
 
@@ -1028,10 +1043,10 @@ def swap_policy(policies: list[Policy], assignment: np.ndarray, states: list[tup
 
 
 def play_games(policies: list[Policy], envs: VecEnv, assignment: np.ndarray, generator: torch.Generator | None,
-               watch=lambda actions, running: None) -> np.ndarray:
+               watch=lambda actions, before, after, running: None) -> np.ndarray:
     """Every slot of `envs` plays one game to its end -> the final frames [N] (one game a slot: short games are not
-    favoured). `watch` is shown every step's actions [N, 2, 13] and which games still run [N]. All policies must act
-    equally late."""
+    favoured). `watch` is shown every step's actions [N, 2, 13], frames [N] before and after it (of games that end in
+    it their last) and which games still run [N]. All policies must act equally late."""
     n, delays = envs.num_games, {policy.frame_delay for policy in policies}
     if len(delays) > 1:
         raise UserError(f"policies that act {' and '.join(map(str, sorted(delays)))} frames late cannot be measured in "
@@ -1043,10 +1058,12 @@ def play_games(policies: list[Policy], envs: VecEnv, assignment: np.ndarray, gen
         while running.any():
             obs = observe(envs.frames, envs.controllers, pending.frames)
             actions = act(policies, assignment, obs, states, resets, generator)
-            watch(actions, running)
+            before = np.frombuffer(envs.frames.tobytes(), FRAME)
             chosen = decode_actions(actions, mirrored(envs.frames))
             terminated, truncated, broken = envs.step(pending.push(chosen))
             resets = terminated | truncated
+            after = np.where(resets, envs.final_frames, envs.frames) if resets.any() else envs.frames
+            watch(actions, before, after, running)
             pending.reset(resets)
             ended = resets & running & ~broken
             final[ended] = envs.final_frames[ended]
@@ -1090,11 +1107,17 @@ def _check_finite(weights: dict[str, torch.Tensor], what: str) -> None:
                         "checkpoint")
 
 
+def best_checkpoint(path: str | Path) -> Path:
+    """Of a run folder its best checkpoint, else its latest; a file is taken as it is."""
+    kept = [Path(path) / "checkpoints" / name for name in ("best.pt", "latest.pt")]
+    return next((file for file in kept if file.is_file()), Path(path))
+
+
 def load_checkpoint(path: str | Path) -> dict:
     """Reads a checkpoint without running anything in it -> plain values of which those in CHECKPOINT_FIELDS and
     OPTIONAL_FIELDS have their types, and of which `config` and `policy` make a policy. UserError says what is wrong and
     what to do. What else a script has put into it is plain values too, but unchecked."""
-    path = Path(path)
+    path = best_checkpoint(path)
     if not os.path.lexists(path):
         raise UserError(f"{path}: no such checkpoint file; check the path")
     unreadable = (f"{path}: not a readable CleanMelee checkpoint (damaged, or of another program); choose another file "

@@ -131,23 +131,24 @@ class Games:
         its last frame again, with weight 0. Raises DamagedCache."""
         B, span = len(sides), length + 1 + self.delay
         games, players = self.sides[sides, 0], self.sides[sides, 1]
-        frames, controllers = np.empty((span, B), FRAME), np.empty((span, B), CONTROLLER)
-        records = np.empty((span, RECORD.itemsize), np.uint8)
+        records = np.empty((span, B, RECORD.itemsize), np.uint8)
         learned = np.zeros((length, B), np.float32)
         rewards = np.zeros((length + 1, B), np.float32)
         for b, (game, player, begin) in enumerate(zip(games.tolist(), players.tolist(), begins.tolist(), strict=True)):
             packed = self.open(game)
             have = min(span, packed.frames - begin)
-            packed.read(begin, begin + have, records[:have], self._verified[self._blocks[game]:])
-            records[have:] = records[have - 1]
-            record = records.view(RECORD)[:, 0]
-            frames[:, b], controllers[:, b] = record["frame"], record["controllers"][:, player]
+            packed.read(begin, begin + have, records[:have, b], self._verified[self._blocks[game]:])
+            records[have:, b] = records[have - 1, b]
             learned[:max(have - 1 - self.delay, 0), b] = 1
             for t in (packed.incomplete.astype(np.int64) - begin).tolist():     # not what was seen then, nor was done
                 learned[max(t - 1 - self.delay, 0):max(t + 1, 0), b] = 0
             _place_rewards(packed.scores, player, begin, self.gamma, rewards[:, b])
         self._release(B * (WINDOW_BYTES + length * RECORD.itemsize))
 
+        # bytes, not records: numpy copies those field by field
+        frames = np.ascontiguousarray(records[..., :FRAME.itemsize]).view(FRAME)[..., 0]
+        controllers = np.ascontiguousarray(records[..., FRAME.itemsize:]).view(CONTROLLER)
+        controllers = controllers[:, np.arange(B), players]
         learned *= frames["frame_id"][1 + self.delay:] >= FIRST_CONTROL_FRAME
         return Rows(**_label(frames, controllers, players, length, self.delay), weights=torch.from_numpy(learned),
                     returns=torch.from_numpy(discount(rewards, self.gamma)[:-1]))
@@ -227,11 +228,12 @@ def is_held_out(games: list[str], fraction: float = 0.1) -> np.ndarray:
     return held_out
 
 
-def open_games(folder: str, *, character: str = "", player_port: int = 0, tag: str = "", cpu_players: bool = False,
-               min_active: float = 0., held_out: float = .1, max_files: int = 0, num_workers: int = -1,
-               min_frames: int = 60, manifest: str = "", gamma: float = .99, delay: int = 0
+def open_games(folder: str | list[str], *, character: str = "", player_port: int = 0, tag: str = "",
+               cpu_players: bool = False, min_active: float = 0., held_out: float = .1, max_files: int = 0,
+               num_workers: int = -1, min_frames: int = 60, manifest: str = "", gamma: float = .99, delay: int = 0
                ) -> tuple[Games, Games, dict]:
-    """A folder of replays -> games to learn from, held-out games, and what was read, skipped and left out.
+    """A folder of replays, or a list of files -> games to learn from, held-out games, and what was read, skipped and
+    left out.
 
     character, player_port (1 to 4), tag (a name, a connect code or an in-game tag) choose players; min_active leaves
     out those whose input changes on fewer than that share of frames. held_out: share of the games, or, with `manifest`,
@@ -280,9 +282,9 @@ def open_games(folder: str, *, character: str = "", player_port: int = 0, tag: s
 def check_both(train: Games, held_out: Games, about: dict, folder: str) -> None:
     """Raises UserError unless there is a game to learn from and one to judge by."""
     if not (len(train) and len(held_out)):
-        raise UserError(f"{folder}: {len(train) + len(held_out)} games with a player to learn from, "
-                        f"{about['idle_players']} idle and {about['cpu_players']} CPU players left out; at least two "
-                        "games are needed, one of them held out")
+        raise UserError(f"{folder}: {len(train)} games to learn from and {len(held_out)} to judge by with such a player "
+                        f"(--character, --player-port, --tag), {about['idle_players']} idle and {about['cpu_players']} "
+                        "CPU players left out; at least two games are needed, one of them held out")
 
 
 def write_manifest(path: Path, train: Games, held_out: Games) -> None:
