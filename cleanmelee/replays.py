@@ -147,7 +147,8 @@ def _read_new(paths, store, num_workers, min_version, progress):
     """Reads what `store` does not know yet into it -> (reasons of files that cannot be used, by path, sha256 of the
     games that were parsed)."""
     reasons, parsed = {}, set()
-    todo = [path for path in paths if store.find(str(path), _stamp(path), min_version) is None]
+    todo = [path for path in paths
+            if (stamp := _stamp(path)) is None or not store.has(str(path), stamp, min_version)]
     if num_workers is None:
         num_workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     known = store.knows(min_version)
