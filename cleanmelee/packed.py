@@ -173,7 +173,7 @@ class Store:
         """parser: digest of the code that reads replays; what another one has read is not found."""
         self.folder, self.parser = folder, parser
         self.unkept = ""                                                    # why nothing more is written, once it is so
-        self._paths: dict[str, tuple] = {}                                  # path -> stamp, sha256, reason, min_version
+        self._paths: dict[str, tuple] = {}                          # path -> hash(stamp), sha256, reason, min_version
         self._games: dict[str, tuple] = {}                                  # sha256 of the content -> version, line
         self._loose: dict[str, bytes] = {}                                  # sha256 -> packed game that is in no shard
         self._new: list[bytes] = []
@@ -202,8 +202,8 @@ class Store:
             self._know(row, content)
 
     def _know(self, row: dict, line: bytes) -> None:
-        version = tuple(row.get("min_version", ()))
-        self._paths[row["path"]] = tuple(row["stamp"]), row.get("hash", ""), row.get("reason", ""), version
+        self._paths[row["path"]] = (hash(tuple(row["stamp"])), row.get("hash", ""), row.get("reason", ""),
+                                    tuple(row.get("min_version", ())))
         if "at" in row:
             self._games[row["hash"]] = tuple(row["meta"]["version"]), line
 
@@ -214,7 +214,7 @@ class Store:
     def has(self, path: str, stamp: tuple | None, min_version: tuple) -> bool:
         """Would `find` find something? It asks less of the machine."""
         known, digest, reason, version = self._paths.get(path, (None, "", "", ()))
-        if known is None or stamp not in (None, known):
+        if known is None or stamp is not None and hash(stamp) != known:
             return False
         return version == min_version if reason else self._games.get(digest, ((),))[0] >= min_version
 
