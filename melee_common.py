@@ -990,8 +990,8 @@ def act(policies: list[Policy], assignment: np.ndarray, obs: Observation, states
     """One frame of play for every slot: one forward per distinct policy, over all its games and ports.
 
     obs is as deep as the latest of them sees; each is shown as much as it was trained to see. assignment [N, 2] says
-    which policy of `policies` plays a slot (BOT_SLOT: none). states[k] is the recurrent state of
-    policy k for all 2N slots, updated in place of the list; resets [N] marks games that begin with this frame.
+    which policy of `policies` plays a slot (BOT_SLOT: none). states[k] is the recurrent state of policy k for all 2N
+    slots, updated in place of the list; resets [N] marks games that begin with this frame.
     generator None: the most likely action. `stacked` (of the same policies): one forward in all, with the same noise.
     The first `learners` policies write the log-probabilities of their actions and their values into told [2, N, 2].
     Returns actions int8 [N, 2, 13]."""

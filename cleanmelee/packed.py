@@ -29,7 +29,8 @@ from cleanmelee.files import atomic_write
 from cleanmelee.frame import CONTROLLER, FRAME, NUM_PLAYERS
 
 RECORD = np.dtype([("frame", FRAME), ("controllers", CONTROLLER, NUM_PLAYERS)])
-SCORE = np.dtype([("frame", "u4"), ("players", [("percent", "f4"), ("stocks", "i2")], NUM_PLAYERS)])
+SCORE = np.dtype([("frame", "u4"), ("players", [(name, FRAME["players"].base[name]) for name in (
+    "percent", "stocks", "last_hit_by", "port")], NUM_PLAYERS)])
 BLOCK = 256                                             # rows under one checksum
 SHARD_BYTES = 128 << 20                                 # of a full shard; so much waits in memory while it is filled
 
@@ -79,7 +80,7 @@ def _scores(frames):
     changed[1:] = ((np.diff(players["percent"], axis=0) != 0) | (np.diff(players["stocks"], axis=0) != 0)).any(1)
     scores = np.zeros(int(changed.sum()), SCORE)
     scores["frame"] = np.flatnonzero(changed)
-    for name in ("percent", "stocks"):
+    for name in SCORE["players"].base.names:
         scores["players"][name] = players[name][changed]
     return scores
 
@@ -173,7 +174,7 @@ class Store:
         """parser: digest of the code that reads replays; what another one has read is not found."""
         self.folder, self.parser = folder, parser
         self.unkept = ""                                                    # why nothing more is written, once it is so
-        self._paths: dict[str, bytes] = {}                                  # path -> line of an index
+        self._paths: dict[str, tuple] = {}                          # path -> hash(stamp), sha256, reason, min_version
         self._games: dict[str, tuple] = {}                                  # sha256 of the content -> version, line
         self._loose: dict[str, bytes] = {}                                  # sha256 -> packed game that is in no shard
         self._new: list[bytes] = []
@@ -202,7 +203,8 @@ class Store:
             self._know(row, content)
 
     def _know(self, row: dict, line: bytes) -> None:
-        self._paths[row["path"]] = line
+        self._paths[row["path"]] = (hash(tuple(row["stamp"])), row.get("hash", ""), row.get("reason", ""),
+                                    tuple(row.get("min_version", ())))
         if "at" in row:
             self._games[row["hash"]] = tuple(row["meta"]["version"]), line
 
@@ -210,22 +212,22 @@ class Store:
         """Contents (sha256) that need not be parsed."""
         return frozenset(digest for digest, (version, _) in self._games.items() if version >= min_version)
 
+    def has(self, path: str, stamp: tuple | None, min_version: tuple) -> bool:
+        """Would `find` find something? It asks less of the machine."""
+        known, digest, reason, version = self._paths.get(path, (None, "", "", ()))
+        if known is None or stamp is not None and hash(stamp) != known:
+            return False
+        return version == min_version if reason else self._games.get(digest, ((),))[0] >= min_version
+
     def find(self, path: str, stamp: tuple | None, min_version: tuple) -> Entry | str | None:
         """What was learnt of the file at `path` while it had this `stamp` (None: whichever it had last): a game, why
         it cannot be used, or None."""
-        line = self._paths.get(path)
-        row = json.loads(line) if line is not None else None
-        if row is None or stamp is not None and tuple(row["stamp"]) != stamp:
+        if not self.has(path, stamp, min_version):
             return None
-        if "reason" in row:
-            return row["reason"] if tuple(row["min_version"]) == min_version else None
-        return self.game(row["hash"], min_version)
-
-    def game(self, digest: str, min_version: tuple) -> Entry | None:
-        version, line = self._games.get(digest, ((), b""))
-        if not line or version < min_version:
-            return None
-        row = json.loads(line)
+        _, digest, reason, _ = self._paths[path]
+        if reason:
+            return reason
+        row = json.loads(self._games[digest][1])
         meta = {name: tuple(value) if isinstance(value, list) else value for name, value in row["meta"].items()}
         if digest in self._loose:
             return Entry(meta, row["facts"], self._loose[digest], 0, len(self._loose[digest]))

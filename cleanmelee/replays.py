@@ -70,7 +70,7 @@ def scan_replays(files: str | Path | list, *, num_workers: int | None = None, ma
     A bad file costs one line on stderr, so does a folder that may not be read. Raises ReplayError if there is no such
     folder, no .slp file in it, or none that can be used. Frames before control (id < -39) are kept.
     """
-    paths = _find_replays(files)[:max_files]
+    paths = _find_replays(files)[:max_files]                                # as text: a Path is ten times as large
     if not paths:
         raise ReplayError("max_files is 0: nothing to read")
     summary = {} if summary is None else summary
@@ -82,7 +82,7 @@ def scan_replays(files: str | Path | list, *, num_workers: int | None = None, ma
 
     skipped, seen, frames, cached, read = [], {}, 0, 0, 0
     for path in paths:
-        found = reasons.get(path) or store.find(str(path), None, min_version)
+        found = reasons.get(path) or store.find(path, None, min_version)
         if isinstance(found, Entry):
             meta = found.meta
             have = meta["frames"] + found.facts["first_frame"] - FIRST_CONTROL_FRAME
@@ -98,9 +98,9 @@ def scan_replays(files: str | Path | list, *, num_workers: int | None = None, ma
                 frames, read, cached = frames + meta["frames"], read + 1, cached + (meta["hash"] not in parsed)
                 if meta["warning"]:
                     warn(f"{path}: {meta['warning']}")
-                yield path, found
+                yield Path(path), found
                 continue
-        skipped.append((str(path), found.removeprefix(f"{path}: ")))
+        skipped.append((path, found.removeprefix(f"{path}: ")))
         print(f"skipped {printable(path, 200)}: {printable(skipped[-1][1])}", file=sys.stderr)
     if store.unkept:
         warn(f"{cache_dir}: parsed replays cannot be kept there ({store.unkept}); they are parsed again next time")
@@ -129,7 +129,7 @@ def _find_replays(files):
         path = Path(os.path.expanduser(entry))
         try:
             if not stat.S_ISDIR(path.stat().st_mode):
-                found.append(path)
+                found.append(str(path))
                 continue
             os.listdir(path)
         except FileNotFoundError:
@@ -137,17 +137,18 @@ def _find_replays(files):
         except OSError as error:
             raise ReplayError(f"{entry}: {error.strerror.lower()}") from None
         for folder, _, names in os.walk(path, onerror=forbidden):
-            found += [Path(folder, name) for name in names if name.lower().endswith(".slp")]
+            found += [os.path.join(folder, name) for name in names if name.lower().endswith(".slp")]
     if not found:
         raise ReplayError(f"{_describe(files)}: no .slp files")
-    return sorted(set(found))
+    return sorted(set(found), key=lambda path: path.split(os.sep))
 
 
 def _read_new(paths, store, num_workers, min_version, progress):
     """Reads what `store` does not know yet into it -> (reasons of files that cannot be used, by path, sha256 of the
     games that were parsed)."""
     reasons, parsed = {}, set()
-    todo = [path for path in paths if store.find(str(path), _stamp(path), min_version) is None]
+    todo = [Path(path) for path in paths
+            if (stamp := _stamp(path)) is None or not store.has(path, stamp, min_version)]
     if num_workers is None:
         num_workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     known = store.knows(min_version)
@@ -164,7 +165,7 @@ def _read_new(paths, store, num_workers, min_version, progress):
         with contextlib.closing(source):
             for path, result in source:
                 if isinstance(result, str):
-                    reasons[path] = result
+                    reasons[str(path)] = result
                 elif result.reason:
                     store.add(str(path), result.stamp, reason=result.reason, min_version=min_version)
                 elif result.content is None or result.meta["hash"] in parsed:

@@ -132,6 +132,9 @@ def test_a_replay_that_was_moved_or_touched_is_not_parsed_again(tmp_path, monkey
     assert scan() == (["bad.slp", "game_1.slp", "game_3.slp"], [], 3)       # the same file as game_2
     write_slp(folder / "game_1.slp", *made_up_game(9), seed=9, started=0)
     assert scan()[1] == ["game_1.slp"]
+    (folder / "game_1.slp").unlink()
+    (folder / "game_1.slp").symlink_to("nowhere")                           # what it held is known, but it is gone
+    assert scan() == (["bad.slp", "game_3.slp"], [], 2)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -183,10 +183,10 @@ def test_stacked_policies_act_as_each_does_alone(backbone):
     stacked = StackedPolicies(policies)
     with torch.no_grad():
         for _ in range(7):
-            actions, alone = zip(*map(lambda p, *rest: p.step(*rest), policies, obs, alone, noise), strict=True)
-            others, together = zip(*stacked.step(obs, together, noise), strict=True)
+            actions, alone, *judged = zip(*map(lambda p, *rest: p.act(*rest), policies, obs, alone, noise), strict=True)
+            others, together, *also = zip(*stacked.act(obs, together, noise), strict=True)
             assert all(map(torch.equal, actions, others))
-            for one, other in zip(sum(alone, ()), sum(together, ()), strict=True):
+            for one, other in zip(sum((*alone, *judged), ()), sum((*together, *also), ()), strict=True):
                 torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
