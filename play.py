@@ -20,7 +20,7 @@ the win rate is Wilson's. Each policy decides as often, and acts as late, as it 
 """
 
 if __name__ == "__main__":
-    pass                               # before the imports that take seconds
+    import cleanmelee.startup                               # before the imports that take seconds
 
 import secrets
 import sys

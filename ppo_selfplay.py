@@ -108,7 +108,7 @@ class Args:
 
     # --------------------------------------------------------------------------------------------------------- learning
     timesteps: Annotated[int | None, Range(1)] = None
-    """game frames to play in total, frames x games (default: 2500000; for a resumed run what it was started with)"""
+    """game frames to play in total, frames x games (default: 3500000; for a resumed run what it was started with)"""
     pretrained: Annotated[str, PATH] = ""
     """checkpoint, or run folder, to start from; its network and action repeat are used (off: empty, from scratch)"""
     backbone: Literal["mlp", "gru", "lstm", "transformer", "hybrid", "mamba"] | None = None
@@ -274,7 +274,7 @@ class Args:
 
 def fill_in(args: Args, policy: Policy) -> None:
     """What was not given, or is the policy's own: the one place that changes arguments after they were parsed."""
-    args.timesteps = 2_500_000 if args.timesteps is None else args.timesteps
+    args.timesteps = 3_500_000 if args.timesteps is None else args.timesteps
     begins = "scratch" if not args.pretrained else "best response" if args.opponent else "pretrained"
     for flag, value in DEFAULTS[begins].items():
         if getattr(args, flag) is None:

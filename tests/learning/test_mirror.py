@@ -138,7 +138,7 @@ def test_gymnasium(history, port):
 
 
 def test_self_play(history, tmp_path, monkeypatch):
-    monkeypatch.setattr(ppo_selfplay, "Policy", lambda *_: stubborn(TOWARDS))
+    monkeypatch.setattr(ppo_selfplay, "Policy", lambda *_, **options: stubborn(TOWARDS))
     ppo_selfplay.main(
         ppo_selfplay.Args(
             num_games=2, rollout_length=90, timesteps=180, action_repeat=1, eval_interval=0, learning_rate=0,
