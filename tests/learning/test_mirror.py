@@ -142,7 +142,7 @@ def test_self_play(history, tmp_path, monkeypatch):
     ppo_selfplay.main(
         ppo_selfplay.Args(
             num_games=2, rollout_length=90, timesteps=180, action_repeat=1, eval_interval=0, learning_rate=0,
-            runs_dir=str(tmp_path))
+            opponent_bots="", runs_dir=str(tmp_path))
     )
     assert towards(*map(np.stack, zip(*history, strict=True)))
 
