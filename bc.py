@@ -5,8 +5,9 @@
     python bc.py --resume runs/NAME                                                  # go on as if never stopped
     python bc.py --eval-only --checkpoint runs/NAME/checkpoints/best.pt --replays DIR --report report.json
 
-A policy that has seen frames[t] learns controllers[t + 1]. Windows of `--window-size` frames are cut from whole games
-at random places and shuffled; a recurrent policy enters each with an empty memory. The games stay on disk, packed, and
+A policy that has seen frames[t] learns controllers[t + 1 + --frame-delay]. Windows of `--window-size` frames are cut
+from whole games at random places and shuffled; a recurrent policy enters each with an empty memory. The games stay on
+disk, packed, and
 are observed as they are read, so their number costs no memory. Held-out games are judged as they are played: from their
 first frame to their last, the memory carried along. (Carrying it in training too came out no better on real games.) The
 loss cannot tell who plays better; only games can.
@@ -25,6 +26,7 @@ from typing import Annotated, Literal
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from cleanmelee.backbones import OPTIONS, backbone_options
 from cleanmelee.cli import (
     AT_LEAST_0, COUNT, COUNT_OR_OFF, PATH, POSITIVE, SEEDS, SHARE, Range, UserError, check_ranges, run_script,
     to_flags,
@@ -38,7 +40,8 @@ from cleanmelee.runs import check_begun, has_begun, iteration_progress, lock_run
 from cleanmelee.terminal import Terminal
 from cleanmelee.tracking import Tracker
 from melee_common import (
-    OWN_CONTROLLER, Policy, action_logprobs, load_checkpoint, load_policy, network_flags, parse_hidden, save_checkpoint,
+    NUM_FLOATS, OWN_CONTROLLER, Policy, action_logprobs, load_checkpoint, load_policy, network_flags, parse_hidden,
+    save_checkpoint,
 )
 
 BELOW_1 = Range(0, 1 - 1e-9)
@@ -76,16 +79,32 @@ class Args:
 
     pretrained: Annotated[str, PATH] = ""
     """checkpoint to start from; its network sizes are used (off: empty, start from scratch)"""
-    backbone: Literal["mlp", "gru"] | None = None
-    """network between embedding and heads; the gru remembers (default: gru, or that of --pretrained)"""
+    backbone: Literal["mlp", "gru", "lstm", "transformer", "hybrid", "mamba"] | None = None
+    """network between embedding and heads; all but the mlp remember (default: gru, or that of --pretrained)"""
     hidden: str | None = None
-    """layer sizes separated by commas, the last one is the gru's state (default: 256, or those of --pretrained)"""
+    """layer sizes separated by commas, the last one is the width of what remembers (default: 256, or those of
+    --pretrained)"""
+    num_layers: Annotated[int | None, OPTIONS["num_layers"]] = None
+    """layers that remember, each of the last size of --hidden; the mlp has none (default: 2, of the gru 1, or that of
+    --pretrained)"""
+    num_heads: Annotated[int | None, OPTIONS["num_heads"]] = None
+    """attention heads of transformer and hybrid (default: 4, or that of --pretrained)"""
+    state_size: Annotated[int | None, OPTIONS["state_size"]] = None
+    """numbers that each channel of the mamba remembers (default: 16, or that of --pretrained)"""
+    expand_factor: Annotated[int | None, OPTIONS["expand_factor"]] = None
+    """how many times wider the mamba is inside (default: 2, or that of --pretrained)"""
+    conv_size: Annotated[int | None, OPTIONS["conv_size"]] = None
+    """frames of the mamba's convolution (default: 4, or that of --pretrained)"""
+    frame_delay: Annotated[int | None, Range(0, 3600)] = None
+    """learn to act so many game frames late, as online: it sees what it has chosen and what has not acted yet (default:
+    0, or that of --pretrained; off: 0)"""
     epochs: Annotated[int, COUNT] = 10
     """passes over the training games"""
     batch_size: Annotated[int, COUNT] = 64
     """windows in one update"""
     window_size: Annotated[int, Range(2, 10 ** 9)] = 60
-    """frames in one window; shorter games are skipped"""
+    """frames in one window; shorter games are skipped; transformer and hybrid look back as far (with --pretrained: as
+    far as that does)"""
     stride: Annotated[int, COUNT_OR_OFF] = 0
     """frames from one window of a game to the next; fewer than --window-size make more, which overlap (off: 0, as many
     as --window-size)"""
@@ -158,8 +177,10 @@ def losses(policy: Policy, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
 
 def fill_in(args: Args, policy: Policy) -> None:
     """What the command line left open: the sizes of a --pretrained network."""
-    own = network_flags(policy, backbone=args.backbone, hidden=args.hidden)
-    args.backbone, args.hidden = own["backbone"], own["hidden"]
+    names = ["backbone", "hidden", *OPTIONS, "frame_delay"]
+    names.remove("window_size")                                             # games may be cut otherwise
+    own = network_flags(policy, **{name: getattr(args, name) for name in names})
+    vars(args).update({name: own[name] for name in names})
 
 
 def open_data(args: Args, policy: Policy, manifest: str):
@@ -244,8 +265,13 @@ def main(args: Args) -> None:
     elif args.pretrained:
         policy, _ = load_policy(args.pretrained)
     else:
-        policy = Policy(args.backbone or "gru", parse_hidden("256" if args.hidden is None else args.hidden))
-    policy.config |= {"action_repeat": 1, "frame_delay": 0}                 # people act on every frame, at once
+        backbone = args.backbone or "gru"
+        options = {name: getattr(args, name) for name in OPTIONS}
+        if "window_size" not in backbone_options(backbone):                 # then it says only how games are cut
+            del options["window_size"]
+        hidden = parse_hidden("256" if args.hidden is None else args.hidden)
+        policy = Policy(backbone, hidden, frame_delay=args.frame_delay or 0, **options)
+    policy.config |= {"action_repeat": 1}                                   # people act on every frame
     fill_in(args, policy)
     tracker = Tracker(args.track)
 
@@ -307,6 +333,7 @@ def main(args: Args) -> None:
         # ------------------------------------------------------------------------------------------------------ data
         hidden = torch.rand(rows.weights.shape[1], 1) < args.prev_controller_dropout    # [B, 1], for the whole window
         rows.obs.floats[..., OWN_CONTROLLER] *= ~hidden
+        rows.obs.floats[..., NUM_FLOATS:] *= ~hidden                        # nor what it has chosen since
         clock["data"] += time.perf_counter() - tick
         tick = time.perf_counter()
 

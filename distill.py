@@ -4,8 +4,9 @@
     python distill.py --teacher best.pt --replays DIR --output student.pt --hidden 128 --epochs 3   # 8 s
 
 The teacher may have any backbone. It watches every game from the first frame to the last as if it played (one that acts
-on every third frame sees every third), and its answers are kept; the student, an mlp, sees single frames in random
-order and acts as often as its teacher. Per frame the loss is
+on every third frame sees every third), and its answers are kept. The student acts as often and as late as its teacher.
+An mlp sees single frames in random order; one that remembers sees windows of `--window-size` of its frames, cut from
+whole games at random places, and enters each with an empty memory. Per frame the loss is
 
     alpha * T^2 * KL(teacher || student), both softened by the temperature T, summed over the heads
     + (1 - alpha) * -log p(what the player did)  +  value_coef * (difference of the value heads)^2
@@ -23,24 +24,23 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from rich.progress import track
 from rich.table import Table
 
+from cleanmelee.backbones import OPTIONS, backbone_options
 from cleanmelee.cli import (
-    AT_LEAST_0, COUNT, COUNT_OR_OFF, PATH, POSITIVE, SEEDS, SHARE, Range, UserError, check_ranges, run_script,
-    to_flags,
+    AT_LEAST_0, COUNT, COUNT_OR_OFF, PATH, POSITIVE, SEEDS, SHARE, Range, check_ranges, run_script, to_flags,
 )
 from cleanmelee.dataset import Sequences, load_sequences, walk
 from cleanmelee.files import append_jsonl, check_writable
 from cleanmelee.runs import has_begun, start_run, stop_on_interrupt
 from cleanmelee.terminal import Terminal
 from melee_common import (
-    HEADS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, Observation, Policy, action_kl, action_logprobs, load_policy, parse_hidden,
+    HEADS, NUM_INTS, NUM_LOGITS, Observation, Policy, action_kl, action_logprobs, load_policy, parse_hidden,
     save_checkpoint,
 )
 
@@ -70,8 +70,22 @@ class Args:
     num_workers: Annotated[int, Range(-1, 65536)] = -1
     """processes that parse replays; -1: one per core (off: 0, in this process)"""
 
+    backbone: Literal["mlp", "gru", "lstm", "transformer", "hybrid", "mamba"] = "mlp"
+    """the student's network between embedding and heads; all but the mlp remember"""
     hidden: str = "64,64"
-    """layer sizes of the student, separated by commas"""
+    """layer sizes of the student, separated by commas; the last one is the width of what remembers"""
+    num_layers: Annotated[int | None, OPTIONS["num_layers"]] = None
+    """layers that remember, each of the last size of --hidden; the mlp has none (default: 2, of the gru 1)"""
+    num_heads: Annotated[int | None, OPTIONS["num_heads"]] = None
+    """attention heads of transformer and hybrid (default: 4)"""
+    window_size: Annotated[int, Range(2, 65536)] = 60
+    """frames of the student in one window, if it remembers; transformer and hybrid look back as far"""
+    state_size: Annotated[int | None, OPTIONS["state_size"]] = None
+    """numbers that each channel of the mamba remembers (default: 16)"""
+    expand_factor: Annotated[int | None, OPTIONS["expand_factor"]] = None
+    """how many times wider the mamba is inside (default: 2)"""
+    conv_size: Annotated[int | None, OPTIONS["conv_size"]] = None
+    """frames of the mamba's convolution (default: 4)"""
     temperature: Annotated[float, Range(1e-6, 1e6)] = 2.0
     """softens the answers of both, so that the student also learns what the teacher holds unlikely (off: 1)"""
     alpha: Annotated[float, SHARE] = 0.7
@@ -81,7 +95,7 @@ class Args:
     epochs: Annotated[int, COUNT] = 10
     """passes over the training games"""
     batch_size: Annotated[int, COUNT] = 2048
-    """frames in one update"""
+    """frames in one update, in whole windows if the student remembers"""
     learning_rate: Annotated[float, Range(1e-12, 1)] = 3e-3
     """AdamW's step size at the start; it falls to 0 over the run, linearly"""
     weight_decay: Annotated[float, AT_LEAST_0] = 0.01
@@ -113,6 +127,17 @@ def answers(policy: Policy, data: Sequences) -> tuple[torch.Tensor, torch.Tensor
     return logits, values
 
 
+def first_rows(data: Sequences, T: int, stride: int, generator: torch.Generator) -> torch.Tensor:
+    """Where windows of T frames, each `stride` after the last, begin: every game is cut at a random frame. Of single
+    frames those with control, which are all there is to learn from."""
+    if T == 1:
+        return data.weights.nonzero()[:, 0]
+    span = T * stride
+    return torch.cat([torch.arange(a + int(torch.randint(min(span, b - a - span + 1), (), generator=generator)),
+                                   b - span + 1, span)
+                      for a, b in zip(data.starts[:-1].tolist(), data.starts[1:].tolist(), strict=True)])
+
+
 def evaluate(teacher: tuple, student: tuple, data: Sequences, alpha: float, temperature: float) -> dict[str, float]:
     """teacher, student: logits and values on all rows of `data`."""
     def mean(values):
@@ -134,7 +159,7 @@ def evaluate(teacher: tuple, student: tuple, data: Sequences, alpha: float, temp
 @torch.inference_mode()
 def step_latency(policy: Policy, repeats: int = 300) -> float:
     """Median microseconds of one frame of play: one row in, one sampled action out, on the CPU."""
-    obs = Observation(torch.zeros(1, NUM_FLOATS), torch.zeros(1, NUM_INTS, dtype=torch.int16))
+    obs = Observation(torch.zeros(1, policy.num_floats), torch.zeros(1, NUM_INTS, dtype=torch.int16))
     noise = torch.rand(1, NUM_LOGITS)
     state = policy.initial_state(1)
     times = []
@@ -168,24 +193,27 @@ def main(args: Args) -> None:
         check_writable("--output", Path(args.output))
     hidden = parse_hidden(args.hidden)
     teacher, _ = load_policy(args.teacher)
-    if teacher.frame_delay:
-        raise UserError(f"{args.teacher}: acts with a delay of {teacher.frame_delay} frames, which distill.py cannot "
-                        "teach; choose a teacher without delay")
     torch.manual_seed(args.seed)
-    student = Policy("mlp", hidden, action_repeat=teacher.action_repeat)
+    options = {name: getattr(args, name) for name in OPTIONS}
+    if "window_size" not in backbone_options(args.backbone):                # then it says only how games are cut
+        del options["window_size"]
+    student = Policy(args.backbone, hidden, teacher.action_repeat, teacher.frame_delay, **options)
+    T, stride = args.window_size if student.initial_state(1) else 1, student.action_repeat
 
     train, held_out, about = load_sequences(
         args.replays, character=args.character, player_port=args.player_port, cpu_players=args.cpu_players,
-        min_active=args.min_active, held_out=args.held_out, max_files=args.max_files, num_workers=args.num_workers)
+        min_active=args.min_active, held_out=args.held_out, max_files=args.max_files, num_workers=args.num_workers,
+        min_frames=max(60, T * stride + 1), delay=student.frame_delay)      # a game's last frame has no next input
 
-    name = f"distill_{args.hidden.replace(',', 'x')}_seed{args.seed}_{time.strftime('%Y%m%d_%H%M%S')}"
+    name = f"distill_{args.backbone}_{args.hidden.replace(',', 'x')}_seed{args.seed}_{time.strftime('%Y%m%d_%H%M%S')}"
     run, lock = start_run(args.runs_dir, args.run_name, name, to_flags(args), __file__)
     args.run_name = run.name
     output = Path(args.output) if args.output else run / "checkpoints" / "best.pt"
-    console.print(f"CleanMelee distillation  {teacher.config['backbone']} {teacher.config['hidden']} -> mlp "
-                  f"{student.config['hidden']}\n{about['train_players']} players in {about['train_games']} games, "
-                  f"{len(train.weights):,} frames to learn from; {about['held_out_players']} in "
-                  f"{about['held_out_games']}, {len(held_out.weights):,} frames held out; run folder {run}")
+    console.print(f"CleanMelee distillation  {teacher.config['backbone']} {teacher.config['hidden']} -> "
+                  f"{args.backbone} {student.config['hidden']}\n{about['train_players']} players in "
+                  f"{about['train_games']} games, {len(train.weights):,} frames to learn from; "
+                  f"{about['held_out_players']} in {about['held_out_games']}, {len(held_out.weights):,} frames held "
+                  f"out; run folder {run}")
 
     tick = time.perf_counter()
     teacher_logits, teacher_values = answers(teacher, train)          # asked once, for all epochs
@@ -194,10 +222,11 @@ def main(args: Args) -> None:
     console.print(f"asked the teacher: {fps:,.0f} frames/s")
 
     optimizer = torch.optim.AdamW(student.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
-    has_control = train.weights.nonzero()[:, 0]                             # the rows to learn from
-    num_updates = args.epochs * math.ceil(len(has_control) / args.batch_size)
     order = torch.Generator().manual_seed(args.seed)
-    T = args.temperature
+    B = max(1, args.batch_size // T)
+    most = sum((train.starts[1:] - train.starts[:-1]) // (T * stride)) if T > 1 else int(train.weights.count_nonzero())
+    num_updates = args.epochs * math.ceil(most / B)
+    temperature = args.temperature
     step = 0
     best = None
 
@@ -207,22 +236,27 @@ def main(args: Args) -> None:
         student.train()
         stats = []
         tick = time.perf_counter()
-        batches = has_control[torch.randperm(len(has_control), generator=order)].split(args.batch_size)
+        windows = first_rows(train, T, stride, order)
+        batches = windows[torch.randperm(len(windows), generator=order)].split(B)
 
         for mb in track(batches, f"epoch {epoch}", console=console, transient=True, disable=not console.is_terminal):
-            # ------------------------------------------------------------ data: single frames, they need no memory
-            obs, actions = train.take(mb)
-            features, _ = student.features(obs, ())
-            logits = student.logits(features, actions)                      # [B, 81]
+            # --------------------------------------------------------------------------- data: windows side by side
+            rows = mb + stride * torch.arange(T)[:, None]                   # [T, B]
+            obs, actions = train.take(rows)
+            weight = train.weights[rows] / train.weights[rows].sum().clamp(min=1)
+            resets = torch.zeros(rows.shape, dtype=torch.bool)
+            resets[0] = True                                                # each from an empty memory
+            features, _ = student.unroll(obs, student.initial_state(len(mb)), resets)
+            logits = student.logits(features, actions)                      # [T, B, 81]
 
             # ------------------------------------------------- loss: the softened teacher, the player, the values
-            kl = action_kl(teacher_logits[mb] / T, logits / T).sum(-1).mean()
-            nll = -action_logprobs(logits, actions)[0].sum(-1).mean()
-            value_loss = F.mse_loss(student.value(features), teacher_values[mb])
-            loss = args.alpha * T ** 2 * kl + (1 - args.alpha) * nll + args.value_coef * value_loss
+            kl = (action_kl(teacher_logits[rows] / temperature, logits / temperature).sum(-1) * weight).sum()
+            nll = -(action_logprobs(logits, actions)[0].sum(-1) * weight).sum()
+            value_loss = ((student.value(features) - teacher_values[rows]) ** 2 * weight).sum()
+            loss = args.alpha * temperature ** 2 * kl + (1 - args.alpha) * nll + args.value_coef * value_loss
 
             # ------------------------------------------------------------------------------------------------ update
-            optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - step / num_updates)
+            optimizer.param_groups[0]["lr"] = args.learning_rate * max(0., 1 - step / num_updates)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(student.parameters(), args.max_grad_norm)
@@ -234,8 +268,8 @@ def main(args: Args) -> None:
 
         # ------------------------------------------------------------------------------------- evaluation and logging
         seconds = time.perf_counter() - tick
-        fps = min(len(stats) * args.batch_size, len(has_control)) / seconds
-        row = evaluate(teacher_held_out, answers(student.eval(), held_out), held_out, args.alpha, T)
+        fps = min(len(stats) * B, len(windows)) * T / seconds
+        row = evaluate(teacher_held_out, answers(student.eval(), held_out), held_out, args.alpha, temperature)
         mean = torch.stack(stats).mean(0).tolist()
         append_jsonl(run / "metrics.jsonl", {
             "step": step, "epoch": epoch, "losses/kl": mean[0], "losses/nll": mean[1], "losses/value_loss": mean[2],

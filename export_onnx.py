@@ -3,7 +3,8 @@
     python export_onnx.py --checkpoint policy.pt --output policy.onnx                    # float32, 8 s
     python export_onnx.py --checkpoint policy.pt --output policy.onnx --int8 dynamic     # weights in eight bits
 
-    inputs    floats [B, F] float32, ints [B, I] int16     one row of `observe` for each player
+    inputs    floats [B, F] float32, ints [B, I] int16     one row of `observe` for each player; the floats end with
+                                                           the queue of what it chose and what has not acted yet
               noise [B, 81] float32                        uniform in (0, 1), one number for each logit
               state_0 [B, H] ...                           zeros at a game's start (the mlp has none)
     outputs   actions [B, 13] int64                        for `decode_actions`
@@ -48,8 +49,8 @@ from cleanmelee.onnx import check_model, onnx_session
 from cleanmelee.runs import versions
 from cleanmelee.terminal import Terminal
 from melee_common import (
-    ACTION_SIZE, NUM_FLOATS, NUM_INTS, NUM_LOGITS, Observation, Policy, VecEnv, load_policy, observe, schema_hash,
-    to_torch,
+    ACTION_SIZE, NUM_INTS, NUM_LOGITS, Observation, Policy, VecEnv, load_policy, observe, schema_hash, to_torch,
+    upcoming,
 )
 
 OPSET = 18                                                               # the exporter's own; higher ones are converted
@@ -110,7 +111,8 @@ def export(module: Act, third: torch.Tensor, names: tuple[str, str]):
     """-> onnx.ModelProto of Act or Score; names are those of the third input and of the first output."""
     rows = len(third)                                                      # not 1, or the batch size becomes a constant
     state = module.policy.initial_state(rows)
-    inputs = (torch.zeros(rows, NUM_FLOATS), torch.zeros(rows, NUM_INTS, dtype=torch.int16), third, *state)
+    inputs = (torch.zeros(rows, module.policy.num_floats), torch.zeros(rows, NUM_INTS, dtype=torch.int16), third,
+              *state)
     batch = {0: torch.export.Dim("batch", min=1)}
     shapes = [batch] * 3 + [tuple(batch for _ in state)] * bool(state)
     with quiet(), torch.inference_mode():
@@ -134,19 +136,20 @@ def quantise(model):
         return onnx.load(path)
 
 
-def game_frames(steps: int, character: str, seed: int) -> Observation:
+def game_frames(steps: int, character: str, seed: int, frame_delay: int = 0) -> Observation:
     """Observations [steps, 1, ...] of player 0 in a game between two random players, from the frame on which they
-    move."""
+    move, as who acts so late sees them."""
     frames = []
     controllers = []
     with VecEnv(1, lookup(CHARACTERS, character, "character"), STAGES["final_destination"], seed=seed,
                 bot_kinds=BOTS["random"], max_episode_frames=0) as envs:
-        while len(frames) < steps:
+        while len(frames) < steps + 1 + frame_delay:
             envs.step(envs.controllers.copy())
             if envs.frames["frame_id"][0] >= FIRST_CONTROL_FRAME:
                 frames.append(envs.frames.copy())
                 controllers.append(envs.controllers.copy())
-    obs = observe(np.concatenate(frames), np.concatenate(controllers))
+    pending = upcoming(np.concatenate(controllers), frame_delay)            # [steps, 2, frame_delay]
+    obs = observe(np.concatenate(frames[:steps]), np.concatenate(controllers[:steps]), pending)
     return Observation(obs.floats[:, :1], obs.ints[:, :1])
 
 
@@ -214,7 +217,7 @@ def main(args: Args) -> None:
             raise UserError(f"{checkpoint}: its network, exported, {error}") from None
 
     # ---------------------------------------------------------------------------------------------- parity and latency
-    obs = game_frames(args.steps, args.character, args.seed)
+    obs = game_frames(args.steps, args.character, args.seed, policy.frame_delay)
     noise = torch.rand(args.steps, 1, NUM_LOGITS, generator=torch.Generator().manual_seed(args.seed))
     found = Table("parity", "states differ by", "logits differ by", "actions differ",
                   title=f"{args.steps} frames, same noise")

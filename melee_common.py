@@ -1,16 +1,16 @@
 """What every stage of CleanMelee shares: controller codec, observation, networks, vectorised games, checkpoints.
 
     one game frame                 FRAME record    (cleanmelee/frame.py), from a .slp file, the embedded game or Dolphin
-    observe(frames, controllers)   Observation     (floats, ints), one row for each player, seen from that player's side
+    observe(frames, controllers,   Observation     (floats, ints), one row for each player, seen from that player's
+            pending)                               side, with what it has chosen and what has not acted yet
     Policy.step / Policy.unroll    action indices  [..., 13]: eight buttons, main x/y, c x/y, shoulder
     decode_actions(actions, ..)    CONTROLLER record, which makes the next frame
 
-Time: post[t-1] + pre[t] -> post[t]. A policy that has seen frames[t] chooses controllers[t + 1]. Every stage keeps to
-that.
+Time: post[t-1] + pre[t] -> post[t]. A policy that has seen frames[t] chooses controllers[t + 1 + frame_delay], and what
+it has chosen for the frames between is part of what it sees. Every stage keeps to that.
 
 Sections, in the order of their arrows: controller codec, observation, policy, vectorised games, matches between
-policies, checkpoints. To add a backbone, write a class beside MLP and GRU and name it in BACKBONES and
-in the scripts' --backbone."""
+policies, checkpoints. The networks between embedding and heads are in cleanmelee/backbones.py."""
 
 import copy
 import functools
@@ -33,6 +33,7 @@ import torch.nn.functional as F
 
 from cleanmelee import game
 from cleanmelee.archive import DEEPEST, MOST_OPCODES, open_archive
+from cleanmelee.backbones import BACKBONES, OPTIONS, backbone_options, linear
 from cleanmelee.cli import UserError, as_flag
 from cleanmelee.dolphin import MAX_DEPARTURES, DolphinArgs, check_dolphin, dolphin_worker
 from cleanmelee.files import atomic_write, read_file
@@ -134,7 +135,7 @@ def _exchanged(actions, mirror):
 
 class Observation(NamedTuple):
     """What a policy sees of one frame, from one player's side. Arrays or tensors; leading dimensions are free."""
-    floats: np.ndarray | torch.Tensor  # [..., NUM_FLOATS] float32, scaled to about -3..3
+    floats: np.ndarray | torch.Tensor  # [..., num_floats(frame_delay)] float32, scaled to about -3..3
     ints: np.ndarray | torch.Tensor    # [..., NUM_INTS] int16: indices into learned tables
 
 
@@ -188,6 +189,7 @@ def columns(names: list[str], first: str, last: str) -> slice:
 
 
 OWN_CONTROLLER = columns(FLOAT_NAMES, "controller.main_x", FLOAT_NAMES[-1])
+NUM_CONTROLLER_FLOATS = OWN_CONTROLLER.stop - OWN_CONTROLLER.start                                  # 13
 _FRAME_FLOATS = columns(FLOAT_NAMES, _FLOATS[0][0], _FLOATS[-1][0])
 _FRAME_SMALLS = columns(FLOAT_NAMES, _SMALLS[0][0], _SMALLS[-1][0])
 _PLACE = columns(FLOAT_NAMES, "player.x", "player.y")
@@ -225,17 +227,24 @@ _FLOAT_SCALES = np.stack([_FLOAT_SCALES, _FLIP * _FLOAT_SCALES])            # [2
 _SMALL_SCALES = np.array([scale for _, _, scale in _SMALLS], np.float32)
 
 
-def observe(frames: np.ndarray, controllers: np.ndarray) -> Observation:
+def num_floats(frame_delay: int) -> int:
+    """How many floats a policy sees: those of FLOAT_NAMES, then of every controller that waits, the next one first,
+    what FLOAT_NAMES has of the own controller."""
+    return NUM_FLOATS + frame_delay * NUM_CONTROLLER_FLOATS
+
+
+def observe(frames: np.ndarray, controllers: np.ndarray, pending: np.ndarray | None = None) -> Observation:
     """FRAME [N] and the CONTROLLER [N, 2] that made them -> Observation with floats [N, 2, F] and ints [N, 2, I].
 
     Row [n, p] is frame n as player p sees it: itself first, then the opponent, who is to its right (`mirrored`). The
     own last controller is part of it, because a button acts when it goes down: a policy must know what it holds. The
-    opponent's is not."""
-    n = len(frames)
+    opponent's is not. pending CONTROLLER [N, 2, D]: what each player has chosen already for the D frames that follow,
+    of which it sees its own, turned as the frame is (none: it acts at once)."""
+    n, depth = len(frames), 0 if pending is None else pending.shape[-1]
     frames = np.ascontiguousarray(frames)
     as_floats = frames.view(np.float32).reshape(n, -1)
     as_ints = frames.view(np.int16).reshape(n, -1)
-    floats, mirror = np.empty((n, 2, NUM_FLOATS), np.float32), mirrored(frames)
+    floats, mirror = np.empty((n, 2, num_floats(depth)), np.float32), mirrored(frames)
     side = np.where(mirror, np.float32(-1), np.float32(1))                  # 1: as it is, -1: left for right
     np.multiply(as_floats[:, _FLOAT_PLAN], _FLOAT_SCALES[mirror.view(np.int8)], out=floats[..., _FRAME_FLOATS])
     floats[mirror, _PLATFORMS] = floats[mirror, _PLATFORMS][:, ::-1]
@@ -244,13 +253,70 @@ def observe(frames: np.ndarray, controllers: np.ndarray) -> Observation:
     owner, present = as_ints[:, _OWNER_PLAN], as_ints[:, _PRESENT_PLAN] != 0                         # [N, items]
     for me in (0, 1):
         floats[:, me, _MINE] = present & (owner == me)
-    own = floats[..., OWN_CONTROLLER]                                       # a view, in the order of FLOAT_NAMES
-    for k, axis in enumerate(_STICKS):
-        own[..., k] = controllers[axis] * side if axis.endswith("x") else controllers[axis]
-    own[..., 4] = np.maximum(controllers["l"], controllers["r"])
-    own[..., 5:] = (controllers["buttons"][..., None] & BUTTON_BITS) != 0
+    _show_controllers(controllers, side, floats[..., OWN_CONTROLLER])
+    if depth:
+        waiting = np.empty((n, 2, depth, NUM_CONTROLLER_FLOATS), np.float32)
+        _show_controllers(pending, side[..., None], waiting)
+        floats[..., NUM_FLOATS:] = waiting.reshape(n, 2, -1)
     ints = np.clip(as_ints[:, _INT_PLAN], 0, INT_LIMITS)
     return Observation(floats, ints)
+
+
+def _show_controllers(controllers: np.ndarray, side: np.ndarray, out: np.ndarray) -> None:
+    """CONTROLLER [...] into out [..., 13], in the order of FLOAT_NAMES; side: -1 where left is right."""
+    for k, axis in enumerate(_STICKS):
+        out[..., k] = controllers[axis] * side if axis.endswith("x") else controllers[axis]
+    out[..., 4] = np.maximum(controllers["l"], controllers["r"])
+    out[..., 5:] = (controllers["buttons"][..., None] & BUTTON_BITS) != 0
+
+
+def upcoming(controllers: np.ndarray, frame_delay: int) -> np.ndarray:
+    """Controllers [T, 2] of a whole game -> [T - 1 - frame_delay, 2, frame_delay]: at every frame but the last ones
+    what a player who is that late has chosen already, of the frames that follow; it now chooses the one after them."""
+    T = len(controllers)
+    following = np.arange(max(0, T - 1 - frame_delay))[:, None] + 1 + np.arange(frame_delay)        # [T - 1 - D, D]
+    return np.moveaxis(controllers[following], 1, 2)
+
+
+class Pending:
+    """What the players of N games have chosen and what has not acted yet. They decide on every `action_repeat`-th frame
+    and hold that; the delay counts frames, and must hold a whole number of decisions, as all controllers change
+    together."""
+
+    def __init__(self, num_games: int, frame_delay: int, action_repeat: int = 1):
+        if frame_delay % action_repeat:
+            raise UserError(f"a delay of {frame_delay} frames is no whole number of decisions, each held for "
+                            f"{action_repeat}; make it a multiple")
+        self.action_repeat = action_repeat
+        self.queue = np.zeros((num_games, 2, frame_delay // action_repeat), CONTROLLER)             # the next one first
+
+    @property
+    def frames(self) -> np.ndarray:
+        """[N, 2, frame_delay] for `observe`"""
+        return self.queue.repeat(self.action_repeat, -1)
+
+    def push(self, chosen: np.ndarray) -> np.ndarray:
+        """[N, 2] what was decided now -> [N, 2] what acts now"""
+        waiting = np.concatenate([self.queue, chosen[..., None]], -1)
+        self.queue = waiting[..., 1:]
+        return waiting[..., 0]
+
+    def reset(self, games: np.ndarray) -> None:
+        """These games begin: until their first decisions act, controllers are neutral."""
+        self.queue[games] = np.zeros((), CONTROLLER)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Nothing where there is no delay."""
+        content = np.frombuffer(self.queue.tobytes(), np.uint8).copy()
+        return {"pending": torch.from_numpy(content)} if self.queue.size else {}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        if not self.queue.size:
+            return
+        queue = np.frombuffer(state["pending"].numpy().tobytes(), CONTROLLER).reshape(self.queue.shape).copy()
+        if not all((np.abs(queue[axis]) <= 1).all() for axis in (*_STICKS, "l", "r")):
+            raise ValueError("pending is no controllers")
+        self.queue = queue
 
 
 def schema_hash() -> str:
@@ -286,25 +352,10 @@ def _initial_bias(head: str) -> torch.Tensor:
     return p.log()
 
 
-def _linear(n_in: int, n_out: int, gain: float = 2 ** .5, bias: bool = True) -> nn.Linear:
-    layer = nn.Linear(n_in, n_out, bias=bias)
-    nn.init.orthogonal_(layer.weight, gain)
-    if bias:
-        nn.init.zeros_(layer.bias)
-    return layer
-
-
-def _dense(n_in: int, sizes: tuple[int, ...]) -> nn.Sequential:
-    layers = []
-    for a, b in zip((n_in, *sizes[:-1]), sizes, strict=True):
-        layers += [_linear(a, b), nn.ReLU()]
-    return nn.Sequential(*layers)
-
-
 class Embedding(nn.Module):
     """Observation [..., ] -> [..., size]: learned tables for ids, items pooled so that slot order does not matter."""
 
-    def __init__(self, action_dim: int = 32, character_dim: int = 8, item_dim: int = 16):
+    def __init__(self, frame_delay: int = 0, action_dim: int = 32, character_dim: int = 8, item_dim: int = 16):
         super().__init__()
         self.action = nn.Embedding(NUM_ACTIONS, action_dim)
         self.character = nn.Embedding(NUM_CHARACTERS, character_dim)
@@ -313,10 +364,10 @@ class Embedding(nn.Module):
         for table in (self.action, self.character, self.stage, self.item_type):
             nn.init.normal_(table.weight, std=.3)
         features = [name for name, _ in _ITEM_FLOATS + _ITEM_SMALL_INTS] + ["mine"]
-        self.item = _linear(len(features), item_dim)
+        self.item = linear(len(features), item_dim)
         item_columns = np.array([FLOAT_NAMES.index(f"item{slot}.{name}")
                                  for slot in range(NUM_ITEMS) for name in features])
-        other = np.setdiff1d(np.arange(NUM_FLOATS), item_columns)
+        other = np.setdiff1d(np.arange(num_floats(frame_delay)), item_columns)
         self.register_buffer("item_columns", torch.from_numpy(item_columns), persistent=False)
         self.register_buffer("other_columns", torch.from_numpy(other), persistent=False)
         self.present = features.index("present")
@@ -343,8 +394,8 @@ class ControllerHead(nn.Module):
 
     def __init__(self, n_in: int, width: int = 128):
         super().__init__()
-        self.project = _linear(n_in, width)
-        self.logits = nn.ModuleDict({name: _linear(width, n, .01) for name, n in HEADS.items()})
+        self.project = linear(n_in, width)
+        self.logits = nn.ModuleDict({name: linear(width, n, .01) for name, n in HEADS.items()})
         self.seen_buttons = nn.Linear(NUM_BUTTONS, width, bias=False)
         self.seen = nn.ModuleDict({name: nn.Embedding(n, width) for name, n in list(HEADS.items())[1:-1]})
         nn.init.zeros_(self.seen_buttons.weight)
@@ -365,26 +416,28 @@ class ControllerHead(nn.Module):
                 seen = seen + self.seen[name](actions[..., NUM_BUTTONS + k].int())
         return torch.cat(logits, -1)
 
-    def sample(self, features: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
-        """features [B, H], uniform noise [B, 81] in (0, 1) or None for the most likely -> actions [B, 13] int64.
+    def sample(self, features: torch.Tensor, noise: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """features [B, H], uniform noise [B, 81] in (0, 1) or None for the most likely -> actions [B, 13] int64 and the
+        logits [B, 81] that they were drawn from.
 
         A frame of play is forty small operations, most of them here: calling a layer's function instead of the layer,
         and few slices, make this a fifth faster."""
         layers, tables, seen = self.logits, self.seen, self.project(features)
-        logits = F.linear(torch.relu(seen), layers["buttons"].weight, layers["buttons"].bias)
+        logits = [F.linear(torch.relu(seen), layers["buttons"].weight, layers["buttons"].bias)]
+        noisy = logits[0]
         if noise is not None:
             noise = noise.clamp(1e-6, 1 - 1e-6)                             # float32 cannot tell 1 - 1e-8 from 1
-            logits = logits + torch.logit(noise[:, :NUM_BUTTONS])           # logistic noise: a Bernoulli sample
+            noisy = noisy + torch.logit(noise[:, :NUM_BUTTONS])             # logistic noise: a Bernoulli sample
             gumbel = -torch.log(-torch.log(noise[:, NUM_BUTTONS:]))         # Gumbel noise: a categorical sample
             gumbel = dict(zip(list(HEADS)[1:], gumbel.split(list(HEADS.values())[1:], -1), strict=True))
-        pressed, choices = logits > 0, []
+        pressed, choices = noisy > 0, []
         seen = seen + F.linear(pressed.to(features.dtype), self.seen_buttons.weight)
         for name in list(HEADS)[1:]:
-            logits = F.linear(torch.relu(seen), layers[name].weight, layers[name].bias)
-            choices.append((logits if noise is None else logits + gumbel[name]).argmax(-1))
+            logits.append(F.linear(torch.relu(seen), layers[name].weight, layers[name].bias))
+            choices.append((logits[-1] if noise is None else logits[-1] + gumbel[name]).argmax(-1))
             if name in tables:
                 seen = seen + F.embedding(choices[-1], tables[name].weight)
-        return torch.cat([pressed.long(), torch.stack(choices, -1)], -1)
+        return torch.cat([pressed.long(), torch.stack(choices, -1)], -1), torch.cat(logits, -1)
 
 
 def split_logits(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -423,76 +476,8 @@ def action_kl(logits: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return torch.cat([coins.sum(-1, keepdim=True), sticks, shoulder], -1)
 
 
-class MLP(nn.Module):
-    """Layers of the sizes `hidden`, a ReLU after each. It remembers nothing.
-
-    Every backbone has what this one has: `size`, how many features it makes of n_in; `initial_state`, a flat tuple of
-    tensors [B, ...]; `unroll` over time and `step` over one frame, which agree. `step` must also run under torch.vmap
-    (StackedPolicies) and export to ONNX; buffers must not differ between policies of one shape. To add one, write such
-    a class and name it in BACKBONES and in the `--backbone` of bc.py and ppo_selfplay.py."""
-
-    def __init__(self, n_in: int, hidden: tuple[int, ...]):
-        super().__init__()
-        self.layers = _dense(n_in, hidden)
-        self.size = hidden[-1]
-
-    def initial_state(self, batch: int, device: torch.device) -> tuple[torch.Tensor, ...]:
-        return ()
-
-    def unroll(self, x: torch.Tensor, state: tuple, resets: torch.Tensor) -> tuple[torch.Tensor, tuple]:
-        """x [T, B, n_in], the state before the first frame, resets [T, B] (True: frame t begins a game, the state
-        before it is cleared) -> features [T, B, size], the state after the last frame."""
-        return self.layers(x), ()
-
-    def step(self, x: torch.Tensor, state: tuple) -> tuple[torch.Tensor, tuple]:
-        """x [B, n_in] -> features [B, size], new state. Equals `unroll` over one frame without a reset."""
-        return self.layers(x), ()
-
-
-class GRU(nn.Module):
-    """Layers of all sizes but the last, then a gated recurrent unit of the last size, and a skip past it."""
-
-    def __init__(self, n_in: int, hidden: tuple[int, ...]):
-        super().__init__()
-        dense = hidden[:-1] or hidden
-        self.layers = _dense(n_in, dense)
-        self.gru = nn.GRU(dense[-1], hidden[-1])
-        for name, p in self.gru.named_parameters():
-            if "weight" in name:
-                nn.init.orthogonal_(p)
-            else:
-                nn.init.zeros_(p)
-        self.size = dense[-1] + hidden[-1]
-
-    def initial_state(self, batch: int, device: torch.device) -> tuple[torch.Tensor, ...]:
-        return (torch.zeros(batch, self.gru.hidden_size, device=device),)
-
-    def unroll(self, x: torch.Tensor, state: tuple, resets: torch.Tensor) -> tuple[torch.Tensor, tuple]:
-        x, h = self.layers(x), state[0]
-        # One fused call for each stretch of frames in which no row resets: several times faster than a loop of cells.
-        starts = sorted({0, *resets.any(1).nonzero().flatten().tolist()})
-        outputs = []
-        for a, b in zip(starts, starts[1:] + [len(x)], strict=True):
-            h = h * (~resets[a]).to(x.dtype)[:, None]
-            y, h = self.gru(x[a:b], h[None])
-            h = h[0]
-            outputs.append(y)
-        return torch.cat([x, torch.cat(outputs)], -1), (h,)
-
-    def step(self, x: torch.Tensor, state: tuple) -> tuple[torch.Tensor, tuple]:
-        x = self.layers(x)
-        # One GRU cell, by hand because torch.vmap has no rule for torch.gru_cell and would loop (StackedPolicies).
-        reset_x, update_x, new_x = F.linear(x, self.gru.weight_ih_l0, self.gru.bias_ih_l0).chunk(3, -1)
-        reset_h, update_h, new_h = F.linear(state[0], self.gru.weight_hh_l0, self.gru.bias_hh_l0).chunk(3, -1)
-        new = torch.tanh(new_x + torch.sigmoid(reset_x + reset_h) * new_h)
-        h = torch.lerp(new, state[0], torch.sigmoid(update_x + update_h))
-        return torch.cat([x, h], -1), (h,)
-
-
-BACKBONES = {"mlp": MLP, "gru": GRU}                   # name of the flag -> its class; the flags list them as a Literal
-
-
 MAX_HIDDEN = 65536
+STATE_SIZE = 2 ** 20                                                    # numbers that a policy may remember of a game
 
 
 def check_timing(action_repeat, frame_delay) -> None:
@@ -508,10 +493,10 @@ class Policy(nn.Module):
 
     State is explicit: a flat tuple of tensors [B, ...], empty for the mlp. `config` rebuilds the policy, and says how
     it acts: it decides on every `action_repeat`-th game frame and holds that, and a decision takes effect `frame_delay`
-    frames late."""
+    frames late. options: those of the backbone, in cleanmelee/backbones.py (None: its default)."""
 
     def __init__(self, backbone: str = "mlp", hidden: tuple[int, ...] = (512, 512), action_repeat: int = 1,
-                 frame_delay: int = 0):
+                 frame_delay: int = 0, **options: int | None):
         super().__init__()
         if not isinstance(backbone, str) or backbone not in BACKBONES:
             raise UserError(f"unknown backbone {printable(repr(backbone), 60)}: choose one of {', '.join(BACKBONES)}")
@@ -519,11 +504,16 @@ class Policy(nn.Module):
                 type(n) is int and 1 <= n <= MAX_HIDDEN for n in hidden):
             raise UserError(f"hidden sizes must be whole numbers from 1 to {MAX_HIDDEN}, got {printable(hidden, 60)}")
         check_timing(action_repeat, frame_delay)
+        options = backbone_options(backbone, **options)
         self.config = {"backbone": backbone, "hidden": list(hidden), "action_repeat": action_repeat,
-                       "frame_delay": frame_delay}
-        self.embedding = Embedding()
-        self.backbone = BACKBONES[backbone](self.embedding.size, tuple(hidden))
-        self.value_head = _linear(self.backbone.size, 1, 1.)
+                       "frame_delay": frame_delay, **options}
+        self.embedding = Embedding(frame_delay)
+        self.backbone = BACKBONES[backbone](self.embedding.size, tuple(hidden), **options)
+        remembered = sum(part[0].numel() for part in self.backbone.initial_state(1, torch.device("meta")))
+        if remembered > STATE_SIZE:
+            raise UserError(f"{backbone} {list(hidden)} would remember {remembered:,} numbers of every game, and at "
+                            f"most {STATE_SIZE:,} are possible; make it smaller")
+        self.value_head = linear(self.backbone.size, 1, 1.)
         self.controller_head = ControllerHead(self.backbone.size)
 
     @property
@@ -533,6 +523,11 @@ class Policy(nn.Module):
     @property
     def frame_delay(self) -> int:
         return self.config["frame_delay"]
+
+    @property
+    def num_floats(self) -> int:
+        """Of the observations that it reads."""
+        return num_floats(self.frame_delay)
 
     @property
     def device(self) -> torch.device:
@@ -553,9 +548,16 @@ class Policy(nn.Module):
     def step(self, obs: Observation, state: tuple, noise: torch.Tensor | None) -> tuple[torch.Tensor, tuple]:
         """obs [B, ...], uniform noise [B, 81] (None: the most likely action) -> actions [B, 13], new state."""
         features, state = self.features(obs, state)
-        return self.controller_head.sample(features, noise), state
+        return self.controller_head.sample(features, noise)[0], state
 
-    forward = step                                                          # what torch.func calls
+    def act(self, obs: Observation, state: tuple, noise: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+        """As `step`, with what a learner remembers of it: -> actions [B, 13], new state, log-probabilities [B] of the
+        actions, values [B]."""
+        features, state = self.features(obs, state)
+        actions, logits = self.controller_head.sample(features, noise)
+        return actions, state, action_logprobs(logits, actions)[0].sum(-1), self.value(features)
+
+    forward = act                                                           # what torch.func calls
 
     def value(self, features: torch.Tensor) -> torch.Tensor:
         return self.value_head(features)[..., 0]
@@ -600,15 +602,15 @@ def parse_hidden(text: str) -> tuple[int, ...]:
 
 
 def network_flags(policy: Policy, **given) -> dict:
-    """backbone, hidden and action_repeat of a policy as flags hold them. UserError for one that was `given` (None: it
-    was not) and that the policy does not have."""
-    own = {"backbone": policy.config["backbone"], "hidden": ",".join(map(str, policy.config["hidden"])),
-           "action_repeat": policy.action_repeat}
+    """backbone, hidden, its options (None: the backbone has no such option) and action_repeat of a policy as flags hold
+    them. UserError for one that was `given` (None: it was not) and that the policy does not have."""
+    own = {**dict.fromkeys(OPTIONS), **policy.config, "hidden": ",".join(map(str, policy.config["hidden"]))}
     for name, value in given.items():
         wish = ",".join(map(str, parse_hidden(value))) if name == "hidden" and value is not None else value
         if wish not in (None, own[name]):
-            raise UserError(f"{as_flag(name)} {value}: the policy to start from has {own[name]}; leave this flag out, "
-                            "or start from another one")
+            has = "none" if own[name] is None else own[name]
+            raise UserError(f"{as_flag(name)} {value}: the policy to start from has {has}; leave this flag out, or "
+                            "start from another one")
     return own
 
 
@@ -967,27 +969,31 @@ class StackedPolicies:
         self.forward = torch.vmap(lambda params, floats, ints, state, noise: torch.func.functional_call(
             skeleton, (params, buffers), (Observation(floats, ints), state, noise)))
 
-    def step(self, obs: list[Observation], states: list[tuple],
-             noise: list[torch.Tensor]) -> list[tuple[torch.Tensor, tuple]]:
-        """For each policy its observations [B_k, ...], state and noise [B_k, 81] -> for each (actions [B_k, 13], new
-        state)."""
+    def act(self, obs: list[Observation], states: list[tuple], noise: list[torch.Tensor]) -> list[tuple]:
+        """For each policy its observations [B_k, ...], state and noise [B_k, 81] -> for each what its own `act`
+        gives."""
         sizes = [len(x) for x in noise]
 
         def pad(tensors):
             return torch.stack([F.pad(x, (0, 0) * (x.dim() - 1) + (0, max(sizes) - len(x))) for x in tensors])
 
-        actions, new = self.forward(self.params, pad([o.floats for o in obs]), pad([o.ints for o in obs]),
-                                    tuple(pad(parts) for parts in zip(*states, strict=True)), pad(noise))
-        return [(actions[k, :size], tuple(s[k, :size] for s in new)) for k, size in enumerate(sizes)]
+        actions, new, logprobs, values = self.forward(
+            self.params, pad([o.floats for o in obs]), pad([o.ints for o in obs]),
+            tuple(pad(parts) for parts in zip(*states, strict=True)), pad(noise))
+        return [(actions[k, :size], tuple(s[k, :size] for s in new), logprobs[k, :size], values[k, :size])
+                for k, size in enumerate(sizes)]
 
 
 def act(policies: list[Policy], assignment: np.ndarray, obs: Observation, states: list[tuple], resets: np.ndarray,
-        generator: torch.Generator | None, stacked: StackedPolicies | None = None) -> np.ndarray:
+        generator: torch.Generator | None, stacked: StackedPolicies | None = None, learners: int = 0,
+        told: np.ndarray | None = None) -> np.ndarray:
     """One frame of play for every slot: one forward per distinct policy, over all its games and ports.
 
-    assignment [N, 2] says which policy of `policies` plays a slot (BOT_SLOT: none). states[k] is the recurrent state of
-    policy k for all 2N slots, updated in place of the list; resets [N] marks games that begin with this frame.
+    obs is as deep as the latest of them sees; each is shown as much as it was trained to see. assignment [N, 2] says
+    which policy of `policies` plays a slot (BOT_SLOT: none). states[k] is the recurrent state of policy k for all 2N
+    slots, updated in place of the list; resets [N] marks games that begin with this frame.
     generator None: the most likely action. `stacked` (of the same policies): one forward in all, with the same noise.
+    The first `learners` policies write the log-probabilities of their actions and their values into told [2, N, 2].
     Returns actions int8 [N, 2, 13]."""
     n = len(assignment)
     flat = Observation(obs.floats.reshape(2 * n, -1), obs.ints.reshape(2 * n, -1))
@@ -1000,18 +1006,23 @@ def act(policies: list[Policy], assignment: np.ndarray, obs: Observation, states
         rows = np.flatnonzero(assignment.reshape(-1) == k)
         everyone = len(rows) == 2 * n
         mine = flat if everyone else Observation(flat.floats[rows], flat.ints[rows])
+        if policies[k].num_floats < mine.floats.shape[1]:
+            mine = Observation(np.ascontiguousarray(mine.floats[:, :policies[k].num_floats]), mine.ints)
         state = states[k] if everyone else tuple(s[torch.from_numpy(rows)] for s in states[k])
         noise = None if generator is None else torch.rand(len(rows), NUM_LOGITS, generator=generator)
         seats.append((k, rows, to_torch(mine), state, noise))
     if stacked is None:
         seats = [seat for seat in seats if len(seat[1])]
-        chosen = [policies[k].step(mine, state, noise) for k, _, mine, state, noise in seats]
+        chosen = [(policies[k].act if k < learners else policies[k].step)(mine, state, noise)
+                  for k, _, mine, state, noise in seats]
     else:
-        chosen = stacked.step(*(list(column) for column in list(zip(*seats, strict=True))[2:]))
-    for (k, rows, *_), (choice, new) in zip(seats, chosen, strict=True):
+        chosen = stacked.act(*(list(column) for column in list(zip(*seats, strict=True))[2:]))
+    for (k, rows, *_), (choice, new, *judged) in zip(seats, chosen, strict=True):
         actions[rows] = choice.numpy()
         states[k] = new if len(rows) == 2 * n else tuple(
             old.index_copy(0, torch.from_numpy(rows), part) for old, part in zip(states[k], new, strict=True))
+        if k < learners:
+            told.reshape(2, 2 * n)[:, rows] = torch.stack(judged).numpy()
     return actions.reshape(n, 2, ACTION_SIZE)
 
 
@@ -1032,18 +1043,28 @@ def swap_policy(policies: list[Policy], assignment: np.ndarray, states: list[tup
 
 
 def play_games(policies: list[Policy], envs: VecEnv, assignment: np.ndarray, generator: torch.Generator | None,
-               watch=lambda actions, running: None) -> np.ndarray:
+               watch=lambda actions, before, after, running: None) -> np.ndarray:
     """Every slot of `envs` plays one game to its end -> the final frames [N] (one game a slot: short games are not
-    favoured). `watch` is shown every step's actions [N, 2, 13] and which games still run [N]."""
-    n = envs.num_games
+    favoured). `watch` is shown every step's actions [N, 2, 13], frames [N] before and after it (of games that end in
+    it their last) and which games still run [N]. All policies must act equally late."""
+    n, delays = envs.num_games, {policy.frame_delay for policy in policies}
+    if len(delays) > 1:
+        raise UserError(f"policies that act {' and '.join(map(str, sorted(delays)))} frames late cannot be measured in "
+                        "the same games; choose those of one delay")
+    pending = Pending(n, *delays, envs.action_repeat)
     states = [p.initial_state(2 * n) for p in policies]
     final, running, resets = envs.frames.copy(), np.ones(n, bool), np.ones(n, bool)
     with torch.inference_mode():
         while running.any():
-            actions = act(policies, assignment, observe(envs.frames, envs.controllers), states, resets, generator)
-            watch(actions, running)
-            terminated, truncated, broken = envs.step(decode_actions(actions, mirrored(envs.frames)))
+            obs = observe(envs.frames, envs.controllers, pending.frames)
+            actions = act(policies, assignment, obs, states, resets, generator)
+            before = np.frombuffer(envs.frames.tobytes(), FRAME)
+            chosen = decode_actions(actions, mirrored(envs.frames))
+            terminated, truncated, broken = envs.step(pending.push(chosen))
             resets = terminated | truncated
+            after = np.where(resets, envs.final_frames, envs.frames) if resets.any() else envs.frames
+            watch(actions, before, after, running)
+            pending.reset(resets)
             ended = resets & running & ~broken
             final[ended] = envs.final_frames[ended]
             running &= ~ended
@@ -1086,11 +1107,17 @@ def _check_finite(weights: dict[str, torch.Tensor], what: str) -> None:
                         "checkpoint")
 
 
+def best_checkpoint(path: str | Path) -> Path:
+    """Of a run folder its best checkpoint, else its latest; a file is taken as it is."""
+    kept = [Path(path) / "checkpoints" / name for name in ("best.pt", "latest.pt")]
+    return next((file for file in kept if file.is_file()), Path(path))
+
+
 def load_checkpoint(path: str | Path) -> dict:
     """Reads a checkpoint without running anything in it -> plain values of which those in CHECKPOINT_FIELDS and
     OPTIONAL_FIELDS have their types, and of which `config` and `policy` make a policy. UserError says what is wrong and
     what to do. What else a script has put into it is plain values too, but unchecked."""
-    path = Path(path)
+    path = best_checkpoint(path)
     if not os.path.lexists(path):
         raise UserError(f"{path}: no such checkpoint file; check the path")
     unreadable = (f"{path}: not a readable CleanMelee checkpoint (damaged, or of another program); choose another file "
@@ -1146,21 +1173,23 @@ def _check_values(data, damaged: str) -> None:
 
 
 @functools.lru_cache(maxsize=64)
-def _layout(backbone: str, hidden: tuple[int, ...]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+def _layout(hidden: tuple[int, ...], **config) -> dict[str, tuple[torch.Size, torch.dtype]]:
     """Names, shapes and types of a policy's weights. It is not built for that: a file may ask for any size."""
     with torch.device("meta"):
-        return {name: (x.shape, x.dtype) for name, x in Policy(backbone, hidden).state_dict().items()}
+        return {name: (x.shape, x.dtype) for name, x in Policy(hidden=hidden, **config).state_dict().items()}
 
 
 def _check_weights(weights: dict, config: dict, size: int, damaged: str) -> None:
     """Raises UserError unless `weights` has the tensors of a Policy(**config). size: bytes of the whole file."""
     try:
-        hidden = config["hidden"]
-        if config.keys() != {"backbone", "hidden", "action_repeat", "frame_delay"} or type(hidden) is not list or not (
-                len(hidden) <= len(weights) and all(type(n) is int for n in hidden)):               # a weight a layer
+        hidden, num_layers = config["hidden"], config.get("num_layers", 1)
+        if type(hidden) is not list or not all(type(n) is int for n in [*hidden, num_layers]):
+            raise ValueError
+        options = config.keys() - {"backbone", "hidden", "action_repeat", "frame_delay"}
+        if not options <= OPTIONS.keys() or max(len(hidden), num_layers) > len(weights):            # a weight a layer
             raise ValueError
         check_timing(config["action_repeat"], config["frame_delay"])
-        expected = _layout(config["backbone"], tuple(hidden))
+        expected = _layout(**config | {"hidden": tuple(hidden)})
     except UserError as error:
         raise UserError(f"{damaged} config makes no policy here: {error}") from None
     except (KeyError, TypeError, ValueError, RuntimeError):
@@ -1177,17 +1206,18 @@ def _check_weights(weights: dict, config: dict, size: int, damaged: str) -> None
 def _check_plays(policy: Policy, what: str) -> None:
     """Raises UserError unless what the policy answers is finite wherever it looks: at every row of its tables, and at
     floats beyond those of a game."""
-    k = torch.arange(max(NUM_ACTIONS, NUM_CHARACTERS, NUM_STAGES, NUM_ITEM_TYPES))[:, None]
-    ints = torch.minimum(k, torch.from_numpy(INT_LIMITS)).short()                                   # [rows, I]
-    obs = Observation((10. * (k % 3 - 1)).repeat(1, NUM_FLOATS), ints)                              # -10, 0, 10
-    actions = k % torch.tensor([2] * NUM_BUTTONS + [NUM_STICK] * 4 + [NUM_SHOULDER])                # [rows, 13]
-    state = policy.initial_state(len(k))
-    for _ in range(2):
-        features, state = policy.features(obs, state)
-        for x in (policy.value(features), policy.logits(features, actions), *state):
-            if not torch.isfinite(x).all():
-                raise UserError(f"{what}its weights are so large that its answers are no finite numbers; choose "
-                                "another checkpoint")
+    rows = torch.arange(max(NUM_ACTIONS, NUM_CHARACTERS, NUM_STAGES, NUM_ITEM_TYPES))[:, None]
+    for k in rows.split(64):                                                # of what a large policy remembers
+        ints = torch.minimum(k, torch.from_numpy(INT_LIMITS)).short()                               # [rows, I]
+        obs = Observation((10. * (k % 3 - 1)).repeat(1, policy.num_floats), ints)                   # -10, 0, 10
+        actions = k % torch.tensor([2] * NUM_BUTTONS + [NUM_STICK] * 4 + [NUM_SHOULDER])            # [rows, 13]
+        state = policy.initial_state(len(k))
+        for _ in range(2):
+            features, state = policy.features(obs, state)
+            for x in (policy.value(features), policy.logits(features, actions), *state):
+                if not torch.isfinite(x).all():
+                    raise UserError(f"{what}its weights are so large that its answers are no finite numbers; choose "
+                                    "another checkpoint")
 
 
 def load_policy(path: str | Path) -> tuple[Policy, dict]:

@@ -1,4 +1,4 @@
-"""A policy plays: matches against a bot, another policy or itself, in Dolphin also against a computer or a person.
+"""A policy plays: matches against a bot, another policy or itself, a person at a page, a computer or person in Dolphin.
 
     python play.py --policy policy.pt --opponent attacker                     # ten full games, a few seconds
     python play.py --policy policy.onnx --opponent other.pt --num-games 100
@@ -11,6 +11,8 @@
     python play.py --policy policy.pt --game-type dolphin --dolphin EXECUTABLE --iso ISO --opponent human --port 2
     python play.py --policy policy.pt --game-type dolphin --dolphin EXECUTABLE --iso ISO --opponent human \
                    --connect-code ABCD#123 --user-json user.json              # a person online who agreed
+    python play.py --serve policy.pt                                          # play against it in a browser
+    python play.py --watch recordings --policy policy.pt                      # see games there, and what it thinks
 
 On the embedded game every slot plays one game to its end, all side by side, with one forward per policy and frame: no
 game counts for being short. The policy sits at port 1 in every other game. A draw is half a win, and the interval of
@@ -18,8 +20,9 @@ the win rate is Wilson's. Each policy decides as often, and acts as late, as it 
 """
 
 if __name__ == "__main__":
-    import cleanmelee.startup                               # before the imports that take seconds
+    pass                               # before the imports that take seconds
 
+import secrets
 import sys
 import time
 from collections.abc import Iterator
@@ -38,18 +41,22 @@ from cleanmelee.cli import (
 )
 from cleanmelee.dolphin import CPU_LEVELS, HUMAN, DolphinArgs, NetplayArgs, check_dolphin, check_netplay
 from cleanmelee.files import append_jsonl, check_writable
-from cleanmelee.frame import CHARACTERS, CONTROLLER, STAGES, outcomes
-from cleanmelee.game import BOTS
-from cleanmelee.inference import Inference, Pace, warm_up
+from cleanmelee.frame import CHARACTERS, STAGES, outcomes
+from cleanmelee.game import BOTS, warm_up as warm_up_game
+from cleanmelee.inference import Hands, Pace, warm_up
 from cleanmelee.onnx import OnnxPolicy, load_player
 from cleanmelee.pool import Ratings
 from cleanmelee.recording import Recorder
 from cleanmelee.statistics import Game, print_matchups, summarise
 from cleanmelee.tournament import enter, print_standings, standings, write_tournament
 from cleanmelee.terminal import Terminal
-from melee_common import BOT_SLOT, Policy, VecEnv, mirrored, observe
+from cleanmelee.web.library import LATEST, Library, latest_folder
+from cleanmelee.web.match import Games, Opponents
+from cleanmelee.web.server import Site, run as run_page
+from melee_common import BOT_SLOT, Policy, VecEnv, load_policy, mirrored, observe
 
 FRAME_TIME = 1 / 60                                                         # seconds; Melee's 59.94 Hz, near enough
+RUNS, RECORDINGS = Path("runs"), "recordings"                               # where `latest` looks, --serve records
 MAX_GAMES = 65536                                                           # of one run, all matchups together
 
 
@@ -104,6 +111,18 @@ class Args:
     max_pairs: Annotated[int, Range(1, 65536)] = 100
     """pairs that the tournament plays at most; of more, a random choice that connects everybody"""
 
+    serve: Annotated[str, PATH] = ""
+    """a page to play against this: a policy's file, the folder of a run (its checkpoints and pool), latest for the
+    newest of runs/, or a bot; games are recorded to --record, by default recordings (off: empty)"""
+    watch: Annotated[str, PATH] = ""
+    """a page that shows a .slp file, or those in a folder and below, latest for the newest of runs/; with --policy,
+    what that checkpoint thinks of each frame (off: empty)"""
+    host: str = ""
+    """the address at which the page is to be had, for other machines too, with a token in the link (off: empty, for
+    this machine alone)"""
+    web_port: Annotated[int, Range(0, 65535)] = 8060
+    """the page's TCP port (off: 0, any that is free)"""
+
     game_type: Literal["mock", "dolphin"] = "mock"
     """the embedded game, or Slippi Dolphin with --dolphin and --iso"""
     connect_code: str = ""
@@ -120,80 +139,47 @@ def play(envs: VecEnv, policies: list[Policy | OnnxPolicy], assignment: np.ndarr
          own_clock: bool = True) -> Iterator[Game]:
     """Plays `num_games` (0: without end) in every slot of `envs`, and yields each as it ends.
 
-    A decision from frame t makes frame t + 1 + delay; until the first has come, a game's controllers are neutral.
-
     assignment [N, 2]: which of `policies` plays a slot; BOT_SLOT: the game itself does
     generator: None for likeliest actions
     asynchronous: 60 frames a second; a decision that is late acts when it comes, the controller holds until then
     own_clock: the game is as fast as we let it be; a Dolphin with a window keeps time itself"""
     N = envs.num_games
-    sides = np.arange(2)
-    slots = np.arange(N)[:, None]
-    repeat = np.array([*(policy.action_repeat for policy in policies), 1])[assignment]  # [N, 2]; BOT_SLOT is the last
-    delay = np.array([*(policy.frame_delay for policy in policies), 0])[assignment]
-    size = int(delay.max()) + 1
-    queue = np.zeros((size, N, 2), CONTROLLER)                              # what acts at clock c lies at c % size
-    newest = np.zeros((N, 2), CONTROLLER)                                   # the last decision, held until the next
-    due = np.zeros((size, N, 2), bool)                                      # is that clock's decision still to come?
-
     left = np.full(N, num_games or np.iinfo(np.int64).max)
-    clock = np.zeros(N, int)                                                # of the game that is on
-    damage = np.zeros((N, 2))                                               # percent taken in it
+    damage = np.zeros((N, 2))                                               # percent taken in the game that is on
     stocks = envs.frames["players"]["stocks"].copy()                        # at its start
     begins = np.ones(N, bool)
-    began_at = np.zeros(N, int)
-    inference = Inference(policies, assignment, generator, pace, asynchronous)
-    tick = 0
+    hands = Hands(policies, assignment, generator, pace, asynchronous)
     start = time.perf_counter() - pace.seconds
     deadline = time.perf_counter()
     try:
         while (live := left > 0).any():
             # ----------------------------------------------------------------------------------------- games that begin
+            hands.advance(begins)
             if begins.any():
-                queue[:, begins] = np.zeros((), CONTROLLER)
-                newest[begins] = np.zeros((), CONTROLLER)
-                due[:, begins] = False
-                clock[begins] = 0
                 damage[begins] = 0
-                began_at[begins] = tick
                 stocks[begins] = envs.frames["players"]["stocks"][begins]
                 if recorder:
                     recorder.begin(np.flatnonzero(begins & live), envs.frames, envs.controllers)
 
             # -------------------- decisions: policies decide where it is their turn; everyone else holds the controller
-            turn = (assignment != BOT_SLOT) & live[:, None] & (clock[:, None] % repeat == 0)
-            latest = (clock[:, None] + delay) % size
-            queue[latest, slots, sides] = newest
-            due[latest, slots, sides] = turn
+            turn = hands.turn(live)
             if turn.any():
-                inference.ask(tick, observe(envs.frames, envs.controllers), mirrored(envs.frames), turn, begins)
+                hands.ask(observe(envs.frames, envs.controllers, hands.pending()), mirrored(envs.frames), turn, begins)
             now = until = time.perf_counter()
             if asynchronous:
                 # a game that keeps time itself, or is late already, waits for half a frame; Dolphin needs the other
                 deadline = max(deadline + FRAME_TIME, now)
                 until = deadline if own_clock and deadline > now else now + FRAME_TIME / 2
-            for asked_at, who, controllers in inference.answers(until):
-                age = tick - asked_at
-                who = who & (asked_at >= began_at)[:, None]                 # nothing from a game that is over
-                newest[who] = controllers[who]
-                for ahead in range(size):                                   # from its own time on, unless that is past
-                    rows = (who & (ahead >= delay - age) & (ahead <= delay)).nonzero()
-                    at = (clock[rows[0]] + ahead) % size
-                    queue[at, *rows] = controllers[rows]
-                    due[at, *rows] &= ahead != (delay - age)[rows]
+            acting = hands.take(until)
             if asynchronous and own_clock:
                 time.sleep(max(0., deadline - time.perf_counter()))
 
             # ------------------------------------------------------------------------------------------- the next frame
             before = envs.frames["players"]["percent"].copy()
-            acting = clock[:, None] % size
-            pace.missed += int((due[acting, slots, sides] & (assignment == 0)).any(1).sum())
-            terminated, truncated, broken = envs.step(queue[acting, slots, sides])
+            terminated, truncated, broken = envs.step(acting)
             begins = terminated | truncated
             frames = np.where(begins, envs.final_frames, envs.frames)
             controllers = np.where(begins[:, None], envs.final_controllers, envs.controllers)  # those of bots, too
-            clock += 1
-            tick += 1
             damage += np.maximum(frames["players"]["percent"] - before, 0)
             pace.frames += int((live & ~broken).sum())
             pace.seconds = time.perf_counter() - start
@@ -201,7 +187,7 @@ def play(envs: VecEnv, policies: list[Policy | OnnxPolicy], assignment: np.ndarr
             # ------------------------------------------------------------------------------------------- games that end
             if recorder:
                 for g in np.flatnonzero(broken & live):                     # a worker died, or in Dolphin somebody left
-                    if envs.dolphin and clock[g] > 1:
+                    if envs.dolphin and hands.clock[g] > 0:
                         recorder.end(g, "NoContest")
                     else:
                         recorder.drop(g)
@@ -210,9 +196,9 @@ def play(envs: VecEnv, policies: list[Policy | OnnxPolicy], assignment: np.ndarr
                 if recorder:
                     recorder.end(g)
                 left[g] -= 1
-                yield Game(int(g), frames[g].copy(), int(clock[g]), damage[g].copy(), stocks[g].copy())
+                yield Game(int(g), frames[g].copy(), int(hands.clock[g]) + 1, damage[g].copy(), stocks[g].copy())
     finally:
-        inference.close()
+        hands.close()
         if recorder:
             recorder.close()
 
@@ -236,10 +222,7 @@ TOURNAMENT_FLAGS = {"tournament", "tournament_bots", "max_pairs", "num_games", "
 
 def tournament(args: Args) -> None:
     """Everybody in the pool against everybody, or against as many as --max-pairs allows: strengths on one scale."""
-    defaults = to_flags(Args())
-    for name, value in to_flags(args).items():
-        if name not in TOURNAMENT_FLAGS and value != defaults[name]:
-            raise UserError(f"{as_flag(name)} {value}: means nothing in a tournament; leave it out")
+    only_known(args, TOURNAMENT_FLAGS, "in a tournament")
     if args.num_games < 2 or args.num_games % 2:
         raise UserError(f"--num-games {args.num_games}: must be even in a tournament, and 2 or more, since half are "
                         "played from either port")
@@ -289,6 +272,48 @@ def tournament(args: Args) -> None:
              "max_episode_frames": args.max_episode_frames, "deterministic": args.deterministic}
     write_tournament(folder, facts, rows, ratings.payoff)
     print(f"{folder / 'tournament.json'}, {folder / 'tournament.png'}; {pace.row()['frames_per_second']:,.0f} frames/s")
+
+
+# ------------------------------------------------------------------------------------------------------------- the page
+
+WATCH_FLAGS = {"watch", "policy", "host", "web_port"}
+SERVE_FLAGS = {"serve", "host", "web_port", "record", "character", "opponent_character", "stage", "max_episode_frames",
+               "deterministic", "seed"}
+
+
+def page(args: Args) -> None:
+    """Games to watch or to play in a browser, until Ctrl-C."""
+    if args.watch and args.serve:
+        raise UserError("--watch and --serve: one of them; the page of --serve shows the games that it has recorded")
+    only_known(args, WATCH_FLAGS if args.watch else SERVE_FLAGS, "for the page")
+    torch.set_num_threads(1)                                                # small batches only wait for threads
+    token = secrets.token_urlsafe(16) if args.host else ""
+    if args.watch:
+        library = Library(latest_folder(RUNS) if args.watch == LATEST else args.watch)
+        if args.policy.endswith(".onnx"):
+            raise UserError(f"--policy {args.policy}: an export tells no values; name the checkpoint (.pt) behind it")
+        policy = load_policy(args.policy)[0] if args.policy else None
+        return run_page(Site(library, policy, Path(args.policy).name, token=token), args.host, args.web_port)
+    opponents = Opponents(latest_folder(RUNS) if args.serve == LATEST else args.serve)
+    opponents.load(opponents.first)                                         # what is wrong with it is told at once
+    lookup(CHARACTERS, args.character, "character")
+    lookup(CHARACTERS, args.opponent_character or args.character, "character")
+    lookup(STAGES, args.stage, "stage")
+    defaults = {"character": args.character, "opponent_character": args.opponent_character or args.character,
+                "stage": args.stage}
+    warm_up_game()
+    folder = args.record or RECORDINGS
+    games = Games(opponents, folder, defaults, args.seed, args.deterministic, args.max_episode_frames)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    run_page(Site(Library(folder), games=games, token=token), args.host, args.web_port)
+
+
+def only_known(args: Args, known: set[str], where: str) -> None:
+    """Raises UserError for a flag that was given and means nothing here."""
+    defaults = to_flags(Args())
+    for name, value in to_flags(args).items():
+        if name not in known and value != defaults[name]:
+            raise UserError(f"{as_flag(name)} {value}: means nothing {where}; leave it out")
 
 
 # ---------------------------------------------------------------------------------------------------------------- match
@@ -354,6 +379,8 @@ def main(args: Args) -> None:
     check_ranges(args)
     if args.tournament:
         return tournament(args)
+    if args.watch or args.serve:
+        return page(args)
 
     # ------------------------------------------------------------------------------------------------------- who plays
     matchups = parse_matchups(args.character, args.opponent_character, args.stage)

@@ -6,10 +6,10 @@
     python ppo_selfplay.py --resume runs/NAME                            # go on as if never stopped
 
 One iteration: every game is played for `--rollout-length` decisions (collect), advantages are computed per game
-(prepare), and PPO runs `--ppo-epochs` over what the learner itself did (update). In three of four games the learner
-plays both sides and learns from both; in the others it meets a frozen checkpoint of the pool, whose rows never enter a
-batch. Results of those games move the Elo table. Strength is measured apart (eval.jsonl). All else, from populations to
-asynchronous learning, is off by default.
+(prepare), and PPO runs `--ppo-epochs` over what the learner itself did (update). In most games the learner plays both
+sides and learns from both; in the others it meets a frozen checkpoint of the pool or a scripted bot, whose rows never
+enter a batch. Results of those games move the Elo table. Strength is measured apart (eval.jsonl), and the best
+generation is kept (checkpoints/best.pt). All else, from populations to asynchronous learning, is off by default.
 
 What to change where:
     the reward                    cleanmelee/rewards.py; collect() calls it
@@ -17,7 +17,7 @@ What to change where:
     what is collected             collect()
     advantages, value targets     compute_gae(), called by prepare()
     the loss, its schedules       update()
-    the network                   melee_common.py: BACKBONES, ControllerHead
+    the network                   cleanmelee/backbones.py; melee_common.py: Embedding, ControllerHead
     what an iteration does        the loop in main()
 """
 
@@ -36,6 +36,7 @@ import numpy as np
 import torch
 import tyro
 
+from cleanmelee.backbones import OPTIONS
 from cleanmelee.cli import (
     AT_LEAST_0, COUNT, COUNT_OR_OFF, PATH, POSITIVE, SEEDS, SHARE, Range, UserError, as_flag, check_ranges,
     parse_characters, parse_matchups, parse_names, run_script, to_flags,
@@ -48,7 +49,7 @@ from cleanmelee.game import BOTS, warm_up
 from cleanmelee.pool import Pool, Ratings, load_opponent, print_elo
 from cleanmelee.population import League, Learner, ParallelUpdates, Turn, make_learners, pbt_round
 from cleanmelee.resume import load_latest, restore, resumed_args
-from cleanmelee.rewards import RewardArgs, compute_rewards
+from cleanmelee.rewards import RewardArgs, active_terms, reward_terms
 from cleanmelee.runs import (
     has_begun, iteration_progress, keep_copy, lock_run, plot_winrates, start_run, stop_on_interrupt,
 )
@@ -56,12 +57,23 @@ from cleanmelee.selfplay import MIRROR, SelfPlay
 from cleanmelee.terminal import Terminal
 from cleanmelee.tracking import Tracker
 from melee_common import (
-    ACTION_SIZE, NUM_FLOATS, NUM_INTS, Observation, Policy, VecEnv, action_kl, action_logprobs, decode_actions,
-    evaluate_actions, load_policy, matchups, mirrored, network_flags, observe, parse_hidden, save_checkpoint,
+    ACTION_SIZE, NUM_INTS, Observation, Policy, VecEnv, action_kl, action_logprobs, best_checkpoint, decode_actions,
+    evaluate_actions, load_policy, matchups, mirrored, network_flags, num_floats, observe, parse_hidden,
+    save_checkpoint,
 )
 
+DEFAULTS = {                                            # of what was not given, by how the run begins
+    "scratch": {"learning_rate": 1e-3, "entropy_coef": .001, "teacher_kl": 0., "value_burn_in": 0},
+    "pretrained": {"learning_rate": 2e-4, "entropy_coef": .0005, "teacher_kl": .02, "value_burn_in": 10},
+    "best response": {"learning_rate": 5e-4, "entropy_coef": .003, "teacher_kl": 0., "value_burn_in": 0}}
+ROLLOUT_DECISIONS = 8192                                # of all games in an iteration; a mirror match has two rows each
+BOT_FLOOR = .3                                          # a bot that always wins or loses weighs so much of an even one
+# --target-entropy: for each nat that is missing the bonus's weight moves by so much an update (more, and it swings) and
+# is pulled at once by so much; how far it may go from --entropy-coef
+ENTROPY_STEP, ENTROPY_PULL, ENTROPY_RANGE = .003, 1., 100.
+HEAD_GROUPS = {"buttons": slice(0, 1), "main_stick": slice(1, 3), "c_stick": slice(3, 5), "shoulder": slice(5, 6)}
 OPPONENT = "opponent"                                   # the id of the frozen policy of --opponent
-HISTORY_PROB = {"self": 0., "simple_mix": .25, "pfsp": .5, "league": .5, "historical": 1., "population": 1.}
+HISTORY_PROB = {"self": 0., "simple_mix": .2, "pfsp": .5, "league": .5, "historical": 1., "population": 1.}
 
 
 @dataclass
@@ -80,6 +92,9 @@ class Args:
     action_repeat: Annotated[int | None, Range(1, 3600)] = None
     """game frames for which a chosen controller is held (default: 3, or that of --pretrained; off: 1, chosen anew on
     every frame)"""
+    frame_delay: Annotated[int | None, Range(0, 3600)] = None
+    """game frames by which everybody acts late but scripted bots, a multiple of --action-repeat; a policy sees what it
+    has chosen and what has not acted yet (default: 0, or that of --pretrained; off: 0)"""
     game_type: Literal["mock", "dolphin"] = "mock"
     """the embedded game, or Slippi Dolphin with --dolphin and --iso; evaluations are on the embedded game"""
     num_workers: Annotated[int, COUNT_OR_OFF] = 0
@@ -93,44 +108,62 @@ class Args:
 
     # --------------------------------------------------------------------------------------------------------- learning
     timesteps: Annotated[int | None, Range(1)] = None
-    """game frames to play in total, frames x games (default: 100000; for a resumed run what it was started with)"""
+    """game frames to play in total, frames x games (default: 2500000; for a resumed run what it was started with)"""
     pretrained: Annotated[str, PATH] = ""
-    """checkpoint to start from; its network sizes and action repeat are used (off: empty, start from scratch)"""
-    backbone: Literal["mlp", "gru"] | None = None
-    """network between embedding and heads; the gru remembers (default: mlp, or that of --pretrained)"""
+    """checkpoint, or run folder, to start from; its network and action repeat are used (off: empty, from scratch)"""
+    backbone: Literal["mlp", "gru", "lstm", "transformer", "hybrid", "mamba"] | None = None
+    """network between embedding and heads; all but the mlp remember (default: mlp, or that of --pretrained)"""
     hidden: str | None = None
-    """layer sizes, the last one is the gru's state (default: 512,512, or those of --pretrained)"""
-    rollout_length: Annotated[int, Range(1, 10 ** 6)] = 128
-    """decisions of every game in an iteration"""
+    """layer sizes, the last one is the width of what remembers (default: 256,256, or those of --pretrained)"""
+    num_layers: Annotated[int | None, OPTIONS["num_layers"]] = None
+    """layers that remember, each of the last size of --hidden; the mlp has none (default: 2, of the gru 1, or that of
+    --pretrained)"""
+    num_heads: Annotated[int | None, OPTIONS["num_heads"]] = None
+    """attention heads of transformer and hybrid (default: 4, or that of --pretrained)"""
+    window_size: Annotated[int | None, OPTIONS["window_size"]] = None
+    """decisions that transformer and hybrid look back, the present one included (default: 60, or those of
+    --pretrained)"""
+    state_size: Annotated[int | None, OPTIONS["state_size"]] = None
+    """numbers that each channel of the mamba remembers (default: 16, or that of --pretrained)"""
+    expand_factor: Annotated[int | None, OPTIONS["expand_factor"]] = None
+    """how many times wider the mamba is inside (default: 2, or that of --pretrained)"""
+    conv_size: Annotated[int | None, OPTIONS["conv_size"]] = None
+    """frames of the mamba's convolution (default: 4, or that of --pretrained)"""
+    rollout_length: Annotated[int | None, Range(1, 10 ** 6)] = None
+    """decisions of every game in an iteration (default: such that all games together make some 8000, 16 to 1024)"""
     batch_size: Annotated[int, COUNT] = 2048
     """agent frames in a minibatch; a smaller rollout is one minibatch (off: as large as the rollout)"""
     grad_accum: Annotated[int, COUNT] = 1
     """parts of a minibatch whose gradients are summed before a step: less memory, the same result (off: 1)"""
-    ppo_epochs: Annotated[int, COUNT] = 4
+    ppo_epochs: Annotated[int, COUNT] = 1
     """passes over each rollout"""
     ppo_clip: Annotated[float, Range(1e-6)] = 0.2
     """clip range of the probability ratio (off: 1e9)"""
-    learning_rate: Annotated[float, SHARE] = 3e-4
-    """Adam's step size"""
-    anneal_lr: bool = False
-    """let it fall in a straight line that meets 0 at --timesteps (off: False, constant)"""
+    learning_rate: Annotated[float | None, SHARE] = None
+    """Adam's step size (default: .001; with --pretrained .0002, and .0005 if it is to exploit --opponent)"""
+    anneal_lr: bool = True
+    """let it fall in a straight line that meets 0 at --timesteps (off: --no-anneal-lr, constant)"""
     gamma: Annotated[float | None, SHARE] = None
     """discount a decision (default: .99 at --action-repeat 3, .9967 at 1: a half-life of 3.4 s of game time; off: 1)"""
     gae_lambda: Annotated[float, SHARE] = 0.95
     """lambda of generalised advantage estimation (off: 1, whole returns)"""
-    entropy_coef: Annotated[float, AT_LEAST_0] = 0.0007
-    """weight of the entropy bonus (off: 0)"""
+    entropy_coef: Annotated[float | None, AT_LEAST_0] = None
+    """weight of the entropy bonus (default: .001; with --pretrained .0005, with --opponent too .003; off: 0)"""
+    target_entropy: str = ""
+    """START:END in nats, e.g. 4:1.5: the weight of the bonus grows and shrinks so that a decision's entropy follows a
+    straight line from START to END at --timesteps (off: empty)"""
     value_coef: Annotated[float, AT_LEAST_0] = 0.5
     """weight of the value loss (off: 0)"""
-    value_burn_in: Annotated[int, COUNT_OR_OFF] = 0
-    """first updates that train the value head alone, after --pretrained (off: 0)"""
+    value_burn_in: Annotated[int | None, COUNT_OR_OFF] = None
+    """first updates that train the value head alone (default: 0, with --pretrained 10; off: 0)"""
     max_grad_norm: Annotated[float, POSITIVE] = 0.5
     """gradients are scaled down to this norm (off: 1e9)"""
     target_kl: Annotated[float, AT_LEAST_0] = 0.0
     """KL of the whole update, measured after each epoch, past which that epoch is taken back, in Adam's state too, and
     the update ends; if losses/reverted stays at 1, lower --learning-rate (off: 0)"""
-    teacher_kl: Annotated[float, AT_LEAST_0] = 0.0
-    """weight of KL(pretrained policy || policy), which keeps a cloned policy from forgetting (off: 0)"""
+    teacher_kl: Annotated[float | None, AT_LEAST_0] = None
+    """weight of KL(pretrained policy || policy), which keeps a cloned policy from forgetting (default: 0; with
+    --pretrained .02, with --opponent too 0; off: 0)"""
     teacher_kl_half_life: Annotated[float, Range(1)] = 2_000_000
     """game frames after which --teacher-kl has halved (off: 1e18, it stays)"""
     update_interval: str = "batch_ready"
@@ -144,11 +177,11 @@ class Args:
     checkpoint of the pool; population the other learners as they are now; league checkpoints near its own Elo; pfsp
     those it loses to"""
     history_prob: Annotated[float | None, SHARE] = None
-    """share of games against an opponent that --matchmaking draws, the others are against itself (default: .25 for
+    """share of games against an opponent that --matchmaking draws, the others are against itself (default: .2 for
     simple_mix, .5 for pfsp and league, 1 for historical and population; off: 0)"""
     pfsp_weighting: Literal["hard", "even"] = "hard"
     """pfsp prefers opponents that win (hard: (1 - p)^2 at win rate p) or that are as strong (even: p (1 - p))"""
-    opponents_per_iteration: Annotated[int, Range(2, 1024)] = 4
+    opponents_per_iteration: Annotated[int, Range(2, 1024)] = 2
     """different frozen networks that may play against a learner at the same time, each costs a forward a decision; when
     there are so many, the half that plays longest gets no new games (off: 1024)"""
     opponent_swap: Literal["reset", "rollout"] = "reset"
@@ -156,11 +189,14 @@ class Args:
     opponent: Annotated[str, PATH] = ""
     """train against this frozen policy alone, to see how far it can be exploited; in Dolphin cpu1 to cpu9 (off:
     empty)"""
-    opponent_bots: str = ""
-    """scripted opponents to mix in, separated by commas, e.g. level1,level5 (off: empty)"""
-    bot_prob: Annotated[float, SHARE] = .1
+    opponent_bots: str = "idle,level1,level3,level5,level7,level9"
+    """scripted opponents to mix in, separated by commas (off: empty)"""
+    bot_prob: Annotated[float, SHARE] = .2
     """share of games against one of --opponent-bots (off: 0)"""
-    pool_interval: Annotated[int, COUNT] = 25
+    bot_weighting: Literal["even", "uniform"] = "even"
+    """even prefers bots that are as strong (4 p (1 - p) at win rate p) and plays fewer such games the fewer there are;
+    uniform draws all alike"""
+    pool_interval: Annotated[int, COUNT] = 40
     """iterations between two additions to the pool, whose first is the initial policy (off: more than the run has)"""
     history_size: Annotated[int, COUNT] = 20
     """active checkpoints of each learner in the pool (off: 1000000000, none is ever retired)"""
@@ -172,11 +208,11 @@ class Args:
     """print the Elo table and the payoff matrix with counts at the end (off: False)"""
 
     # ------------------------------------------------------------------------------------------------------- evaluation
-    eval_interval: Annotated[int, COUNT_OR_OFF] = 200
+    eval_interval: Annotated[int, COUNT_OR_OFF] = 50
     """iterations between two evaluations of the strongest learner (by Elo), the first before all others (off: 0)"""
     eval_games: Annotated[int, Range(2, 65536)] = 32
     """games against each opponent in an evaluation, half of them from either port"""
-    eval_opponents: str = "idle,random,attacker,level1,level3,level5"
+    eval_opponents: str = "idle,attacker,level1,level3,level5,level7,level9"
     """scripted opponents of an evaluation, by commas; besides these the initial policy and, as a control, itself"""
     held_out: Annotated[str, PATH] = "attacker"
     """an opponent that training never meets, a bot or the file of a policy; part of every evaluation (off: empty)"""
@@ -238,15 +274,34 @@ class Args:
 
 def fill_in(args: Args, policy: Policy) -> None:
     """What was not given, or is the policy's own: the one place that changes arguments after they were parsed."""
-    args.timesteps = 100_000 if args.timesteps is None else args.timesteps
-    vars(args).update(network_flags(policy, backbone=args.backbone, hidden=args.hidden,
-                                    action_repeat=args.action_repeat))
+    args.timesteps = 2_500_000 if args.timesteps is None else args.timesteps
+    begins = "scratch" if not args.pretrained else "best response" if args.opponent else "pretrained"
+    for flag, value in DEFAULTS[begins].items():
+        if getattr(args, flag) is None:
+            setattr(args, flag, value)
+    args.rollout_length = args.rollout_length or min(1024, max(16, ROLLOUT_DECISIONS // args.num_games))
+    names = ["backbone", "hidden", *OPTIONS, "action_repeat", "frame_delay"]
+    own = network_flags(policy, **{name: getattr(args, name) for name in names})
+    vars(args).update({name: own[name] for name in names})
     args.gamma = .99 ** (args.action_repeat / 3) if args.gamma is None else args.gamma
     if args.update_interval != "batch_ready":
         if not (args.update_interval.isdecimal() and int(args.update_interval) > 0):
             raise UserError(f"--update-interval {args.update_interval}: give batch_ready or game frames, e.g. 10000")
         args.rollout_length = max(1, round(int(args.update_interval) / (args.num_games * args.action_repeat)))
+    for flag in ("opponent", "held_out"):                                   # of a run folder its best checkpoint
+        setattr(args, flag, str(best_checkpoint(getattr(args, flag))) if getattr(args, flag) else "")
     args.checkpoint = args.checkpoint and str(Path(args.checkpoint).resolve())      # --resume may start elsewhere
+
+
+def line_at(text: str, progress: float) -> float:
+    """Where the line "START:END" of --target-entropy is at `progress` in [0, 1]."""
+    try:
+        start, end = (float(part) for part in text.split(":"))
+    except ValueError:
+        start = end = math.nan
+    if not (0 <= start < math.inf and 0 <= end < math.inf):
+        raise UserError(f"--target-entropy {text}: give two numbers of nats from 0 up, START:END, e.g. 4:1.5")
+    return start + (end - start) * min(progress, 1)
 
 
 def history_prob(args: Args) -> float:
@@ -259,12 +314,16 @@ def check(args: Args, resumed: bool = False) -> None:
     parse_matchups(args.character, args.opponent_character, args.stage)
     parse_names(args.eval_opponents, BOTS, "bot")
     bots = parse_names(args.opponent_bots, BOTS, "bot") if args.opponent_bots else []
+    if args.target_entropy:
+        line_at(args.target_entropy, 0)
     computer, parallel = args.opponent in CPU_LEVELS, args.train_order == "parallel"
     rollout = 2 * args.num_games * args.rollout_length * args.train_interval
     games = args.num_games * (args.population_size if parallel else 1)
     learns_from_others = history_prob(args) or args.opponent or bots and args.bot_prob
     for flag, wrong, rule in (
             (f"--num-workers {args.num_workers}", args.num_workers > games, f"must lie between 0 and {games}"),
+            (f"--frame-delay {args.frame_delay}", args.frame_delay % args.action_repeat,
+             f"must be a multiple of --action-repeat ({args.action_repeat}), as all controllers change together"),
             (f"--eval-games {args.eval_games}", args.eval_games % 2, "must be even: half are played from either port"),
             (f"--max-buffer-size {args.max_buffer_size}", 0 < args.max_buffer_size < rollout,
              f"must hold at least one rollout, {rollout} agent frames"),
@@ -293,7 +352,7 @@ def check(args: Args, resumed: bool = False) -> None:
              if getattr(args, flag) not in {"", *names}]
     for flag in [flag for flag in files if not (resumed and flag == "held_out")]:
         try:
-            load_opponent(getattr(args, flag), args.action_repeat, as_flag(flag))
+            load_opponent(getattr(args, flag), args.action_repeat, as_flag(flag), args.frame_delay)
         except UserError as error:
             raise UserError(f"{error}; this run trains against it: put it back" if resumed else str(error)) from None
     if not resumed and len(files) == 2 and Path(args.opponent).read_bytes() == Path(args.held_out).read_bytes():
@@ -321,8 +380,9 @@ class Matchmaker:
         """The opponent of learner `me` in its next game, as the strategy wants it."""
         if self.args.opponent:
             return self.args.opponent if self.args.opponent in CPU_LEVELS else OPPONENT
-        if self.bots and rng.random() < self.args.bot_prob:
-            return self.bots[rng.integers(len(self.bots))]
+        weights = self.bot_weights(me)
+        if self.bots and rng.random() < self.args.bot_prob * weights.max():
+            return self.bots[rng.choice(len(self.bots), p=weights / weights.sum())]
         names, weights = self.league.candidates(me, rng) if self.league else self.candidates(me, rng)
         if not names:
             return MIRROR
@@ -330,6 +390,11 @@ class Matchmaker:
         if names[0] in self.learners:
             return names[rng.choice(len(names), p=weights)]
         return self.pool.sample(rng, names, weights) or MIRROR         # a checkpoint that cannot be read is passed over
+
+    def bot_weights(self, me: str) -> np.ndarray:
+        """A ladder: who is about as strong is worth most, who is beaten fades, nobody goes."""
+        p = np.array([self.ratings.winrate(me, bot) for bot in self.bots])
+        return np.maximum(4 * p * (1 - p), BOT_FLOOR) if self.args.bot_weighting == "even" else np.ones(len(p))
 
     def candidates(self, me: str, rng: np.random.Generator) -> tuple[list[str], np.ndarray]:
         """Ids and weights of whom --matchmaking may draw; none for a mirror match."""
@@ -384,54 +449,71 @@ def assign_opponents(selfplay: SelfPlay, matchmaker: Matchmaker, args: Args) -> 
 def collect(selfplay: SelfPlay, matchmaker: Matchmaker, args: Args, clock: dict[str, float]) -> dict[str, dict]:
     """Plays --rollout-length decisions of all games -> by learner its rollout: arrays [T, N, 2, ...] or [T, N]."""
     T, M, envs = args.rollout_length, selfplay.envs.num_games, selfplay.envs
-    floats, ints = np.empty((T, M, 2, NUM_FLOATS), np.float32), np.empty((T, M, 2, NUM_INTS), np.int16)
-    actions = np.empty((T, M, 2, ACTION_SIZE), np.int8)
+    floats = np.empty((T, M, 2, num_floats(args.frame_delay)), np.float32)
+    ints = np.empty((T, M, 2, NUM_INTS), np.int16)
+    actions, told = np.empty((T, M, 2, ACTION_SIZE), np.int8), np.zeros((T, 2, M, 2), np.float32)
     rewards, bootstrap = np.zeros((2, T, M, 2), np.float32)
     starts, terminated, truncated, broken = np.zeros((4, T, M), bool)       # starts: this observation begins a game
     learns = np.empty((T, M, 2), bool)                                 # rows of the learner itself, not of its opponent
-    first_states = selfplay.states
+    first_states, pending = selfplay.states, selfplay.pending
 
-    def value_of(learner: Learner, obs: Observation) -> np.ndarray:         # [M, 2]
-        flat = Observation(*(torch.from_numpy(x).flatten(0, 1) for x in obs))
-        features, _ = learner.acting.features(flat, selfplay.states[learner.name])
-        return learner.acting.value(features).view(M, 2).numpy()
+    def value_of(learner: Learner, obs: Observation, games: np.ndarray) -> np.ndarray:          # of n games: [n, 2]
+        slots = torch.from_numpy(np.stack([2 * games, 2 * games + 1], 1).ravel())
+        seen = Observation(*(torch.from_numpy(x[games]).flatten(0, 1) for x in obs))
+        features, _ = learner.acting.features(seen, tuple(part[slots] for part in selfplay.states[learner.name]))
+        return learner.acting.value(features).view(-1, 2).numpy()
 
     for t in range(T):
         tick = time.perf_counter()
         if t == 0 or selfplay.dones.any():
             assign_opponents(selfplay, matchmaker, args)
-        obs = observe(envs.frames, envs.controllers)                        # floats [M, 2, F], ints [M, 2, I]
+        obs = observe(envs.frames, envs.controllers, pending.frames)        # floats [M, 2, F], ints [M, 2, I]
         floats[t], ints[t], starts[t] = obs.floats, obs.ints, selfplay.dones
-        actions[t] = selfplay.act(obs)
+        actions[t] = selfplay.act(obs, told[t])
         clock["policy"] += time.perf_counter() - tick
         tick = time.perf_counter()
 
         before = np.frombuffer(envs.frames.tobytes(), FRAME)             # .copy() goes field by field: 100 times slower
-        controllers = decode_actions(actions[t], mirrored(envs.frames))
+        controllers = pending.push(decode_actions(actions[t], mirrored(envs.frames)))   # what acts now
         terminated[t], truncated[t], broken[t] = envs.step(controllers)
         ended = terminated[t] | truncated[t]
         after = np.where(ended, envs.final_frames, envs.frames) if ended.any() else envs.frames
-        rewards[t] = compute_rewards(before, after, args.rewards, terminated[t], args.gamma)
+        terms = reward_terms(before, after, args.rewards, terminated[t], args.gamma)
+        paid = np.array(list(terms.values()), np.float32).reshape(-1, M, 2)
+        rewards[t] = paid.sum(0)
 
         learns[t] = selfplay.assignment == selfplay.learner_of[:, None]
-        selfplay.record(terminated[t], truncated[t], broken[t], after)
+        selfplay.record(terminated[t], truncated[t], broken[t], after, paid)
         if truncated[t].any():                                              # the value of the frame that was cut off
-            last = observe(after, controllers)
+            last = observe(after, controllers, pending.frames)
             for k in set(selfplay.learner_of[truncated[t]].tolist()):
-                cut = truncated[t] & (selfplay.learner_of == k)
-                bootstrap[t, cut] = value_of(selfplay.learners[k], last)[cut]
+                cut = np.flatnonzero(truncated[t] & (selfplay.learner_of == k))
+                bootstrap[t, cut] = value_of(selfplay.learners[k], last, cut)
         clock["env"] += time.perf_counter() - tick
 
-    next_obs, rollouts = observe(envs.frames, envs.controllers), {}
+    learns &= acted(starts, terminated, args.frame_delay // args.action_repeat)[..., None]
+    next_obs, rollouts = observe(envs.frames, envs.controllers, pending.frames), {}
     for k in sorted(set(selfplay.learner_of.tolist())):                     # a learner's games lie side by side
         learner, games = selfplay.learners[k], slice(*np.searchsorted(selfplay.learner_of, [k, k + 1]).tolist())
         rollouts[learner.name] = {
-            "actor": learner.acting, "obs": Observation(floats[:, games], ints[:, games]), "actions": actions[:, games],
-            "rewards": rewards[:, games], "bootstrap": bootstrap[:, games], "starts": starts[:, games],
-            "terminated": terminated[:, games], "truncated": truncated[:, games], "broken": broken[:, games],
-            "learns": learns[:, games], "last_value": value_of(learner, next_obs)[games],
+            "obs": Observation(floats[:, games], ints[:, games]), "actions": actions[:, games],
+            "logprobs": told[:, 0, games], "values": told[:, 1, games], "rewards": rewards[:, games],
+            "bootstrap": bootstrap[:, games], "last_value": value_of(learner, next_obs, np.arange(M)[games]),
+            "starts": starts[:, games], "terminated": terminated[:, games], "truncated": truncated[:, games],
+            "broken": broken[:, games], "learns": learns[:, games],
             "state": tuple(s[2 * games.start:2 * games.stop] for s in first_states[learner.name])}
     return rollouts
+
+
+def acted(starts: np.ndarray, terminated: np.ndarray, late: int) -> np.ndarray:
+    """[T, N] did what was decided then come to act? Not the last `late` decisions of a game that ended. (One that was
+    cut off, or goes on after the rollout, has a value that knows of them.)"""
+    lost, ending = np.zeros_like(terminated), terminated
+    for _ in range(late):
+        lost |= ending
+        earlier = ending[1:] & ~starts[1:]                                  # one decision before, in the same game
+        ending = np.concatenate([earlier, np.zeros_like(ending[:1])])
+    return ~lost
 
 
 def drop_broken_games(rollouts: list[dict]) -> None:
@@ -472,36 +554,31 @@ def compute_gae(rewards, values, next_values, terminated, truncated, gamma: floa
 
 @torch.no_grad()
 def prepare(learner: Learner, rollout: dict, args: Args, teacher: Policy | None) -> dict[str, torch.Tensor]:
-    """Values, log-probabilities and advantages: tensors [T, B, ...], B = games x ports. The first two come out of
-    forwards over the whole rollout, with the numbers that learning starts from: the first minibatch's ratio is 1 but
-    for rounding."""
+    """Advantages and value targets: tensors [T, B, ...], B = games x ports. Values and log-probabilities are what the
+    actor thought as it acted; when it is the policy that learns, the first minibatch's ratio is 1 but for rounding."""
     T, N = rollout["starts"].shape
     rows = lambda x: torch.from_numpy(np.ascontiguousarray(x).reshape(T, 2 * N, *x.shape[3:]))          # [T, 2N, ...]
     obs, actions = Observation(*map(rows, rollout["obs"])), rows(rollout["actions"])
     starts = torch.from_numpy(np.repeat(rollout["starts"], 2, 1))
-    values, logprobs = evaluate_actions(learner.policy, obs, rollout["state"], starts, actions)         # [T, 2N]
     rho = None
-    if rollout["actor"] is not learner.policy:                              # asynchronous: an older policy has acted
-        newlogprobs = logprobs
-        _, logprobs = evaluate_actions(rollout["actor"], obs, rollout["state"], starts, actions)
-        if args.vtrace:
-            rho = (newlogprobs - logprobs).exp().clamp(max=1).view(T, N, 2).numpy()
+    if args.vtrace:                                                         # asynchronous: an older policy has acted
+        _, newlogprobs = evaluate_actions(learner.policy, obs, rollout["state"], starts, actions)
+        rho = np.minimum(1, np.exp(newlogprobs.view(T, N, 2).numpy() - rollout["logprobs"]))
     teacher_logits = torch.empty(T, 2 * N, 0)
     if teacher is not None:
         state = learner.teacher_state or teacher.initial_state(2 * N)
         features, learner.teacher_state = teacher.unroll(obs, state, starts)
         teacher_logits = teacher.logits(features, actions)
 
-    v = values.view(T, N, 2).numpy()
-    next_values = np.concatenate([v[1:], rollout["last_value"][None]])
+    values = rollout["values"]
+    next_values = np.concatenate([values[1:], rollout["last_value"][None]])
     next_values = np.where(rollout["truncated"][..., None], rollout["bootstrap"], next_values)
     terminated, truncated = (rollout[name][..., None].repeat(2, -1) for name in ("terminated", "truncated"))
-    advantages, returns = compute_gae(rollout["rewards"], v, next_values, terminated, truncated, args.gamma,
+    advantages, returns = compute_gae(rollout["rewards"], values, next_values, terminated, truncated, args.gamma,
                                       args.gae_lambda, rho)
     return {"floats": obs.floats, "ints": obs.ints, "actions": actions, "starts": starts,
-            "learns": rows(rollout["learns"]), "logprobs": logprobs, "values": values,
-            "advantages": rows(advantages), "returns": rows(returns),
-            "teacher": teacher_logits,
+            "learns": rows(rollout["learns"]), "logprobs": rows(rollout["logprobs"]), "values": rows(values),
+            "advantages": rows(advantages), "returns": rows(returns), "teacher": teacher_logits,
             **{f"state_{k}": s[None] for k, s in enumerate(rollout["state"])}}      # as the rollout began
 
 
@@ -515,30 +592,36 @@ def update(learner: Learner, batches: list[dict], args: Args, step: int) -> dict
     b = batches[0]
     if len(batches) > 1:
         b = {key: torch.cat([batch[key] for batch in batches], 1) for key in b}
-    policy, optimizer, hyper = learner.policy, learner.optimizer, learner.hyper
+    policy, optimizer, hyper, learns = learner.policy, learner.optimizer, learner.hyper, b["learns"]
     lr = hyper["learning_rate"] * (max(0., 1 - step / args.timesteps) if args.anneal_lr else 1.)
     optimizer.param_groups[0]["lr"] = lr
     teacher_coef = args.teacher_kl * .5 ** (step / args.teacher_kl_half_life)
     burning_in = learner.updates < args.value_burn_in
+    entropy_coef = hyper["entropy_coef"]
+    if args.target_entropy and learns.any():
+        missing = line_at(args.target_entropy, step / args.timesteps) + b["logprobs"][learns].mean().item()
+        low, high = args.entropy_coef / ENTROPY_RANGE, args.entropy_coef * ENTROPY_RANGE
+        hyper["entropy_coef"] = min(max(entropy_coef * math.exp(ENTROPY_STEP * missing), low), high)
+        entropy_coef = hyper["entropy_coef"] * math.exp(ENTROPY_PULL * missing)
     memory = tuple(b[key][0] for key in b if key.startswith("state_"))      # [B, H] each, at the start
     recurrent = bool(memory)
     # What a minibatch is made of: columns, whole games in time, for a policy that remembers; else single rows of T x B.
-    units = np.flatnonzero((b["learns"].any(0) if recurrent else b["learns"]).numpy())
+    units = np.flatnonzero((learns.any(0) if recurrent else learns).numpy())
     per_minibatch = max(1, args.batch_size // (len(b["actions"]) if recurrent else 1))
 
     def pick(key, mb):                                               # [T, B, ...] -> the rows that the learner acted in
-        return b[key][:, mb].flatten(0, 1)[b["learns"][:, mb].flatten()] if recurrent else b[key].flatten(0, 1)[mb]
+        return b[key][:, mb].flatten(0, 1)[learns[:, mb].flatten()] if recurrent else b[key].flatten(0, 1)[mb]
 
     def unroll(mb):                                                         # -> features [rows, H]
         if not recurrent:
             return policy.unroll(Observation(pick("floats", mb), pick("ints", mb)), (), None)[0]
         obs, state = Observation(b["floats"][:, mb], b["ints"][:, mb]), tuple(s[mb] for s in memory)
         features, _ = policy.unroll(obs, state, b["starts"][:, mb])
-        return features.flatten(0, 1)[b["learns"][:, mb].flatten()]
+        return features.flatten(0, 1)[learns[:, mb].flatten()]
 
     def all_logprobs():
         obs = Observation(b["floats"], b["ints"])
-        return evaluate_actions(policy, obs, memory, b["starts"], b["actions"])[1][b["learns"]]
+        return evaluate_actions(policy, obs, memory, b["starts"], b["actions"])[1][learns]
 
     stats, kls, before = [], [], all_logprobs() if args.target_kl else None
     for epoch in range(args.ppo_epochs if len(units) else 0):               # no units: every worker was broken
@@ -562,11 +645,11 @@ def update(learner: Learner, batches: list[dict], args: Args, step: int) -> dict
 
                 policy_loss = torch.max(-mb_advantages * ratio, -mb_advantages * clipped).mean()
                 value_loss = 0.5 * ((policy.value(features) - pick("returns", mb)) ** 2).mean()
-                entropy_loss = entropy.sum(-1).mean()
+                entropies = entropy.mean(0)                                # [6]
                 teacher_loss = torch.zeros(())
                 if teacher_coef:
                     teacher_loss = action_kl(pick("teacher", mb), logits).sum(-1).mean()
-                loss = policy_loss - hyper["entropy_coef"] * entropy_loss + teacher_coef * teacher_loss
+                loss = policy_loss - entropy_coef * entropies.sum() + teacher_coef * teacher_loss
                 loss = (0 if burning_in else loss) + args.value_coef * value_loss
                 share = len(mb_actions) / n
                 (loss * share).backward()
@@ -576,7 +659,7 @@ def update(learner: Learner, batches: list[dict], args: Args, step: int) -> dict
                     clipfrac = ((ratio - 1).abs() > hyper["ppo_clip"]).float().mean()
                     ratio_error = (ratio - 1).abs().max()
                     minibatch_stats.append(share * torch.stack(
-                        [policy_loss, value_loss, entropy_loss, teacher_loss, approx_kl, clipfrac, ratio_error]))
+                        [policy_loss, value_loss, teacher_loss, approx_kl, clipfrac, ratio_error, *entropies]))
             grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm)
             stats.append(torch.cat([torch.stack(minibatch_stats).sum(0), grad_norm[None]]))
             optimizer.step()
@@ -588,21 +671,24 @@ def update(learner: Learner, batches: list[dict], args: Args, step: int) -> dict
                 optimizer.load_state_dict(undo[1])
                 break
     learner.updates += 1
-    learner.agent_frames += int(b["learns"].sum())
+    learner.agent_frames += int(learns.sum())
 
-    s = torch.stack(stats) if stats else torch.zeros(1, 8)
-    if s[0, 6] > .01 and not args.async_learning:
-        raise RuntimeError(f"the policy that learns is not the one that acted: probability ratio off by {s[0, 6]:.3f}")
-    mean, learnt = s.mean(0).tolist(), b["returns"][b["learns"]]
+    s = torch.stack(stats) if stats else torch.zeros(1, 13)
+    if s[0, 5] > .01 and not args.async_learning:
+        raise RuntimeError(f"the policy that learns is not the one that acted: probability ratio off by {s[0, 5]:.3f}")
+    policy_loss, value_loss, teacher_loss, _, clipfrac, _, *entropies, grad_norm = s.mean(0).tolist()
+    learnt = b["returns"][learns]
     variance = learnt.var().item() if len(learnt) > 1 else 0.
-    explained = 1 - (learnt - b["values"][b["learns"]]).var().item() / variance if variance else 0.
+    explained = 1 - (learnt - b["values"][learns]).var().item() / variance if variance else 0.
     return {                                                             # a schedule's value stands after hyper's own
         "charts/agent_frames": learner.agent_frames, **{f"charts/{k}": v for k, v in hyper.items()},
-        "charts/learning_rate": lr, "losses/policy_loss": mean[0], "losses/value_loss": mean[1],
-        "losses/entropy": mean[2], "losses/teacher_kl": mean[3], "losses/approx_kl": s[-1, 4].item(),
-        "losses/clipfrac": mean[5], "losses/grad_norm": mean[7],
+        "charts/learning_rate": lr, "charts/entropy_coef": entropy_coef, "losses/policy_loss": policy_loss,
+        "losses/value_loss": value_loss, "losses/entropy": sum(entropies),
+        **{f"losses/entropy_{group}": sum(entropies[heads]) for group, heads in HEAD_GROUPS.items()},
+        "losses/teacher_kl": teacher_loss, "losses/approx_kl": s[-1, 3].item(), "losses/clipfrac": clipfrac,
+        "losses/grad_norm": grad_norm,
         **({"losses/update_kl": kls[-1], "losses/reverted": float(not kls[-1] <= args.target_kl)} if kls else {}),
-        "losses/explained_variance": explained, "losses/first_ratio_error": s[0, 6].item(),
+        "losses/explained_variance": explained, "losses/first_ratio_error": s[0, 5].item(),
         "losses/minibatches": len(stats)}
 
 
@@ -638,7 +724,8 @@ def keep_opponents(args: Args, run: Path) -> None:
 def evaluation_settings(args: Args) -> dict:
     """The keyword arguments of measure_strength."""
     return {"seed": args.seed, "games": args.eval_games, "opponents": parse_names(args.eval_opponents, BOTS, "bot"),
-            "held_out": args.held_out, "max_episode_frames": args.max_episode_frames,
+            "held_out": args.held_out, "target": "" if args.opponent in CPU_LEVELS else args.opponent,
+            "max_episode_frames": args.max_episode_frames,
             "combinations": parse_matchups(args.character, args.opponent_character, args.stage)}
 
 
@@ -652,10 +739,9 @@ def main(args: Args) -> None:
     if saved or args.pretrained:
         initial, _ = load_policy(run / "checkpoints" / "initial.pt" if saved else args.pretrained)
     else:
-        hidden = parse_hidden("512,512" if args.hidden is None else args.hidden)
-        initial = Policy(args.backbone or "mlp", hidden, args.action_repeat or 3)
-    if initial.frame_delay:
-        raise UserError(f"{args.pretrained}: trained for a delay of {initial.frame_delay} frames; this game has none")
+        hidden = parse_hidden("256,256" if args.hidden is None else args.hidden)
+        options = {name: getattr(args, name) for name in OPTIONS}
+        initial = Policy(args.backbone or "mlp", hidden, args.action_repeat or 3, args.frame_delay or 0, **options)
     fill_in(args, initial)
     check(args, resumed=bool(saved))
     tracker = Tracker(args.track)
@@ -685,11 +771,13 @@ def main(args: Args) -> None:
     learners = make_learners(
         initial, hyper, seed=args.seed, size=P, league=args.league, same_start=bool(args.pretrained), vary=args.pbt,
         asynchronous=args.async_learning)
-    pool, ratings = Pool(run / "pool", args.history_size, args.prune, args.keep_retired, args.action_repeat), Ratings()
+    pool = Pool(run / "pool", args.history_size, args.prune, args.keep_retired, args.action_repeat, args.frame_delay)
+    ratings = Ratings()
     frozen = args.opponent and args.opponent not in CPU_LEVELS
     matchmaker = Matchmaker(args, [learner.name for learner in learners], pool, ratings)
-    selfplay = SelfPlay(envs, learners, pool, ratings, seed=args.seed, one_at_a_time=args.train_order == "round-robin",
-                        most_opponents=args.opponents_per_iteration, stack=args.parallel_actions,
+    selfplay = SelfPlay(envs, learners, pool, ratings, seed=args.seed, reward_terms=active_terms(args.rewards),
+                        one_at_a_time=args.train_order == "round-robin", most_opponents=args.opponents_per_iteration,
+                        stack=args.parallel_actions,
                         load_others=({OPPONENT: load_opponent(args.opponent)} if frozen else {}).get)
     turn = Turn(winrate=args.turn_winrate, games=args.turn_games, patience=args.turn_patience, frames=args.turn_frames,
                 learners=learners)
@@ -728,7 +816,8 @@ def main(args: Args) -> None:
         f"CleanMelee self-play PPO  {args.character} on {args.stage} ({args.game_type})  {args.backbone} "
         f"{args.hidden} ({parameters:,} parameters)\n{num_iterations} iterations of {frames} game frames "
         f"({M} games x {T * args.train_interval} decisions x {args.action_repeat} frames); a reward's half-life is "
-        f"{half_life:.1f} s; run folder {run}")
+        f"{half_life:.1f} s; learning rate {args.learning_rate:g}, entropy bonus {args.entropy_coef:g}, teacher KL "
+        f"{args.teacher_kl:g}, value burn-in {args.value_burn_in}; run folder {run}")
     evaluator = Evaluator(run, evaluation_settings(args), global_step, in_background=args.eval_in_background,
                           log=console.print, on_row=tracker.log)
     if not saved:                                                           # somebody to meet, and something to resume
@@ -752,26 +841,27 @@ def main(args: Args) -> None:
     try:
         while iteration < num_iterations and not stopping:
             # ------------------------------------------------------------------------------------------------- collect
-            clock = {"env": 0., "policy": 0., "learn": 0.}
+            clock, processor = {"env": 0., "policy": 0., "learn": 0.}, time.process_time()
             selfplay.begin_iteration()
             rollouts = [collect(selfplay, matchmaker, args, clock) for _ in range(args.train_interval)]
             begun, iteration, global_step = global_step, iteration + 1, global_step + frames
             stopping = bool(stop)                                           # asked once, so that all below agree
             row = {"global_step": global_step, "iteration": iteration, "charts/games_finished": selfplay.finished,
                    "charts/games_truncated": selfplay.truncated, "selfplay/opponents": len(selfplay.policy_ids) - P}
-            scores = {name: list(selfplay.scores[name]) for name in rollouts[0]}
+            played = {name: selfplay.results(name) for name in rollouts[0]}
 
             # ------------------------------------------------------------------------------------- prepare and update
             tick = time.perf_counter()
             if parallel is None:
                 metrics = {learner.name: learn(learner, [rollout[learner.name] for rollout in rollouts], begun)
                            for learner in learners if learner.name in rollouts[0]}
-                finished = [(row, scores, metrics)]
+                finished = [(row, played, metrics)]
             else:                                                   # who keeps or changes weights waits for all updates
                 halt = stopping or any(map(every, (args.save_interval, args.pool_interval, args.eval_interval,
                                                    args.pbt_interval if args.pbt else 0)))
-                finished = parallel.run((row, scores), rollouts, begun, wait=halt)
+                finished = parallel.run((row, played), rollouts, begun, wait=halt)
             clock["learn"] = time.perf_counter() - tick
+            row["time/processor"] = time.process_time() - processor         # of all threads
 
             # ----------------------------------------------------------------------------------------------------- log
             now = time.perf_counter()
@@ -779,12 +869,10 @@ def main(args: Args) -> None:
                 start, first_step, sps = now, global_step, frames / sum(clock.values())
             else:
                 sps = (global_step - first_step) / (now - start)
-            for row, scores, metrics in finished:
+            for row, played, metrics in finished:
                 row |= {"charts/SPS": round(sps), **{f"time/{name}": seconds for name, seconds in clock.items()}}
                 for name, learnt in metrics.items():
-                    learnt |= {"selfplay/history_games": len(scores[name]), "selfplay/elo": ratings.elo(name)}
-                    if scores[name]:
-                        learnt["selfplay/history_score"] = float(np.mean(scores[name]))
+                    learnt |= played[name] | {"selfplay/elo": ratings.elo(name)}
                     row |= {key if P == 1 else f"{name}/{key}": value for key, value in learnt.items()}
                     policy_loss, value_loss, entropy, kl = (
                         learnt[f"losses/{key}"] for key in ("policy_loss", "value_loss", "entropy", "approx_kl"))
@@ -798,7 +886,7 @@ def main(args: Args) -> None:
 
             # -------------------------------------------------------- population, pool, evaluation and checkpoints
             active = learners if args.train_order == "parallel" else [learners[turn.learner]]
-            turn.scores += selfplay.scores[learners[turn.learner].name]
+            turn.scores += sum(selfplay.scores[learners[turn.learner].name].values(), [])
             if args.pbt and iteration % args.pbt_interval == 0:
                 for event in pbt_round(learners, ratings):
                     selfplay.forget(event["learner"])

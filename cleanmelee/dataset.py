@@ -7,7 +7,7 @@
     load_sequences(folder, ..)  Sequences          every row in memory, for what draws single frames
 
 A policy that has seen frames[t] learns controllers[t + 1 + delay]; what it has chosen already and is not in effect yet,
-controllers[t + 1] to controllers[t + delay], it is told (`Rows.pending`)."""
+controllers[t + 1] to controllers[t + delay], is part of what it sees."""
 
 import json
 from collections import deque
@@ -28,7 +28,7 @@ from cleanmelee.frame import CONTROLLER, FIGHTERS, FIRST_CONTROL_FRAME, FRAME, N
 from cleanmelee.packed import BLOCK, RECORD, PackedGame, map_file, name_of, pack_game
 from cleanmelee.replays import Replay, scan_replays
 from cleanmelee.rewards import RewardArgs, compute_rewards
-from melee_common import ACTION_SIZE, Observation, encode_controllers, mirrored, observe
+from melee_common import Observation, encode_controllers, mirrored, observe
 
 RELEASE_BYTES = 512 << 20                               # of mapped files that were read, after which they are let go
 WINDOW_BYTES = 256 << 10                                # of them that the kernel maps for a short window
@@ -36,13 +36,13 @@ WINDOW_BYTES = 256 << 10                                # of them that the kerne
 
 class Rows(NamedTuple):
     """Stretches of games from the side of the players to learn from, [T, B]: T frames of each of B."""
-    obs: Observation            # [T, B, ..] what the player saw: frames[t], and the controller that made it
+    obs: Observation            # [T, B, ..] what the player saw: frames[t], the controller that made it, and those on
+    #                             their way, controllers[t + 1] .. [t + delay]
     actions: torch.Tensor       # [T, B, 13] int8, what the player did: controllers[t + 1 + delay]
     weights: torch.Tensor       # [T, B] 1 where the player had control then and nothing of it is missing from the file,
     #                             else 0: such rows, and those after a game's end, are seen but not learned
     changed: torch.Tensor       # [T, B] bool: the action is not the one held until then
     returns: torch.Tensor       # [T, B] discounted reward that followed frames[t]
-    pending: torch.Tensor       # [T, B, delay, 13] int8, the actions on their way: controllers[t + 1] .. [t + delay]
 
     def map(self, change) -> "Rows":
         """Every tensor changed by change(tensor)."""
@@ -165,26 +165,26 @@ class Games:
 
 
 def _label(frames, controllers, players, length, delay):
-    """FRAME [T + 1 + delay, B], CONTROLLER of the players [B] -> what `length` = T of them saw, did and had under
-    way."""
+    """FRAME [T + 1 + delay, B], CONTROLLER of the players [B] -> what `length` = T of them saw and did."""
     B = len(players)
     own = np.zeros((length, B, NUM_PLAYERS), CONTROLLER)
-    own[np.arange(length)[:, None], np.arange(B), players] = controllers[:length]
+    queue = np.zeros((length, B, NUM_PLAYERS, delay), CONTROLLER)
+    place = np.arange(length)[:, None], np.arange(B), players
+    own[place] = controllers[:length]
+    for late in range(delay):
+        queue[(*place, late)] = controllers[1 + late:1 + late + length]
     seen = frames[:length].reshape(-1)
-    obs = observe(seen, own.reshape(-1, NUM_PLAYERS))                       # [T * B, 2, ..]
-    who = np.arange(length * B), np.tile(players, length)
+    obs = observe(seen, own.reshape(-1, NUM_PLAYERS), queue.reshape(length * B, NUM_PLAYERS, delay))
+    who = np.arange(length * B), np.tile(players, length)                   # of obs [T * B, 2, ..]
     mirror = mirrored(seen)[who].reshape(length, B)                         # of what was seen, whenever the reply acts
 
     def encoded(late):                                                      # [T, B, 13]
         return encode_controllers(controllers[late:late + length], mirror)
 
     actions, held = encoded(1 + delay), encoded(delay)
-    pending = np.empty((length, B, delay, ACTION_SIZE), np.int8)
-    for late in range(delay):
-        pending[:, :, late] = encoded(1 + late)
     floats, ints = (torch.from_numpy(x[who].reshape(length, B, -1)) for x in obs)
     return {"obs": Observation(floats, ints), "actions": torch.from_numpy(actions),
-            "changed": torch.from_numpy((actions != held).any(-1)), "pending": torch.from_numpy(pending)}
+            "changed": torch.from_numpy((actions != held).any(-1))}
 
 
 def _place_rewards(scores, player, begin, gamma, out):
@@ -428,7 +428,6 @@ class Sequences:
     weights: torch.Tensor   # [N]
     changed: torch.Tensor   # [N]
     returns: torch.Tensor   # [N]
-    pending: torch.Tensor   # [N, delay, 13]
     starts: np.ndarray      # [S + 1] sequence s is rows starts[s] to starts[s + 1]
 
     def take(self, rows: torch.Tensor) -> tuple[Observation, torch.Tensor]:

@@ -1,6 +1,5 @@
 """Environments for learners from elsewhere: one player with Gymnasium's API, both with PettingZoo's."""
 
-import collections
 import numbers
 import operator
 import os
@@ -19,15 +18,16 @@ from cleanmelee.game import BOTS
 from cleanmelee.pool import Pool
 from cleanmelee.rewards import RewardArgs, compute_rewards
 from melee_common import (
-    ACTION_SIZE, INT_LIMITS, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, NUM_SHOULDER, NUM_STICK, Observation,
-    Policy, VecEnv, decode_actions, load_policy, mirrored, observe, to_torch,
+    ACTION_SIZE, INT_LIMITS, NUM_BUTTONS, NUM_INTS, NUM_LOGITS, NUM_SHOULDER, NUM_STICK, Observation, Pending,
+    Policy, VecEnv, decode_actions, load_policy, mirrored, num_floats, observe, to_torch,
 )
 
 
-def spaces() -> tuple[Dict, MultiDiscrete]:
-    """Of an observation (`Observation(**obs)` is what a Policy reads), and of an action (see `decode_actions`)."""
+def spaces(frame_delay: int) -> tuple[Dict, MultiDiscrete]:
+    """Of an observation (`Observation(**obs)` is what a Policy of that delay reads), and of an action (see
+    `decode_actions`)."""
     limits = np.finfo(np.float32)
-    seen = {"floats": Box(limits.min, limits.max, (NUM_FLOATS,), np.float32),
+    seen = {"floats": Box(limits.min, limits.max, (num_floats(frame_delay),), np.float32),
             "ints": Box(0, INT_LIMITS, (NUM_INTS,), np.int16)}
     return Dict(seen), MultiDiscrete([2] * NUM_BUTTONS + [NUM_STICK] * 4 + [NUM_SHOULDER])
 
@@ -70,16 +70,19 @@ class MeleeEnv(gymnasium.Env):
         obs, info = env.reset(seed=1)
         obs, reward, terminated, truncated, info = env.step(env.action_space.sample())
 
-    obs is a dict of `floats` [NUM_FLOATS] and `ints` [NUM_INTS]; `Observation(**obs)` is what a Policy reads. An action
-    is 13 integers (`decode_actions`), held for `action_repeat` frames; right is towards the opponent, in both
-    (`mirrored`; the stick is turned as it lay when obs was made). The reward is that of `compute_rewards`. info names
-    the `opponent` and the own `port` (1 or 2), and at a game's end its `outcome`: 1 won, 0 draw, -1 lost."""
+    obs is a dict of `floats` [num_floats(frame_delay)] and `ints` [NUM_INTS]; `Observation(**obs)` is what a Policy
+    reads. An action is 13 integers (`decode_actions`), held for `action_repeat` frames; right is towards the opponent,
+    in both (`mirrored`; the stick is turned as it lay when obs was made). It acts `frame_delay` frames late, and obs
+    shows what is on its way; an opponent acts as often and as late as it was trained to. The reward is that of
+    `compute_rewards`. info names the `opponent` and the own `port` (1 or 2), and at a game's end its `outcome`: 1 won,
+    0 draw, -1 lost."""
 
     metadata = {"render_modes": ["ansi"], "render_fps": 60}
 
     def __init__(self, opponent: "str | Path | Pool | Policy | list" = "attacker", *, character: str = "mewtwo",
                  opponent_character: str = "", stage: str = "final_destination", port: int = 0, action_repeat: int = 3,
-                 max_episode_frames: int = 3600, render_mode: str | None = None, **rewards: float):
+                 frame_delay: int = 0, max_episode_frames: int = 3600, render_mode: str | None = None,
+                 **rewards: float):
         """opponent: a bot's name, a checkpoint, a pool or its folder, or a list of those, of which each reset draws
         one. opponent_character: empty for the same. port: 1 or 2, or 0 to draw it at every reset. max_episode_frames:
         game frames after which a game is truncated (0: never). render_mode: "ansi", for `render` to return a line of
@@ -93,10 +96,11 @@ class MeleeEnv(gymnasium.Env):
             raise UserError("MeleeEnv: the list of opponents is empty; name at least one")
         self._port, self._action_repeat = whole("port", port, 0, 2), whole("action_repeat", action_repeat, 1, 3600)
         max_episode_frames = whole("max_episode_frames", max_episode_frames, 0, 10 ** 9)
+        self._pending = Pending(1, whole("frame_delay", frame_delay, 0, 3600))              # frame by frame
         self._rewards, self.render_mode = reward_args(rewards), render_mode
         self._envs = VecEnv(1, self._characters, lookup(STAGES, stage, "stage"), max_episode_frames=max_episode_frames)
         self._me, self._over, self._name = 0, True, None                    # no name: no game has begun
-        self.observation_space, self.action_space = spaces()
+        self.observation_space, self.action_space = spaces(frame_delay)
 
     @staticmethod
     def _source(opponent):
@@ -141,8 +145,9 @@ class MeleeEnv(gymnasium.Env):
             games.bot_kinds[0, 1 - self._me] = BOTS[self._name]
         else:
             self._state, self._noise = self._policy.initial_state(1), torch.Generator().manual_seed(noise_seed)
-            self._choice = np.zeros((), CONTROLLER)                       # the opponent's, held until its next decision
-            self._late = collections.deque([self._choice] * self._policy.frame_delay)
+            self._choice = np.zeros((1, 2), CONTROLLER)                   # the opponent's, held until its next decision
+            self._opponents_pending = Pending(1, self._policy.frame_delay)
+        self._pending.reset([0])
         games.seed[0], games.episode[0] = game_seed, 0
         games.reset(np.ones(1, bool))
         self._over = False
@@ -154,9 +159,10 @@ class MeleeEnv(gymnasium.Env):
             raise ResetNeeded("no game is on: call reset()")
         action, envs = an_action(action, self.action_space), self._envs
         before = np.frombuffer(envs.frames.tobytes(), FRAME)
-        controllers = np.zeros((1, 2), CONTROLLER)
-        controllers[0, self._me] = decode_actions(action, mirrored(envs.frames)[0, self._me])
+        chosen = np.zeros((1, 2), CONTROLLER)
+        chosen[0, self._me] = decode_actions(action, mirrored(envs.frames)[0, self._me])
         for _ in range(self._action_repeat):
+            controllers = self._pending.push(chosen)
             if self._policy is not None:
                 controllers[0, 1 - self._me] = self._opponent_controller()
             terminated, truncated, _ = envs.step(controllers)
@@ -169,19 +175,19 @@ class MeleeEnv(gymnasium.Env):
 
     @torch.inference_mode()
     def _opponent_controller(self) -> np.ndarray:
+        pending = self._opponents_pending
         if int(self._envs.games.episode_frames[0]) % self._policy.action_repeat == 0:
-            seen = to_torch(observe(self._envs.frames, self._envs.controllers))
+            seen = to_torch(observe(self._envs.frames, self._envs.controllers, pending.frames))
             rows = Observation(seen.floats[:, 1 - self._me], seen.ints[:, 1 - self._me])            # [1, ...]
             noise = torch.rand(1, NUM_LOGITS, generator=self._noise)
             actions, self._state = self._policy.step(rows, self._state, noise)
-            self._choice = decode_actions(actions.numpy(), mirrored(self._envs.frames)[:, 1 - self._me])[0]
-        self._late.append(self._choice)
-        return self._late.popleft()
+            self._choice[:] = decode_actions(actions.numpy(), mirrored(self._envs.frames)[:, 1 - self._me])
+        return pending.push(self._choice)[0, 1 - self._me]
 
     def _observe(self) -> dict[str, np.ndarray]:
         envs = self._envs
         final = envs.final_frames, envs.final_controllers
-        obs = observe(*(final if self._over else (envs.frames, envs.controllers)))
+        obs = observe(*(final if self._over else (envs.frames, envs.controllers)), self._pending.frames)
         return {"floats": obs.floats[0, self._me], "ints": obs.ints[0, self._me]}
 
     def _info(self) -> dict:
@@ -216,19 +222,22 @@ class MeleeParallelEnv(pettingzoo.ParallelEnv):
     metadata = {"name": "melee_v0", "render_modes": []}
 
     def __init__(self, characters: tuple[str, str] = ("mewtwo", "mewtwo"), *, stage: str = "final_destination",
-                 action_repeat: int = 3, max_episode_frames: int = 3600, **rewards: float):
-        """characters: by port. max_episode_frames: game frames after which a game is truncated (0: never)."""
+                 action_repeat: int = 3, frame_delay: int = 0, max_episode_frames: int = 3600, **rewards: float):
+        """characters: by port. frame_delay: a multiple of action_repeat. max_episode_frames: game frames after which a
+        game is truncated (0: never)."""
         if not isinstance(characters, list | tuple) or len(characters) != 2:
             raise UserError(f"MeleeParallelEnv: characters {characters!r} must be two names, by port")
         self.render_mode = None
         self.possible_agents, self.agents = ["player_1", "player_2"], []
         self.observation_spaces, self.action_spaces = (
-            dict.fromkeys(self.possible_agents, space) for space in spaces())
+            dict.fromkeys(self.possible_agents, space)
+            for space in spaces(whole("frame_delay", frame_delay, 0, 3600)))
         self._rewards, self._rng = reward_args(rewards), np.random.default_rng()
         self._envs = VecEnv(1, [lookup(CHARACTERS, name, "character") for name in characters],
                             lookup(STAGES, stage, "stage"),
                             action_repeat=whole("action_repeat", action_repeat, 1, 3600),
                             max_episode_frames=whole("max_episode_frames", max_episode_frames, 0, 10 ** 9))
+        self._pending = Pending(1, frame_delay, action_repeat)
 
     def reset(self, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
         """Begins a game. seed: of this and all later ones."""
@@ -239,8 +248,9 @@ class MeleeParallelEnv(pettingzoo.ParallelEnv):
         games = self._envs.games
         games.seed[0], games.episode[0] = self._rng.integers(2 ** 63), 0
         games.reset(np.ones(1, bool))
+        self._pending.reset([0])
         self.agents = list(self.possible_agents)
-        return self._by_agent(observe(self._envs.frames, self._envs.controllers)), {name: {} for name in self.agents}
+        return self._by_agent(self._envs.frames, self._envs.controllers), {name: {} for name in self.agents}
 
     def step(self, actions: dict[str, np.ndarray]) -> tuple[dict, dict, dict, dict, dict]:
         """{agent: [13] integers} -> observations, rewards, terminations, truncations, infos, by agent."""
@@ -250,16 +260,17 @@ class MeleeParallelEnv(pettingzoo.ParallelEnv):
             raise UserError(f"not the actions of {' and '.join(self.agents)}: {actions!r}; give one for each, by name")
         envs, before = self._envs, np.frombuffer(self._envs.frames.tobytes(), FRAME)
         chosen = np.stack([an_action(actions[name], self.action_spaces[name]) for name in self.agents])[None]
-        terminated, truncated, _ = envs.step(decode_actions(chosen, mirrored(envs.frames)))
+        terminated, truncated, _ = envs.step(self._pending.push(decode_actions(chosen, mirrored(envs.frames))))
         over = bool(terminated[0] | truncated[0])
         after, controllers = (envs.final_frames, envs.final_controllers) if over else (envs.frames, envs.controllers)
         rewards = compute_rewards(before, after, self._rewards, terminated)[0]
         agents, self.agents = self.agents, [] if over else self.agents
-        return (self._by_agent(observe(after, controllers)), dict(zip(agents, rewards.tolist(), strict=True)),
+        return (self._by_agent(after, controllers), dict(zip(agents, rewards.tolist(), strict=True)),
                 dict.fromkeys(agents, bool(terminated[0])), dict.fromkeys(agents, bool(truncated[0])),
                 {name: {} for name in agents})
 
-    def _by_agent(self, obs: Observation) -> dict[str, dict]:
+    def _by_agent(self, frames: np.ndarray, controllers: np.ndarray) -> dict[str, dict]:
+        obs = observe(frames, controllers, self._pending.frames)
         return {name: {"floats": obs.floats[0, port], "ints": obs.ints[0, port]}
                 for port, name in enumerate(self.possible_agents)}
 

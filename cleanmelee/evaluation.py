@@ -16,24 +16,33 @@ import torch
 from cleanmelee import signals
 from cleanmelee.cli import UserError
 from cleanmelee.files import append_jsonl, read_jsonl
+from cleanmelee.fingerprint import Fingerprint, unlike_people
 from cleanmelee.frame import outcomes
 from cleanmelee.game import BOTS
 from cleanmelee.statistics import wilson_interval
 from cleanmelee.terminal import warn
 from cleanmelee.workers import end_with_parent
 from melee_common import (
-    ACTION_SIZE, BOT_SLOT, NUM_BUTTONS, NUM_STICK, STICK_NEUTRAL, Policy, VecEnv, load_policy, matchups,
-    play_games, save_checkpoint,
+    ACTION_SIZE, BOT_SLOT, NUM_BUTTONS, NUM_STICK, STICK_NEUTRAL, Policy, VecEnv, load_checkpoint, load_policy,
+    matchups, play_games, save_checkpoint,
 )
 
 
 def measure_strength(policy: Policy, initial: Policy, step: int, *, seed: int, games: int, opponents: list[str],
-                     held_out: str, combinations: list[tuple[str, str, str]], max_episode_frames: int) -> dict:
-    """A row for eval.jsonl. Win rates with 95 % intervals against scripted `opponents`, the opponent that training
-    never meets (`held_out`: a bot, the file of a policy, or empty), the initial policy and itself (the control, which
-    must come out even: whose score is counted changes so that neither the matchup nor the side of the stage tells);
-    drift: how far its actions against itself are from those of the initial policy against itself; and what looks like a
-    collapse, among it a policy that wins from one side of the stage only.
+                     held_out: str, combinations: list[tuple[str, str, str]], max_episode_frames: int,
+                     target: str = "", best: Policy | None = None, best_score: float = 0.) -> dict:
+    """A row for eval.jsonl. Win rates with 95 % intervals against
+
+    - scripted `opponents`, and the one that training never meets (held_out: a bot, the file of a policy, or empty);
+    - the initial policy, and itself (the control, which must come out even: whose score is counted changes so that
+      neither the matchup nor the side of the stage tells);
+    - the frozen policy that a best response is trained against (target: its file);
+    - the run's best so far, whose mean win rate against scripted opponents, the held-out one apart, was best_score.
+      is_best: this one takes its place, since it leads in that mean and against it together.
+
+    style: the fingerprint of its games against itself, and which figures are far from people's. drift: how far its
+    actions against itself are from those of the initial policy against itself. collapse: what looks like one, among it
+    a policy that wins from one side of the stage only.
 
     games: against each opponent, half of them from either port. combinations: (own character, opponent's, stage), in
     turn. All randomness is its own, keyed by seed and step."""
@@ -42,12 +51,17 @@ def measure_strength(policy: Policy, initial: Policy, step: int, *, seed: int, g
     opponent_of |= {control: (0, 0), "initial": (1, 0), reference: (1, 0)}
     if held_out in BOTS:
         opponent_of.setdefault(held_out, (BOT_SLOT, BOTS[held_out]))
-    elif held_out:
-        try:
-            policies.append(load_policy(held_out)[0])
-            opponent_of["heldout"] = (2, 0)
-        except UserError as error:
-            warn(f"{error}; evaluations go without --held-out until it is put back")
+    files = ("heldout", "" if held_out in BOTS else held_out, "--held-out"), ("opponent", target, "--opponent")
+    for name, file, flag in files:
+        if file:
+            try:
+                policies.append(load_policy(file)[0])
+                opponent_of[name] = (len(policies) - 1, 0)
+            except UserError as error:
+                warn(f"{error}; evaluations go without {flag} until it is put back")
+    if best is not None:
+        policies.append(best)
+        opponent_of["best"] = (len(policies) - 1, 0)
     block = {name: slice(k * games, (k + 1) * games) for k, name in enumerate(opponent_of)}
 
     N = len(block) * games
@@ -59,9 +73,10 @@ def measure_strength(policy: Policy, initial: Policy, step: int, *, seed: int, g
     assignment[block[reference]] = 1                                        # the initial policy on both sides
     characters, stages = matchups(combinations, number % games, port)
 
-    presses = {control: ActionCounts(), reference: ActionCounts()}
+    presses, style = {control: ActionCounts(), reference: ActionCounts()}, Fingerprint(stages)
 
-    def watch(actions, running):
+    def watch(actions, before, after, running):
+        style.watch(before, after, running)
         for name, counts in presses.items():
             counts.add(actions[block[name]][running[block[name]]])
 
@@ -80,6 +95,17 @@ def measure_strength(policy: Policy, initial: Policy, step: int, *, seed: int, g
         low, high = wilson_interval(wins, games)
         row |= {f"eval/winrate_{name}": wins / games, f"eval/winrate_{name}_low": low,
                 f"eval/winrate_{name}_high": high}
+
+    scripted = [row[f"eval/winrate_{name}"] for name in block if opponent_of[name][0] == BOT_SLOT and name != held_out]
+    row["eval/score"] = float(np.mean(scripted)) if scripted else 0.
+    lead = row["eval/score"] - best_score + row.get("eval/winrate_best", 1.) - .5
+    row["eval/is_best"] = bool(lead >= 0)
+    mirror = np.zeros((N, 2), bool)
+    mirror[block[control]] = True
+    figures = style.figures(mirror)
+    everywhere = style.figures((assignment == 0) & (np.repeat(list(block), games) != reference)[:, None])
+    figures["self_destructs"] = everywhere.get("self_destructs", 0.)         # in all of its games: rare, and it matters
+    row |= {f"style/{name}": value for name, value in figures.items()} | {"style/unlike_people": unlike_people(figures)}
 
     port_1 = float((outcomes(final[block[control]]) + 1).mean() / 2)
     untouched = ((final["players"]["percent"] == 0) & (final["players"]["stocks"] == stocks)).all(1)
@@ -147,6 +173,9 @@ def describe_strength(row: dict) -> str:
     rates = (f"{key.removeprefix('eval/winrate_')} {row[key]:.0%} [{row[f'{key}_low']:.0%}, {row[f'{key}_high']:.0%}]"
              for key in row if f"{key}_low" in row)
     flags = "".join(f"; collapse: {flag}" for flag in row["eval/collapse"])
+    strange = [f"{name} {row[f'style/{name}']:.2g}" for name in row.get("style/unlike_people", ())]
+    flags += f"; unlike people: {', '.join(strange)}" if strange else ""
+    flags += "; the best so far" if row.get("eval/is_best") else ""
     return f"{', '.join(rates)}; drift {row['eval/drift']:.2f}{flags}"
 
 
@@ -163,12 +192,16 @@ class Evaluator:
         self.run, self.folder, self.settings = run, run / "checkpoints", settings
         self.in_background, self.log, self.on_row = in_background, log, on_row
         self.process, self.failures = None, 0
+        self.best = self.folder / "best.pt"
+        self._forget_a_later_best(global_step)
         names = ((re.fullmatch(r"eval_(\d{12,18})\.pt", path.name), path) for path in self.folder.glob("eval_*.pt"))
         waiting = sorted((int(ours[1]), path) for ours, path in names if ours and path.is_file())
-        done = {row["global_step"] for _, row in read_jsonl(run / "eval.jsonl")}
+        done = {row["global_step"]: row for _, row in read_jsonl(run / "eval.jsonl")}
         self.jobs = []
         for step, path in waiting:
             if step > global_step or step in done:                   # measured again when training is there; or already
+                if step in done:
+                    self._keep_if_best(path, done[step])
                 path.unlink()
             else:
                 self.jobs.append((step, path))
@@ -194,11 +227,37 @@ class Evaluator:
                 if row is None:
                     return
             else:
-                initial, _ = load_policy(self.folder / "initial.pt")
-                row = measure_strength(load_policy(path)[0], initial, step, **self.settings)
+                row = _measure(self._job(step, path))
             yield row
+            self._keep_if_best(path, row)
             self.jobs.pop(0)
             path.unlink(missing_ok=True)
+
+    def _job(self, step: int, path: Path) -> dict:
+        best = str(self.best) if self.best.exists() else ""
+        return {"policy": str(path), "initial": str(self.folder / "initial.pt"), "best": best, "step": step,
+                "settings": self.settings}
+
+    def _keep_if_best(self, path: Path, row: dict) -> None:
+        """best.pt, and the one before it, to go back to if training goes back."""
+        if row.get("eval/is_best") and path.exists() and self._step_of(self.best) != row["global_step"]:
+            if self.best.exists():
+                self.best.replace(self.best.with_name("best_before.pt"))
+            policy, metrics = load_policy(path)[0], {"score": row["eval/score"]}
+            save_checkpoint(self.best, policy, step=row["global_step"], metrics=metrics)
+
+    def _forget_a_later_best(self, global_step: int) -> None:
+        """Training goes on from before the best was found, and will find it again."""
+        before = self.best.with_name("best_before.pt")
+        for path in (self.best, before):
+            if self._step_of(path) > global_step:
+                path.unlink()
+        if before.exists() and not self.best.exists():
+            before.replace(self.best)
+
+    @staticmethod
+    def _step_of(path: Path) -> int:
+        return load_checkpoint(path)["step"] if path.exists() else -1
 
     def _ask(self, step: int, path: Path, wait: bool, stop) -> dict | None:
         """The row of the first job, if the process has it; starts the process, sends it the job, where that is to
@@ -206,8 +265,7 @@ class Evaluator:
         if self.process is None:
             self._start()
         if self.asked != step:
-            job = {"policy": str(path), "initial": str(self.folder / "initial.pt"), "step": step,
-                   "settings": self.settings}
+            job = self._job(step, path)
             with contextlib.suppress(BrokenPipeError):                      # its end shows below
                 print(json.dumps(job), file=self.process.stdin, flush=True)
             self.asked = step
@@ -259,7 +317,14 @@ def serve_evaluations(parent: int) -> None:
     end_with_parent(parent)
     os.nice(5)                                                              # training first, but not alone
     for line in sys.stdin:
-        job = json.loads(line)
-        policy, initial = (load_policy(job[name])[0] for name in ("policy", "initial"))
-        row = measure_strength(policy, initial, job["step"], **job["settings"])
-        print(json.dumps(row), flush=True)
+        print(json.dumps(_measure(json.loads(line))), flush=True)
+
+
+def _measure(job: dict) -> dict:
+    """measure_strength for policies in files."""
+    policy, initial = (load_policy(job[name])[0] for name in ("policy", "initial"))
+    best = {}
+    if job["best"]:
+        best["best"], data = load_policy(job["best"])
+        best["best_score"] = data["metrics"]["score"]
+    return measure_strength(policy, initial, job["step"], **best, **job["settings"])

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from cleanmelee.frame import CONTROLLER
 from cleanmelee.onnx import OnnxPolicy
-from melee_common import BOT_SLOT, NUM_FLOATS, NUM_INTS, NUM_LOGITS, Observation, Policy, act, decode_actions
+from melee_common import BOT_SLOT, NUM_INTS, NUM_LOGITS, Observation, Policy, act, decode_actions
 
 
 @dataclass
@@ -84,9 +85,83 @@ class Inference:
         return tick, turn, decode_actions(actions, mirror)
 
 
+class Hands:
+    """What every slot of N games presses: policies decide as often, and act as late, as they were trained to.
+
+    A decision from frame t makes frame t + 1 + delay; until the first has come, a game's controllers are neutral. One
+    that is late acts when it comes, and the controller holds until then. For each frame: `advance` to it, `ask` whoever
+    has a `turn`, `take` what acts.
+
+        clock [N]       frames of the game that is on"""
+
+    def __init__(self, policies: list[Policy | OnnxPolicy], assignment: np.ndarray, generator: torch.Generator | None,
+                 pace: Pace, asynchronous: bool):
+        """assignment [N, 2]: which of `policies` plays a slot; BOT_SLOT: none of them. Others as `Inference`."""
+        self.assignment, self.pace = assignment, pace
+        N = len(assignment)
+        repeat = [*(policy.action_repeat for policy in policies), 1]        # the last is BOT_SLOT's
+        self.repeat = np.array(repeat)[assignment]                          # [N, 2]
+        self.delay = np.array([*(policy.frame_delay for policy in policies), 0])[assignment]
+        self.size = int(self.delay.max()) + 1
+        self.queue = np.zeros((self.size, N, 2), CONTROLLER)                # what acts at clock c lies at c % size
+        self.newest = np.zeros((N, 2), CONTROLLER)                          # the last decision, held until the next
+        self.due = np.zeros((self.size, N, 2), bool)                        # is that clock's decision still to come?
+        self.clock = np.full(N, -1)
+        self.began_at = np.zeros(N, int)
+        self.tick = -1
+        self.slots, self.sides = np.arange(N)[:, None], np.arange(2)
+        self.inference = Inference(policies, assignment, generator, pace, asynchronous)
+
+    def advance(self, begins: np.ndarray) -> None:
+        """To the next frame, of the games in begins [N] the first one."""
+        self.tick += 1
+        self.clock += 1
+        self.queue[:, begins] = np.zeros((), CONTROLLER)
+        self.newest[begins] = np.zeros((), CONTROLLER)
+        self.due[:, begins] = False
+        self.clock[begins] = 0
+        self.began_at[begins] = self.tick
+
+    def turn(self, live: np.ndarray) -> np.ndarray:
+        """[N, 2] which policies decide now, in games that are still `live` [N]; everyone else holds the controller."""
+        turn = (self.assignment != BOT_SLOT) & live[:, None] & (self.clock[:, None] % self.repeat == 0)
+        latest = (self.clock[:, None] + self.delay) % self.size
+        self.queue[latest, self.slots, self.sides] = self.newest
+        self.due[latest, self.slots, self.sides] = turn
+        return turn
+
+    def pending(self) -> np.ndarray:
+        """CONTROLLER [N, 2, D]: what is chosen already for the D frames that follow, as `observe` shows it; D is the
+        longest delay."""
+        coming = self.queue[(self.clock[:, None] + np.arange(self.size - 1)) % self.size, self.slots]   # [N, D, 2]
+        return np.moveaxis(coming, 1, 2)
+
+    def ask(self, obs: Observation, mirror: np.ndarray, turn: np.ndarray, begins: np.ndarray) -> None:
+        """As `Inference.ask`, about this frame."""
+        self.inference.ask(self.tick, obs, mirror, turn, begins)
+
+    def take(self, until: float) -> np.ndarray:
+        """CONTROLLER [N, 2] that make the next frame. until: as in `Inference.answers`."""
+        for asked_at, who, controllers in self.inference.answers(until):
+            age = self.tick - asked_at
+            who = who & (asked_at >= self.began_at)[:, None]                # nothing from a game that is over
+            self.newest[who] = controllers[who]
+            for ahead in range(self.size):                                  # from its own time on, unless that is past
+                rows = (who & (ahead >= self.delay - age) & (ahead <= self.delay)).nonzero()
+                at = (self.clock[rows[0]] + ahead) % self.size
+                self.queue[at, *rows] = controllers[rows]
+                self.due[at, *rows] &= ahead != (self.delay - age)[rows]
+        acting = self.clock[:, None] % self.size
+        self.pace.missed += int((self.due[acting, self.slots, self.sides] & (self.assignment == 0)).any(1).sum())
+        return self.queue[acting, self.slots, self.sides]
+
+    def close(self) -> None:
+        self.inference.close()
+
+
 def warm_up(policies: list[Policy | OnnxPolicy], rows: int) -> None:
     """The first forwards take a hundred times longer than the others: not within a game."""
-    obs = Observation(torch.zeros(rows, NUM_FLOATS), torch.zeros(rows, NUM_INTS, dtype=torch.int16))
     for policy in policies:
+        obs = Observation(torch.zeros(rows, policy.num_floats), torch.zeros(rows, NUM_INTS, dtype=torch.int16))
         for _ in range(10):
             policy.step(obs, policy.initial_state(rows), torch.full((rows, NUM_LOGITS), .5))

@@ -17,8 +17,8 @@ from cleanmelee.cli import UserError
 from cleanmelee.files import read_file
 from cleanmelee.terminal import printable
 from melee_common import (
-    ACTION_SIZE, HEADS, INT_LIMITS, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, Observation, Policy, check_timing,
-    load_policy, schema_hash,
+    ACTION_SIZE, HEADS, INT_LIMITS, NUM_BUTTONS, NUM_INTS, NUM_LOGITS, Observation, Policy, check_timing, load_policy,
+    num_floats, schema_hash,
 )
 
 # All that an export can be told: uniform numbers that become noise of 0. Gumbel at 1/e, logistic at .5.
@@ -175,13 +175,13 @@ class OnnxPolicy:
                               len(model))
         self.states = [(i.shape[1:], STATE_TYPES[i.type]) for i in self.session.get_inputs()[3:]]
         rows = 3
-        obs = Observation(10. * (torch.arange(rows)[:, None] - 1).repeat(1, NUM_FLOATS),             # -10, 0, 10
+        obs = Observation(10. * (torch.arange(rows)[:, None] - 1).repeat(1, self.num_floats),        # -10, 0, 10
                           torch.from_numpy(np.stack([0 * INT_LIMITS, INT_LIMITS // 2, INT_LIMITS])))
         self._check_first_step(obs)
 
     def _check_signature(self, message: str, size: int) -> None:
         """Raises UserError(message) unless this is a policy's step. size: bytes of the file."""
-        inputs = [("floats", "tensor(float)", [NUM_FLOATS]), ("ints", "tensor(int16)", [NUM_INTS]),
+        inputs = [("floats", "tensor(float)", [self.num_floats]), ("ints", "tensor(int16)", [NUM_INTS]),
                   ("noise", "tensor(float)", [NUM_LOGITS])]
         outputs = [("actions", "tensor(int64)", [ACTION_SIZE])]
         found = [[(x.name, x.type, x.shape or []) for x in some] for some in (
@@ -215,6 +215,10 @@ class OnnxPolicy:
     @property
     def frame_delay(self) -> int:
         return self.config["frame_delay"]
+
+    @property
+    def num_floats(self) -> int:
+        return num_floats(self.frame_delay)
 
     def initial_state(self, batch: int) -> tuple[torch.Tensor, ...]:
         return tuple(torch.zeros(batch, *shape, dtype=dtype) for shape, dtype in self.states)

@@ -29,7 +29,8 @@ from cleanmelee.files import atomic_write
 from cleanmelee.frame import CONTROLLER, FRAME, NUM_PLAYERS
 
 RECORD = np.dtype([("frame", FRAME), ("controllers", CONTROLLER, NUM_PLAYERS)])
-SCORE = np.dtype([("frame", "u4"), ("players", [("percent", "f4"), ("stocks", "i2")], NUM_PLAYERS)])
+SCORE = np.dtype([("frame", "u4"), ("players", [(name, FRAME["players"].base[name]) for name in (
+    "percent", "stocks", "last_hit_by", "port")], NUM_PLAYERS)])
 BLOCK = 256                                             # rows under one checksum
 SHARD_BYTES = 128 << 20                                 # of a full shard; so much waits in memory while it is filled
 
@@ -79,7 +80,7 @@ def _scores(frames):
     changed[1:] = ((np.diff(players["percent"], axis=0) != 0) | (np.diff(players["stocks"], axis=0) != 0)).any(1)
     scores = np.zeros(int(changed.sum()), SCORE)
     scores["frame"] = np.flatnonzero(changed)
-    for name in ("percent", "stocks"):
+    for name in SCORE["players"].base.names:
         scores["players"][name] = players[name][changed]
     return scores
 

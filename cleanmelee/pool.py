@@ -20,13 +20,13 @@ from cleanmelee.statistics import print_wide
 from cleanmelee.terminal import warn
 from melee_common import Policy, load_policy, save_checkpoint
 
-def load_opponent(path: str | Path, action_repeat: int = 0, flag: str = "") -> Policy:
-    """A frozen policy for games in which everybody acts on every `action_repeat`-th frame (0: any) and without delay.
-    Raises UserError, which names `flag`, if it was not made for them or cannot be read."""
+def load_opponent(path: str | Path, action_repeat: int = 0, flag: str = "", frame_delay: int = 0) -> Policy:
+    """A frozen policy for games in which everybody acts on every `action_repeat`-th frame (0: any), `frame_delay`
+    frames late. Raises UserError, which names `flag`, if it was not made for them or cannot be read."""
     policy = load_policy(path)[0].requires_grad_(False)
-    if action_repeat and (policy.action_repeat, policy.frame_delay) != (action_repeat, 0):
+    if action_repeat and (policy.action_repeat, policy.frame_delay) != (action_repeat, frame_delay):
         raise UserError(f"{flag} {path}: made for --action-repeat {policy.action_repeat} and a delay of ".lstrip() +
-                        f"{policy.frame_delay} frames, not for {action_repeat} and 0")
+                        f"{policy.frame_delay} frames, not for {action_repeat} and {frame_delay}")
     return policy
 
 
@@ -52,13 +52,14 @@ class Pool:
     CACHE_BYTES = 2 ** 29                                              # of policies held in memory; the last drawn stay
 
     def __init__(self, directory: str | Path, history_size: int = 20, prune: str = "oldest", keep_files: bool = False,
-                 action_repeat: int = 0):
+                 action_repeat: int = 0, frame_delay: int = 0):
         """keep_files: `prune` deletes nothing, so that every id stays readable. action_repeat: of the games that its
-        policies shall play; a file with another one, or with a frame delay, counts as broken (0: any)."""
+        policies shall play, and frame_delay; a file with others counts as broken (action_repeat 0: any)."""
         if prune not in ("oldest", "worst"):
             raise UserError(f"--prune {prune!r}: choose oldest or worst")
         self.directory, self.history_size = Path(directory), history_size
         self.by_elo, self.keep_files, self.action_repeat = prune == "worst", keep_files, action_repeat
+        self.frame_delay = frame_delay
         # id -> (which file, policy, bytes)
         self._cache: collections.OrderedDict[str, tuple] = collections.OrderedDict()
         self._warned: set[str] = set()
@@ -113,7 +114,7 @@ class Pool:
             version = None
         if name not in self._cache or version not in (None, self._cache[name][0]):
             self._cache.pop(name, None)
-            policy = load_opponent(self.path(name), self.action_repeat)
+            policy = load_opponent(self.path(name), self.action_repeat, frame_delay=self.frame_delay)
             self._cache[name] = version, policy, sum(t.nbytes for t in policy.state_dict().values())
             while len(self._cache) > 1 and sum(size for _, _, size in self._cache.values()) > self.CACHE_BYTES:
                 self._cache.popitem(last=False)

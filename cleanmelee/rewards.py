@@ -1,7 +1,6 @@
 """Rewards: what a step pays."""
 
 import functools
-import operator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -141,13 +140,13 @@ def _potential(level):
 
 @_zero_sum
 def stock_term(step: Step) -> np.ndarray:
-    """Stocks that the foe lost, by whatever cause. For training `compute_rewards` has it inline: change both."""
+    """Stocks that the foe lost, by whatever cause."""
     return (step.foe_before["stocks"] - step.foe["stocks"]).astype(np.float32)
 
 
 @_zero_sum
 def damage_term(step: Step) -> np.ndarray:
-    """Percent that the foe took, by whatever cause. For training `compute_rewards` has it inline: change both."""
+    """Percent that the foe took, by whatever cause."""
     return step.hurt[:, ::-1]
 
 
@@ -277,42 +276,31 @@ def dins_term(step: Step) -> np.ndarray:
     return _dealt_from_afar(step, DINS_FIRE, DINS_FIRE_BLAST) * ((body == ZELDA) | (body == SHEIK))
 
 
-SHAPED_TERMS = {
-    "win": win_term, "approach": approach_term, "combo": combo_term, "edgeguard": edgeguard_term,
-    "recovery": recovery_term, "confusion": confusion_term, "teleport": teleport_term, "bucket": bucket_term,
-    "hammer": hammer_term,
-    "zoning": zoning_term, "bomb": bomb_term, "spacing": spacing_term, "stomp": stomp_term, "kick": kick_term,
-    "dins": dins_term}  # name in the flag: Step -> [N, 2], without its coefficient
-REWARD_TERMS = {"stock": stock_term, "damage": damage_term} | SHAPED_TERMS
-_shaped_coefficients = operator.attrgetter(*(f"reward_{name}" for name in SHAPED_TERMS))
+REWARD_TERMS = {                                          # name in the flag: Step -> [N, 2], without its coefficient
+    "stock": stock_term, "damage": damage_term, "win": win_term, "approach": approach_term, "combo": combo_term,
+    "edgeguard": edgeguard_term, "recovery": recovery_term, "confusion": confusion_term, "teleport": teleport_term,
+    "bucket": bucket_term, "hammer": hammer_term, "zoning": zoning_term, "bomb": bomb_term, "spacing": spacing_term,
+    "stomp": stomp_term, "kick": kick_term, "dins": dins_term}
 
 
-def compute_rewards(before: np.ndarray, after: np.ndarray, args: RewardArgs, ended: np.ndarray | None = None,
-                    gamma: float = 1.) -> np.ndarray:
-    """FRAME [N] before and after a step -> rewards [N, 2] float32: the sum of the terms whose coefficient is not 0.
-
-    after: of a game that finished within the step its last frame. ended [N] bool: the game was decided (terminated; one
-    that was truncated goes on in its bootstrap). gamma: the learner's discount of a step, for the potentials."""
-    a, b = after["players"], before["players"]                      # stock_term and damage_term in one: they always run
-    lost = np.subtract(b["stocks"], a["stocks"], dtype=np.float32)
-    lost *= args.reward_stock
-    hurt = a["percent"] - b["percent"]
-    np.maximum(hurt, 0, out=hurt)
-    hurt *= args.reward_damage
-    lost += hurt                                                                                     # [N, 2]
-    rewards = lost[:, ::-1] - lost
-    coefficients = _shaped_coefficients(args)
-    if any(coefficients):
-        step = _make_step(before, after, ended, gamma)
-        for coefficient, term in zip(coefficients, SHAPED_TERMS.values(), strict=True):
-            if coefficient:
-                rewards += coefficient * term(step)
-    return rewards
+def active_terms(args: RewardArgs) -> list[str]:
+    """Names of the terms whose coefficient is not 0."""
+    return [name for name in REWARD_TERMS if getattr(args, f"reward_{name}")]
 
 
 def reward_terms(before: np.ndarray, after: np.ndarray, args: RewardArgs, ended: np.ndarray | None = None,
                  gamma: float = 1.) -> dict[str, np.ndarray]:
-    """For logs: each active term's share of compute_rewards, [N, 2] with its coefficient, by name."""
+    """FRAME [N] before and after a step -> by name what each term whose coefficient is not 0 gives both players,
+    [N, 2] float32.
+
+    after: of a game that finished within the step its last frame. ended [N] bool: the game was decided (terminated; one
+    that was truncated goes on in its bootstrap). gamma: the learner's discount of a step, for the potentials."""
     step = _make_step(before, after, ended, gamma)
-    active = {name: coefficient for name in REWARD_TERMS if (coefficient := getattr(args, f"reward_{name}"))}
-    return {name: coefficient * REWARD_TERMS[name](step) for name, coefficient in active.items()}
+    return {name: np.float32(getattr(args, f"reward_{name}")) * REWARD_TERMS[name](step) for name in active_terms(args)}
+
+
+def compute_rewards(before: np.ndarray, after: np.ndarray, args: RewardArgs, ended: np.ndarray | None = None,
+                    gamma: float = 1.) -> np.ndarray:
+    """The sum of `reward_terms`: rewards [N, 2] float32."""
+    nothing = np.zeros((len(after), NUM_PLAYERS), np.float32)
+    return sum(reward_terms(before, after, args, ended, gamma).values(), nothing)

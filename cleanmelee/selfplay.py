@@ -16,10 +16,10 @@ from cleanmelee.pool import Pool, Ratings, Rotation
 from cleanmelee.population import Learner
 from cleanmelee.runs import check_state
 from cleanmelee.terminal import warn
-from melee_common import BOT_SLOT, Observation, Policy, StackedPolicies, VecEnv, act
+from melee_common import BOT_SLOT, Observation, Pending, Policy, StackedPolicies, VecEnv, act
 
 MIRROR = ""                                             # an opponent: the learner itself, both sides learn
-ARRAYS = ("learner_of", "port", "dones", "rated", "may_change")
+ARRAYS = ("learner_of", "port", "dones", "rated", "may_change", "lengths", "paid")
 
 
 class SelfPlay:
@@ -30,22 +30,27 @@ class SelfPlay:
         port [N]          where that learner plays, 0 or 1
         opponents [N]     ids
         dones [N]         the next observation begins a game
+        lengths [N]       game frames so far; paid [terms, N]: what they paid the learner (at `port`), by reward term
+        pending           what everybody has chosen and what has not acted yet
         may_change [N]    a game that begins draws an opponent; set anew by every `begin_iteration`
         assignment [N, 2] index into `policies` of who plays a port (BOT_SLOT: nobody of ours)
         policy_ids        learners first, then frozen opponents; `policies` and `states` go with them"""
 
     def __init__(self, envs: VecEnv, learners: list[Learner], pool: Pool, ratings: Ratings, *, seed: int,
-                 one_at_a_time: bool = False, most_opponents: int = 4, stack: bool = False, load_others=None):
-        """one_at_a_time: all games are the first learner's until `hand_over`. most_opponents: frozen networks that may
-        play against a learner at once. stack: one batched forward for all networks. load_others(id) -> a frozen policy
-        that is not of the pool, or None."""
+                 reward_terms=(), one_at_a_time: bool = False, most_opponents: int = 4, stack: bool = False,
+                 load_others=None):
+        """reward_terms: their names. one_at_a_time: all games are the first learner's until `hand_over`.
+        most_opponents: frozen networks that may play against a learner at once. stack: one batched forward for all
+        networks. load_others(id) -> a frozen policy that is not of the pool, or None."""
         self.envs, self.learners, self.pool, self.ratings = envs, learners, pool, ratings
         self.names = [learner.name for learner in learners]
         n = envs.num_games
         self.learner_of = np.zeros(n, np.int64) if one_at_a_time else np.arange(n) * len(learners) // n
-        self.port = np.zeros(n, np.int64)
+        self.port, self.lengths = np.zeros((2, n), np.int64)
+        self.reward_terms, self.paid = reward_terms, np.zeros((len(reward_terms), n))
         self.opponents = [MIRROR] * n
         self.dones, self.may_change, self.rated = np.ones((3, n), bool)
+        self.pending = Pending(n, learners[0].policy.frame_delay, envs.action_repeat)
         self.rotations = [Rotation(most_opponents) for _ in learners]
         self.not_frozen = {MIRROR, *self.names, *BOTS, *CPU_LEVELS}
         self.load_others, self.stack = load_others or (lambda name: None), stack
@@ -63,12 +68,14 @@ class SelfPlay:
             rotation.refresh(playing, active)
         self.stacked = None
         self.may_change[:] = True
-        self.scores = {name: [] for name in self.names}                     # against others
+        self.scores = {name: {} for name in self.names}                     # against others: by whom a list
+        self.episodes = {name: [] for name in self.names}                   # finished games: length, what they paid
         self.finished = self.truncated = 0
 
     def begin_games(self) -> np.ndarray:
         """The games that begin now, for which the caller sets ports and opponents; then `look_up_policies`."""
         begun = np.flatnonzero(self.dones)
+        self.pending.reset(begun)
         for g in begun[self.may_change[begun]]:
             self.opponents[g] = MIRROR                                      # the last one's game is over
         for rotation, playing in zip(self.rotations, self._playing(), strict=True):
@@ -106,19 +113,28 @@ class SelfPlay:
         return [{self.opponents[g] for g in np.flatnonzero(self.learner_of == k)} - self.not_frozen
                 for k in range(len(self.names))]
 
-    def act(self, obs: Observation) -> np.ndarray:
-        """obs of all games -> actions [N, 2, 13] of everybody"""
+    def act(self, obs: Observation, told: np.ndarray) -> np.ndarray:
+        """obs of all games -> actions [N, 2, 13] of everybody; of learners' actions the log-probabilities, and the
+        values of what they saw, are written into told [2, N, 2]."""
         if self.stack and self.stacked is None and len({repr(policy.config) for policy in self.policies}) == 1:
             self.stacked = StackedPolicies(self.policies)
         states = [self.states[name] for name in self.policy_ids]
-        actions = act(self.policies, self.assignment, obs, states, self.dones, self.noise, self.stacked)
+        actions = act(self.policies, self.assignment, obs, states, self.dones, self.noise, self.stacked,
+                      len(self.learners), told)
         self.states = dict(zip(self.policy_ids, states, strict=True))
         return actions
 
-    def record(self, terminated: np.ndarray, truncated: np.ndarray, broken: np.ndarray, frames: np.ndarray) -> None:
-        """After a step: [N] how games ended, FRAME [N] their last frames. A broken game has no result."""
+    def record(self, terminated: np.ndarray, truncated: np.ndarray, broken: np.ndarray, frames: np.ndarray,
+               paid: np.ndarray) -> None:
+        """After a step: [N] how games ended, FRAME [N] their last frames, what the step paid by reward term
+        [terms, N, 2]. A broken game has no result."""
         self.dones = terminated | truncated
+        self.lengths += self.envs.action_repeat
+        self.paid += paid[:, np.arange(len(self.port)), self.port]
         games = np.flatnonzero(self.dones & ~broken)
+        for g in games:
+            self.episodes[self.names[self.learner_of[g]]].append((int(self.lengths[g]), *self.paid[:, g].tolist()))
+        self.lengths[self.dones], self.paid[:, self.dones] = 0, 0
         if not len(games):
             return
         scores = (1 + outcomes(frames[games]) * (1 - 2 * self.port[games])) / 2
@@ -126,9 +142,24 @@ class SelfPlay:
             if self.opponents[g] != MIRROR and self.rated[g]:
                 me = self.names[self.learner_of[g]]
                 self.ratings.record(me, self.opponents[g], score)
-                self.scores[me].append(score)
+                group = self.opponents[g] if self.opponents[g] in self.not_frozen else "pool"
+                self.scores[me].setdefault(group, []).append(score)
         self.finished += len(games)
         self.truncated += int(truncated[games].sum())
+
+    def results(self, learner: str) -> dict[str, float]:
+        """Metrics of the games that this learner has finished in the iteration: return and length as CleanRL names
+        them, the return by reward term, and how it did against whom. Means; what nothing is known of is left out."""
+        scores, episodes = self.scores[learner], self.episodes[learner]
+        row = {"selfplay/history_games": sum(map(len, scores.values()))}
+        row |= {f"selfplay/score_{opponent}": float(np.mean(of_these)) for opponent, of_these in sorted(scores.items())}
+        if scores:
+            row["selfplay/history_score"] = float(np.mean(sum(scores.values(), [])))
+        if episodes:
+            length, *paid = np.mean(episodes, 0).tolist()
+            row |= {"charts/episodic_length": length, "charts/episodic_return": sum(paid),
+                    **{f"rewards/{term}": value for term, value in zip(self.reward_terms, paid, strict=True)}}
+        return row
 
     def forget(self, learner: str) -> None:
         """This learner's network is another one now, which has seen nothing of the running games."""
@@ -143,7 +174,7 @@ class SelfPlay:
 
     def state_dict(self) -> dict:
         return {**{name: getattr(self, name).tolist() for name in ARRAYS}, "opponents": self.opponents,
-                "recent": [rotation.recent for rotation in self.rotations],
+                "recent": [rotation.recent for rotation in self.rotations], **self.pending.state_dict(),
                 "states": {name: list(state) for name, state in self.states.items()},
                 "rng": json.dumps(self.rng.bit_generator.state), "noise": self.noise.get_state()}
 
@@ -173,6 +204,7 @@ class SelfPlay:
         for rotation, recent in zip(self.rotations, state["recent"], strict=True):
             rotation.recent = list(recent)
         self.states = {name: tuple(tensors) for name, tensors in state["states"].items()}
+        self.pending.load_state_dict(state)
         self.rng.bit_generator.state = json.loads(state["rng"])
         self.noise.set_state(state["noise"])
 

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 # One torch thread, here and in every process that a test starts: the last bit of a sum depends on their number.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -24,6 +25,15 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="slow: run with -m slow"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_game(request, tmp_path_factory):
+    """Of two processes side by side (-n 2) one compiles the game, while the other waits instead of doing the same."""
+    if hasattr(request.config, "workerinput"):
+        from cleanmelee import game
+        with FileLock(tmp_path_factory.getbasetemp().parent / "compiling.lock"):
+            game.warm_up()
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,7 @@ exits non-zero if anything was broken.
 
 import contextlib
 import io
-import json
-import subprocess
+import multiprocessing
 import sys
 import tempfile
 import time
@@ -65,16 +64,34 @@ def work(directory: str, agent: str, operations: int) -> dict:
         "slowest": slowest}
 
 
+def begin(directory: Path, agent: str, operations: int):
+    """-> a process that works, forked, since a new one would import for seconds; and the pipe with its report."""
+    context = multiprocessing.get_context("fork")
+    pipe, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=lambda: theirs.send(work(str(directory), agent, operations)))
+    process.start()
+    theirs.close()
+    return process, pipe
+
+
+def receive(pipe) -> dict:
+    """Its report, empty if it ended without one."""
+    try:
+        return pipe.recv()
+    except EOFError:
+        return {}
+
+
 def stress(directory: Path, processes: int, operations: int) -> dict:
     """Runs the workers side by side and checks what they leave behind -> counts; `problems` is empty if all went
     well."""
-    command = [sys.executable, __file__, "--operations", str(operations), "--directory", str(directory), "--worker"]
     start = time.perf_counter()
-    running = [subprocess.Popen([*command, f"agent{k}"], stdout=subprocess.PIPE, text=True) for k in range(processes)]
-    outputs = [process.communicate()[0] for process in running]
+    running = [begin(directory, f"agent{k}", operations) for k in range(processes)]
+    reports = [report for report in (receive(pipe) for _, pipe in running) if report]
+    for process, _ in running:
+        process.join()
     seconds = time.perf_counter() - start
-    problems = [f"process {k} ended with {p.returncode}" for k, p in enumerate(running) if p.returncode]
-    reports = [json.loads(output) for output in outputs if output]
+    problems = [f"process {k} ended with {p.exitcode}" for k, (p, _) in enumerate(running) if p.exitcode]
     pool = Pool(directory, HISTORY)
     every = {f"agent{k}": [f"agent{k}_{step:012d}" for step in range(1, r["steps"] + 1)] for k, r in enumerate(reports)}
     files = {path.stem for path in directory.glob("*.pt")}
@@ -94,16 +111,12 @@ def stress(directory: Path, processes: int, operations: int) -> dict:
         "problems": problems}
 
 
-def main(operations: int = 4000, processes: int = 2, directory: str = "", worker: str = "") -> None:
+def main(operations: int = 4000, processes: int = 2, directory: str = "") -> None:
     """Args:
         operations: of each process
         processes: how many share the pool
         directory: of the pool (default: a temporary one)
-        worker: agent whose worker this process is (internal; off: empty)
     """
-    if worker:
-        print(json.dumps(work(directory, worker, operations)))
-        return
     with tempfile.TemporaryDirectory() as temporary:
         r = stress(Path(directory or temporary), processes, operations)
     problems = "; ".join(r["problems"]) or "none"

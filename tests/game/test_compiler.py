@@ -95,8 +95,7 @@ def test_an_edit_of_a_bot_compiles_the_bots_alone(small):
     assert small.play() == (["4", "400"], "")
 
 
-@pytest.mark.parametrize("kind", ["nbi", "nbc"])
-@pytest.mark.parametrize("length", [0, 40])
+@pytest.mark.parametrize("kind, length", [("nbi", 0), ("nbi", 40), ("nbc", 40)])
 def test_an_empty_or_torn_file_means_to_compile_again(small, kind, length):
     small.play()
     files = list(small.kept.rglob(f"*.{kind}"))

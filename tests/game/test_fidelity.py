@@ -20,7 +20,7 @@ TOOLS = Path(__file__).resolve().parents[1] / "tools"
 SPOT_DODGE = dict(main_y=-1.0, buttons=game.BUTTON_R, r=1.0)
 
 
-def play_bots(path, characters, frames=3000):
+def play_bots(path, characters, frames=1500):
     """A game of two attacking bots, until somebody has lost or so many frames are played, as a replay."""
     with VecEnv(1, [characters], STAGES["final_destination"], seed=1, max_episode_frames=0,
                 bot_kinds=game.BOTS["attacker"]) as envs:
@@ -63,7 +63,7 @@ def run_tool(*arguments):
 
 @pytest.fixture(scope="module")
 def bots_game(tmp_path_factory):
-    return play_bots(tmp_path_factory.mktemp("bots") / "bots.slp", [CHARACTERS["fox"], CHARACTERS["marth"]])
+    return play_bots(tmp_path_factory.mktemp("bots") / "bots.slp", [CHARACTERS["marth"], CHARACTERS["falco"]])
 
 
 def test_a_game_of_its_own_scores_a_hundred(bots_game, tmp_path):
@@ -182,8 +182,9 @@ def test_groups_are_people_and_sessions():
     (["--cross-validate", "GAME"], "has no function learn"),
     (["--sim", str(TOOLS / "fidelity_adapter.py"), "--cross-validate", "GAME"], "two groups"),
 ])
-def test_bad_input_is_told_in_one_line(arguments, said, bots_game):
-    done = run_tool(*(bots_game if argument == "GAME" else argument for argument in arguments))
+def test_bad_input_is_told_in_one_line(arguments, said, tmp_path):
+    own = play_bots(tmp_path / "own.slp", [CHARACTERS["fox"], CHARACTERS["marth"]], frames=100)
+    done = run_tool(*(own if argument == "GAME" else argument for argument in arguments))
     assert done.returncode == 1
     assert said in done.stderr and len(done.stderr.strip().splitlines()) == 1 and "Traceback" not in done.stderr
 

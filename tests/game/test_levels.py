@@ -10,6 +10,7 @@ from cleanmelee import game
 
 TEN, STAGES = list(game.CHARACTERS.values()), list(game.STAGES.values())
 MEWTWO, FOX = game.CHARACTERS["mewtwo"], game.CHARACTERS["fox"]
+MINUTE = 60 * 60                                       # frames; who has more stocks then, or less percent, has won
 DELAYS = game.knowledge.KNOWLEDGE.levels["delay"].astype(int)
 
 
@@ -56,7 +57,7 @@ def test_a_stronger_level_beats_a_weaker_one():
     pairs = [(strong, weak, character) for strong, weak in ((9, 5), (5, 1), (3, 1)) for character in (MEWTWO, FOX)]
     strong, weak, characters = np.repeat(pairs, 20, axis=0).T
     final, _, side = bench_levels.play([f"level{n}" for n in strong], [f"level{n}" for n in weak],
-                                       (characters, characters), 32, len(characters))
+                                       (characters, characters), 32, len(characters), max_frames=2 * MINUTE)
     wins = (bench_levels.outcomes(final) * (1 - 2 * side) > 0).reshape(len(pairs), 20).sum(1)
     assert (wins >= 14).all(), dict(zip(pairs, wins, strict=True))
 
@@ -126,7 +127,7 @@ def test_same_seed_same_game_and_another_seed_another():
 
 
 def test_a_mirror_match_does_not_depend_on_the_port():
-    final, *_ = bench_levels.play("level7", "level7", (MEWTWO, MEWTWO), 32, 100)
+    final, *_ = bench_levels.play("level7", "level7", (MEWTWO, MEWTWO), 32, 100, max_frames=MINUTE)
     wins = (bench_levels.outcomes(final) > 0).mean()
     low, high = bench_levels.wilson_interval(100 * wins, 100)
     assert low < .5 < high
@@ -137,14 +138,15 @@ MATCHES = [(9, 5, 21), (4, 1, 21), (1, 1, 0), (5, 5, 0), (9, 9, 0)]  # levels; h
 
 @pytest.fixture(scope="module")
 def grid():
-    """Every character on every stage in all MATCHES at once: final FRAME [matches, N], Tally, characters, stages."""
+    """Every character on every stage, each pair in every other one of MATCHES, all at once: final FRAME [matches, N],
+    Tally, characters and stages [matches, N]."""
     characters, stages = np.repeat(TEN, len(STAGES)), np.tile(STAGES, len(TEN))
-    first, second = ([f"level{levels[who]}" for levels in MATCHES for _ in stages] for who in (0, 1))
-    others = np.concatenate([np.roll(characters, shift) for _, _, shift in MATCHES])
-    times = len(MATCHES)
-    final, tally, _ = bench_levels.play(first, second, (np.tile(characters, times), others), np.tile(stages, times),
-                                        times * len(stages))
-    return final.reshape(times, -1), tally, characters, stages
+    chosen = [slice(match % 2, None, 2) for match in range(len(MATCHES))]
+    own, places = (np.array([values[half] for half in chosen]) for values in (characters, stages))
+    others = np.array([np.roll(characters, shift)[half] for half, (_, _, shift) in zip(chosen, MATCHES, strict=True)])
+    first, second = (np.repeat([f"level{levels[who]}" for levels in MATCHES], own.shape[1]) for who in (0, 1))
+    final, tally, _ = bench_levels.play(first, second, (own.ravel(), others.ravel()), places.ravel(), own.size)
+    return final.reshape(own.shape), tally, own, places
 
 
 def test_every_character_fights_to_the_end_on_every_stage(grid):
@@ -154,7 +156,7 @@ def test_every_character_fights_to_the_end_on_every_stage(grid):
         assert np.isfinite(players[name]).all()
     unfinished = np.argwhere((players["stocks"][:2] > 0).all(-1))  # two of the first level may run into the clock
     assert game.game_over(final.ravel()).all()
-    assert not len(unfinished), [(MATCHES[m], characters[g], stages[g]) for m, g in unfinished]
+    assert not len(unfinished), [(MATCHES[m], characters[m, g], stages[m, g]) for m, g in unfinished]
 
 
 def test_few_stocks_are_thrown_away(grid):
@@ -162,7 +164,7 @@ def test_few_stocks_are_thrown_away(grid):
     for index, match in enumerate(MATCHES):
         games = slice(index * final.shape[1], (index + 1) * final.shape[1])
         lost, fell = tally.lost[games].sum(), tally.suicides[games].sum()
-        assert lost > 200 and fell <= .06 * lost, f"{match}: {fell} of {lost} stocks lost without a blow"
+        assert lost > 100 and fell <= .06 * lost, f"{match}: {fell} of {lost} stocks lost without a blow"
 
 
 @pytest.mark.parametrize("character", TEN)

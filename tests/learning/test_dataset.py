@@ -20,7 +20,7 @@ from cleanmelee.recording import write_slp
 from cleanmelee.replays import Replay, activity, load_replays, scan_replays
 from cleanmelee.rewards import RewardArgs, compute_rewards
 from helpers import made_up_game, write_games
-from melee_common import encode_controllers, mirrored, observe
+from melee_common import encode_controllers, mirrored, observe, upcoming
 
 
 @pytest.fixture(autouse=True)
@@ -148,11 +148,12 @@ def test_windows_are_what_was_seen_done_and_under_way(delay):
     games = games_of(replays, both_sides(replays), gamma=.9, delay=delay)
     sides, begins = np.array([0, 3, 1, 2]), np.array([70, 80, 300, 100])
     rows = games.read(sides, begins, 100)
-    assert rows.pending.shape == (100, 4, delay, 13)
     for b, (side, begin) in enumerate(zip(sides.tolist(), begins.tolist(), strict=True)):
         replay, player = replays[side // 2], side % 2
         frames, controllers = replay.frames, replay.controllers
-        obs, mirror = observe(frames, controllers), mirrored(frames)[:, player]
+        whole = slice(len(frames) - 1 - delay)
+        obs = observe(frames[whole], controllers[whole], upcoming(controllers, delay))
+        mirror = mirrored(frames)[:, player]
         rewards = compute_rewards(frames[:-1], frames[1:], RewardArgs())[:, player]
         for t in range(100):
             at = begin + t
@@ -166,11 +167,10 @@ def test_windows_are_what_was_seen_done_and_under_way(delay):
             np.testing.assert_array_equal(rows.obs.floats[t, b], obs.floats[at, player])
             np.testing.assert_array_equal(rows.obs.ints[t, b], obs.ints[at, player])
             assert rows.actions[t, b].tolist() == encoded(at + 1 + delay)
-            assert rows.pending[t, b].tolist() == [encoded(at + 1 + k) for k in range(delay)]
             assert bool(rows.changed[t, b]) == (encoded(at + 1 + delay) != encoded(at + delay))
             control = frames["frame_id"][at + 1 + delay] >= FIRST_CONTROL_FRAME
-            whole = not any(at <= t <= at + 1 + delay for t in replay.meta["incomplete"])
-            assert rows.weights[t, b] == (control and whole)
+            complete = not any(at <= t <= at + 1 + delay for t in replay.meta["incomplete"])
+            assert rows.weights[t, b] == (control and complete)
             expected = (rewards[at:] * .9 ** np.arange(len(rewards) - at)).sum()
             assert rows.returns[t, b] == pytest.approx(expected, abs=1e-5)
     assert 0 < (rows.weights == 0).sum() < 200

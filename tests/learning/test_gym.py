@@ -103,7 +103,9 @@ def test_a_policy_inside_plays_as_it_would_outside():
     for frame in range(40):
         if frame % 2 == 0:
             mirror = melee_common.mirrored(env._envs.frames)[:, 1]
-            obs = to_torch(melee_common.observe(env._envs.frames, env._envs.controllers))
+            waiting = np.zeros((1, 2, 3), CONTROLLER)
+            waiting[0, 1] = ([np.zeros((), CONTROLLER)] * 3 + chosen)[-3:]
+            obs = to_torch(melee_common.observe(env._envs.frames, env._envs.controllers, waiting))
             seen = Observation(obs.floats[:, 1], obs.ints[:, 1])
             with torch.no_grad():
                 actions, state = policy.step(seen, state, torch.rand(1, NUM_LOGITS, generator=noise))

@@ -12,8 +12,9 @@ from cleanmelee.cli import UserError
 from cleanmelee.frame import CONTROLLER, FRAME
 from melee_common import (
     ACTION_SIZE, BACKBONES, HEADS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, OWN_CONTROLLER, STICK_GRID,
-    STICK_NEUTRAL, STICK_TABLE, Observation, Policy, action_logprobs, decode_actions, encode_controllers,
-    load_checkpoint, load_policy, mirrored, observe, parse_hidden, reset_state, save_checkpoint, to_torch,
+    STICK_NEUTRAL, STICK_TABLE, Observation, Policy, StackedPolicies, action_logprobs, decode_actions,
+    encode_controllers, load_checkpoint, load_policy, mirrored, observe, parse_hidden, reset_state, save_checkpoint,
+    to_torch,
 )
 from helpers import random_actions, random_frames, random_observation
 
@@ -114,23 +115,89 @@ def test_observation_survives_ids_out_of_range():
 
 # --------------------------------------------------------------------------------------------------------------- policy
 
+OPTIONS = {"mlp": {}, "gru": {"num_layers": 2}, "lstm": {}, "transformer": {"num_heads": 2, "window_size": 5},
+           "hybrid": {"num_layers": 3, "num_heads": 2, "window_size": 5}, "mamba": {"conv_size": 3}}
+
+
+def loud(backbone, **config):
+    """Random weights in every layer: none is at its start, where it might do nothing."""
+    torch.manual_seed(0)
+    policy = Policy(backbone, (24, 16), **OPTIONS[backbone] | config).eval()
+    with torch.no_grad():
+        for p in policy.parameters():
+            p.add_(torch.randn_like(p) * .1)
+    return policy
+
+
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_step_equals_unroll_across_resets(backbone):
-    torch.manual_seed(0)
-    T, B = 12, 5
-    policy = Policy(backbone, (24, 16)).eval()
+    """Also where a stretch begins in the middle of a game, and is longer than a window, a conv or a chunk of a scan."""
+    policy = loud(backbone)
+    T, B = 60, 5
     obs = random_observation(2, T, B)
-    resets = torch.rand(T, B) < .25
-    start = tuple(torch.randn_like(s) for s in policy.initial_state(B))
+    resets = torch.rand(T, B) < .08
+    resets[:, 0] = False                                                    # one long game
+    state = carried = policy.initial_state(B)
     with torch.no_grad():
-        unrolled, final = policy.unroll(obs, start, resets)
-        state = start
-        for t in range(T):
-            state = reset_state(state, resets[t])
-            features, state = policy.features(Observation(obs.floats[t], obs.ints[t]), state)
-            assert torch.allclose(features, unrolled[t], atol=1e-5), t
-        for a, b in zip(state, final, strict=True):
-            assert torch.allclose(a, b, atol=1e-5)
+        for a, b in ((0, 7), (7, 9), (9, 50), (50, T)):
+            seen = Observation(obs.floats[a:b], obs.ints[a:b])
+            unrolled, carried = policy.unroll(seen, carried, resets[a:b])
+            for t in range(a, b):
+                state = reset_state(state, resets[t])
+                features, state = policy.features(Observation(obs.floats[t], obs.ints[t]), state)
+                torch.testing.assert_close(features, unrolled[t - a], atol=1e-5, rtol=1e-5)
+            for one, other in zip(state, carried, strict=True):
+                torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_nothing_is_seen_before_it_happens_nor_across_a_reset(backbone):
+    policy = loud(backbone)
+    obs = random_observation(3, 40, 2)
+    resets = torch.zeros(40, 2, dtype=torch.bool)
+    resets[21] = True
+
+    def changed_by(frame):
+        """[40] does what is seen at `frame` change the features of each frame?"""
+        other = Observation(obs.floats.clone(), obs.ints)
+        other.floats[frame] += 1
+        with torch.no_grad():
+            one, two = (policy.unroll(seen, policy.initial_state(2), resets)[0] for seen in (obs, other))
+        return ((one - two).abs() > 1e-5).any(-1).all(-1).numpy()           # a scan sums up otherwise, to a rounding
+
+    for frame in (3, 20, 21, 30):
+        changed = changed_by(frame)
+        assert changed[frame] and not changed[:frame].any()
+        if frame < 21:
+            assert not changed[21:].any()
+    assert changed_by(3)[4] == (backbone != "mlp")                          # what remembers does
+    if backbone == "transformer":
+        assert np.flatnonzero(changed_by(3)).tolist() == list(range(3, 3 + 2 * 5 - 1))  # two windows, of two layers
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_stacked_policies_act_as_each_does_alone(backbone):
+    policies = [loud(backbone), Policy(backbone, (24, 16), **OPTIONS[backbone])]
+    obs, noise = [random_observation(k, rows) for k, rows in enumerate((3, 5))], [torch.rand(3, 81), torch.rand(5, 81)]
+    alone = together = [policy.initial_state(rows) for policy, rows in zip(policies, (3, 5), strict=True)]
+    stacked = StackedPolicies(policies)
+    with torch.no_grad():
+        for _ in range(7):
+            actions, alone, *judged = zip(*map(lambda p, *rest: p.act(*rest), policies, obs, alone, noise), strict=True)
+            others, together, *also = zip(*stacked.act(obs, together, noise), strict=True)
+            assert all(map(torch.equal, actions, others))
+            for one, other in zip(sum((*alone, *judged), ()), sum((*together, *also), ()), strict=True):
+                torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("backbone, given, rule", [
+    ("mlp", {"num_layers": 2}, "--num-layers: not an option of mlp"),
+    ("transformer", {"num_heads": 3}, "--num-heads 3"), ("gru", {"num_layers": 0}, "between 1 and 64"),
+    ("mamba", {"conv_size": 1}, "--conv-size 1"),
+    ("lstm", {"num_layers": True}, "whole number"), ("hybrid", {"window_size": 65536}, "numbers of every game")])
+def test_impossible_options_are_told(backbone, given, rule):
+    with pytest.raises(UserError, match=rule):
+        Policy(backbone, (24, 16), **given)
 
 
 def test_gru_remembers_and_forgets_at_a_reset():
@@ -150,7 +217,7 @@ def test_gru_remembers_and_forgets_at_a_reset():
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_every_parameter_learns(backbone):
     torch.manual_seed(0)
-    policy = Policy(backbone, (16, 16))
+    policy = Policy(backbone, (16, 16), **OPTIONS[backbone])
     optimizer = torch.optim.Adam(policy.parameters(), 1e-2)
     before = {name: p.detach().clone() for name, p in policy.named_parameters()}
     for seed in range(3):                                                # zero-initialised residuals need a second step
@@ -218,8 +285,9 @@ def test_logits_cover_the_heads():
 
 # ---------------------------------------------------------------------------------------------------------- checkpoints
 
-def test_checkpoint_rebuilds_the_policy(tmp_path):
-    policy = Policy("gru", (24, 16)).eval()
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_checkpoint_rebuilds_the_policy(tmp_path, backbone):
+    policy = loud(backbone)
     save_checkpoint(tmp_path / "a" / "p.pt", policy, step=7)
     loaded, data = load_policy(tmp_path / "a" / "p.pt")
     obs = random_observation(7, 4)
@@ -227,6 +295,15 @@ def test_checkpoint_rebuilds_the_policy(tmp_path):
         assert torch.equal(
             policy.features(obs, policy.initial_state(4))[0], loaded.features(obs, loaded.initial_state(4))[0])
     assert data["step"] == 7 and list((tmp_path / "a").iterdir()) == [tmp_path / "a" / "p.pt"]
+    assert data["config"].items() >= OPTIONS[backbone].items()
+
+
+def test_a_gru_from_before_it_had_layers_still_plays(tmp_path):
+    path = save_checkpoint(tmp_path / "p.pt", Policy("gru", (24, 16)))
+    data = torch.load(path, weights_only=True)
+    assert data["config"].pop("num_layers") == 1
+    torch.save(data, path)
+    assert load_policy(path)[0].config["num_layers"] == 1
 
 
 def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
@@ -317,14 +394,18 @@ def test_every_field_of_a_checkpoint_has_its_type(tmp_path):
     config, weights = data["config"], data["policy"]
     name = "value_head.weight"
     one = weights[name]
+    large = {name: value for name, value in config.items() if name != "backbone"} | {"hidden": [512]}
     for changed in (
             {"versions": 3}, {"versions": [1]}, {"format": torch.ones(2)}, {"schema": torch.ones(2)}, {"step": -1},
             {"step": 2 ** 70}, {"step": 1.5}, {"stage": 3}, {"args": []}, {"extra": torch.zeros(1).expand(10 ** 10)},
             {"config": config | {"hidden": [30_000, 30_000]}}, {"config": config | {"hidden": [1] * 100_000}},
             {"config": config | {"hidden": [True]}}, {"config": config | {"backbone": ["mlp"]}},
             {"config": config | {"action_repeat": 0}}, {"config": config | {"frame_delay": 10 ** 9}},
-            {"config": config | {"more": 1}}, {"policy": weights | {name: one.double()}},
-            {"policy": weights | {name: one.to_sparse()}}, {"policy": weights | {name: one.to("meta")}},
+            {"config": config | {"more": 1}}, {"config": config | {"num_layers": 2}},
+            {"config": {"backbone": "mamba", **large, "num_layers": 10 ** 9}},
+            {"config": {"backbone": "hybrid", **large, "window_size": 2 ** 16}},
+            {"policy": weights | {name: one.double()}}, {"policy": weights | {name: one.to_sparse()}},
+            {"policy": weights | {name: one.to("meta")}},
             {"policy": weights | {name: one[..., :-1]}}, {"policy": weights | {name: 3}},
             {"policy": weights | {name: torch.nn.Parameter(one)}}, {"policy": weights | {"more": one}},
             {"policy": weights | {name: one * torch.inf}}, {"policy": {k: x * 1e37 for k, x in weights.items()}}):

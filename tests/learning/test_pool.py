@@ -3,8 +3,6 @@
 import contextlib
 import math
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -207,22 +205,21 @@ def test_weights(tmp_path):
 
 def test_two_processes_share_a_pool(tmp_path):
     """The benchmark's full size is `python tests/bench/bench_pool.py`."""
-    result = bench_pool.stress(tmp_path, processes=2, operations=250)
+    result = bench_pool.stress(tmp_path, processes=2, operations=150)
     assert (
-        result["problems"] == [] and result["wrong"] == 0 and min(result["add"], result["draw"], result["prune"]) > 20)
+        result["problems"] == [] and result["wrong"] == 0 and min(result["add"], result["draw"], result["prune"]) > 15)
 
 
 def test_a_kill_in_the_middle_of_a_change_leaves_a_sound_pool(tmp_path, capfd):
     rng = np.random.default_rng(0)
-    command = [sys.executable, bench_pool.__file__, "--directory", str(tmp_path), "--worker", "agent0"]
     for _ in range(3):
-        process = subprocess.Popen([*command, "--operations", "100000"], stderr=subprocess.DEVNULL)
+        process, _ = bench_pool.begin(tmp_path, "agent0", operations=100_000)
         while len(list(tmp_path.glob("*.pt"))) < bench_pool.HISTORY:        # it is at work
-            assert process.poll() is None
+            assert process.is_alive()
             time.sleep(.02)
         time.sleep(rng.uniform(.05, .2))
         process.kill()
-        process.wait()
+        process.join()
         pool = Pool(tmp_path, bench_pool.HISTORY)
         assert len(pool.ids()) == bench_pool.HISTORY and all(isinstance(pool.load(name), Policy) for name in pool.ids())
         pool.forget_after(0)                                                # the next one begins anew

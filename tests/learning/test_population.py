@@ -31,7 +31,7 @@ from melee_common import (
 from cleanmelee.selfplay import MIRROR, SelfPlay
 from ppo_selfplay import OPPONENT, Matchmaker, assign_opponents, compute_gae, evaluation_settings
 from ppo_selfplay import Args, main
-from helpers import FRAMES, as_flags, command, metrics, random_actions, random_observation, slow_gae, tiny
+from helpers import FRAMES, metrics, random_actions, random_observation, slow_gae, tiny
 
 HYPER = {"learning_rate": 3e-4, "entropy_coef": 7e-4, "ppo_clip": .2}
 
@@ -61,13 +61,13 @@ def share(counts, test) -> float:
 
 
 def drawn(history, me="agent1", **options):
-    return draw(Matchmaker(Args(**options), LEARNERS, *history), me)
+    return draw(Matchmaker(Args(**{"opponent_bots": "", **options}), LEARNERS, *history), me)
 
 
 def test_each_strategy_meets_whom_it_says(history):
     pool, ratings = history
     assert drawn(history, matchmaking="self") == {MIRROR: 2000}
-    assert .2 < share(drawn(history, matchmaking="simple_mix"), lambda name: name != MIRROR) < .3
+    assert .15 < share(drawn(history, matchmaking="simple_mix"), lambda name: name != MIRROR) < .25
     assert set(drawn(history, matchmaking="historical")) == set(pool.ids())
     assert set(drawn(history, matchmaking="population")) == {"agent2", "agent3"}
     assert set(drawn(history, matchmaking="historical", history_prob=0.)) == {MIRROR}
@@ -88,7 +88,7 @@ def test_pfsp_forgets_nobody(history):
     """Even one that always loses is met now and then, and more often once its defeats are long past."""
     pool, _ = history
     ratings, names = Ratings(), pool.ids()
-    matchmaker = Matchmaker(Args(matchmaking="pfsp", history_prob=1.), LEARNERS, pool, ratings)
+    matchmaker = Matchmaker(Args(matchmaking="pfsp", history_prob=1., opponent_bots=""), LEARNERS, pool, ratings)
     for _ in range(200):
         for k, name in enumerate(names):
             ratings.record("agent1", name, float(k == 0))
@@ -133,7 +133,7 @@ def test_roles_of_the_league(history):
     hopeless = Ratings()
     for _ in range(60):
         hopeless.record("agent2", "agent1", 0.)
-    exploiter = draw(Matchmaker(Args(league=True), LEARNERS, pool, hopeless), "agent2")
+    exploiter = draw(Matchmaker(Args(league=True, opponent_bots=""), LEARNERS, pool, hopeless), "agent2")
     assert {Pool.agent(name) for name in exploiter} == {"agent1"} and len(exploiter) == 8      # its past instead
 
     matchmaker = Matchmaker(Args(league=True, league_reset_frames=100), LEARNERS, pool, hopeless)
@@ -174,7 +174,7 @@ def test_the_number_of_networks_at_a_time_is_bounded(tmp_path, monkeypatch):
 def test_bounded_opponents_stay_fresh(tmp_path, games, most):
     """A quarter of the games, each ten iterations long, against history, which grows by one checkpoint every 25
     iterations."""
-    args = Args(num_games=games, opponents_per_iteration=most, hidden="4", seed=3)
+    args = Args(num_games=games, opponents_per_iteration=most, hidden="4", seed=3, opponent_bots="", history_prob=.25)
     pool, tiny_policy = Pool(tmp_path, history_size=20), Policy("mlp", (4,))
     pool.add(tiny_policy, "main", 0)
     met, ages = set(), []
@@ -318,10 +318,10 @@ OPTIONS = {
 def test_resume_equals_never_having_stopped(tmp_path, options):
     games = 4 * options.get("population_size", 1) * options.get("train_interval", 1)
     frames = FRAMES * games // 4 if options.get("train_order") != "round-robin" else FRAMES
-    main(tiny(tmp_path, "whole", timesteps=8 * frames, **options))
-    main(tiny(tmp_path, "parts", timesteps=5 * frames, **options))
-    main(Args(resume=str(tmp_path / "parts"), timesteps=8 * frames))
-    assert len(metrics(tmp_path / "whole")) == 8 and metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
+    main(tiny(tmp_path, "whole", timesteps=6 * frames, **options))
+    main(tiny(tmp_path, "parts", timesteps=4 * frames, **options))
+    main(Args(resume=str(tmp_path / "parts"), timesteps=6 * frames))
+    assert len(metrics(tmp_path / "whole")) == 6 and metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
     a, b = (load_checkpoint(tmp_path / name / "checkpoints" / "latest.pt") for name in ("whole", "parts"))
     assert a["ratings"] == b["ratings"] and all(torch.equal(a["policy"][k], b["policy"][k]) for k in a["policy"])
 
@@ -353,7 +353,7 @@ def test_one_update_on_fixed_rollouts(tmp_path, monkeypatch, backbone):
         kept.append(rollouts)
         for name, rollout in rollouts.items():                        # every way of acting has sampled the same actions
             assert (rollout["actions"] == kept[0][name]["actions"]).all()
-        return {name: kept[0][name] | {"actor": rollout["actor"]} for name, rollout in rollouts.items()}
+        return kept[0]
 
     def watched(learner, *rest):
         row = update(learner, *rest)
@@ -377,7 +377,7 @@ def test_one_update_on_fixed_rollouts(tmp_path, monkeypatch, backbone):
 @pytest.mark.parametrize("backbone", ["mlp", "gru"])
 def test_parallel_paths_learn_as_the_sequential_one(tmp_path, backbone):
     """Same seed, same learning curve, to 1e-4: one batched forward for stacked networks, and learners in threads."""
-    options = {"population_size": 3, "matchmaking": "pfsp", "backbone": backbone, "iterations": 5}
+    options = {"population_size": 3, "matchmaking": "pfsp", "backbone": backbone, "iterations": 3}
     for name, flags in {
         "sequential": {}, "actions": {"parallel_actions": True}, "training": {"parallel_training": True},
         "both": {"parallel_actions": True, "parallel_training": True}}.items():
@@ -397,6 +397,13 @@ def test_asynchronous_learning_lags_by_one(tmp_path, monkeypatch):
     """A rollout is collected with the weights of one update ago, but with the present ones right after a checkpoint."""
     lags, learnt = [], [0]
     prepare, update, deepcopy = ppo_selfplay.prepare, ppo_selfplay.update, ppo_selfplay.copy.deepcopy
+    collect = ppo_selfplay.collect
+
+    def watched_collect(selfplay, *rest):
+        rollouts, learner = collect(selfplay, *rest), selfplay.learners[0]
+        assert learner.acting is not learner.policy
+        rollouts[learner.name]["of"] = learner.acting
+        return rollouts
 
     def watched_copy(thing, *rest):
         new = deepcopy(thing, *rest)
@@ -405,8 +412,7 @@ def test_asynchronous_learning_lags_by_one(tmp_path, monkeypatch):
         return new
 
     def watched_prepare(learner, rollout, *rest):
-        assert rollout["actor"] is not learner.policy
-        lags.append(learner.updates - rollout["actor"].updates)
+        lags.append(learner.updates - rollout["of"].updates)
         return prepare(learner, rollout, *rest)
 
     def watched_update(learner, *rest):
@@ -415,6 +421,7 @@ def test_asynchronous_learning_lags_by_one(tmp_path, monkeypatch):
         return row
 
     monkeypatch.setattr(ppo_selfplay.copy, "deepcopy", watched_copy)
+    monkeypatch.setattr(ppo_selfplay, "collect", watched_collect)
     monkeypatch.setattr(ppo_selfplay, "prepare", watched_prepare)
     monkeypatch.setattr(ppo_selfplay, "update", watched_update)
     main(tiny(tmp_path, "run", 9, async_learning=True, save_interval=4, pool_interval=100))
@@ -427,9 +434,9 @@ def test_asynchronous_runs_are_repeatable_and_can_run_ahead(tmp_path):
     rollout = 2 * 4 * 16
     for name, options in {
         "a": {}, "b": {}, "ahead": {"max_buffer_size": 3 * rollout, "vtrace": True}, "sync": {}}.items():
-        main(tiny(tmp_path, name, 8, async_learning=name != "sync", pool_interval=100, save_interval=100, **options))
+        main(tiny(tmp_path, name, 5, async_learning=name != "sync", pool_interval=100, save_interval=100, **options))
     assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
-    assert len(metrics(tmp_path / "ahead")) == 8 and metrics(tmp_path / "a") != metrics(tmp_path / "sync")
+    assert len(metrics(tmp_path / "ahead")) == 5 and metrics(tmp_path / "a") != metrics(tmp_path / "sync")
 
 
 def test_vtrace_against_a_slow_sum():
@@ -477,6 +484,12 @@ def one_update(tmp_path, name, **options):
     return kept
 
 
+def filled(**options) -> Args:
+    args = Args(**options)
+    ppo_selfplay.fill_in(args, Policy("mlp", (16, 16)))
+    return args
+
+
 def plain_gradient(kept, args) -> dict[str, torch.Tensor]:
     """PPO's first step over a whole rollout, spelt out: slow sums, the distributions of torch.distributions."""
     rollout, policy = kept["rollouts"][0], Policy("mlp", (16, 16))
@@ -522,10 +535,10 @@ def test_a_step_is_the_one_that_the_coefficients_ask_for(tmp_path, options):
     options = {"gamma": .99, **options}
     common = {"ppo_epochs": 1, "batch_size": 10 ** 6, "learning_rate": 1e-3, "reward_approach": 1.}
     kept = one_update(tmp_path, "run", **common, **options)
-    args = Args(**options)
+    args = filled(**options)
     expected, learner = plain_gradient(kept, args), kept["learner"]
     others = [
-        Args(**{key: value, **{k: v for k, v in options.items() if k != key}})
+        filled(**{key: value, **{k: v for k, v in options.items() if k != key}})
         for key, value in (
             ("entropy_coef", -args.entropy_coef - 0.1), ("value_coef", args.value_coef + 1), ("gae_lambda", 0.6),
             ("gamma", 0.9))
@@ -543,7 +556,7 @@ def test_the_learning_rate_falls_and_the_last_update_learns(tmp_path):
     used, step = [], torch.optim.Adam.step
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.optim.Adam, "step", lambda self: used.append(self.param_groups[0]["lr"]) or step(self))
-        main(tiny(tmp_path, "run", 4, anneal_lr=True, ppo_epochs=1, batch_size=10 ** 6))
+        main(tiny(tmp_path, "run", 4, anneal_lr=True, learning_rate=3e-4, batch_size=10 ** 6))
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert used == [row["charts/learning_rate"] for row in rows] == pytest.approx([3e-4 * f for f in (1, .75, .5, .25)])
 
@@ -651,7 +664,8 @@ def test_the_teacher_holds_the_policy(tmp_path):
     drift = {}
     for name, options in {"free": {}, "held": {"teacher_kl": 30.},
                           "forgotten": {"teacher_kl": 30., "teacher_kl_half_life": 1.}}.items():
-        main(tiny(tmp_path, name, 8, pretrained=str(tmp_path / "bc.pt"), learning_rate=3e-3, **options))
+        main(tiny(tmp_path, name, 8, pretrained=str(tmp_path / "bc.pt"), learning_rate=3e-3, value_burn_in=0,
+                  **{"teacher_kl": 0., **options}))
         new, old = (load_policy(tmp_path / name / "checkpoints" / f"{which}.pt")[0] for which in ("latest", "initial"))
         with torch.no_grad():
             logits = [
@@ -761,8 +775,7 @@ def test_strength_knows_a_collapse_and_a_held_out_policy(tmp_path):
 
 
 def test_training_does_not_wait_for_its_evaluation(tmp_path):
-    result = command(*as_flags(tiny(tmp_path, "run", 6, eval_interval=2, eval_in_background=True)))
-    assert result.returncode == 0, result.stderr
+    main(tiny(tmp_path, "run", 6, eval_interval=2, eval_in_background=True))
     steps = [json.loads(line)["global_step"] for line in (tmp_path / "run" / "eval.jsonl").read_text().splitlines()]
     assert steps == [0, 2 * FRAMES, 4 * FRAMES, 6 * FRAMES]
 
@@ -885,7 +898,7 @@ def test_drift_compares_the_same_games(monkeypatch):
     def fake(policies, envs, assignment, generator, watch):
         actions = np.tile(melee_common.NEUTRAL_ACTION, (*assignment.shape, 1))
         actions[(assignment == melee_common.BOT_SLOT).any(1), :, 0] = 1     # against bots: A on every frame
-        watch(actions, np.ones(len(assignment), bool))
+        watch(actions, envs.frames, envs.frames, np.ones(len(assignment), bool))
         return envs.frames.copy()
 
     monkeypatch.setattr(evaluation, "play_games", fake)

@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,14 +10,15 @@ import numpy as np
 import pytest
 
 import melee_common
+import ppo_selfplay
 from cleanmelee import rewards as common
 from cleanmelee import game
+from cleanmelee.cli import run_script
 from cleanmelee.frame import CHARACTERS, CONTROLLER, FRAME
 from cleanmelee.replays import load_replays
 from cleanmelee.rewards import REWARD_TERMS, RewardArgs, compute_rewards, reward_terms
 from helpers import Game
 
-ROOT = Path(__file__).resolve().parents[2]
 POTENTIALS, PENALTIES = ("approach", "recovery", "teleport"), ("bomb",)
 ZERO_SUM = [name for name in REWARD_TERMS if name not in (*POTENTIALS, *PENALTIES)]
 FOX, LINK, SHEIK, MEWTWO, ZELDA, GAMEANDWATCH, GANONDORF = (CHARACTERS[name] for name in (
@@ -120,19 +119,19 @@ def test_both_ports_are_treated_alike(played):
 def test_off_is_exactly_nothing_and_is_not_computed(played, monkeypatch):
     def fail(step):
         raise AssertionError("computed")
-    stomp = common.SHAPED_TERMS["stomp"]
-    for name in common.SHAPED_TERMS:
-        monkeypatch.setitem(common.SHAPED_TERMS, name, fail)
+    stomp = REWARD_TERMS["stomp"]
+    for name in set(REWARD_TERMS) - {"stock", "damage"}:
+        monkeypatch.setitem(REWARD_TERMS, name, fail)
     nothing = RewardArgs(reward_stock=0, reward_damage=0)
     for before, after, ended in played[::10]:
         stocks = (before["players"]["stocks"] - after["players"]["stocks"]).astype(np.float32)
         hurt = np.maximum(after["players"]["percent"] - before["players"]["percent"], 0) * np.float32(.01)
-        np.testing.assert_array_equal(compute_rewards(before, after, RewardArgs(), ended, .97),
-                                      (stocks + hurt)[:, ::-1] - (stocks + hurt))
+        np.testing.assert_allclose(compute_rewards(before, after, RewardArgs(), ended, .97),
+                                   (stocks + hurt)[:, ::-1] - (stocks + hurt), atol=1e-6)
         assert (compute_rewards(before, after, nothing, ended, .97) == 0).all()
     with pytest.raises(AssertionError, match="computed"):
         compute_rewards(before, after, only("stomp"))
-    monkeypatch.setitem(common.SHAPED_TERMS, "stomp", stomp)
+    monkeypatch.setitem(REWARD_TERMS, "stomp", stomp)
     compute_rewards(before, after, only("stomp"))                           # one that is on does not wake the others
 
 
@@ -145,7 +144,7 @@ def test_a_coefficient_scales_its_term(played):
 
 
 def test_real_replays_give_finite_rewards():
-    folder = ROOT.parent / "shared" / "replays"                           # other people's games, where they are at hand
+    folder = Path(__file__).resolve().parents[3] / "shared" / "replays"     # other people's, where they are at hand
     if not folder.is_dir():
         pytest.skip("no replays here")
     replays, _ = load_replays(
@@ -526,29 +525,22 @@ def test_near_and_far_against_the_reach_of_blows():
     assert reach(GANONDORF, 53) > common.NEAR
 
 
-def test_help_names_every_flag_with_its_off_value_and_a_run_takes_them_all(tmp_path):
+def test_help_names_every_flag_with_its_off_value_and_a_run_takes_them_all(tmp_path, monkeypatch, capsys):
     flags = [field.name for field in dataclasses.fields(RewardArgs)]
     assert flags[:2] == ["reward_stock", "reward_damage"] and {f"reward_{name}" for name in REWARD_TERMS} == set(flags)
     assert [getattr(RewardArgs(), flag) for flag in flags] == [1., .01] + [0.] * (len(flags) - 2)
-    environment = os.environ | {"COLUMNS": "300"}
-    text = subprocess.run(
-        [sys.executable, "ppo_selfplay.py", "--help"], cwd=ROOT, capture_output=True, text=True, env=environment,
-        timeout=120).stdout
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(sys, "argv", ["ppo_selfplay.py", "--help"])
+    with pytest.raises(SystemExit):
+        run_script(ppo_selfplay.main, ppo_selfplay.Args)
+    text = capsys.readouterr().out
     for flag in flags:
         line = text[text.index("--" + flag.replace("_", "-")):]
         assert "(off: 0)" in line[:line.index("--reward", 2) if flag != flags[-1] else 300 * 4], flag
     given = [part for flag in flags for part in ("--" + flag.replace("_", "-"), ".125")]
-    run = subprocess.run(
-        [
-            sys.executable, "ppo_selfplay.py", "--timesteps", "96", "--num-games", "2", "--rollout-length", "16",
-            "--hidden", "8,8", "--eval-interval", "0", "--max-episode-frames", "30", "--runs-dir", str(tmp_path),
-            "--run-name", "run", *given],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=120,
-    )
-    assert run.returncode == 0, run.stderr
+    monkeypatch.setattr(sys, "argv", [
+        "ppo_selfplay.py", "--timesteps", "96", "--num-games", "2", "--rollout-length", "16", "--hidden", "8,8",
+        "--eval-interval", "0", "--max-episode-frames", "30", "--runs-dir", str(tmp_path), "--run-name", "run", *given])
+    run_script(ppo_selfplay.main, ppo_selfplay.Args)
     args = json.loads((tmp_path / "run" / "args.json").read_text())
     assert all(args[flag] == .125 for flag in flags)

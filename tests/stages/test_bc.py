@@ -548,7 +548,6 @@ def test_command_line(tmp_path):
     assert actions.shape == (2, ACTION_SIZE)
     with pytest.raises(UserError, match="--run-name"):
         bc.main(small(games, run_name="cli"))
-    assert shell("--replays", games, "--no-such-flag").returncode == 2
 
 
 def test_ctrl_c_keeps_what_was_learned(tmp_path):

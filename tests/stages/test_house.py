@@ -11,13 +11,14 @@ from helpers import ROOT
 STAGES = ("bc", "ppo_selfplay", "distill", "export_onnx", "play")
 FLOORS = [  # a room may import from those above it in this list, and from its own line
     {"frame", "libmelee", "terminal"}, {"signals", "startup"}, {"cli", "statistics"},
-    {"archive", "events", "files", "game", "tracking", "workers"}, {"runs", "slp", "rewards"},
+    {"archive", "backbones", "events", "files", "game", "tracking", "workers"},
+    {"runs", "slp", "rewards", "fingerprint"},
     {"packed"}, {"replays", "recording", "dolphin"}, {"melee_common"}, {"pool", "dataset", "onnx", "learning"},
-    {"population", "evaluation", "imitation", "environment", "inference", "resume", "tournament"}, {"selfplay"},
-    set(STAGES)]
+    {"population", "evaluation", "imitation", "environment", "inference", "resume", "tournament"},
+    {"selfplay", "web"}, set(STAGES)]
 WITHOUT_TORCH = (
     "frame", "cli", "libmelee", "terminal", "signals", "startup", "files", "archive", "events", "slp", "packed",
-    "replays", "recording", "rewards", "workers", "runs", "game")
+    "replays", "recording", "rewards", "workers", "runs", "game", "fingerprint")
 SOURCES = sorted(p for p in ROOT.rglob("*.py") if not {".venv", "runs", "__pycache__"} & set(p.relative_to(ROOT).parts))
 
 

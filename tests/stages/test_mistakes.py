@@ -65,7 +65,10 @@ MISTAKES = [                                                                # sc
     ("bc", "pretrained", "good.pt --hidden=9", "--hidden 9"), ("bc", "gamma", 1, "--gamma 1"),
 
     ("distill", "teacher", "missing.pt", "no such checkpoint"), ("distill", "teacher", "text.txt", "not a readable"),
-    ("distill", "teacher", "late.pt", "a delay of 18 frames"),
+    ("distill", "num-layers", 2, "--num-layers: not an option of mlp"),
+    ("distill", "conv-size", 1, "--conv-size 1"), ("ppo_selfplay", "num-heads", "3 --backbone=hybrid", "--num-heads 3"),
+    ("ppo_selfplay", "frame-delay", 4, "--frame-delay 4: must be a multiple"),
+    ("ppo_selfplay", "pretrained", "late.pt --frame-delay=2", "--frame-delay 2: "),
     ("distill", "replays", "nowhere", "no such file or folder"), ("distill", "temperature", 0.0, "--temperature"),
     ("distill", "alpha", 1.5, "--alpha 1.5"), ("distill", "hidden", "64,,64", "--hidden"),
     ("distill", "epochs", 0, "--epochs 0"), ("distill", "batch-size", 0, "--batch-size 0"),

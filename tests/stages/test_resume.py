@@ -126,7 +126,10 @@ def source(tmp_path_factory):
     """A run of four iterations, a gru's against its past; copy it."""
     folder = tmp_path_factory.mktemp("resume")
     main(tiny(folder, "run", 4, backbone="gru", history_prob=.9, save_interval=2))
-    return folder / "run"
+    gc.collect()
+    gc.freeze()                                                             # or `refused` would go through it all
+    yield folder / "run"
+    gc.unfreeze()
 
 
 @pytest.fixture

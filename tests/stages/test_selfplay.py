@@ -17,7 +17,9 @@ import ppo_selfplay
 from cleanmelee.cli import UserError
 from cleanmelee.pool import Pool, Ratings
 from cleanmelee.runs import lock_run
-from melee_common import BOT_SLOT, Policy, load_checkpoint, load_policy, observe, save_checkpoint
+from melee_common import (
+    BOT_SLOT, Observation, Policy, evaluate_actions, load_checkpoint, load_policy, observe, save_checkpoint,
+)
 from ppo_selfplay import Args, main
 from helpers import FRAMES, as_flags, command, metrics, tiny
 
@@ -31,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_resume_equals_never_having_stopped(tmp_path, options):
     main(tiny(tmp_path, "whole", 6, **options))
     main(tiny(tmp_path, "parts", 3, **options))
-    main(Args(resume=str(tmp_path / "parts"), timesteps=6 * FRAMES))
+    main(Args(resume=str(tmp_path / "parts"), timesteps=6 * FRAMES))        # --no-anneal-lr: a rate knows its end
     whole, parts = metrics(tmp_path / "whole"), metrics(tmp_path / "parts")
     assert len(whole) == 6 and whole == parts
     assert any(row["selfplay/history_games"] for row in whole)              # opponents and ratings were in play
@@ -48,11 +50,11 @@ def test_seeds(tmp_path):
 
 
 def test_kill_9_and_resume(tmp_path):
-    main(tiny(tmp_path, "whole", 40, save_interval=7, history_size=3, history_prob=.9))
-    flags = as_flags(tiny(tmp_path, "killed", 40, save_interval=7, history_size=3, history_prob=.9))
+    main(tiny(tmp_path, "whole", 20, save_interval=4, history_size=3, history_prob=.9))
+    flags = as_flags(tiny(tmp_path, "killed", 20, save_interval=4, history_size=3, history_prob=.9))
     process = subprocess.Popen([sys.executable, "ppo_selfplay.py", *flags], cwd=ROOT, stdout=subprocess.DEVNULL)
     log = tmp_path / "killed" / "metrics.jsonl"
-    while not log.exists() or log.read_text().count("\n") < 12:
+    while not log.exists() or log.read_text().count("\n") < 7:
         assert process.poll() is None
         time.sleep(.002)
     process.kill()
@@ -143,12 +145,13 @@ def test_opponent_rows_never_enter_the_batch(tmp_path, monkeypatch, backbone):
 
 def test_an_opponent_stays_for_its_game_and_gets_its_result(tmp_path, monkeypatch):
     """Follows who really acted in every game, and compares with whom the ratings were told about."""
-    names, games, finished, recorded = {}, {}, [], []
+    names, loaded, games, finished, recorded = {}, [], {}, [], []
     load, act, record = Pool.load, selfplay.act, Ratings.record
 
     def named_load(self, name):
         policy = load(self, name)
         names[id(policy)] = name
+        loaded.append(policy)                                               # or another one would get its id
         return policy
 
     def watched_act(policies, assignment, obs, states, resets, *rest):
@@ -176,40 +179,26 @@ def test_an_opponent_stays_for_its_game_and_gets_its_result(tmp_path, monkeypatc
     assert {port for g in finished for port in (0, 1) if g[port] != "main"} == {0, 1}
 
 
-@pytest.mark.parametrize("backbone", ["mlp", "gru"])
-def test_the_learner_scores_actions_as_the_actor_did(tmp_path, monkeypatch, backbone):
-    """Observations, actions, memory and its resets are stored where they belong: the rollout's log-probabilities are
-    those of the moment of acting."""
-    act, action_logprobs, evaluate_actions = selfplay.act, ppo_selfplay.action_logprobs, ppo_selfplay.evaluate_actions
-    scored, acted, compared = {}, [], []
+@pytest.mark.parametrize(("backbone", "options"), [
+    ("mlp", {}), ("gru", {}), ("mlp", {"parallel_actions": True}), ("gru", {"parallel_actions": True})])
+def test_the_learner_scores_actions_as_the_actor_did(tmp_path, monkeypatch, backbone, options):
+    """Observations, actions, memory and its resets are stored where they belong: what was remembered of the moment of
+    acting, log-probabilities and values, is what learning finds for them."""
+    prepare, compared = ppo_selfplay.prepare, []
 
-    def step(self, obs, state, noise):
-        features, state = self.features(obs, state)
-        actions = self.controller_head.sample(features, noise)
-        scored[id(self)] = action_logprobs(self.logits(features, actions), actions)[0].sum(-1)
-        return actions, state
+    def checked(learner, rollout, args, teacher):
+        batch = prepare(learner, rollout, args, teacher)
+        obs, mine = Observation(batch["floats"], batch["ints"]), batch["learns"]
+        values, logprobs = evaluate_actions(learner.policy, obs, rollout["state"], batch["starts"], batch["actions"])
+        for then, now in ((batch["values"], values), (batch["logprobs"], logprobs)):
+            assert (then - now)[mine].abs().max() < 1e-4 and then[mine].std() > 0
+        compared.append(int(mine.sum()))
+        return batch
 
-    def watched_act(policies, assignment, *rest):
-        actions = act(policies, assignment, *rest)
-        row = torch.full((assignment.size,), torch.nan)
-        row[torch.from_numpy(assignment.ravel() == 0)] = scored[id(policies[0])]
-        acted.append(row)
-        return actions
+    monkeypatch.setattr(ppo_selfplay, "prepare", checked)
+    main(tiny(tmp_path, "run", 6, backbone=backbone, history_prob=.6, learning_rate=1e-2, **options))
+    assert len(compared) == 6 and min(compared) > 50
 
-    def watched_evaluation(*rollout):
-        values, logprobs = evaluate_actions(*rollout)                       # [T, 2N]
-        then = torch.stack(acted)
-        acted.clear()
-        error = (logprobs - then)[~then.isnan()].abs()
-        compared.append(len(error))
-        assert error.max() < 1e-4
-        return values, logprobs
-
-    monkeypatch.setattr(Policy, "step", step)
-    monkeypatch.setattr(selfplay, "act", watched_act)
-    monkeypatch.setattr(ppo_selfplay, "evaluate_actions", watched_evaluation)
-    main(tiny(tmp_path, "run", 6, backbone=backbone, history_prob=.6, learning_rate=1e-2))
-    assert len(compared) == 6
 
 def test_results_are_credited_to_the_side_that_won(tmp_path, monkeypatch):
     frozen, scores, act = [], [], selfplay.act
@@ -235,8 +224,9 @@ def test_rewards_know_the_coefficients_the_decided_games_and_the_discount(tmp_pa
             lambda terminated, truncated, broken: (np.arange(len(broken)) == 2, np.arange(len(broken)) == 1, broken)
         )(*step(self, controllers)),
     )
-    monkeypatch.setattr(ppo_selfplay, "compute_rewards", lambda before, after, args, ended, gamma: (
-        seen.append((args.reward_stomp, ended.tolist(), gamma)), np.zeros((len(after), 2), np.float32))[1])
+    reward_terms = ppo_selfplay.reward_terms
+    monkeypatch.setattr(ppo_selfplay, "reward_terms", lambda before, after, args, ended, gamma: (
+        seen.append((args.reward_stomp, ended.tolist(), gamma)), reward_terms(before, after, args, ended, gamma))[1])
     main(tiny(tmp_path, "run", 1, num_games=3, reward_stomp=.5, gamma=.9))
     assert seen and all(call == (.5, [False, False, True], .9) for call in seen)
 
@@ -253,7 +243,8 @@ def test_rewards_reach_the_side_that_earned_them(tmp_path, monkeypatch):
     seen = []
     compute_gae = ppo_selfplay.compute_gae
     monkeypatch.setattr(
-        ppo_selfplay, "compute_rewards", lambda before, after, *_: np.float32([[1, -1]]).repeat(len(after), 0))
+        ppo_selfplay, "reward_terms", lambda before, after, *_: dict.fromkeys(
+            ("stock", "damage"), np.float32([[.5, -.5]]).repeat(len(after), 0)))
     monkeypatch.setattr(ppo_selfplay, "compute_gae", lambda rewards, *rest: (seen.append(rewards.copy()),
                                                                              compute_gae(rewards, *rest))[1])
     main(tiny(tmp_path, "run", 1))
@@ -287,7 +278,7 @@ def test_next_values_are_those_of_the_frame_that_followed(tmp_path, monkeypatch,
     monkeypatch.setattr(Policy, "value", lambda self, x: x[..., 0] + 0 * self.value_head(x)[..., 0])
     monkeypatch.setattr(ppo_selfplay.VecEnv, "step", watched_step)
     monkeypatch.setattr(ppo_selfplay, "compute_gae", watched_gae)
-    main(tiny(tmp_path, "run", 3, backbone=backbone, num_games=3, max_episode_frames=20))
+    main(tiny(tmp_path, "run", 3, backbone=backbone, num_games=3, max_episode_frames=20, history_prob=0.))
     next_values = np.concatenate([values for values, _ in seen])            # [3 T, N, 2]
     terminated = np.concatenate([t for _, t in seen])
     assert np.allclose(next_values[~terminated], np.stack(x_after)[~terminated], atol=1e-5)
@@ -297,8 +288,8 @@ def test_evaluation_credits_the_policy(tmp_path, monkeypatch):
     """The learner is made to win every game against others, from whichever port it plays; against itself no port is
     better."""
     def won(policies, envs, assignment, generator, watch):
-        watch(np.zeros((*assignment.shape, 13), np.int8), np.ones(len(assignment), bool))
         frames = envs.frames.copy()
+        watch(np.zeros((*assignment.shape, 13), np.int8), frames, frames, np.ones(len(assignment), bool))
         port = np.arange(len(frames)) % 2                                   # the policy's
         # but in "reference"
         assert (assignment[np.arange(len(frames)), port] == (np.arange(len(frames)) // 4 == 4)).all()
@@ -347,7 +338,7 @@ def test_truncated_games_bootstrap_from_their_last_frame(tmp_path, monkeypatch):
     monkeypatch.setattr(ppo_selfplay, "compute_gae", capture)
     monkeypatch.setattr(
         Policy, "value", lambda self, features: features[..., 0] * 0 + 7 + 0 * self.value_head(features)[..., 0])
-    main(tiny(tmp_path, "run", 2))
+    main(tiny(tmp_path, "run", 2, history_prob=0.))
     assert captured["truncated"].any() and np.allclose(captured["next_values"], 7)
 
 

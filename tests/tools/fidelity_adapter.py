@@ -142,9 +142,9 @@ class Simulator:
         """Frames a throw in progress takes; some take longer the heavier the other is."""
         characters = self.tables.characters
         way = np.clip(players["action"] - game.THROW_FORWARD, 0, 3)
-        own, other = characters[players["character"]], characters[players["character"][:, ::-1]]
-        pick = lambda name: np.take_along_axis(own[name], way[..., None], -1)[..., 0]
-        return np.where(pick("throw_by_weight") > 0, other["weight"] / 100, 1) * pick("throw_length")
+        own, other = players["character"], players["character"][:, ::-1]
+        weight = np.where(characters["throw_by_weight"][own, way] > 0, characters["weight"][other] / 100, 1)
+        return weight * characters["throw_length"][own, way]
 
     # A state with a memory: the game's own hidden fields, put right by what the true state shows
 
