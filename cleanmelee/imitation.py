@@ -117,7 +117,7 @@ def report(row: dict[str, float], console: Terminal, before: dict[str, float] | 
            groups: dict[str, dict] | None = None) -> None:
     """A row of `summary` as tables, beside the one `before` training, and what `by_matchup` returned."""
     heads = Table("head", *["loss before"] * (before is not None), "loss", *["right before"] * (before is not None),
-                  "right", "among 3 likeliest", "entropy", title="held-out games, per frame")
+                  "right", "top 3", "entropy", title="held-out games, per frame")
     rows = [x for x in (before, row) if x is not None]
     for name in HEADS:
         heads.add_row(name, *[f"{x[f'eval/nll_{name}']:.3f}" for x in rows],

@@ -411,12 +411,38 @@ def test_who_makes_the_batches_changes_nothing(tmp_path, workers):
     assert curve("thread") == curve("other")
 
 
+def test_flags_that_choose_games(tmp_path, monkeypatch):
+    """Each reaches the data; what it does there: test_dataset.py."""
+    flags = {"character": "fox", "player_port": 1, "tag": "Ann", "cpu_players": True, "min_active": .02, "held_out": .5,
+             "max_files": 5, "num_workers": 3, "manifest": "split.json", "gamma": .5}
+    given = []
+
+    def open_games(folder, **options):
+        given.append(options)
+        raise UserError("enough")
+
+    monkeypatch.setattr(bc, "open_games", open_games)
+    for min_frames, window_size, least in ((300, 20, 300), (0, 80, 81)):
+        with pytest.raises(UserError, match="enough"):
+            bc.main(small("games", min_frames=min_frames, window_size=window_size, **flags))
+        assert flags.items() <= given[-1].items() and given[-1]["min_frames"] == least
+
+
+def test_a_manifest_of_a_run_repeats_its_split(tmp_path):
+    games = write_games(tmp_path / "games", 4)
+    bc.main(small(games, run_name="first", epochs=1, backbone="mlp"))
+    write_slp(Path(games) / "one_more.slp", *made_up_game(9), seed=9, started=0)
+    bc.main(small(games, run_name="again", epochs=1, backbone="mlp", manifest="runs/first/manifest.json", held_out=.9))
+    assert curve("first") == curve("again")
+    a, b = (Path(f"runs/{name}/manifest.json").read_bytes() for name in ("first", "again"))
+    assert a == b
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Runs that go on
 # ---------------------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("flags", [{}, {"ema_decay": .9, "eval_interval": 4, "grad_accum": 2}])
-@pytest.mark.parametrize("at", [3, 9, 11])
+@pytest.mark.parametrize("at, flags", [(3, {}), (10, {}), (9, {"ema_decay": .9, "eval_interval": 4, "grad_accum": 2})])
 def test_resume_is_exact(tmp_path, monkeypatch, flags, at):
     """Stopped in the middle of an epoch, or where it evaluates: the same log and the same weights in the end."""
     games = write_games(tmp_path / "games", 3)
@@ -482,7 +508,7 @@ def test_eval_only(tmp_path, capsys):
     capsys.readouterr()
     bc.main(judge)
     out = capsys.readouterr().out
-    assert all(word in out for word in ("among 3 likeliest", "fox against marth", "marth", "main_x at rest"))
+    assert all(word in out for word in ("top 3", "fox against marth", "marth", "main_x at rest"))
     found = json.loads(Path("report.json").read_text())
     trained = load_policy("runs/run/checkpoints/best.pt")[1]["metrics"]
     assert {k: pytest.approx(v, rel=1e-4) for k, v in found["all"].items()} == trained      # the same held-out games
