@@ -282,8 +282,8 @@ def open_games(folder: str | list[str], *, character: str = "", player_port: int
 def check_both(train: Games, held_out: Games, about: dict, folder: str) -> None:
     """Raises UserError unless there is a game to learn from and one to judge by."""
     if not (len(train) and len(held_out)):
-        raise UserError(f"{folder}: {len(train)} games to learn from and {len(held_out)} to judge by with such a player "
-                        f"(--character, --player-port, --tag), {about['idle_players']} idle and {about['cpu_players']} "
+        raise UserError(f"{folder}: {len(train)} games to learn from and {len(held_out)} to judge by with such a "
+                        f"player (--character, --player-port, --tag), {about['idle_players']} idle and {about['cpu_players']} "
                         "CPU players left out; at least two games are needed, one of them held out")
 
 
