@@ -23,6 +23,7 @@ import play
 from cleanmelee import game, inference
 from cleanmelee.cli import UserError, from_flags
 from cleanmelee.frame import BUTTON_A, BUTTON_X, CHARACTERS, CONTROLLER, FRAME, STAGES
+from cleanmelee.game.terrain import place_platforms
 from cleanmelee.inference import Pace
 from cleanmelee.recording import Recorder, write_slp
 from cleanmelee.replays import controlled, read_replay
@@ -192,6 +193,20 @@ def test_floors_are_where_players_stand(stage, tmp_path):
     assert standing > 20
 
 
+@pytest.mark.parametrize("stage", ["yoshis_story", "fountain_of_dreams"])
+def test_floors_that_move_are_where_the_game_has_them(stage):
+    frames = np.zeros(5, FRAME)
+    frames["stage"], frames["frame_id"] = STAGES[stage], (-39, 0, 430, 1100, 9999)
+    frames["platform_left"], frames["platform_right"] = np.linspace(0, 30, 5), np.linspace(28, 10, 5)
+    drawn = pictures(frames, np.zeros((5, 2), CONTROLLER))["floors"]
+    for frame, floors in zip(frames, drawn, strict=True):
+        row = game.TABLES.stages[STAGES[stage]].copy()
+        place_platforms(frame, int(frame["frame_id"]), row, game.TABLES)
+        for name in ("y", "left", "right"):
+            assert floors[name] == pytest.approx(row["floor_" + name], abs=1e-4)
+    assert len(np.unique(drawn["y"][:, 1 if stage == "fountain_of_dreams" else 4])) > 2
+
+
 def test_a_shield_is_drawn_as_the_game_has_it():
     match = batch(1, ("idle", "idle"), np.array([game.FOX, game.FOX]))
     frames, hidden, _ = match
@@ -267,6 +282,15 @@ def play_out(policies, tmp_path, length, opponent, player="me", port=0, seed=1):
     recorder.end(0)
     match.close()
     return Played(np.array(frames), np.frombuffer(b"".join(thoughts), THOUGHT).reshape(-1, 2), path)
+
+
+def test_heat_is_where_the_stick_goes_on_the_stage(policies, tmp_path):
+    """This policy runs from its opponent, who is to the left: it sees left and right exchanged."""
+    one = play_out(policies, tmp_path, 10, "pool/runner_000000000010.pt")
+    replay = read_replay(one.path)
+    assert replay.controllers["main_x"][-1, 1] == 1
+    for thought in (one.thoughts[-1, 1], recorded_thoughts(stubborn(0), replay)[-1, 1]):
+        assert np.argmax(thought["main"].max(1)) == NUM_STICK - 1
 
 
 def test_a_policy_plays_the_page_as_it_plays_a_match(policies, tmp_path):
