@@ -131,6 +131,8 @@ def step_player(p, h, c, s, t, index):
     h.ledge_cooldown = max(0, h.ledge_cooldown - 1)
     h.combo_timer = max(0, h.combo_timer - 1)
     p.l_cancel, h.shot = 0, 0
+    if p.airborne:
+        h.air_frames += 1
     if p.action <= REBIRTH_WAIT:
         step_dead(p, h, s, index)
         if p.action == FALL:                           # he falls at once
@@ -177,8 +179,6 @@ def act(p, h, c, s, t):
         p.state_age -= 1
         h.action_frames -= 1
         h.smash_charge += 1
-    if p.airborne:
-        h.air_frames += 1
     end_of_action(p, h, c)
     floor = -1 if p.airborne else floor_under(p, s)
     if p.action == LEDGE_HANG:
