@@ -24,6 +24,7 @@ from cleanmelee.game.inputs import read_controller
 from cleanmelee.game.items import step_items
 from cleanmelee.game.motion import air_velocity, ground_velocity, knockback_decay, slowed
 from cleanmelee.game.randomness import random_uniform
+from cleanmelee.game.stages import STAGE
 from cleanmelee.game.state import HIDDEN
 from cleanmelee.game.tables import TABLES
 from cleanmelee.game.terrain import (
@@ -243,8 +244,8 @@ def move(p, h, c, s, t, floor):
 
 
 @jit
-def step_all(frames, hidden, controllers, t):
-    moving = np.empty(1, t.stages.dtype)
+def step_all(frames, hidden, controllers, t, moving):
+    """moving [1] STAGE: room for the row of a stage whose floors move."""
     for game in range(len(frames)):
         frame, secret = frames[game], hidden[game]
         s = t.stages[frame.stage if 0 <= frame.stage < NUM_STAGES else 32]
@@ -299,20 +300,20 @@ def step_all(frames, hidden, controllers, t):
                 player.action_frame = int(player.state_age) + own.zero_indexed[player.action]
 
 
-def step_games(frames, hidden, controllers):
+def step_games(frames, hidden, controllers, tables=TABLES):
     """One frame for all games, in place. frames [N] FRAME, hidden [N] HIDDEN, controllers [N, 2] CONTROLLER."""
     plain = frames.dtype is FRAME and hidden.dtype is HIDDEN and controllers.dtype is CONTROLLER and \
         frames.ndim == 1 and hidden.ndim == 1 and controllers.ndim == 2 and \
         frames.flags.c_contiguous and hidden.flags.c_contiguous and controllers.flags.c_contiguous
     step = step_plain() if plain else step_all
-    step(frames, hidden, controllers, TABLES)
+    step(frames, hidden, controllers, tables, np.empty(1, STAGE))
 
 
 @functools.cache
 def step_plain():
     """step_all for what it is mostly given: whole arrays, as numpy makes them."""
     controllers = np.zeros((0, NUM_PLAYERS), CONTROLLER)
-    return machine_code(step_all, np.zeros(0, FRAME), np.zeros(0, HIDDEN), controllers, TABLES)
+    return machine_code(step_all, np.zeros(0, FRAME), np.zeros(0, HIDDEN), controllers, TABLES, np.empty(1, STAGE))
 
 
 def reset_games(frames, hidden, mask, characters, stages, seeds):
@@ -325,12 +326,12 @@ def reset_games(frames, hidden, mask, characters, stages, seeds):
     if unknown:
         raise ValueError(f"unknown stage ids {sorted(map(int, unknown))}; the game knows {STAGES}")
     reset_all(frames, hidden, np.asarray(mask, np.bool_), np.asarray(characters, np.int64),
-              np.asarray(stages, np.int64), np.asarray(seeds, np.uint64), EMPTY_FRAME, EMPTY_HIDDEN, TABLES)
+              np.asarray(stages, np.int64), np.asarray(seeds, np.uint64), EMPTY_FRAME, EMPTY_HIDDEN, TABLES,
+              np.empty(1, STAGE))
 
 
 @jit
-def reset_all(frames, hidden, mask, characters, stages, seeds, empty_frame, empty_hidden, t):
-    moving = np.empty(1, t.stages.dtype)
+def reset_all(frames, hidden, mask, characters, stages, seeds, empty_frame, empty_hidden, t, moving):
     for game in range(len(frames)):
         if not mask[game]:
             continue

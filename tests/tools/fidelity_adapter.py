@@ -19,7 +19,6 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from cleanmelee import game
 from cleanmelee.game.state import HIDDEN_PLAYER
-from cleanmelee.game.step import step_all
 from cleanmelee.game.tables import build_tables
 
 CHARS = set(game.CHARACTERS.values())
@@ -82,7 +81,7 @@ class Simulator:
         else:
             self.guess(frames, secrets, state)
 
-        step_all(frames, hidden, controllers, self.tables)
+        game.step_games(frames, hidden, controllers, self.tables)
 
         after = state.copy()
         for theirs, ours in TO_PLAYER.items():
