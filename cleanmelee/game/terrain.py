@@ -17,7 +17,7 @@ from cleanmelee.game.stages import (
 
 
 TECH_WINDOW, TECH_INTANGIBLE = 20, 14                  # frames; the second after a tech at a wall; public
-FEET_LOCKED = 10                                       # frames in the air before the feet follow the animation; measured
+FEET_LOCKED = 10                                       # frames in the air until the feet follow the animation; measured
 BOUNCE_KEEPS = .8                                      # share of the knockback that a bounce leaves; public
 WALL_JUMP_WINDOW = 3                                   # how fresh the flick off a wall must be; seen up to 1
 WIND_PERIOD, WIND_FRAMES, WIND_SPEED = 1100, 270, .2   # frames; units a frame

@@ -902,8 +902,8 @@ def test_smash_di_stops_at_the_floor_and_at_the_stages_side():
     assert match.players["x"][0] >= 85.5
 
 
-def test_the_feet_follow_the_animation_from_the_eleventh_frame_in_the_air_hitlag_included():
-    """A blow has just lifted him; frozen for some frames, he then sinks into the floor, by less than his feet are up."""
+def test_the_feet_follow_the_animation_after_ten_frames_in_the_air_hitlag_included():
+    """A blow has just lifted him; then he sinks into the floor, by less than his feet are up."""
     def height_after(hitlag, frames):
         match = launched((0.0, 0.0), hitlag=hitlag, y=.1)
         match.hidden["players"]["air_frames"][0, 0] = 1
