@@ -15,7 +15,7 @@ def set_action(p, h, action):
 
 @jit
 def leave_ground(p, h):
-    p.airborne, p.jumps, h.air_frames, p.fastfall = 1, 1, 0, 0
+    p.airborne, p.jumps, h.air_frames, p.fastfall = 1, 1, 1, 0
     p.self_vy, h.lifted = 0, 0
 
 

@@ -12,6 +12,7 @@ from cleanmelee.game.inputs import clear_controller, copy_controller
 from cleanmelee.game.knowledge import FIRST_LEVEL, KNOWLEDGE
 from cleanmelee.game.levels import level_bot
 from cleanmelee.game.randomness import random_uniform
+from cleanmelee.game.stages import MOVING
 from cleanmelee.game.tables import TABLES
 from cleanmelee.game.terrain import place_platforms
 
@@ -109,8 +110,8 @@ def attacker_bot(bot, me, foe, frame_id, edge):
 
 
 @bot_jit
-def run_bots(frames, bots, controllers, t, k):
-    moving = np.empty(1, t.stages.dtype)
+def run_bots(frames, bots, controllers, tables, k, moving):
+    t = tables[0]
     for game in range(len(frames)):
         frame = frames[game]
         moving[0] = t.stages[frame.stage if 0 <= frame.stage < NUM_STAGES else 32]
@@ -134,4 +135,4 @@ def run_bots(frames, bots, controllers, t, k):
 
 def bot_controllers(frames, bots, controllers):
     """Write the next controller of every slot with a bot. bots, controllers [N, 2]."""
-    run_bots(frames, bots, controllers, TABLES, KNOWLEDGE)
+    run_bots(frames, bots, controllers, TABLES.whole, KNOWLEDGE, MOVING.row)

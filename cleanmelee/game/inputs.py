@@ -25,9 +25,11 @@ def legal_stick(x, y):
         x = 0.0
     if abs(y) < .28:
         y = 0.0
-    length = np.sqrt(x * x + y * y)
-    if length > 1.01:                                  # the game's own rounding leaves real sticks up to 1.006 long
-        x, y = x / length, y / length
+    square = x * x + y * y
+    if square > 1:
+        length = np.sqrt(square)
+        if length > 1.01:                              # the game's own rounding leaves real sticks up to 1.006 long
+            x, y = x / length, y / length
     return x, y
 
 

@@ -296,9 +296,10 @@ def ground_velocity(p, h, c, t):
 @jit
 def knockback_decay(p, c):
     """Knockback fades by .051 a frame along its direction in the air, by friction on the ground."""
-    speed = np.sqrt(p.kb_vx * p.kb_vx + p.kb_vy * p.kb_vy)
-    if speed == 0:
+    square = p.kb_vx * p.kb_vx + p.kb_vy * p.kb_vy
+    if square == 0:
         return
+    speed = np.sqrt(square)
     if p.airborne:
         keep = max(0.0, speed - .051) / speed
         p.kb_vx *= keep

@@ -1,5 +1,7 @@
 """Stages: floors, blast zones, spawns, and what moves on them."""
 
+import threading
+
 import numpy as np
 
 from cleanmelee.game.ids import *  # noqa: F403
@@ -12,6 +14,16 @@ STAGE = np.dtype([
     ("blast_left", "f4"), ("blast_right", "f4"), ("blast_top", "f4"), ("blast_bottom", "f4"),
     ("spawn_x", "f4", 2), ("spawn_y", "f4", 2), ("revive_x", "f4", 2), ("revive_y", "f4"),
     ("revive_vy", "f4")])
+
+
+class OwnStage(threading.local):
+    """Each thread's own row [1] STAGE, for a game whose floors move: the tables are everybody's."""
+
+    def __init__(self):
+        self.row = np.empty(1, STAGE)
+
+
+MOVING = OwnStage()
 
 STAGE_ROWS = {  # floors (y, left, right); blast zones (left, right, top, bottom); neutral spawns of ports 1 and 2
     FINAL_DESTINATION: (

@@ -14,7 +14,8 @@ HIDDEN_PLAYER = np.dtype([
     ("tilt_side", "i4"), ("tilt_side_age", "i4"),      # to which side the stick last went, -1 or 1, and how long ago
     ("tech_lockout", "i4"), ("tech_void", "i4"),       # frames in which a further press cannot tech; it cannot
     ("feet", "f4"),                                    # height of the feet above the position, a frame ago
-    ("air_frames", "i4"), ("ledge_cooldown", "i4"), ("action_frames", "i4"),  # action_frames stand still in hitlag
+    ("air_frames", "i4"),                              # in the air, this one and those in hitlag too
+    ("ledge_cooldown", "i4"), ("action_frames", "i4"),  # action_frames stand still in hitlag
     ("flag", "i4"),                                    # of the action: short hop chosen, turn done, first jump frame
     ("landed_cancel", "i4"),                           # the l_cancel of this aerial landing
     ("has_hit", "i4"),                                 # this swing has connected and may not connect again

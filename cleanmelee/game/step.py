@@ -24,6 +24,7 @@ from cleanmelee.game.inputs import read_controller
 from cleanmelee.game.items import step_items
 from cleanmelee.game.motion import air_velocity, ground_velocity, knockback_decay, slowed
 from cleanmelee.game.randomness import random_uniform
+from cleanmelee.game.stages import MOVING
 from cleanmelee.game.state import HIDDEN
 from cleanmelee.game.tables import TABLES
 from cleanmelee.game.terrain import (
@@ -131,6 +132,8 @@ def step_player(p, h, c, s, t, index):
     h.ledge_cooldown = max(0, h.ledge_cooldown - 1)
     h.combo_timer = max(0, h.combo_timer - 1)
     p.l_cancel, h.shot = 0, 0
+    if p.airborne:
+        h.air_frames += 1
     if p.action <= REBIRTH_WAIT:
         step_dead(p, h, s, index)
         if p.action == FALL:                           # he falls at once
@@ -177,8 +180,6 @@ def act(p, h, c, s, t):
         p.state_age -= 1
         h.action_frames -= 1
         h.smash_charge += 1
-    if p.airborne:
-        h.air_frames += 1
     end_of_action(p, h, c)
     floor = -1 if p.airborne else floor_under(p, s)
     if p.action == LEDGE_HANG:
@@ -243,8 +244,9 @@ def move(p, h, c, s, t, floor):
 
 
 @jit
-def step_all(frames, hidden, controllers, t):
-    moving = np.empty(1, t.stages.dtype)
+def step_all(frames, hidden, controllers, tables, moving):
+    """tables [1] WHOLE; moving [1] STAGE: room for the row of a stage whose floors move."""
+    t = tables[0]
     for game in range(len(frames)):
         frame, secret = frames[game], hidden[game]
         s = t.stages[frame.stage if 0 <= frame.stage < NUM_STAGES else 32]
@@ -299,20 +301,20 @@ def step_all(frames, hidden, controllers, t):
                 player.action_frame = int(player.state_age) + own.zero_indexed[player.action]
 
 
-def step_games(frames, hidden, controllers):
+def step_games(frames, hidden, controllers, tables=TABLES):
     """One frame for all games, in place. frames [N] FRAME, hidden [N] HIDDEN, controllers [N, 2] CONTROLLER."""
     plain = frames.dtype is FRAME and hidden.dtype is HIDDEN and controllers.dtype is CONTROLLER and \
         frames.ndim == 1 and hidden.ndim == 1 and controllers.ndim == 2 and \
         frames.flags.c_contiguous and hidden.flags.c_contiguous and controllers.flags.c_contiguous
     step = step_plain() if plain else step_all
-    step(frames, hidden, controllers, TABLES)
+    step(frames, hidden, controllers, tables.whole, MOVING.row)
 
 
 @functools.cache
 def step_plain():
     """step_all for what it is mostly given: whole arrays, as numpy makes them."""
     controllers = np.zeros((0, NUM_PLAYERS), CONTROLLER)
-    return machine_code(step_all, np.zeros(0, FRAME), np.zeros(0, HIDDEN), controllers, TABLES)
+    return machine_code(step_all, np.zeros(0, FRAME), np.zeros(0, HIDDEN), controllers, TABLES.whole, MOVING.row)
 
 
 def reset_games(frames, hidden, mask, characters, stages, seeds):
@@ -325,12 +327,13 @@ def reset_games(frames, hidden, mask, characters, stages, seeds):
     if unknown:
         raise ValueError(f"unknown stage ids {sorted(map(int, unknown))}; the game knows {STAGES}")
     reset_all(frames, hidden, np.asarray(mask, np.bool_), np.asarray(characters, np.int64),
-              np.asarray(stages, np.int64), np.asarray(seeds, np.uint64), EMPTY_FRAME, EMPTY_HIDDEN, TABLES)
+              np.asarray(stages, np.int64), np.asarray(seeds, np.uint64), EMPTY_FRAME, EMPTY_HIDDEN,
+              TABLES.whole, MOVING.row)
 
 
 @jit
-def reset_all(frames, hidden, mask, characters, stages, seeds, empty_frame, empty_hidden, t):
-    moving = np.empty(1, t.stages.dtype)
+def reset_all(frames, hidden, mask, characters, stages, seeds, empty_frame, empty_hidden, tables, moving):
+    t = tables[0]
     for game in range(len(frames)):
         if not mask[game]:
             continue

@@ -27,8 +27,12 @@ from cleanmelee.libmelee import libmelee_folder, zero_indexed_actions
 ANYONE = -1                                            # in the tables of data/: a row for whoever has none of his own
 REACHES = {GRAB_PULL: "pull_reach", GRAB_DASH_PULL: "dash_pull_reach", HOLD: "hold_reach"}
 LET_GO = "let_go"                                      # in place of a frame: where the throw lets go
-Tables = collections.namedtuple(
-    "Tables", "characters stages hitboxes root_motion velocities special_motion projectiles randall")
+WHOLE = np.dtype([  # all tables in one record: the rules hand on one pointer, not fifty numbers of eight arrays
+    ("characters", CHARACTER, NUM_CHARACTERS), ("stages", STAGE, NUM_STAGES), ("hitboxes", HITBOXES, 4096),
+    ("root_motion", "f4", (512, MAX_FRAMES, 3)), ("velocities", "f4", (512, MAX_FRAMES, 3)),
+    ("special_motion", "f4", (64, MAX_FRAMES, 2)), ("projectiles", PROJECTILE, NUM_ITEM_TYPES),
+    ("randall", "f4", (RANDALL_PERIOD, 2))])
+Tables = collections.namedtuple("Tables", (*WHOLE.names, "whole"))  # whole [1] WHOLE; the others are their rows in it
 DATA = pathlib.Path(__file__).resolve().parent / "data"
 
 
@@ -326,8 +330,19 @@ def build_tables(folder=DATA):
     frames, left, height = RANDALL_PATH.T
     randall = np.stack([np.interp(np.arange(RANDALL_PERIOD), frames, values, period=RANDALL_PERIOD)
                         for values in (left, height)], axis=1)
-    return Tables(characters, stages, np.array(hitboxes), np.array(root_motion), np.array(velocities),
+    return packed(characters, stages, np.array(hitboxes), np.array(root_motion), np.array(velocities),
                   np.array(special_motion), projectiles, randall)
+
+
+def packed(*tables):
+    """-> Tables of these, in the order of WHOLE. ValueError if one has more rows than there is room for."""
+    whole = np.zeros(1, WHOLE)
+    rooms = [whole[name][0] for name in WHOLE.names]
+    for name, room, rows in zip(WHOLE.names, rooms, tables, strict=True):
+        if len(rows) > len(room):
+            raise ValueError(f"{name}: {len(rows)} rows, and WHOLE has room for {len(room)}")
+        room[:len(rows)] = rows
+    return Tables(*(room[:len(rows)] for room, rows in zip(rooms, tables, strict=True)), whole)
 
 
 def slides(motion, friction, least):
@@ -363,7 +378,7 @@ def load_tables():
     kept = PLACE / f"tables-{made_of}.npz" if PLACE else None
     try:
         with np.load(kept) as file:
-            return Tables(*(file[field] for field in Tables._fields))
+            return packed(*(file[name] for name in WHOLE.names))
     except Exception:                                  # none, empty or torn: numpy and zipfile raise what they like
         tables = build_tables()
     if kept:
@@ -376,7 +391,7 @@ def keep_tables(tables, path):
     try:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             written = pathlib.Path(folder) / path.name
-            np.savez(written, **tables._asdict())
+            np.savez(written, **{name: getattr(tables, name) for name in WHOLE.names})
             os.replace(written, path)
         for old in set(path.parent.glob("tables-*.npz")) - {path}:
             old.unlink(missing_ok=True)

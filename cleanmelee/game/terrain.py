@@ -245,7 +245,7 @@ def stop_flying(p, h, action):
 
 @jit
 def collide_in_air(p, h, c, s, old_x, old_y):
-    feet = 0.0 if h.air_frames < FEET_LOCKED else c.feet[p.action, min(h.action_frames, MAX_FRAMES - 1)]
+    feet = 0.0 if h.air_frames <= FEET_LOCKED else c.feet[p.action, min(h.action_frames, MAX_FRAMES - 1)]
     old_feet = max(h.feet, feet)                       # another action's feet are lower: who was above, meets the floor
     h.feet = feet
     if s.wall_bottom < p.y < 0 and old_y <= .001:
@@ -261,7 +261,7 @@ def collide_in_air(p, h, c, s, old_x, old_y):
         if crossed and s.floor_left[floor] <= p.x <= s.floor_right[floor]:
             if floor == 0 or not passes_platform(p, h):
                 p.ground = floor
-                if c.lands_halfway and p.action == AIR_DODGE and h.air_frames == 0:
+                if c.lands_halfway and p.action == AIR_DODGE and h.air_frames == 1:
                     p.x = .5 * (old_x + p.x)
                 land(p, h, c, y)
                 return
@@ -277,7 +277,7 @@ def catch_ledge(p, h, c, s):
     able = able or c.catches[action]
     height = floor_height(s, 0, s.floor_right[0])
     below = p.y - height
-    if not able or h.ledge_cooldown > 0 or h.stick_y <= -.6 or below >= -2 or h.air_frames <= 1:
+    if not able or h.ledge_cooldown > 0 or h.stick_y <= -.6 or below >= -2 or h.air_frames <= 2:
         return
     reach = TETHER_REACH if action == HOOKSHOT and p.character == LINK and 10 <= h.action_frames <= 24 else 0
     for side in (-1, 1):

@@ -70,7 +70,7 @@ def test_a_game_of_its_own_scores_a_hundred(bots_game, tmp_path):
     done = run_tool("--sim", TOOLS / "fidelity_adapter.py", "--no-free", "--json", tmp_path / "figures.json", bots_game)
     line = next(line for line in done.stdout.splitlines() if line.startswith("ALL but hit events"))
     *_, xy, action, at_change = map(float, line.split()[-3:])
-    assert xy > 99 and action > 99 and at_change > 97, done.stdout
+    assert min(xy, action, at_change) > 99.5, done.stdout
     found = fidelity.json.loads((tmp_path / "figures.json").read_text())["all"]
     assert found["hits"]["blows"]["true"] > 5
     assert found["hits"]["blows"]["recall"] == found["hits"]["blows"]["precision"] == 100

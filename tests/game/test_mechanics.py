@@ -902,6 +902,19 @@ def test_smash_di_stops_at_the_floor_and_at_the_stages_side():
     assert match.players["x"][0] >= 85.5
 
 
+def test_the_feet_follow_the_animation_after_ten_frames_in_the_air_hitlag_included():
+    """A blow has just lifted him; then he sinks into the floor, by less than his feet are up."""
+    def height_after(hitlag, frames):
+        match = launched((0.0, 0.0), hitlag=hitlag, y=.1)
+        match.hidden["players"]["air_frames"][0, 0] = 1
+        match.step(frames=frames)
+        return match.players["y"][0]
+
+    assert height_after(11, 11) < 0
+    assert height_after(10, 10) < 0
+    assert height_after(9, 9) == pytest.approx(0, abs=.001)
+
+
 def test_a_shift_into_the_wall_can_be_teched_wherever_the_blow_sends():
     for pressed_before, action in ((5, game.WALL_TECH), (60, game.DAMAGE_FLY)):
         match = launched((1.0, .5), hitlag=1, y=-8)

@@ -19,7 +19,6 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from cleanmelee import game
 from cleanmelee.game.state import HIDDEN_PLAYER
-from cleanmelee.game.step import step_all
 from cleanmelee.game.tables import build_tables
 
 CHARS = set(game.CHARACTERS.values())
@@ -82,7 +81,7 @@ class Simulator:
         else:
             self.guess(frames, secrets, state)
 
-        step_all(frames, hidden, controllers, self.tables)
+        game.step_games(frames, hidden, controllers, self.tables)
 
         after = state.copy()
         for theirs, ours in TO_PLAYER.items():
@@ -123,7 +122,7 @@ class Simulator:
         heights = self.tables.characters["feet"]
         feet = heights[state["char"], np.clip(state["action"], 0, heights.shape[1] - 1),
                        np.clip(state["t_act"], 0, heights.shape[2] - 1)]
-        return np.where(state["t_air"] >= game.terrain.FEET_LOCKED, feet, 0)
+        return np.where(state["t_air"] > game.terrain.FEET_LOCKED, feet, 0)
 
     def one_entry_per_swing(self, queues, characters, last_attacks):
         """The older tool's staling queue holds an entry for each hit and none for throws, which let go without hitlag;
@@ -165,11 +164,12 @@ class Simulator:
         flag = secrets["flag"]
         told = np.isin(action, (game.TURN, game.JUMPSQUAT))
         turned = (action == game.TURN_RUN) | ((action >= game.THROW_FORWARD) & (action <= game.THROW_DOWN))
-        one = np.where(told, state["misc"] != 0, state["turned"])
+        one = state["turned"] | (told & (state["misc"] != 0))  # the game's own recordings have no such variable
         flag[told | turned] = np.where(one == 1, 1, np.where(flag == 1, 0, flag))[told | turned]
         flag[stray & waiting_turns(state)] = game.TURN_DASH
         self.recall_timers(frames["players"], secrets, state, stray)
-        secrets["feet"] = self.feet(state)
+        guessed = stray | (memory["used"] == 0)
+        secrets["feet"][guessed] = self.feet(state)[guessed]
         fountain = (frames["stage"] == game.FOUNTAIN)[:, None]
         places = state["platforms"][:, 0]
         for known in (seen_platforms(state), memory["platforms"][:, 0], (game.PLATFORM_LEFT, game.PLATFORM_RIGHT)):
