@@ -63,7 +63,7 @@ def run_tool(*arguments):
 
 @pytest.fixture(scope="module")
 def bots_game(tmp_path_factory):
-    return play_bots(tmp_path_factory.mktemp("bots") / "bots.slp", [CHARACTERS["marth"], CHARACTERS["falco"]])
+    return play_bots(tmp_path_factory.mktemp("bots") / "bots.slp", [CHARACTERS["fox"], CHARACTERS["marth"]])
 
 
 def test_a_game_of_its_own_scores_a_hundred(bots_game, tmp_path):
