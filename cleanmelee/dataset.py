@@ -283,8 +283,9 @@ def check_both(train: Games, held_out: Games, about: dict, folder: str) -> None:
     """Raises UserError unless there is a game to learn from and one to judge by."""
     if not (len(train) and len(held_out)):
         raise UserError(f"{folder}: {len(train)} games to learn from and {len(held_out)} to judge by with such a "
-                        f"player (--character, --player-port, --tag), {about['idle_players']} idle and {about['cpu_players']} "
-                        "CPU players left out; at least two games are needed, one of them held out")
+                        f"player (--character, --player-port, --tag), {about['idle_players']} idle and "
+                        f"{about['cpu_players']} CPU players left out; at least two games are needed, one of them held "
+                        "out")
 
 
 def write_manifest(path: Path, train: Games, held_out: Games) -> None:
