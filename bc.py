@@ -358,9 +358,10 @@ def main(args: Args) -> None:
         progress.update(task, completed=step)
         clock["learn"] += time.perf_counter() - tick
         tick = time.perf_counter()
-        if stop:
+        due = k + 1 == windows.num_batches(epoch) or args.eval_interval and step % args.eval_interval == 0
+        if stop and not due:
             break
-        if k + 1 < windows.num_batches(epoch) and not (args.eval_interval and step % args.eval_interval == 0):
+        if not due:
             continue
 
         # ------------------------------------------------------------------------------------- evaluation and logging
@@ -383,6 +384,8 @@ def main(args: Args) -> None:
         clock, frames, tick = {"data": 0., "learn": 0.}, 0, time.perf_counter()
         if args.patience and state["worse"] >= args.patience:
             console.print(f"{args.patience} evaluations in a row without a lower held-out loss: the run ends here")
+            break
+        if stop:
             break
 
     progress.stop()
