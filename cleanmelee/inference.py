@@ -41,11 +41,13 @@ class Inference:
     frame."""
 
     def __init__(self, policies: list[Policy | OnnxPolicy], assignment: np.ndarray, generator: torch.Generator | None,
-                 pace: Pace, asynchronous: bool):
+                 pace: Pace, asynchronous: bool, thread: concurrent.futures.ThreadPoolExecutor | None = None):
+        """thread: one that others share, in place of an own one, if asynchronous."""
         self.policies, self.assignment, self.generator, self.pace = policies, assignment, generator, pace
         self.states = [policy.initial_state(assignment.size) for policy in policies]
         self.begins = np.zeros(len(assignment), bool)                       # games that began since the last decision
-        self.thread = concurrent.futures.ThreadPoolExecutor(1) if asynchronous else None
+        self.own = asynchronous and thread is None
+        self.thread = concurrent.futures.ThreadPoolExecutor(1) if self.own else thread
         self.asked = -1                                                     # number of the last question
         self.futures = collections.deque()
 
@@ -69,8 +71,10 @@ class Inference:
                 yield answer
 
     def close(self) -> None:
-        if self.thread:
+        if self.own:
             self.thread.shutdown(cancel_futures=True)
+        for future in self.futures:                                         # others go on
+            future.cancel()
 
     def _decide(self, tick, obs, mirror, turn, begins):
         self.begins |= begins
@@ -95,7 +99,7 @@ class Hands:
         clock [N]       frames of the game that is on"""
 
     def __init__(self, policies: list[Policy | OnnxPolicy], assignment: np.ndarray, generator: torch.Generator | None,
-                 pace: Pace, asynchronous: bool):
+                 pace: Pace, asynchronous: bool, thread: concurrent.futures.ThreadPoolExecutor | None = None):
         """assignment [N, 2]: which of `policies` plays a slot; BOT_SLOT: none of them. Others as `Inference`."""
         self.assignment, self.pace = assignment, pace
         N = len(assignment)
@@ -110,7 +114,7 @@ class Hands:
         self.began_at = np.zeros(N, int)
         self.tick = -1
         self.slots, self.sides = np.arange(N)[:, None], np.arange(2)
-        self.inference = Inference(policies, assignment, generator, pace, asynchronous)
+        self.inference = Inference(policies, assignment, generator, pace, asynchronous, thread)
 
     def advance(self, begins: np.ndarray) -> None:
         """To the next frame, of the games in begins [N] the first one."""

@@ -133,8 +133,10 @@ class Order:
 class Match:
     """One game. `press` takes what a page sends, `step` makes the next frame and what to send back."""
 
-    def __init__(self, order: Order, opponents: Opponents, seed: int, deterministic: bool, max_episode_frames: int):
-        """UserError: there is no such opponent, or it cannot be read."""
+    def __init__(self, order: Order, opponents: Opponents, seed: int, deterministic: bool, max_episode_frames: int,
+                 thread: concurrent.futures.ThreadPoolExecutor | None = None):
+        """thread: in which policies decide, None for one of this game's own. UserError: there is no such opponent, or
+        it cannot be read."""
         self.order, self.seat = order, order.port
         who = [order.player, order.opponent][::1 - 2 * self.seat]           # by port
         self.names = ["player" if name == ME else name for name in who]
@@ -155,7 +157,7 @@ class Match:
         generator = None if deterministic else torch.Generator().manual_seed(seed)
         self.envs = VecEnv(1, characters, STAGES[order.stage], seed=seed, bot_kinds=bot_kinds,
                            max_episode_frames=max_episode_frames)
-        self.hands = Hands(policies, assignment, generator, Pace(), asynchronous=True)
+        self.hands = Hands(policies, assignment, generator, Pace(), True, thread)
         self.begins, self.over = np.ones(1, bool), False
         self.frame, self.controllers = self.envs.frames[0].copy(), self.envs.controllers[0].copy()
         self.held = np.zeros((), CONTROLLER)                                # the last input
@@ -269,6 +271,7 @@ class Games:
         self.deterministic, self.max_episode_frames = deterministic, max_episode_frames
         self.recorder = Recorder(folder, MOST_GAMES)
         self.disk = concurrent.futures.ThreadPoolExecutor(1)                # a flush to disk takes longer than a frame
+        self.mind = concurrent.futures.ThreadPoolExecutor(1)                # several would only wait for Python's lock
         self.free = set(range(MOST_GAMES))
         self.ending: set[asyncio.Task] = set()
         self.played = 0
@@ -317,7 +320,7 @@ class Games:
         self.played += 1
         try:
             return slot, await asyncio.to_thread(Match, order, self.opponents, self.seed + self.played,
-                                                 self.deterministic, self.max_episode_frames)
+                                                 self.deterministic, self.max_episode_frames, self.mind)
         except BaseException:
             self.free.add(slot)
             raise
@@ -360,12 +363,14 @@ class Games:
         line += f"{match.frames / max(match.seconds, 1e-9):.1f} frames/s"
         if match.delay:
             line += ", input to picture {:.1f} frames (99th percentile {:.1f}, {} inputs)".format(*match.delay)
-        print(printable(f"{line}, {match.path if name else 'not recorded'}"), flush=True)
+        with contextlib.suppress(OSError):                                  # `| head` has seen enough: the game has not
+            print(printable(f"{line}, {match.path if name else 'not recorded'}"), flush=True)
         if match.over:
             await send(connection, {"type": "over", "result": match.result(), "recording": name})
 
     def close(self) -> None:
         """What is still on was quit."""
+        self.mind.shutdown(cancel_futures=True)
         self.disk.submit(self.recorder.close)
         self.disk.shutdown()
 
