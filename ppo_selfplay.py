@@ -58,8 +58,8 @@ from cleanmelee.terminal import Terminal
 from cleanmelee.tracking import Tracker
 from melee_common import (
     ACTION_SIZE, NUM_INTS, Observation, Policy, VecEnv, action_kl, action_logprobs, best_checkpoint, decode_actions,
-    evaluate_actions, load_policy, matchups, mirrored, network_flags, num_floats, observe, parse_hidden,
-    save_checkpoint,
+    evaluate_actions, load_checkpoint, load_policy, matchups, mirrored, network_flags, num_floats, observe,
+    parse_hidden, save_checkpoint,
 )
 
 DEFAULTS = {                                            # of what was not given, by how the run begins
@@ -69,8 +69,8 @@ DEFAULTS = {                                            # of what was not given,
 ROLLOUT_DECISIONS = 8192                                # of all games in an iteration; a mirror match has two rows each
 BOT_FLOOR = .3                                          # a bot that always wins or loses weighs so much of an even one
 # --target-entropy: for each nat that is missing the bonus's weight moves by so much an update (more, and it swings) and
-# is pulled at once by so much; how far it may go from --entropy-coef
-ENTROPY_STEP, ENTROPY_PULL, ENTROPY_RANGE = .003, 1., 100.
+# is pulled at once by so much; how far it may go from --entropy-coef. No controller has more nats than that.
+ENTROPY_STEP, ENTROPY_PULL, ENTROPY_RANGE, MAX_ENTROPY = .003, 1., 100., 20
 HEAD_GROUPS = {"buttons": slice(0, 1), "main_stick": slice(1, 3), "c_stick": slice(3, 5), "shoulder": slice(5, 6)}
 OPPONENT = "opponent"                                   # the id of the frozen policy of --opponent
 HISTORY_PROB = {"self": 0., "simple_mix": .2, "pfsp": .5, "league": .5, "historical": 1., "population": 1.}
@@ -173,9 +173,9 @@ class Args:
 
     # -------------------------------------------------------------------------------------------------------- opponents
     matchmaking: Literal["simple_mix", "self", "historical", "population", "league", "pfsp"] = "simple_mix"
-    """whom a learner meets: simple_mix its present self or a past checkpoint; self always itself; historical any
-    checkpoint of the pool; population the other learners as they are now; league checkpoints near its own Elo; pfsp
-    those it loses to"""
+    """whom a learner meets, --opponent-bots apart: simple_mix its present self or a past checkpoint; self always itself;
+    historical any checkpoint of the pool; population the other learners as they are now; league checkpoints near its
+    own Elo; pfsp those it loses to"""
     history_prob: Annotated[float | None, SHARE] = None
     """share of games against an opponent that --matchmaking draws, the others are against itself (default: .2 for
     simple_mix, .5 for pfsp and league, 1 for historical and population; off: 0)"""
@@ -192,7 +192,7 @@ class Args:
     opponent_bots: str = "idle,level1,level3,level5,level7,level9"
     """scripted opponents to mix in, separated by commas (off: empty)"""
     bot_prob: Annotated[float, SHARE] = .2
-    """share of games against one of --opponent-bots (off: 0)"""
+    """share of games against one of --opponent-bots, at most (off: 0)"""
     bot_weighting: Literal["even", "uniform"] = "even"
     """even prefers bots that are as strong (4 p (1 - p) at win rate p) and plays fewer such games the fewer there are;
     uniform draws all alike"""
@@ -228,7 +228,8 @@ class Args:
     pbt_interval: Annotated[int, COUNT] = 100
     """iterations between two rounds of --pbt"""
     league: bool = False
-    """AlphaStar's roles in place of --matchmaking: main agent, its exploiter, the league's, and so on (off: False)"""
+    """AlphaStar's roles in place of --matchmaking, bots apart: main agent, its exploiter, the league's, and so on (off:
+    False)"""
     league_reset_frames: Annotated[int, Range(1)] = 4_000_000
     """game frames after which an exploiter that does not win starts anew (off: 1000000000000)"""
     train_order: Literal["parallel", "round-robin"] = "parallel"
@@ -288,7 +289,7 @@ def fill_in(args: Args, policy: Policy) -> None:
         if not (args.update_interval.isdecimal() and int(args.update_interval) > 0):
             raise UserError(f"--update-interval {args.update_interval}: give batch_ready or game frames, e.g. 10000")
         args.rollout_length = max(1, round(int(args.update_interval) / (args.num_games * args.action_repeat)))
-    for flag in ("opponent", "held_out"):                                   # of a run folder its best checkpoint
+    for flag in ("pretrained", "opponent", "held_out"):                     # of a run folder its best checkpoint
         setattr(args, flag, str(best_checkpoint(getattr(args, flag))) if getattr(args, flag) else "")
     args.checkpoint = args.checkpoint and str(Path(args.checkpoint).resolve())      # --resume may start elsewhere
 
@@ -299,9 +300,15 @@ def line_at(text: str, progress: float) -> float:
         start, end = (float(part) for part in text.split(":"))
     except ValueError:
         start = end = math.nan
-    if not (0 <= start < math.inf and 0 <= end < math.inf):
-        raise UserError(f"--target-entropy {text}: give two numbers of nats from 0 up, START:END, e.g. 4:1.5")
+    if not (0 <= start <= MAX_ENTROPY and 0 <= end <= MAX_ENTROPY):
+        raise UserError(f"--target-entropy {text}: give two numbers of nats from 0 to {MAX_ENTROPY}, START:END, e.g. "
+                        "4:1.5")
     return start + (end - start) * min(progress, 1)
+
+
+def same_policy(*files: str) -> bool:
+    a, b = (load_checkpoint(file)["policy"] for file in files)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def history_prob(args: Args) -> float:
@@ -337,6 +344,7 @@ def check(args: Args, resumed: bool = False) -> None:
             ("--vtrace", args.vtrace and not args.async_learning, "needs --async-learning"),
             ("--max-buffer-size", args.max_buffer_size and not args.async_learning, "needs --async-learning"),
             ("--teacher-kl", args.teacher_kl and not args.pretrained, "needs --pretrained"),
+            ("--target-entropy", args.target_entropy and not args.entropy_coef, "needs an --entropy-coef above 0"),
             ("--parallel-training", args.parallel_training and not parallel, "needs --train-order parallel"),
             ("--pbt", args.pbt and (args.league or not parallel),
              "not together with --league or --train-order round-robin, whose learners cannot be compared"),
@@ -355,8 +363,11 @@ def check(args: Args, resumed: bool = False) -> None:
             load_opponent(getattr(args, flag), args.action_repeat, as_flag(flag), args.frame_delay)
         except UserError as error:
             raise UserError(f"{error}; this run trains against it: put it back" if resumed else str(error)) from None
-    if not resumed and len(files) == 2 and Path(args.opponent).read_bytes() == Path(args.held_out).read_bytes():
-        raise UserError(f"--held-out {args.held_out}: the policy of --opponent, which training meets; choose another")
+    for flag in ("opponent", "pretrained"):                                # whom training meets
+        file = getattr(args, flag)
+        if not resumed and "held_out" in files and Path(file).is_file() and same_policy(file, args.held_out):
+            raise UserError(f"--held-out {args.held_out}: the policy of {as_flag(flag)}, which training meets; choose "
+                            "another")
     if args.game_type == "dolphin":
         check_dolphin(args.live)
     if args.checkpoint:
@@ -598,11 +609,11 @@ def update(learner: Learner, batches: list[dict], args: Args, step: int) -> dict
     teacher_coef = args.teacher_kl * .5 ** (step / args.teacher_kl_half_life)
     burning_in = learner.updates < args.value_burn_in
     entropy_coef = hyper["entropy_coef"]
-    if args.target_entropy and learns.any():
+    if args.target_entropy and learns.any() and not burning_in:
         missing = line_at(args.target_entropy, step / args.timesteps) + b["logprobs"][learns].mean().item()
-        low, high = args.entropy_coef / ENTROPY_RANGE, args.entropy_coef * ENTROPY_RANGE
-        hyper["entropy_coef"] = min(max(entropy_coef * math.exp(ENTROPY_STEP * missing), low), high)
-        entropy_coef = hyper["entropy_coef"] * math.exp(ENTROPY_PULL * missing)
+        within = lambda weight: min(max(weight, args.entropy_coef / ENTROPY_RANGE), args.entropy_coef * ENTROPY_RANGE)
+        hyper["entropy_coef"] = within(entropy_coef * math.exp(ENTROPY_STEP * missing))
+        entropy_coef = within(hyper["entropy_coef"] * math.exp(ENTROPY_PULL * missing))
     memory = tuple(b[key][0] for key in b if key.startswith("state_"))      # [B, H] each, at the start
     recurrent = bool(memory)
     # What a minibatch is made of: columns, whole games in time, for a policy that remembers; else single rows of T x B.
@@ -886,7 +897,9 @@ def main(args: Args) -> None:
 
             # -------------------------------------------------------- population, pool, evaluation and checkpoints
             active = learners if args.train_order == "parallel" else [learners[turn.learner]]
-            turn.scores += sum(selfplay.scores[learners[turn.learner].name].values(), [])
+            if args.train_order == "round-robin":
+                others = selfplay.scores[learners[turn.learner].name].items()
+                turn.scores += sum((scores for opponent, scores in others if opponent not in BOTS), [])
             if args.pbt and iteration % args.pbt_interval == 0:
                 for event in pbt_round(learners, ratings):
                     selfplay.forget(event["learner"])

@@ -15,7 +15,7 @@ import torch
 
 from cleanmelee import signals
 from cleanmelee.cli import UserError
-from cleanmelee.files import append_jsonl, read_jsonl
+from cleanmelee.files import append_jsonl, atomic_write, read_file, read_jsonl
 from cleanmelee.fingerprint import Fingerprint, unlike_people
 from cleanmelee.frame import outcomes
 from cleanmelee.game import BOTS
@@ -37,8 +37,9 @@ def measure_strength(policy: Policy, initial: Policy, step: int, *, seed: int, g
     - the initial policy, and itself (the control, which must come out even: whose score is counted changes so that
       neither the matchup nor the side of the stage tells);
     - the frozen policy that a best response is trained against (target: its file);
-    - the run's best so far, whose mean win rate against scripted opponents, the held-out one apart, was best_score.
-      is_best: this one takes its place, since it leads in that mean and against it together.
+    - the run's best so far, whose score was best_score. score: the mean win rate against scripted opponents, the
+      held-out one apart, or that of a best response against its target. is_best: this one takes its place, since it
+      leads in score and against it together.
 
     style: the fingerprint of its games against itself, and which figures are far from people's. drift: how far its
     actions against itself are from those of the initial policy against itself. collapse: what looks like one, among it
@@ -97,7 +98,7 @@ def measure_strength(policy: Policy, initial: Policy, step: int, *, seed: int, g
                 f"eval/winrate_{name}_high": high}
 
     scripted = [row[f"eval/winrate_{name}"] for name in block if opponent_of[name][0] == BOT_SLOT and name != held_out]
-    row["eval/score"] = float(np.mean(scripted)) if scripted else 0.
+    row["eval/score"] = row.get("eval/winrate_opponent", float(np.mean(scripted)) if scripted else 0.)
     lead = row["eval/score"] - best_score + row.get("eval/winrate_best", 1.) - .5
     row["eval/is_best"] = bool(lead >= 0)
     mirror = np.zeros((N, 2), bool)
@@ -185,6 +186,7 @@ class Evaluator:
     that keeps dying costs the evaluations, not the training."""
 
     MAX_FAILURES = 3
+    EARLIER = 4                                                             # best generations kept beside the best one
 
     def __init__(self, run: Path, settings: dict, global_step: int, *, in_background: bool = True, log=print,
                  on_row=lambda row: None):
@@ -239,21 +241,28 @@ class Evaluator:
                 "settings": self.settings}
 
     def _keep_if_best(self, path: Path, row: dict) -> None:
-        """best.pt, and the one before it, to go back to if training goes back."""
-        if row.get("eval/is_best") and path.exists() and self._step_of(self.best) != row["global_step"]:
-            if self.best.exists():
-                self.best.replace(self.best.with_name("best_before.pt"))
-            policy, metrics = load_policy(path)[0], {"score": row["eval/score"]}
-            save_checkpoint(self.best, policy, step=row["global_step"], metrics=metrics)
+        """best.pt, and beside it those before it, to go back to if training goes back."""
+        before = self._step_of(self.best)
+        if not row.get("eval/is_best") or not path.exists() or before == row["global_step"]:
+            return
+        policy, metrics = load_policy(path)[0], {"score": row["eval/score"]}
+        if before >= 0:
+            atomic_write(self.folder / f"best_{before:012d}.pt", read_file(self.best))
+        save_checkpoint(self.best, policy, step=row["global_step"], metrics=metrics)
+        for older in self._earlier()[:-self.EARLIER]:
+            older.unlink()
+
+    def _earlier(self) -> list[Path]:
+        return sorted(path for path in self.folder.glob("best_*.pt") if re.fullmatch(r"best_\d{12,18}", path.stem))
 
     def _forget_a_later_best(self, global_step: int) -> None:
         """Training goes on from before the best was found, and will find it again."""
-        before = self.best.with_name("best_before.pt")
-        for path in (self.best, before):
-            if self._step_of(path) > global_step:
-                path.unlink()
-        if before.exists() and not self.best.exists():
-            before.replace(self.best)
+        for path in [path for path in self._earlier() if int(path.stem.removeprefix("best_")) > global_step]:
+            path.unlink()
+        if self._step_of(self.best) > global_step:
+            self.best.unlink()
+            if earlier := self._earlier():
+                earlier[-1].replace(self.best)
 
     @staticmethod
     def _step_of(path: Path) -> int:

@@ -142,7 +142,8 @@ class SelfPlay:
             if self.opponents[g] != MIRROR and self.rated[g]:
                 me = self.names[self.learner_of[g]]
                 self.ratings.record(me, self.opponents[g], score)
-                group = self.opponents[g] if self.opponents[g] in self.not_frozen else "pool"
+                named = self.opponents[g] in self.not_frozen or self.load_others(self.opponents[g]) is not None
+                group = self.opponents[g] if named else "pool"
                 self.scores[me].setdefault(group, []).append(score)
         self.finished += len(games)
         self.truncated += int(truncated[games].sum())
@@ -168,6 +169,7 @@ class SelfPlay:
     def hand_over(self, learner: int) -> None:
         """Round-robin: all games go on with this learner; results of games that another one began do not count."""
         self.learner_of[:], self.rated[:], self.may_change[:] = learner, False, True
+        self.lengths[:], self.paid[:] = 0, 0
         self.states = {each.name: each.acting.initial_state(2 * len(self.port)) for each in self.learners}
         for each in self.learners:
             each.teacher_state = ()                                      # it followed other games than it will see next
@@ -199,7 +201,7 @@ class SelfPlay:
                 check_state(list(learner.teacher_state), remembered, f"{learner.name}.teacher_state")
 
         for name in ARRAYS:
-            setattr(self, name, np.array(state[name], getattr(self, name).dtype))
+            setattr(self, name, np.array(state[name], getattr(self, name).dtype).reshape(getattr(self, name).shape))
         self.opponents = list(state["opponents"])
         for rotation, recent in zip(self.rotations, state["recent"], strict=True):
             rotation.recent = list(recent)
@@ -214,6 +216,7 @@ class SelfPlay:
         if not self.envs.dolphin:                                           # there all games begin anew in any case
             self.envs.games.reset(gone & ~self.dones)
         self.dones |= gone
+        self.lengths[gone], self.paid[:, gone] = 0, 0
 
     def _readable(self, name: str) -> Policy | None:
         """The frozen policy of an id; None, with a warning, if there is none that can be read."""

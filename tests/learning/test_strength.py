@@ -63,6 +63,11 @@ def test_training_that_goes_back_before_the_best_has_the_one_before(run, monkeyp
     assert best_step(run) == 10
     evaluate(run, begin=5)
     assert not (run / "checkpoints" / "best.pt").exists()
+    monkeypatch.setattr(evaluation, "measure_strength", scripted({step: step / 100 for step in range(100)}))
+    evaluate(run, *range(10, 90, 10))
+    assert len(list(run.glob("checkpoints/best_*.pt"))) == Evaluator.EARLIER
+    evaluate(run, begin=55)                                                 # two steps back
+    assert best_step(run) == 50
 
 
 def test_a_kill_between_a_row_and_the_best_keeps_it(run, monkeypatch):
@@ -192,7 +197,7 @@ def test_entropy_is_pulled_to_its_line(tmp_path):
         ppo_selfplay.main(tiny(tmp_path, name, 4, target_entropy=line))
     high, low = ([row["charts/entropy_coef"] for row in metrics(tmp_path / name)] for name in ("high", "low"))
     assert min(high) > .001 * math.exp(2) and max(low) < .001 * math.exp(-2)
-    for text in ("4", "a:b", "-1:2", "nan:1"):
+    for text in ("4", "a:b", "-1:2", "nan:1", "800:1"):
         with pytest.raises(ppo_selfplay.UserError, match="--target-entropy"):
             ppo_selfplay.check(tiny(tmp_path, "run", target_entropy=text))
 
