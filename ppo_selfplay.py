@@ -173,7 +173,7 @@ class Args:
 
     # -------------------------------------------------------------------------------------------------------- opponents
     matchmaking: Literal["simple_mix", "self", "historical", "population", "league", "pfsp"] = "simple_mix"
-    """whom a learner meets, --opponent-bots apart: simple_mix its present self or a past checkpoint; self always itself;
+    """whom a learner meets, --opponent-bots apart: simple_mix its present self or a past checkpoint; self itself alone;
     historical any checkpoint of the pool; population the other learners as they are now; league checkpoints near its
     own Elo; pfsp those it loses to"""
     history_prob: Annotated[float | None, SHARE] = None
