@@ -216,6 +216,9 @@ class Args:
     """scripted opponents of an evaluation, by commas; besides these the initial policy and, as a control, itself"""
     held_out: Annotated[str, PATH] = "attacker"
     """an opponent that training never meets, a bot or the file of a policy; part of every evaluation (off: empty)"""
+    watch_interval: Annotated[int, COUNT_OR_OFF] = 1
+    """evaluations of which one leaves a game of the policy against itself in the run's games/, for play.py --watch
+    (off: 0)"""
     eval_in_background: bool = True
     """evaluate in a process of its own, at low priority (off: --no-eval-in-background, training waits for it)"""
 
@@ -830,7 +833,7 @@ def main(args: Args) -> None:
         f"{half_life:.1f} s; learning rate {args.learning_rate:g}, entropy bonus {args.entropy_coef:g}, teacher KL "
         f"{args.teacher_kl:g}, value burn-in {args.value_burn_in}; run folder {run}")
     evaluator = Evaluator(run, evaluation_settings(args), global_step, in_background=args.eval_in_background,
-                          log=console.print, on_row=tracker.log)
+                          log=console.print, on_row=tracker.log, film_every=args.watch_interval)
     if not saved:                                                           # somebody to meet, and something to resume
         if args.eval_interval:
             evaluator.submit(learners[0].policy, 0)

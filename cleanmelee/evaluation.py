@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,14 @@ from cleanmelee.files import append_jsonl, atomic_write, read_file, read_jsonl
 from cleanmelee.fingerprint import Fingerprint, unlike_people
 from cleanmelee.frame import outcomes
 from cleanmelee.game import BOTS
+from cleanmelee.inference import Hands, Pace
+from cleanmelee.recording import write_slp
 from cleanmelee.statistics import wilson_interval
 from cleanmelee.terminal import warn
 from cleanmelee.workers import end_with_parent
 from melee_common import (
     ACTION_SIZE, BOT_SLOT, NUM_BUTTONS, NUM_STICK, STICK_NEUTRAL, Policy, VecEnv, load_checkpoint, load_policy,
-    matchups, play_games, save_checkpoint,
+    matchups, mirrored, observe, play_games, save_checkpoint,
 )
 
 
@@ -118,6 +121,29 @@ def measure_strength(policy: Policy, initial: Policy, step: int, *, seed: int, g
                   "eval/collapse": flags}
 
 
+def film(policy: Policy, path: Path, step: int, *, seed: int, combinations: list[tuple[str, str, str]],
+         max_episode_frames: int) -> None:
+    """A game of the policy against itself as a .slp file, to be watched. Others as in measure_strength."""
+    characters, stages = matchups(combinations[:1], np.zeros(1, int), np.zeros(1, int))
+    seed = seed + 1_000_003 * (step + 1)
+    everyone, begins = np.zeros((1, 2), int), np.ones(1, bool)
+    hands = Hands([policy], everyone, torch.Generator().manual_seed(seed), Pace(), asynchronous=False)
+    with VecEnv(1, characters, stages, seed=seed, max_episode_frames=max_episode_frames) as envs:
+        frames, controllers, over = [envs.frames.copy()], [envs.controllers.copy()], begins
+        while len(frames) == 1 or not over.any():
+            hands.advance(begins)
+            turn = hands.turn(np.ones(1, bool))
+            if turn.any():
+                hands.ask(observe(envs.frames, envs.controllers, hands.pending()), mirrored(envs.frames), turn, begins)
+            terminated, truncated, _ = envs.step(hands.take(time.perf_counter()))
+            over, begins = terminated | truncated, np.zeros(1, bool)
+            frames.append(np.where(over, envs.final_frames, envs.frames))
+            controllers.append(np.where(over[:, None], envs.final_controllers, envs.controllers))
+    hands.close()
+    path.parent.mkdir(exist_ok=True)
+    write_slp(path, np.concatenate(frames), np.concatenate(controllers))
+
+
 class ActionCounts:
     """How often each button was held, and each position of each axis chosen, in the actions that were added."""
 
@@ -189,8 +215,9 @@ class Evaluator:
     EARLIER = 4                                                             # best generations kept beside the best one
 
     def __init__(self, run: Path, settings: dict, global_step: int, *, in_background: bool = True, log=print,
-                 on_row=lambda row: None):
-        """settings: the keyword arguments of measure_strength. on_row: also shown every row, e.g. wandb.log."""
+                 on_row=lambda row: None, film_every: int = 0):
+        """settings: the keyword arguments of measure_strength. on_row: also shown every row, e.g. wandb.log.
+        film_every: of so many evaluations one leaves a game in games/ of the run (0: none)."""
         self.run, self.folder, self.settings = run, run / "checkpoints", settings
         self.in_background, self.log, self.on_row = in_background, log, on_row
         self.process, self.failures = None, 0
@@ -199,6 +226,7 @@ class Evaluator:
         names = ((re.fullmatch(r"eval_(\d{12,18})\.pt", path.name), path) for path in self.folder.glob("eval_*.pt"))
         waiting = sorted((int(ours[1]), path) for ours, path in names if ours and path.is_file())
         done = {row["global_step"]: row for _, row in read_jsonl(run / "eval.jsonl")}
+        self.film_every, self.measured = film_every, len(done)
         self.jobs = []
         for step, path in waiting:
             if step > global_step or step in done:                   # measured again when training is there; or already
@@ -231,14 +259,16 @@ class Evaluator:
             else:
                 row = _measure(self._job(step, path))
             yield row
+            self.measured += 1
             self._keep_if_best(path, row)
             self.jobs.pop(0)
             path.unlink(missing_ok=True)
 
     def _job(self, step: int, path: Path) -> dict:
         best = str(self.best) if self.best.exists() else ""
+        filmed = self.film_every and self.measured % self.film_every == 0
         return {"policy": str(path), "initial": str(self.folder / "initial.pt"), "best": best, "step": step,
-                "settings": self.settings}
+                "film": str(self.run / "games" / f"step_{step:012d}.slp") if filmed else "", "settings": self.settings}
 
     def _keep_if_best(self, path: Path, row: dict) -> None:
         """best.pt, and beside it those before it, to go back to if training goes back."""
@@ -332,6 +362,9 @@ def serve_evaluations(parent: int) -> None:
 def _measure(job: dict) -> dict:
     """measure_strength for policies in files."""
     policy, initial = (load_policy(job[name])[0] for name in ("policy", "initial"))
+    if job["film"]:
+        film(policy, Path(job["film"]), job["step"], **{
+            name: job["settings"][name] for name in ("seed", "combinations", "max_episode_frames")})
     best = {}
     if job["best"]:
         best["best"], data = load_policy(job["best"])

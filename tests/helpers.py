@@ -162,6 +162,7 @@ def tiny(tmp_path, name, iterations=3, **options) -> Args:
         "num_games": 4, "rollout_length": 16, "anneal_lr": False, "opponent_bots": "",
         "timesteps": iterations * FRAMES, **network,
         "batch_size": 64, "eval_interval": 0, "eval_games": 2, "eval_opponents": "idle", "eval_in_background": False,
+        "watch_interval": 0,
         "pool_interval": 1, "history_prob": .5, "seed": 5, "max_episode_frames": 40, "runs_dir": str(tmp_path),
         "run_name": name, **options})
 

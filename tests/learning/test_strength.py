@@ -1,6 +1,7 @@
 """Which generation is kept, what its style is, and the schedules that keep a run learning."""
 
 import dataclasses
+import itertools
 import json
 import math
 
@@ -14,7 +15,8 @@ from cleanmelee.evaluation import Evaluator, measure_strength
 from cleanmelee.fingerprint import Fingerprint, unlike_people, usual
 from cleanmelee.frame import FRAME
 from cleanmelee.pool import Pool, Ratings
-from helpers import metrics, tiny
+from cleanmelee.replays import read_replay
+from helpers import FRAMES, metrics, tiny
 from melee_common import Policy, best_checkpoint, load_checkpoint, load_policy, save_checkpoint
 
 SETTINGS = {"seed": 1, "games": 2, "opponents": ["idle"], "held_out": "", "max_episode_frames": 40,
@@ -90,6 +92,16 @@ def test_strength_beside_the_best_and_the_target(tmp_path):
     assert "style/self_destructs" in row and set(row["style/unlike_people"]) <= usual().keys()
     blind = measure_strength(policy, other, 0, **SETTINGS | {"opponents": ["idle", "random"], "held_out": "random"})
     assert blind["eval/score"] == blind["eval/winrate_idle"]                # who is held out does not choose
+
+
+def test_a_run_can_be_watched(tmp_path):
+    """Every second evaluation leaves a game, played as the policy plays, which reads like any other recording."""
+    ppo_selfplay.main(tiny(tmp_path, "run", 4, eval_interval=1, watch_interval=2))
+    films = sorted((tmp_path / "run" / "games").glob("*.slp"))
+    assert [int(film.stem.split("_")[1]) for film in films] == [0, 2 * FRAMES, 4 * FRAMES]
+    replay = read_replay(films[-1])
+    held = [len(list(same)) for _, same in itertools.groupby(replay.controllers["main_x"][:, 0].tolist())]
+    assert len(replay.frames) >= 40 and min(held[1:-1]) >= 2                # a decision holds for two frames
 
 
 # ------------------------------------------------------------------------------------------------------------ the style
