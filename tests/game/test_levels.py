@@ -138,15 +138,14 @@ MATCHES = [(9, 5, 21), (4, 1, 21), (1, 1, 0), (5, 5, 0), (9, 9, 0)]  # levels; h
 
 @pytest.fixture(scope="module")
 def grid():
-    """Every character on every stage, each pair in every other one of MATCHES, all at once: final FRAME [matches, N],
-    Tally, characters and stages [matches, N]."""
+    """Every character on every stage in all MATCHES at once: final FRAME [matches, N], Tally, characters, stages."""
     characters, stages = np.repeat(TEN, len(STAGES)), np.tile(STAGES, len(TEN))
-    chosen = [slice(match % 2, None, 2) for match in range(len(MATCHES))]
-    own, places = (np.array([values[half] for half in chosen]) for values in (characters, stages))
-    others = np.array([np.roll(characters, shift)[half] for half, (_, _, shift) in zip(chosen, MATCHES, strict=True)])
-    first, second = (np.repeat([f"level{levels[who]}" for levels in MATCHES], own.shape[1]) for who in (0, 1))
-    final, tally, _ = bench_levels.play(first, second, (own.ravel(), others.ravel()), places.ravel(), own.size)
-    return final.reshape(own.shape), tally, own, places
+    first, second = ([f"level{levels[who]}" for levels in MATCHES for _ in stages] for who in (0, 1))
+    others = np.concatenate([np.roll(characters, shift) for _, _, shift in MATCHES])
+    times = len(MATCHES)
+    final, tally, _ = bench_levels.play(first, second, (np.tile(characters, times), others), np.tile(stages, times),
+                                        times * len(stages))
+    return final.reshape(times, -1), tally, characters, stages
 
 
 def test_every_character_fights_to_the_end_on_every_stage(grid):
@@ -156,7 +155,7 @@ def test_every_character_fights_to_the_end_on_every_stage(grid):
         assert np.isfinite(players[name]).all()
     unfinished = np.argwhere((players["stocks"][:2] > 0).all(-1))  # two of the first level may run into the clock
     assert game.game_over(final.ravel()).all()
-    assert not len(unfinished), [(MATCHES[m], characters[m, g], stages[m, g]) for m, g in unfinished]
+    assert not len(unfinished), [(MATCHES[m], characters[g], stages[g]) for m, g in unfinished]
 
 
 def test_few_stocks_are_thrown_away(grid):
@@ -164,7 +163,7 @@ def test_few_stocks_are_thrown_away(grid):
     for index, match in enumerate(MATCHES):
         games = slice(index * final.shape[1], (index + 1) * final.shape[1])
         lost, fell = tally.lost[games].sum(), tally.suicides[games].sum()
-        assert lost > 100 and fell <= .06 * lost, f"{match}: {fell} of {lost} stocks lost without a blow"
+        assert lost > 200 and fell <= .06 * lost, f"{match}: {fell} of {lost} stocks lost without a blow"
 
 
 @pytest.mark.parametrize("character", TEN)
