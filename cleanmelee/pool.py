@@ -159,10 +159,10 @@ class Pool:
         ids.
 
         Only right after a checkpoint: until then a resumed run may go back to games against files that have since
-        become old. `in_use` names what that checkpoint refers to. It is remembered under `owner` (the run, where
-        several share a pool), and no process deletes what any owner uses."""
+        become old. `in_use` names what that checkpoint refers to; ids of others, such as bots, are passed over. It is
+        remembered under `owner` (the run, where several share a pool), and no process deletes what any owner uses."""
         with self._change() as (index, deleted):
-            index["in_use"][owner] = sorted(in_use)
+            index["in_use"][owner] = sorted(in_use & index["all"].keys())
             agents = {self.agent(name) for name in index["all"]} if agents is None else agents
             for agent in agents:
                 self._retire(index, agent, ratings)

@@ -75,6 +75,13 @@ def test_keeping_files(tmp_path):
     assert pool.ids() == [last] and isinstance(pool.load(first), Policy)
 
 
+def test_bots_that_play_do_not_spoil_the_index(tmp_path, capsys):
+    pool = Pool(tmp_path, history_size=1, keep_files=False)
+    first, second = (pool.add(tiny(), "main", step) for step in (1, 2))
+    pool.prune({first, "level3", "opponent"})
+    assert Pool(tmp_path).ids() == [second] and pool.path(first).exists() and capsys.readouterr().err == ""
+
+
 def test_pruning_the_worst_spares_the_newest(tmp_path):
     pool, ratings = Pool(tmp_path, history_size=3, prune="worst"), Ratings()
     for step, elo in ((1, 1700), (2, 1400), (3, 1600), (4, 1500), (5, 1000)):
