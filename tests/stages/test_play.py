@@ -632,7 +632,7 @@ def test_a_match_online(folder, tmp_path, online):
 
 def test_nobody_there_and_other_mistakes_of_a_match_online(folder, tmp_path, online):
     for options, said in (
-            ({"connect_code": "NOBODY#1", "boot_timeout": 4.}, "no game with NOBODY#1 within 4 s; agree on a time"),
+            ({"connect_code": "NOBODY#1", "boot_timeout": 7.}, "no game with NOBODY#1 within 7 s; agree on a time"),
             ({"connect_code": "FOE"}, "no code of a Slippi player"),
             ({"connect_code": "TOOLONG#1234"}, "8 signs at most"),
             ({"connect_code": "mine#7"}, "your own code"), ({"user_json": ""}, r"--user-json \(empty\): no such file"),
