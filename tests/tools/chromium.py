@@ -108,11 +108,20 @@ class Page:
     def wait(self, script: str, seconds: float = 20.):
         """The first value of an expression that counts as true. TimeoutError: none came."""
         end = time.monotonic() + seconds
-        while not (value := self.run(script)):
+        while not (value := self._run_if_settled(script)):
             if time.monotonic() > end:
                 raise TimeoutError(f"still not true after {seconds} s: {script}")
             time.sleep(.05)
         return value
+
+    def _run_if_settled(self, script: str):
+        """None while the page makes way for the one that was asked for."""
+        try:
+            return self.run(script)
+        except RuntimeError as error:
+            if "navigated or closed" not in str(error):
+                raise
+            return None
 
     def key(self, code: str, down: bool) -> None:
         """Presses or releases a key, by the names of KeyboardEvent.code."""

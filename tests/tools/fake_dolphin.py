@@ -195,7 +195,7 @@ class Dolphin:
 
     @staticmethod
     def _take_trouble(folder) -> None:
-        for file in sorted(os.listdir(folder)):
+        for file in sorted(name for name in os.listdir(folder) if not name.startswith(".")):  # those are others' own
             mine = f"{folder}/.{os.getpid()}"
             try:
                 os.rename(f"{folder}/{file}", mine)
