@@ -13,7 +13,8 @@ FLOORS = [  # a room may import from those above it in this list, and from its o
     {"frame", "libmelee", "terminal"}, {"signals", "startup"}, {"cli", "statistics"},
     {"archive", "backbones", "events", "files", "game", "tracking", "workers"},
     {"runs", "slp", "rewards", "fingerprint"},
-    {"packed", "features"}, {"replays", "recording", "dolphin", "controller"}, {"observation"}, {"games"}, {"melee_common"},
+    {"packed", "features"}, {"replays", "recording", "dolphin", "controller"}, {"observation"}, {"games"},
+    {"melee_common"},
     {"pool", "dataset", "onnx", "learning"},
     {"population", "evaluation", "imitation", "environment", "inference", "resume", "tournament"},
     {"selfplay", "web"}, set(STAGES)]
