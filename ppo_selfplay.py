@@ -4,6 +4,7 @@
     python ppo_selfplay.py --pretrained runs/bc/checkpoints/best.pt      # from a cloned policy
     python ppo_selfplay.py --population-size 4 --pbt --matchmaking population
     python ppo_selfplay.py --resume runs/NAME                            # go on as if never stopped
+    torchrun --nproc-per-node 2 ppo_selfplay.py --num-games 128          # two processes with 64 games each
 
 One iteration: every game is played for `--rollout-length` decisions (collect), advantages are computed per game
 (prepare), and PPO runs `--ppo-epochs` over what the learner itself did (update). In most games the learner plays both
@@ -42,6 +43,9 @@ from cleanmelee.cli import (
     parse_characters, parse_matchups, parse_names, run_script, to_flags,
 )
 from cleanmelee.controller import ACTION_SIZE, decode_actions, mirrored
+from cleanmelee.distributed import (
+    all_gather, all_reduce_gradients, all_rows, broadcast, distributed, launcher, rank, rank_seed, world_size,
+)
 from cleanmelee.dolphin import CPU_LEVELS, DolphinArgs, check_dolphin
 from cleanmelee.evaluation import Evaluator
 from cleanmelee.files import append_jsonl, check_writable
@@ -51,7 +55,7 @@ from cleanmelee.games import VecEnv, matchups
 from cleanmelee.observation import NUM_INTS, Observation, num_floats, observe
 from cleanmelee.pool import Pool, Ratings, load_opponent, print_elo
 from cleanmelee.population import League, Learner, ParallelUpdates, Turn, make_learners, pbt_round
-from cleanmelee.resume import load_latest, restore, resumed_args
+from cleanmelee.resume import load_latest, restore, resumed_args, states_of_all_ranks
 from cleanmelee.rewards import RewardArgs, active_terms, reward_terms
 from cleanmelee.runs import (
     has_begun, iteration_progress, keep_copy, lock_run, plot_winrates, start_run, stop_on_interrupt,
@@ -364,6 +368,8 @@ def check(args: Args, resumed: bool = False) -> None:
              "needs --population-size 2 or more")):
         if wrong:
             raise UserError(f"{flag}: {rule}")
+    if world_size() > 1:
+        check_ranks(args)
     files = [flag for flag, names in (("opponent", CPU_LEVELS), ("held_out", BOTS))
              if getattr(args, flag) not in {"", *names}]
     for flag in [flag for flag in files if not (resumed and flag == "held_out")]:
@@ -380,6 +386,20 @@ def check(args: Args, resumed: bool = False) -> None:
         check_dolphin(args.live)
     if args.checkpoint:
         check_writable("--checkpoint", Path(args.checkpoint))
+
+
+def check_ranks(args: Args) -> None:
+    """One line for what several ranks (torchrun) do not do."""
+    for flag, wrong in (
+            (f"--population-size {args.population_size}", args.population_size > 1),
+            ("--train-order round-robin", args.train_order == "round-robin"),
+            ("--parallel-training", args.parallel_training), ("--async-learning", args.async_learning),
+            (f"--num-workers {args.num_workers}", args.num_workers), ("--game-type dolphin", args.game_type == "dolphin")):
+        if wrong:
+            raise UserError(f"{flag}: not with several ranks; leave it out, or start without torchrun")
+    if args.num_games % world_size():
+        raise UserError(f"--num-games {args.num_games}: must be a multiple of the number of ranks ({world_size()}), "
+                        "each of which plays as many")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -448,8 +468,9 @@ def assign_opponents(selfplay: SelfPlay, matchmaker: Matchmaker, args: Args) -> 
     episode) % 2, as often from either side, and characters and stages go through their lists likewise; against Melee's
     computer player, who keeps its port, at (slot + 1) % 2."""
     begun, episode = selfplay.begin_games(), selfplay.envs.games.episode
+    slots = begun + rank() * selfplay.envs.num_games                        # among the games of all ranks
     changes_sides = args.opponent not in CPU_LEVELS
-    selfplay.port[begun] = (begun + (episode[begun] if changes_sides else 1)) % 2
+    selfplay.port[begun] = (slots + (episode[begun] if changes_sides else 1)) % 2
     for g in begun[selfplay.may_change[begun]]:
         selfplay.set_opponent(g, matchmaker.draw(selfplay.names[selfplay.learner_of[g]], selfplay.rng))
         selfplay.may_change[g] = args.opponent_swap == "reset"
@@ -457,7 +478,7 @@ def assign_opponents(selfplay: SelfPlay, matchmaker: Matchmaker, args: Args) -> 
     if len(begun):                                                          # a game is set up as the one before it ends
         combinations = parse_matchups(args.character, args.opponent_character, args.stage)
         next_port = selfplay.port[begun] ^ changes_sides
-        selfplay.envs.set_matchup(begun, *matchups(combinations, begun + 2 * (episode[begun] + 1), next_port))
+        selfplay.envs.set_matchup(begun, *matchups(combinations, slots + 2 * (episode[begun] + 1), next_port))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -607,7 +628,10 @@ def prepare(learner: Learner, rollout: dict, args: Args, teacher: Policy | None)
 
 def update(learner: Learner, batches: list[dict], args: Args, step: int) -> dict[str, float]:
     """PPO over all that the learner itself did in these prepared rollouts -> a row of metrics. step: game frames played
-    before them, so that schedules begin at their full value and the last update still learns."""
+    before them, so that schedules begin at their full value and the last update still learns.
+
+    Of several ranks each has its own rows, and a minibatch is made of rows of them all: so are gradients, advantages'
+    mean and deviation, and metrics. All make the same steps."""
     b = batches[0]
     if len(batches) > 1:
         b = {key: torch.cat([batch[key] for batch in batches], 1) for key in b}
@@ -617,8 +641,9 @@ def update(learner: Learner, batches: list[dict], args: Args, step: int) -> dict
     teacher_coef = args.teacher_kl * .5 ** (step / args.teacher_kl_half_life)
     burning_in = learner.updates < args.value_burn_in
     entropy_coef = hyper["entropy_coef"]
-    if args.target_entropy and learns.any() and not burning_in:
-        missing = line_at(args.target_entropy, step / args.timesteps) + b["logprobs"][learns].mean().item()
+    chosen = all_rows(b["logprobs"][learns]) if args.target_entropy and not burning_in else ()
+    if len(chosen):
+        missing = line_at(args.target_entropy, step / args.timesteps) + chosen.mean().item()
         within = lambda weight: min(max(weight, args.entropy_coef / ENTROPY_RANGE), args.entropy_coef * ENTROPY_RANGE)
         hyper["entropy_coef"] = within(entropy_coef * math.exp(ENTROPY_STEP * missing))
         entropy_coef = within(hyper["entropy_coef"] * math.exp(ENTROPY_PULL * missing))
@@ -627,6 +652,7 @@ def update(learner: Learner, batches: list[dict], args: Args, step: int) -> dict
     # What a minibatch is made of: columns, whole games in time, for a policy that remembers; else single rows of T x B.
     units = np.flatnonzero((learns.any(0) if recurrent else learns).numpy())
     per_minibatch = max(1, args.batch_size // (len(b["actions"]) if recurrent else 1))
+    num_minibatches = -(-sum(all_gather(len(units))) // per_minibatch)
 
     def pick(key, mb):                                               # [T, B, ...] -> the rows that the learner acted in
         return b[key][:, mb].flatten(0, 1)[learns[:, mb].flatten()] if recurrent else b[key].flatten(0, 1)[mb]
@@ -643,15 +669,20 @@ def update(learner: Learner, batches: list[dict], args: Args, step: int) -> dict
         return evaluate_actions(policy, obs, memory, b["starts"], b["actions"])[1][learns]
 
     stats, kls, before = [], [], all_logprobs() if args.target_kl else None
-    for epoch in range(args.ppo_epochs if len(units) else 0):               # no units: every worker was broken
+    for epoch in range(args.ppo_epochs if num_minibatches else 0):          # none: every worker was broken
         undo = copy.deepcopy((policy.state_dict(), optimizer.state_dict())) if args.target_kl else None
         order = learner.rng.permutation(units)                              # recurrent: games are permuted, never time
-        for part in np.array_split(order, -(-len(order) // per_minibatch)):  # equal parts: no tail of one row
-            b_advantages = pick("advantages", torch.from_numpy(part))
+        parts = np.array_split(order, num_minibatches)                      # equal parts: no tail of one row
+        everyones = all_gather([pick("advantages", torch.from_numpy(part)) for part in parts])
+        for part, *b_advantages in zip(parts, *everyones, strict=True):
+            b_advantages = torch.cat(b_advantages)
             mean, std, n = b_advantages.mean(), b_advantages.std(correction=0) + 1e-8, len(b_advantages)
             optimizer.zero_grad()
             minibatch_stats = []
-            for mb in map(torch.from_numpy, np.array_split(part, min(args.grad_accum, len(part)))):
+            for mb in map(torch.from_numpy, np.array_split(part, min(args.grad_accum, len(part)) or 1)):
+                if not len(mb):                                             # all of this minibatch is other ranks'
+                    minibatch_stats.append(torch.zeros(12))
+                    continue
                 features = unroll(mb)
                 if burning_in:
                     features = features.detach()                            # the value head alone learns
@@ -679,26 +710,27 @@ def update(learner: Learner, batches: list[dict], args: Args, step: int) -> dict
                     ratio_error = (ratio - 1).abs().max()
                     minibatch_stats.append(share * torch.stack(
                         [policy_loss, value_loss, teacher_loss, approx_kl, clipfrac, ratio_error, *entropies]))
+            minibatch = all_reduce_gradients(policy.parameters(), torch.stack(minibatch_stats).sum(0))
             grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm)
-            stats.append(torch.cat([torch.stack(minibatch_stats).sum(0), grad_norm[None]]))
+            stats.append(torch.cat([minibatch, grad_norm[None]]))
             optimizer.step()
         if args.target_kl:
-            moved = all_logprobs() - before
+            moved = all_rows(all_logprobs() - before)
             kls.append((moved.exp() - 1 - moved).mean().item())
             if not kls[-1] <= args.target_kl:                               # too far, or NaN: this epoch is taken back
                 policy.load_state_dict(undo[0])
                 optimizer.load_state_dict(undo[1])
                 break
+    learnt, predicted = all_rows(b["returns"][learns]), all_rows(b["values"][learns])
     learner.updates += 1
-    learner.agent_frames += int(learns.sum())
+    learner.agent_frames += len(learnt)
 
     s = torch.stack(stats) if stats else torch.zeros(1, 13)
     if s[0, 5] > .01 and not args.async_learning:
         raise RuntimeError(f"the policy that learns is not the one that acted: probability ratio off by {s[0, 5]:.3f}")
     policy_loss, value_loss, teacher_loss, _, clipfrac, _, *entropies, grad_norm = s.mean(0).tolist()
-    learnt = b["returns"][learns]
     variance = learnt.var().item() if len(learnt) > 1 else 0.
-    explained = 1 - (learnt - b["values"][learns]).var().item() / variance if variance else 0.
+    explained = 1 - (learnt - predicted).var().item() / variance if variance else 0.
     return {                                                             # a schedule's value stands after hyper's own
         "charts/agent_frames": learner.agent_frames, **{f"charts/{k}": v for k, v in hyper.items()},
         "charts/learning_rate": lr, "charts/entropy_coef": entropy_coef, "losses/policy_loss": policy_loss,
@@ -719,7 +751,7 @@ def resume_run(args: Args) -> tuple[Path, Args, object, dict]:
     """--resume: -> run folder, the arguments it was started with, its lock (hold on to it) and its checkpoint."""
     run = Path(args.resume)
     args = resumed_args(run, args, may_change={"resume", "timesteps"})
-    lock = lock_run(run)
+    lock = lock_run(run) if rank() == 0 else None
     saved = load_latest(
         run, args.checkpoint or run / "checkpoints" / "latest.pt", to_flags(args), stage="ppo_selfplay",
         action_repeat=args.action_repeat, frames=steps_per_iteration(args), save_interval=args.save_interval)
@@ -749,7 +781,8 @@ def evaluation_settings(args: Args) -> dict:
 
 
 def main(args: Args) -> None:
-    console = Terminal()
+    first = rank() == 0                                                     # the one that writes and speaks
+    console = Terminal(quiet=not first)
 
     # ---------------------------------------------------------------------------------------------------------- set-up
     check_ranges(args)
@@ -763,38 +796,39 @@ def main(args: Args) -> None:
         initial = Policy(args.backbone or "mlp", hidden, args.action_repeat or 3, args.frame_delay or 0, **options)
     fill_in(args, initial)
     check(args, resumed=bool(saved))
-    tracker = Tracker(args.track)
-    if not saved:
+    tracker = Tracker(args.track and first)
+    if first and not saved:
         warm_up()                                                           # a game that compiles has no folder yet
         name = f"ppo_{args.character}_seed{args.seed}_{time.strftime('%Y%m%d_%H%M%S')}"
-        run, lock = start_run(args.runs_dir, args.run_name, name, to_flags(args), __file__)
+        run, lock = start_run(args.runs_dir, args.run_name, name, to_flags(args), __file__, launcher())
         args.run_name = run.name
         keep_opponents(args, run)
         save_checkpoint(run / "checkpoints" / "initial.pt", initial)
+    run, args = broadcast((run, args))
     checkpoint_path = Path(args.checkpoint) if args.checkpoint else run / "checkpoints" / "latest.pt"
 
     # Worker processes are forked from this one: before torch starts threads, and before anything else does.
     P, T = args.population_size, args.rollout_length
-    M = args.num_games * (P if args.train_order == "parallel" else 1)
-    slots = np.arange(M)
+    M = args.num_games * (P if args.train_order == "parallel" else 1) // world_size()
+    slots, seed = rank() * M + np.arange(M), rank_seed(args.seed)           # of this rank's games
     combinations = parse_matchups(args.character, args.opponent_character, args.stage)
     characters, stages = matchups(combinations, slots + 2, (slots + 1) % 2)
     cpu_levels = np.zeros((M, 2), int)
-    cpu_levels[slots, slots % 2] = CPU_LEVELS.get(args.opponent, 0)
+    cpu_levels[np.arange(M), slots % 2] = CPU_LEVELS.get(args.opponent, 0)
     envs = VecEnv(
-        M, characters, stages, seed=args.seed, num_workers=args.num_workers, use_threads=args.use_threads,
+        M, characters, stages, seed=seed, num_workers=args.num_workers, use_threads=args.use_threads,
         max_episode_frames=args.max_episode_frames, action_repeat=args.action_repeat, timeout=args.worker_timeout,
         max_restarts=args.max_restarts, cpu_levels=cpu_levels, log=console.print, scattered=args.scattered,
         dolphin=args.live if args.game_type == "dolphin" else None)
     hyper = {"learning_rate": args.learning_rate, "entropy_coef": args.entropy_coef, "ppo_clip": args.ppo_clip}
     learners = make_learners(
-        initial, hyper, seed=args.seed, size=P, league=args.league, same_start=bool(args.pretrained), vary=args.pbt,
+        initial, hyper, seed=seed, size=P, league=args.league, same_start=bool(args.pretrained), vary=args.pbt,
         asynchronous=args.async_learning)
     pool = Pool(run / "pool", args.history_size, args.prune, args.keep_retired, args.action_repeat, args.frame_delay)
     ratings = Ratings()
     frozen = args.opponent and args.opponent not in CPU_LEVELS
     matchmaker = Matchmaker(args, [learner.name for learner in learners], pool, ratings)
-    selfplay = SelfPlay(envs, learners, pool, ratings, seed=args.seed, reward_terms=active_terms(args.rewards),
+    selfplay = SelfPlay(envs, learners, pool, ratings, seed=seed, reward_terms=active_terms(args.rewards),
                         one_at_a_time=args.train_order == "round-robin", most_opponents=args.opponents_per_iteration,
                         stack=args.parallel_actions,
                         load_others=({OPPONENT: load_opponent(args.opponent)} if frozen else {}).get)
@@ -805,19 +839,22 @@ def main(args: Args) -> None:
     iteration, global_step = 0, 0
     if saved:
         iteration, global_step = restore(run, saved, parts, to_flags(args))
-        pool.forget_after(global_step, agents={learner.name for learner in learners})
+        if first:
+            pool.forget_after(global_step, agents={learner.name for learner in learners})
     teacher = initial if args.teacher_kl else None
 
     def strongest() -> Policy:                                              # whom play.py will see
         return max(learners, key=lambda learner: ratings.elo(learner.name)).policy
 
     def freeze(learner: Learner) -> None:
-        name = pool.add(learner.policy, learner.name, global_step, ratings=ratings)
+        name = broadcast(pool.add(learner.policy, learner.name, global_step, ratings=ratings) if first else None)
         ratings.row(name)[0] = ratings.elo(learner.name)                    # a frozen copy is as strong as its original
 
     def save() -> None:
-        save_checkpoint(checkpoint_path, strongest(), stage="ppo_selfplay", step=global_step, iteration=iteration,
-                        args=to_flags(args), **{name: part.state_dict() for name, part in parts.items()})
+        states = states_of_all_ranks(parts)
+        if first:
+            save_checkpoint(checkpoint_path, strongest(), stage="ppo_selfplay", step=global_step, iteration=iteration,
+                            args=to_flags(args), **states)
 
     def learn(learner: Learner, rollouts: list[dict], step: int) -> dict[str, float]:
         tick = time.perf_counter()
@@ -834,18 +871,20 @@ def main(args: Args) -> None:
     console.print(
         f"CleanMelee self-play PPO  {args.character} on {args.stage} ({args.game_type})  {args.backbone} "
         f"{args.hidden} ({parameters:,} parameters)\n{num_iterations} iterations of {frames} game frames "
-        f"({M} games x {T * args.train_interval} decisions x {args.action_repeat} frames); a reward's half-life is "
+        f"({M * world_size()} games x {T * args.train_interval} decisions x {args.action_repeat} frames"
+        f"{f', on {world_size()} ranks' if world_size() > 1 else ''}); a reward's half-life is "
         f"{half_life:.1f} s; learning rate {args.learning_rate:g}, entropy bonus {args.entropy_coef:g}, teacher KL "
         f"{args.teacher_kl:g}, value burn-in {args.value_burn_in}; run folder {run}")
     evaluator = Evaluator(run, evaluation_settings(args), global_step, in_background=args.eval_in_background,
-                          log=console.print, on_row=tracker.log, film_every=args.watch_interval)
+                          log=console.print, on_row=tracker.log, film_every=args.watch_interval) if first else None
     if not saved:                                                           # somebody to meet, and something to resume
-        if args.eval_interval:
+        if args.eval_interval and first:
             evaluator.submit(learners[0].policy, 0)
         for learner in learners:
             freeze(learner)
         save()
-        has_begun(run)
+        if first:
+            has_begun(run)
     parallel = None
     if args.async_learning or args.parallel_training:
         buffered = max(1, args.max_buffer_size // (2 * T * args.num_games * args.train_interval))
@@ -855,7 +894,7 @@ def main(args: Args) -> None:
     def every(interval: int) -> bool:
         return bool(interval) and (iteration % interval == 0 or iteration == num_iterations)
 
-    start, first_step, stopping = None, 0, bool(stop)
+    start, first_step, stopping = None, 0, any(all_gather(bool(stop)))
     progress, task = iteration_progress(console, num_iterations, iteration)
     try:
         while iteration < num_iterations and not stopping:
@@ -864,7 +903,8 @@ def main(args: Args) -> None:
             selfplay.begin_iteration()
             rollouts = [collect(selfplay, matchmaker, args, clock) for _ in range(args.train_interval)]
             begun, iteration, global_step = global_step, iteration + 1, global_step + frames
-            stopping = bool(stop)                                           # asked once, so that all below agree
+            stopping = any(all_gather(bool(stop)))                          # asked once, so that all below agree
+            selfplay.end_iteration()
             row = {"global_step": global_step, "iteration": iteration, "charts/games_finished": selfplay.finished,
                    "charts/games_truncated": selfplay.truncated, "selfplay/opponents": len(selfplay.policy_ids) - P}
             played = {name: selfplay.results(name) for name in rollouts[0]}
@@ -880,7 +920,7 @@ def main(args: Args) -> None:
                                                    args.pbt_interval if args.pbt else 0)))
                 finished = parallel.run((row, played), rollouts, begun, wait=halt)
             clock["learn"] = time.perf_counter() - tick
-            row["time/processor"] = time.process_time() - processor         # of all threads
+            row["time/processor"] = sum(all_gather(time.process_time() - processor))    # of all threads
 
             # ----------------------------------------------------------------------------------------------------- log
             now = time.perf_counter()
@@ -899,8 +939,9 @@ def main(args: Args) -> None:
                         f"{row['iteration']:5d}  {name if P > 1 else ''}  collected {frames}  steps "
                         f"{row['global_step']:,}  SPS {sps:,.0f}  policy {policy_loss:.4f}  value {value_loss:.4f}  "
                         f"entropy {entropy:.4f}  KL {kl:.4f}")
-                append_jsonl(run / "metrics.jsonl", row)
-                tracker.log(row, row["global_step"])
+                if first:
+                    append_jsonl(run / "metrics.jsonl", row)
+                    tracker.log(row, row["global_step"])
             progress.update(task, completed=iteration)
 
             # -------------------------------------------------------- population, pool, evaluation and checkpoints
@@ -923,33 +964,39 @@ def main(args: Args) -> None:
                         selfplay.forget(learner.name)
                 if args.train_order == "round-robin" and turn.over(active[0], global_step):
                     selfplay.hand_over(turn.pass_on(learners, global_step))
-            if every(args.eval_interval):
+            if first and every(args.eval_interval):
                 evaluator.submit(strongest(), global_step)
-            evaluator.report()
+            if first:
+                evaluator.report()
             if every(args.save_interval):
                 save()
-                pool.prune({name for name in selfplay.opponents if name}, ratings)
+                playing = {name for names in all_gather(selfplay.opponents) for name in names if name}
+                if first:
+                    pool.prune(playing, ratings)
         if stopping:
             save()
-        else:
+        elif first:
             evaluator.report(wait=True, stop=stop)
             stopping = bool(stop and evaluator.jobs)
     finally:
         progress.stop()
-        evaluator.close()
         envs.close()
         if parallel is not None:
             parallel.close()
-        lock.release()
+        if first:
+            evaluator.close()
+            lock.release()
         tracker.finish()
 
+    if not first:
+        sys.exit(130 if stopping else 0)
     if args.track_elo:
         print_elo(ratings, [x.name for x in learners], [*pool.ids(), OPPONENT, args.opponent, *BOTS])
     if stopping:
-        console.print(f"stopped at step {global_step:,}; continue with: python {Path(__file__).name} --resume {run}")
+        console.print(f"stopped at step {global_step:,}; continue with: {launcher()} {Path(__file__).name} --resume {run}")
         sys.exit(130)
     console.print(*filter(None, ("done:", checkpoint_path, plot_winrates(run))))
 
 
 if __name__ == "__main__":
-    run_script(main, Args)
+    run_script(distributed(main), Args)

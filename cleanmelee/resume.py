@@ -5,12 +5,14 @@ import json
 from pathlib import Path
 
 from cleanmelee.cli import UserError, as_flag, from_flags, to_flags
+from cleanmelee.distributed import all_gather, rank, world_size
 from cleanmelee.files import atomic_write, keep_jsonl, read_json, read_jsonl
 from cleanmelee.pool import Pool
 from cleanmelee.runs import check_begun
 from cleanmelee.terminal import warn
 from melee_common import load_checkpoint, machine
 
+GAMES, OWN = ("envs", "selfplay"), ("rng", "teacher_state")     # what every rank has of its own: parts, of a learner
 WHERE = {"resume", "timesteps", "checkpoint", "run_name", "runs_dir", "opponent", "held_out"}   # flags of no learning
 
 
@@ -49,6 +51,10 @@ def load_latest(run: Path, path: str | Path, flags: dict, *, stage: str, action_
     if saved.get("stage") != stage or saved["config"]["action_repeat"] != action_repeat or not (
             type(iteration) is type(step) is int and step == iteration * frames):
         raise UserError(f"{run}: its checkpoint is not of this run; use --pretrained to start a run from a checkpoint")
+    ranks = 1 + len(saved.get("ranks", ()))
+    if ranks != world_size():
+        raise UserError(f"{run}: its games are those of {ranks} ranks, not of {world_size()}; resume it with "
+                        f"{f'torchrun --nproc-per-node {ranks}' if ranks > 1 else 'python'}")
     check_latest(run, path, saved, save_interval * frames)
     warn_of_changes(run, saved, flags)
     return saved
@@ -77,9 +83,18 @@ def warn_of_changes(run: Path, saved: dict, flags: dict) -> None:
     then = saved.get("args", {})
     changed += [f"{as_flag(name)} {then[name]}, now {value}" for name, value in flags.items()
                 if name not in WHERE and repr(then.get(name, value)) != repr(value)]
-    if changed:
+    if changed and rank() == 0:
         warn(f"{run}: its checkpoint was made with {'; '.join(changed)}; the learning curve will not be that of a run "
              "that never stopped (OMP_NUM_THREADS sets the threads)")
+
+
+def states_of_all_ranks(parts: dict) -> dict:
+    """What a checkpoint holds of a run's parts: by name the state of each, and in `ranks` what ranks 1, 2, ... have of
+    their own. Rank 0 needs it, but all must ask."""
+    states = {name: part.state_dict() for name, part in parts.items()}
+    own = {name: states[name] if name in GAMES else {key: states[name][key] for key in OWN}
+           for name in states if name in GAMES or name.startswith("learner_")}
+    return states | {"ranks": all_gather(own)[1:]}
 
 
 def restore(run: Path, saved: dict, parts: dict, flags: dict) -> tuple[int, int]:
@@ -88,12 +103,16 @@ def restore(run: Path, saved: dict, parts: dict, flags: dict) -> tuple[int, int]
     steps is forgotten; `flags` are what the run goes on with. Nothing on disk is changed before all is loaded."""
     iteration, step = saved["iteration"], saved["step"]
     try:
+        own = saved["ranks"][rank() - 1] if rank() else {}
         for name, part in parts.items():
-            part.load_state_dict(saved[name])
+            part.load_state_dict(saved[name] | own.get(name, {}))
     except Exception as error:
         parts["envs"].close()
         raise UserError(f"{run}: its checkpoint cannot be resumed ({type(error).__name__}: {error}); restore it, or "
                         "start a run from its weights with --pretrained") from None
+    all_gather()                                                            # all have read what is there
+    if rank():
+        return iteration, step
     for log in ("metrics.jsonl", "eval.jsonl", "pbt.jsonl"):
         keep_jsonl(run / log, step)
     atomic_write(run / "args.json", (json.dumps(flags, indent=1) + "\n").encode())

@@ -48,7 +48,8 @@ def versions() -> dict[str, str]:
 STARTING = ".starting"                                  # lies in a run's folder until there is something to go on from
 
 
-def start_run(runs_dir: str, run_name: str, default: str, flags: dict, script: str) -> tuple[Path, filelock.FileLock]:
+def start_run(runs_dir: str, run_name: str, default: str, flags: dict, script: str, launcher: str = "python"
+              ) -> tuple[Path, filelock.FileLock]:
     """Makes runs/<name>/ with args.json (the flags), command.txt (quoted: it can be pasted), versions.txt and a copy of
     the script -> the folder and its lock: hold on to it.
 
@@ -76,7 +77,7 @@ def start_run(runs_dir: str, run_name: str, default: str, flags: dict, script: s
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
             flags = flags | {"run_name": run.name}
             (run / "args.json").write_text(json.dumps(flags, indent=1) + "\n")
-            (run / "command.txt").write_bytes(os.fsencode(f"python {shlex.join(sys.argv)}\n"))
+            (run / "command.txt").write_bytes(os.fsencode(f"{launcher} {shlex.join(sys.argv)}\n"))
             (run / "versions.txt").write_text("".join(f"{k} {v}\n" for k, v in versions().items()))
             (run / Path(script).name).write_bytes(Path(script).read_bytes())
     except BaseException:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from cleanmelee.cli import UserError
+from cleanmelee.distributed import all_gather, world_size
 from cleanmelee.dolphin import CPU_LEVELS
 from cleanmelee.frame import outcomes
 from cleanmelee.game import BOTS
@@ -72,7 +73,23 @@ class SelfPlay:
         self.may_change[:] = True
         self.scores = {name: {} for name in self.names}                     # against others: by whom a list
         self.episodes = {name: [] for name in self.names}                   # finished games: length, what they paid
+        self.rated_later: list[tuple[str, str, float]] = []
         self.finished = self.truncated = 0
+
+    def end_iteration(self) -> None:
+        """Ratings and metrics are of all ranks' games: results move the ratings now, in the same order everywhere. (Of
+        one rank they have done so as the games ended.)"""
+        everyones = all_gather((self.rated_later, self.scores, self.episodes, self.finished, self.truncated))
+        rated_later, scores, episodes, finished, truncated = zip(*everyones, strict=True)
+        for result in sum(rated_later, []):
+            self.ratings.record(*result)
+        self.scores, self.episodes = {name: {} for name in self.names}, {name: [] for name in self.names}
+        for name in self.names:
+            self.episodes[name] = sum((of_rank[name] for of_rank in episodes), [])
+            for of_rank in scores:
+                for opponent, of_these in of_rank[name].items():
+                    self.scores[name].setdefault(opponent, []).extend(of_these)
+        self.finished, self.truncated = sum(finished), sum(truncated)
 
     def begin_games(self) -> np.ndarray:
         """The games that begin now, for which the caller sets ports and opponents; then `look_up_policies`."""
@@ -143,7 +160,8 @@ class SelfPlay:
         for g, score in zip(games, scores.tolist(), strict=True):
             if self.opponents[g] != MIRROR and self.rated[g]:
                 me = self.names[self.learner_of[g]]
-                self.ratings.record(me, self.opponents[g], score)
+                result = me, self.opponents[g], score
+                self.ratings.record(*result) if world_size() == 1 else self.rated_later.append(result)
                 named = self.opponents[g] in self.not_frozen or self.load_others(self.opponents[g]) is not None
                 group = self.opponents[g] if named else "pool"
                 self.scores[me].setdefault(group, []).append(score)

@@ -10,7 +10,7 @@ from helpers import ROOT
 
 STAGES = ("bc", "ppo_selfplay", "distill", "export_onnx", "play")
 FLOORS = [  # a room may import from those above it in this list, and from its own line
-    {"frame", "libmelee", "terminal"}, {"signals", "startup"}, {"cli", "statistics"},
+    {"frame", "libmelee", "terminal"}, {"signals", "startup"}, {"cli", "statistics"}, {"distributed"},
     {"archive", "backbones", "events", "files", "game", "tracking", "workers"},
     {"runs", "slp", "rewards", "fingerprint"},
     {"packed", "features"}, {"replays", "recording", "dolphin", "controller"}, {"observation"}, {"games"},
