@@ -19,11 +19,12 @@ if __name__ == "__main__":
 import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
+import tyro
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cleanmelee.backbones import OPTIONS, backbone_options
@@ -38,7 +39,7 @@ from cleanmelee.learning import choose_device, learning_rate, memory_for
 from cleanmelee.resume import resumed_args, warn_of_changes
 from cleanmelee.runs import check_begun, has_begun, iteration_progress, lock_run, start_run, stop_on_interrupt
 from cleanmelee.terminal import Terminal
-from cleanmelee.tracking import Tracker
+from cleanmelee.tracking import Tracker, WandbArgs
 from melee_common import (
     NUM_FLOATS, OWN_CONTROLLER, Policy, action_logprobs, load_checkpoint, load_policy, network_flags, parse_hidden,
     save_checkpoint,
@@ -160,8 +161,7 @@ class Args:
     """folder inside --runs-dir (default: made of backbone, seed and time)"""
     runs_dir: Annotated[str, PATH] = "runs"
     """where runs are kept"""
-    track: bool = False
-    """log to Weights & Biases too; WANDB_MODE=offline works without an account"""
+    wandb: Annotated[WandbArgs, tyro.conf.arg(name="")] = field(default_factory=WandbArgs)
 
 
 def losses(policy: Policy, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
@@ -273,7 +273,7 @@ def main(args: Args) -> None:
         policy = Policy(backbone, hidden, frame_delay=args.frame_delay or 0, **options)
     policy.config |= {"action_repeat": 1}                                   # people act on every frame
     fill_in(args, policy)
-    tracker = Tracker(args.track)
+    tracker = Tracker(args.wandb)
 
     train, held_out, about = open_data(args, policy, str(run / "manifest.json") if saved else args.manifest)
     check_both(train, held_out, about, args.replays)
@@ -319,6 +319,7 @@ def main(args: Args) -> None:
     if not saved:
         state["before"] = summary(measure(judged.eval(), held_out))
         append_jsonl(run / "metrics.jsonl", {"step": 0, "epoch": 0, **state["before"]})
+        tracker.log({"epoch": 0, **state["before"]}, 0)
         console.print(f"epoch 0  held out {state['before']['eval/nll']:.3f}, new inputs "
                       f"{state['before']['eval/nll_changed']:.3f}")
         save(last_path)                                                     # something to go on from
@@ -394,6 +395,7 @@ def main(args: Args) -> None:
     lock.release()
     if state["best"]:
         report(state["best"], console, before=state["before"])
+    tracker.log_best(run, best_path, step)
     tracker.finish()
     if stop:
         console.print(f"stopped at update {step:,}; go on with: python {Path(__file__).name} --resume {run}")

@@ -18,7 +18,7 @@ from cleanmelee import signals
 from cleanmelee.cli import UserError
 from cleanmelee.files import append_jsonl, atomic_write, read_file, read_jsonl
 from cleanmelee.fingerprint import Fingerprint, unlike_people
-from cleanmelee.frame import outcomes
+from cleanmelee.frame import BUTTONS, outcomes
 from cleanmelee.game import BOTS
 from cleanmelee.inference import Hands, Pace
 from cleanmelee.recording import write_slp
@@ -44,9 +44,9 @@ def measure_strength(policy: Policy, initial: Policy, step: int, *, seed: int, g
       held-out one apart, or that of a best response against its target. is_best: this one takes its place, since it
       leads in score and against it together.
 
-    style: the fingerprint of its games against itself, and which figures are far from people's. drift: how far its
-    actions against itself are from those of the initial policy against itself. collapse: what looks like one, among it
-    a policy that wins from one side of the stage only.
+    style: the fingerprint of its games against itself, and which figures are far from people's. press: the share of its
+    decisions there in which each button is held. drift: how far its actions there are from those of the initial policy
+    against itself. collapse: what looks like one, among it a policy that wins from one side of the stage only.
 
     games: against each opponent, half of them from either port. combinations: (own character, opponent's, stage), in
     turn. All randomness is its own, keyed by seed and step."""
@@ -116,6 +116,7 @@ def measure_strength(policy: Policy, initial: Policy, step: int, *, seed: int, g
     flags = collapse_flags(presses[control], presses[reference], games, control_score=row["eval/winrate_control"],
                            port_1_score=port_1, untouched=untouched[block[control]].mean(),
                            untouched_before=untouched[block[reference]].mean())
+    row |= {f"eval/press_{name}": float(share) for name, share in zip(BUTTONS, presses[control].press, strict=True)}
     return row | {"eval/drift": presses[control].distance(presses[reference]),
                   "eval/action_entropy": presses[control].entropy(), "eval/port_1_score": port_1,
                   "eval/collapse": flags}

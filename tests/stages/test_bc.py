@@ -29,7 +29,7 @@ from melee_common import (
     ACTION_SIZE, HEADS, NEUTRAL_ACTION, NUM_FLOATS, Policy, VecEnv, action_logprobs, decode_actions, load_policy,
     observe, save_checkpoint,
 )
-from helpers import made_up_game, write_games
+from helpers import made_up_game, read_wandb, write_games
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = Path(__file__).resolve().parents[3] / "shared" / "replays"
@@ -537,10 +537,17 @@ def test_command_line(tmp_path):
     games = write_games(tmp_path / "games", 3)
     (tmp_path / "games" / "broken.slp").write_bytes(b"no replay")
     done = shell("--replays", games, "--epochs", 1, "--hidden", "16,8", "--window-size", 20, "--run-name", "cli",
-                 "--num-workers", 1, "--track")
+                 "--num-workers", 1, "--track", "--wandb-project", "mine", "--wandb-entity", "we", "--wandb-group",
+                 "seeds", "--wandb-tags", "a, b")
     assert done.returncode == 0, done.stderr
     assert "broken.slp" in done.stderr and "epoch 1" in done.stdout and "main_x" in done.stdout
-    assert list(Path("runs/cli").glob("wandb/offline-run-*/*.wandb"))
+    sent = read_wandb(Path("runs/cli"))
+    logged = [json.loads(line) for line in Path("runs/cli/metrics.jsonl").read_text().splitlines()]
+    assert [row["eval/nll"] for row in sent.rows if "eval/nll" in row] == [row["eval/nll"] for row in logged]
+    assert [row["global_step"] for row in sent.rows if "eval/nll" in row] == [row["step"] for row in logged]
+    assert (sent.run.project, sent.run.entity, sent.run.run_group, list(sent.run.tags)) == (
+        "mine", "we", "seeds", ["a", "b"])
+    assert sent.artifacts == [("model", logged[-1]["step"])] and sent.pictures.keys() == {"pictures/press_rates"}
     policy, _ = load_policy("runs/cli/checkpoints/best.pt")
     assert policy.config == Policy("gru", (16, 8)).config
     obs = melee_common.to_torch(observe(*made_up_game(0, 1)))
