@@ -39,11 +39,14 @@ from cleanmelee.cli import (
     COUNT_OR_OFF, PATH, SEEDS, Range, UserError, as_flag, check_ranges, lookup, parse_matchups, parse_names,
     run_script, to_flags,
 )
+from cleanmelee.controller import mirrored
 from cleanmelee.dolphin import CPU_LEVELS, HUMAN, DolphinArgs, NetplayArgs, check_dolphin, check_netplay
 from cleanmelee.files import append_jsonl, check_writable
 from cleanmelee.frame import CHARACTERS, STAGES, outcomes
 from cleanmelee.game import BOTS, warm_up as warm_up_game
+from cleanmelee.games import VecEnv
 from cleanmelee.inference import Hands, Pace, warm_up
+from cleanmelee.observation import observe
 from cleanmelee.onnx import OnnxPolicy, load_player
 from cleanmelee.pool import Ratings
 from cleanmelee.recording import Recorder
@@ -53,7 +56,7 @@ from cleanmelee.terminal import Terminal
 from cleanmelee.web.library import LATEST, Library, latest_folder
 from cleanmelee.web.match import Games, Opponents
 from cleanmelee.web.server import Site, run as run_page
-from melee_common import BOT_SLOT, Policy, VecEnv, load_policy, mirrored, observe
+from melee_common import BOT_SLOT, Policy, load_policy
 
 FRAME_TIME = 1 / 60                                                         # seconds; Melee's 59.94 Hz, near enough
 RUNS, RECORDINGS = Path("runs"), "recordings"                               # where `latest` looks, --serve records

@@ -41,11 +41,14 @@ from cleanmelee.cli import (
     AT_LEAST_0, COUNT, COUNT_OR_OFF, PATH, POSITIVE, SEEDS, SHARE, Range, UserError, as_flag, check_ranges,
     parse_characters, parse_matchups, parse_names, run_script, to_flags,
 )
+from cleanmelee.controller import ACTION_SIZE, decode_actions, mirrored
 from cleanmelee.dolphin import CPU_LEVELS, DolphinArgs, check_dolphin
 from cleanmelee.evaluation import Evaluator
 from cleanmelee.files import append_jsonl, check_writable
 from cleanmelee.frame import FRAME
 from cleanmelee.game import BOTS, warm_up
+from cleanmelee.games import VecEnv, matchups
+from cleanmelee.observation import NUM_INTS, Observation, num_floats, observe
 from cleanmelee.pictures import plot_winrates
 from cleanmelee.pool import Pool, Ratings, load_opponent, print_elo
 from cleanmelee.population import League, Learner, ParallelUpdates, Turn, make_learners, pbt_round
@@ -58,8 +61,7 @@ from cleanmelee.selfplay import MIRROR, SelfPlay
 from cleanmelee.terminal import Terminal
 from cleanmelee.tracking import Tracker, WandbArgs
 from melee_common import (
-    ACTION_SIZE, NUM_INTS, Observation, Policy, VecEnv, action_kl, action_logprobs, best_checkpoint, decode_actions,
-    evaluate_actions, load_checkpoint, load_policy, matchups, mirrored, network_flags, num_floats, observe,
+    Policy, action_kl, action_logprobs, best_checkpoint, evaluate_actions, load_checkpoint, load_policy, network_flags,
     parse_hidden, save_checkpoint,
 )
 

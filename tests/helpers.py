@@ -16,10 +16,12 @@ import torch
 
 from cleanmelee import game
 from cleanmelee.cli import from_flags, to_flags
+from cleanmelee.controller import NUM_BUTTONS, NUM_STICK, decode_actions
 from cleanmelee.dolphin import controllers_from_gamestate, frame_from_gamestate, keep_raw_events
 from cleanmelee.frame import BUTTON_X, CONTROLLER, FRAME
+from cleanmelee.observation import Observation, observe
 from cleanmelee.recording import write_slp
-from melee_common import NUM_BUTTONS, NUM_STICK, Observation, Policy, decode_actions, observe, to_torch
+from melee_common import Policy, to_torch
 from ppo_selfplay import Args
 
 ROOT = Path(__file__).resolve().parents[1]

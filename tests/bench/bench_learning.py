@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import ppo_selfplay  # noqa: E402 (after the path is set)
