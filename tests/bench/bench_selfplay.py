@@ -120,8 +120,8 @@ def measure_row(name: str, run: Path, quick: bool) -> dict:
     print(f"{name:13s}{speed:15,.0f}{game_frames:14,.0f}{env:6.0%}{policy:8.0%}{learn:7.0%}{one / acting:14,.0f}"
           f"{one / learning:15,.0f}{speed / share:9,.0f}{share:7.0%}{peak:9,d}", flush=True)
     called = f"{network} {SIZES[network]}, {games} games" + ", `--matchmaking self`" * bool(mirror)
-    return {"row": called, "decisions_per_second": speed, "frames_per_second": float(game_frames), "ceiling": speed / share,
-            "acting": float(env + policy), "learning": float(learn)}
+    return {"row": called, "decisions_per_second": speed, "frames_per_second": float(game_frames),
+            "ceiling": speed / share, "acting": float(env + policy), "learning": float(learn)}
 
 
 def measure_async(folder: Path, quick: bool) -> None:

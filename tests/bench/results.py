@@ -62,9 +62,8 @@ def load(name: str) -> dict:
 # ---------------------------------------------------------------------------------------------------------------------
 
 def table(header: list[str], rows: list[list]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines).replace("| --- ", "|---").replace(
-        "--- |", "---|").replace("|  |", "| |")
+    lines = ["| " + " | ".join(map(str, line)).replace("|  |", "| |") + " |" for line in (header, *rows)]
+    return "\n".join([lines[0].replace("|  |", "| |", 1), "|" + "---|" * len(header), *lines[1:]])
 
 
 def source(about: dict) -> str:
@@ -88,16 +87,16 @@ def learning() -> str:
         for what, of in (("median", statistics.median), ("worst", min)):
             lines.append([what, "", "", *(f"{100 * of(row['winrates'][name][0] for row in about['rows']):.0f} %"
                                           for name in opponents)])
-    return (f"`{about['training']}`, win rates in {about['games']} games with 95 % intervals, minutes of processor "
-            f"time:\n\n{table(['', 'game frames', 'minutes', *opponents], lines)}\n\n{source(about)}")
+    return (f"`{about['training']}`, win rates in {about['rows'][0]['games']} games each with 95 % intervals, minutes "
+            f"of processor time:\n\n{table(['', 'game frames', 'minutes', *opponents], lines)}\n\n{source(about)}")
 
 
 def game() -> str:
     about = load("game")
     lines = [[f"{row['games']:,}", f"{row['frames_per_second']:,.0f}"] for row in about["rows"]]
     return (f"{table(['games side by side', 'game frames/s, one core'], lines)}\n\n{about['state_bytes']:,} bytes of "
-            f"state a game; {about['compile_seconds']:.0f} s to compile once, {about['import_seconds']:.2f} s to import "
-            f"then. {source(about)}")
+            f"state a game; {about['compile_seconds']:.0f} s to compile once, then {about['import_seconds']:.2f} s to "
+            f"import. {source(about)}")
 
 
 def fidelity() -> str:
@@ -120,9 +119,9 @@ def cloning() -> str:
     about = load("cloning")
     lines = [[row["head"], f"{row['before']:.3f}", f"{row['after']:.3f}",
               "" if row["right"] is None else f"{row['right']:.1%}"] for row in about["rows"]]
-    return (f"{about['players']} players in {about['games']} games, {about['frames']:,} frames to learn from, "
-            f"{about['frames_per_second']:,} a second; loss a frame on held-out games before and after "
-            f"{about['epochs']} epochs, and the share of choices that were the likeliest:\n\n"
+    return (f"{about['players']} players in {about['games']} games, {about['frames_per_second']:,} frames a second; "
+            f"loss a frame on held-out games before and after {about['epochs']} epochs, and the share of choices that were "
+            f"the likeliest:\n\n"
             f"{table(['', 'before', 'after', 'right'], lines)}\n\n{source(about)}")
 
 
@@ -207,8 +206,8 @@ def summary() -> str:
 
     def kept(about):
         row = about["rows"][-1]
-        return (f"learning from {row['games']:,} games on disk", f"{row['peak'] / 1024:.1f} GB of memory; the loader is "
-                f"{row['cpu'] / row['learner']:.0f} times as fast as the learner")
+        return (f"learning from {row['games']:,} games on disk", f"{row['peak'] / 1024:.1f} GB of memory; the loader "
+                f"is {row['cpu'] / row['learner']:.0f} times as fast as the learner")
 
     parts = {"learning": learnt, "game": fast, "fidelity": true, "web": shown, "cloning": cloned, "export": fitted,
              "data": kept}
