@@ -64,7 +64,7 @@ def main() -> None:
         rows["self, bots mixed in"] = draw(Matchmaker(
             Args(matchmaking="self", opponent_bots="level1,level5", bot_prob=.2), LEARNERS, pool, ratings))
         matchmaker = Matchmaker(Args(league=True), LEARNERS, pool, ratings)
-        rows |= {f"--league: {matchmaker.role[me]}": draw(matchmaker, me) for me in LEARNERS}
+        rows |= {f"--league: {matchmaker.league.role[me]}": draw(matchmaker, me) for me in LEARNERS}
     columns = sorted({group(name) for row in rows.values() for name in row}, key=lambda name: (name != "itself", name))
     table = Table("strategy", *columns, title="opponents in 2000 games")
     for strategy, row in rows.items():

@@ -22,7 +22,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-from cleanmelee.files import atomic_write, read_json  # noqa: E402 (after the path is set)
+from cleanmelee.cli import UserError  # noqa: E402 (after the path is set)
+from cleanmelee.files import atomic_write, read_json  # noqa: E402
 from cleanmelee.runs import versions  # noqa: E402
 
 FOLDER = ROOT / "docs" / "results"
@@ -248,4 +249,8 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
