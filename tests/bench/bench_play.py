@@ -32,9 +32,9 @@ class Args:
 def main(args: Args) -> None:
     step, began, rows = Policy.step, time.time(), []
 
-    def slow_step(*args):
+    def slow_step(*inputs):
         time.sleep(args.milliseconds / 1000)
-        return step(*args)
+        return step(*inputs)
 
     Policy.step = slow_step
     with tempfile.TemporaryDirectory() as folder:

@@ -33,7 +33,7 @@ def test_one_digit_that_differs_is_found():
     text = (results.ROOT / "docs" / "results.md").read_text()
     places = [table.start() + digit.start() for table in results.MARKED.finditer(text)
               for digit in re.finditer(r"\d", table[0])]
-    assert len(places) > 100
+    assert len(places) > 50
     for at in places[::7]:
         digit = str((int(text[at]) + 1) % 10)
         changed = text[:at] + digit + text[at + 1:]
