@@ -346,7 +346,7 @@ def network_flags(policy: Policy, **given) -> dict:
 # ---------------------------------------------------------------------------------------------------------------------
 
 BOT_SLOT = -1                                                           # in `assignment`: the game's own bot plays here
-FEW_ROWS = 128                                                          # up to which numpy decides faster than torch
+FEW_ROWS = 64                                                           # up to which numpy decides faster than torch
 
 
 class StackedPolicies:

@@ -49,8 +49,8 @@ class Plain:
         return np.concatenate([floats[:, self.other], *ids, pooled], 1)
 
     def decide(self, x: np.ndarray, noise: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """x [B, n]: embedded, or a backbone's features. uniform noise [B, 81] in (0, 1) or None for the most likely -> actions int8 [B, 13], their
-        log-probabilities [B], values [B]."""
+        """x [B, n]: embedded, or a backbone's features; uniform noise [B, 81] in (0, 1), or None for the most likely
+        -> actions int8 [B, 13], their log-probabilities [B], values [B]."""
         for weight, bias in self.layers:
             x = x @ weight
             x += bias
