@@ -38,7 +38,8 @@ def main(args: Args) -> None:
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [sys.executable, "bc.py", f"--replays={Path(args.replays).resolve()}", f"--held-out={args.held_out}",
-             f"--epochs={args.epochs}", f"--runs-dir={folder}", "--run-name=bench"], cwd=ROOT, stderr=subprocess.DEVNULL)
+             f"--epochs={args.epochs}", f"--runs-dir={folder}", "--run-name=bench"],
+            cwd=ROOT, stderr=subprocess.DEVNULL)
         if done.returncode:
             raise UserError(f"--replays {args.replays}: bc.py ended with {done.returncode}; run it by hand to see why")
         about = read_json(Path(folder) / "bench" / "replays.json")

@@ -121,8 +121,8 @@ def cloning() -> str:
     lines = [[row["head"], f"{row['before']:.3f}", f"{row['after']:.3f}",
               "" if row["right"] is None else f"{row['right']:.1%}"] for row in about["rows"]]
     return (f"{about['players']} players in {about['games']} games, {about['frames_per_second']:,} frames a second; "
-            f"loss a frame on held-out games before and after {about['epochs']} epochs, and the share of choices that were "
-            f"the likeliest:\n\n"
+            f"loss a frame on held-out games before and after {about['epochs']} epochs, and the share of choices that "
+            f"were the likeliest:\n\n"
             f"{table(['', 'before', 'after', 'right'], lines)}\n\n{source(about)}")
 
 

@@ -118,7 +118,7 @@ def test_report_of_three_seeds(seeds, tmp_path):
     page = (tmp_path / "report.html").read_text()
     for heading in ("Strength", "Learning", "Style"):
         assert f"<h2>{heading}</h2>" in page
-    assert page.count("data:image/png;base64,") >= 3 * 2 + 8 + 3 * 2 + 1            # win rates and payoff; curves; style
+    assert page.count("data:image/png;base64,") >= 3 * 2 + 8 + 3 * 2 + 1    # win rates and payoff; curves; style
     assert not re.search(r"(src|href)=.?(http|/)", page) and "<td>3</td>" in page
 
 

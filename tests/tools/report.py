@@ -88,8 +88,8 @@ def about(runs: list[Run]) -> str:
     """What was run, with which flags: those in which the runs differ as a table."""
     names = [name for name in runs[0].flags if len({repr(run.flags.get(name)) for run in runs}) > 1]
     head = "".join(f"<th>{html.escape(name)}</th>" for name in ("run", *names, f"last {runs[0].step}"))
-    lines = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in (
-        run.name, *(run.flags.get(name) for name in names), f"{run.metrics[-1][run.step]:,}")) + "</tr>" for run in runs)
+    cells = [[run.name, *(run.flags.get(name) for name in names), f"{run.metrics[-1][run.step]:,}"] for run in runs]
+    lines = "".join(f"<tr>{''.join(f'<td>{html.escape(str(cell))}</td>' for cell in row)}</tr>" for row in cells)
     files = [(run.folder / name).read_text(errors="replace") for run in runs[:1] for name in (
         "command.txt", "versions.txt") if (run.folder / name).is_file()]
     return f"<table><tr>{head}</tr>{lines}</table><pre>{html.escape(''.join(files))}</pre>"
@@ -104,7 +104,7 @@ def curves(runs: list[Run]) -> list:
                 if type(value) in (int, float) and np.isfinite(value):
                     points.setdefault(key, {}).setdefault(run.name, []).append((row[run.step], value))
     shown = [key for key in CURVES if key in points]
-    shown += [key for key in points if key.startswith(REST) and key not in shown and not key.endswith(("_low", "_high"))]
+    shown += [key for key in points if key.startswith(REST) and key not in shown]
     return [pictures.curves(points[key], key, runs[0].step) for key in shown]
 
 
