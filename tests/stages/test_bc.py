@@ -453,7 +453,7 @@ def test_truncated_bptt_carries_the_memory(tmp_path, monkeypatch, backbone, part
     assert len(seen) == 25 * parts and data["step"] == 25
     for part in range(parts):
         columns = [(*rows.obs, rows.resets) for rows in seen[part::parts]]
-        floats, ints, resets = (torch.cat(column) for column in zip(*columns, strict=True))         # [25 * 30, 2, ..]
+        floats, ints, resets = (torch.cat(column) for column in zip(*columns, strict=True))     # [25 * 30, 2, ..]
         assert resets.any(1).sum() > 2
         with torch.no_grad():
             _, memory = policy.unroll(Observation(floats, ints), policy.initial_state(2), resets)
@@ -473,7 +473,7 @@ def test_a_policy_does_what_its_target_return_asks_for(tmp_path, monkeypatch):
 
     def otherwise(self, sides, begins, length):
         rows = read(self, sides, begins, length)
-        won = torch.from_numpy(sides % 2 == 0)
+        won = torch.rand(len(sides)) < .5
         rows.returns[:] = won * 2. - 1
         rows.actions[..., 2] = won
         rows.obs.floats[..., OWN_CONTROLLER] = 0.                           # which would tell, too
