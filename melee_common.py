@@ -311,6 +311,8 @@ class Policy(nn.Module):
             self._plain = Plain({name: p.detach().numpy() for name, p in self.named_parameters()}, layers,
                                 self.frame_delay)
         x = self._plain.embed(obs.floats.numpy(), obs.ints.numpy())
+        if self.target_return is not None:
+            x = np.concatenate([x, np.full((len(x), 1), self.target_return, np.float32)], 1)
         if not self._plain.layers:
             features, state = self.backbone.step(torch.from_numpy(x), state)
             x = features.numpy()

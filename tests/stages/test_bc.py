@@ -491,9 +491,13 @@ def test_a_policy_does_what_its_target_return_asks_for(tmp_path, monkeypatch):
         policy.aim_for(target)
         state = policy.initial_state(2)
         played = []
-        for t in range(200):
-            actions, state = policy.step(Observation(obs.floats[t], obs.ints[t]), state, None)
-            played.append(actions[:, 2])
+        with torch.no_grad():
+            for t in range(200):
+                frame = Observation(obs.floats[t], obs.ints[t])
+                plain, *_ = policy.act_plainly(frame, state, None)
+                actions, state = policy.step(frame, state, None)
+                assert (actions.numpy() == plain).all()
+                played.append(actions[:, 2])
         assert torch.stack(played).float().mean() == presses
         told, _ = policy.unroll(obs, policy.initial_state(2), resets, torch.full((200, 2), target))
         asked, _ = policy.unroll(obs, policy.initial_state(2), resets)
@@ -565,8 +569,8 @@ def test_what_cannot_be_resumed_is_told(tmp_path, capsys):
     bc.main(small(games, epochs=1))
     before = Path("runs/run/metrics.jsonl").read_bytes()
     for change, said in (({"resume": "nowhere"}, "nowhere: not a run folder"),
-                         ({"batch_size": 9}, "only --device, --epochs, --loader-workers, --max-updates, --num-workers may "
-                                             "change, not --batch-size"),
+                         ({"batch_size": 9}, "only --device, --epochs, --loader-workers, --max-updates, --num-workers "
+                                             "may change, not --batch-size"),
                          ({"stage": "ppo_selfplay"}, "is not of this run"), ({"state": {}}, "cannot be resumed"),
                          ({"state": {"worse": 0, "stats": torch.zeros(0, 3), "before": {}, "best": {},
                                      "memory": (torch.zeros(2, 2),)}}, "its memory is not of this policy"),
