@@ -216,14 +216,16 @@ class Evaluator:
     EARLIER = 4                                                             # best generations kept beside the best one
 
     def __init__(self, run: Path, settings: dict, global_step: int, *, in_background: bool = True, log=print,
-                 on_row=lambda row: None, film_every: int = 0):
+                 on_row=lambda row: None, film_every: int = 0, keep_best: bool = True):
         """settings: the keyword arguments of measure_strength. on_row: also shown every row, e.g. wandb.log.
-        film_every: of so many evaluations one leaves a game in games/ of the run (0: none)."""
+        film_every: of so many evaluations one leaves a game in games/ of the run (0: none). keep_best False: best.pt is
+        somebody else's, who goes by something else."""
         self.run, self.folder, self.settings = run, run / "checkpoints", settings
-        self.in_background, self.log, self.on_row = in_background, log, on_row
+        self.in_background, self.log, self.on_row, self.keep_best = in_background, log, on_row, keep_best
         self.process, self.failures = None, 0
         self.best = self.folder / "best.pt"
-        self._forget_a_later_best(global_step)
+        if keep_best:
+            self._forget_a_later_best(global_step)
         names = ((re.fullmatch(r"eval_(\d{12,18})\.pt", path.name), path) for path in self.folder.glob("eval_*.pt"))
         waiting = sorted((int(ours[1]), path) for ours, path in names if ours and path.is_file())
         done = {row["global_step"]: row for _, row in read_jsonl(run / "eval.jsonl")}
@@ -259,6 +261,8 @@ class Evaluator:
                     return
             else:
                 row = _measure(self._job(step, path))
+            if not self.keep_best:
+                del row["eval/is_best"]
             yield row
             self.measured += 1
             self._keep_if_best(path, row)
@@ -266,7 +270,7 @@ class Evaluator:
             path.unlink(missing_ok=True)
 
     def _job(self, step: int, path: Path) -> dict:
-        best = str(self.best) if self.best.exists() else ""
+        best = str(self.best) if self.keep_best and self.best.exists() else ""
         filmed = self.film_every and self.measured % self.film_every == 0
         return {"policy": str(path), "initial": str(self.folder / "initial.pt"), "best": best, "step": step,
                 "film": str(self.run / "games" / f"step_{step:012d}.slp") if filmed else "", "settings": self.settings}
