@@ -17,10 +17,8 @@ import torch
 import ppo_selfplay
 from cleanmelee import distributed
 from cleanmelee.cli import UserError, run_script
-from cleanmelee.distributed import LostRank, all_gather, all_reduce_gradients, broadcast, rank, rank_seed, world_size
-from cleanmelee.pool import Ratings
+from cleanmelee.distributed import all_gather, all_reduce_gradients, broadcast, rank, rank_seed, world_size
 from cleanmelee.population import make_learners
-from cleanmelee.selfplay import SelfPlay
 from helpers import FRAMES, ROOT, as_flags, metrics, random_actions, random_observation, tiny
 from melee_common import Policy, evaluate_actions, load_checkpoint
 from ppo_selfplay import Args
