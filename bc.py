@@ -35,6 +35,9 @@ from cleanmelee.cli import (
     to_flags,
 )
 from cleanmelee.dataset import Games, Rows, Streams, Windows, check_both, open_games, prefetch, write_manifest
+from cleanmelee.distributed import (
+    all_gather, all_reduce_gradients, all_rows, broadcast, distributed, launcher, rank, shard, world_size,
+)
 from cleanmelee.evaluation import Evaluator, measure_strength
 from cleanmelee.files import append_jsonl, atomic_write, check_writable, keep_jsonl
 from cleanmelee.imitation import by_matchup, closed_loop, combinations, measure, report, summary
@@ -227,6 +230,8 @@ def open_data(args: Args, policy: Policy, manifest: str):
 def judge(args: Args) -> None:
     """--eval-only: tables, and the same as JSON."""
     console = Terminal()
+    if world_size() > 1:
+        raise UserError("--eval-only: one process judges; start it without torchrun")
     if not args.checkpoint:
         raise UserError("--eval-only: give the policy to judge with --checkpoint")
     if args.report:
@@ -268,7 +273,7 @@ def resume_run(args: Args) -> tuple[Path, Args, object, dict]:
     """--resume: -> run folder, the arguments it was started with, its lock (hold on to it) and its checkpoint."""
     run = Path(args.resume)
     args = resumed_args(run, args, may_change=MAY_CHANGE)
-    lock = lock_run(run)
+    lock = lock_run(run) if rank() == 0 else None
     check_begun(run)
     saved = load_checkpoint(run / "checkpoints" / "last.pt")
     if saved.get("stage") != "bc" or "state" not in saved:
@@ -291,13 +296,15 @@ def restore(run: Path, args: Args, saved: dict, policy: Policy, averaged: Averag
         empty = policy.initial_state(args.batch_size) if args.truncate_bptt else ()
         if [x.shape for x in state["memory"]] != [x.shape for x in empty]:
             raise ValueError("its memory is not of this policy")
-        state["memory"] = tuple(x.to(old) for x, old in zip(state["memory"], empty, strict=True))
+        state["memory"] = tuple(shard(x.to(old)) for x, old in zip(state["memory"], empty, strict=True))
     except Exception as error:                                              # whatever an edited file makes torch raise
         raise UserError(f"{run}: its checkpoint cannot be resumed ({type(error).__name__}: {error}); restore it, or "
                         "start a run from its weights with --pretrained") from None
-    keep_jsonl(run / "metrics.jsonl", saved["step"], "step")
-    keep_jsonl(run / "eval.jsonl", saved["step"], "global_step")
-    atomic_write(run / "args.json", (json.dumps(to_flags(args), indent=1) + "\n").encode())
+    all_gather()                                                            # all ranks have read what is there
+    if rank() == 0:
+        keep_jsonl(run / "metrics.jsonl", saved["step"], "step")
+        keep_jsonl(run / "eval.jsonl", saved["step"], "global_step")
+        atomic_write(run / "args.json", (json.dumps(to_flags(args), indent=1) + "\n").encode())
     return state
 
 
@@ -306,7 +313,10 @@ def main(args: Args) -> None:
     check_ranges(args)
     if args.eval_only:
         return judge(args)
-    console = Terminal()
+    first = rank() == 0                                                     # the one that writes and speaks
+    console = Terminal(quiet=not first)
+    if args.batch_size < world_size():
+        raise UserError(f"--batch-size {args.batch_size}: must be at least the number of ranks ({world_size()})")
     run, args, lock, saved = resume_run(args) if args.resume else (None, args, None, None)
     if args.checkpoint:
         check_writable("--checkpoint", Path(args.checkpoint))
@@ -326,17 +336,21 @@ def main(args: Args) -> None:
         policy = Policy(backbone, hidden, frame_delay=args.frame_delay or 0, target_return=target, **options)
     policy.config |= {"action_repeat": 1}                                   # people act on every frame
     fill_in(args, policy)
-    tracker = Tracker(args.wandb)
+    tracker = Tracker(args.wandb if first else WandbArgs())
 
-    train, held_out, about = open_data(args, policy, str(run / "manifest.json") if saved else args.manifest)
+    manifest = str(run / "manifest.json") if saved else args.manifest
+    data = open_data(args, policy, manifest) if first else None
+    all_gather()                                                            # the others find all of it in the cache
+    train, held_out, about = data or open_data(args, policy, manifest)
     check_both(train, held_out, about, args.replays)
     played = evaluation_settings(args, train) if args.eval_games else {}
-    if not saved:
+    if first and not saved:
         name = f"bc_{args.backbone}_seed{args.seed}_{time.strftime('%Y%m%d_%H%M%S')}"
-        run, lock = start_run(args.runs_dir, args.run_name, name, to_flags(args), __file__)
+        run, lock = start_run(args.runs_dir, args.run_name, name, to_flags(args), __file__, launcher())
         args.run_name = run.name
         atomic_write(run / "replays.json", (json.dumps(about, indent=1) + "\n").encode())
         write_manifest(run / "manifest.json", train, held_out)
+    run, args = broadcast((run, args))
     best_path = Path(args.checkpoint) if args.checkpoint else run / "checkpoints" / "best.pt"
     tracker.start(run, run.name, to_flags(args))
 
@@ -355,7 +369,7 @@ def main(args: Args) -> None:
     # evaluations in a row without a better one, losses since the last, what the first and the best one found, and what
     # the policy remembers of the games that it is in
     state = {"worse": 0, "stats": [], "before": {}, "best": {},
-             "memory": policy.initial_state(args.batch_size) if args.truncate_bptt else ()}
+             "memory": tuple(map(shard, policy.initial_state(args.batch_size))) if args.truncate_bptt else ()}
     if saved:
         state = restore(run, args, saved, policy, averaged, optimizer)
     console.print(f"CleanMelee behavioural cloning  {args.backbone} {args.hidden} "
@@ -367,25 +381,28 @@ def main(args: Args) -> None:
 
     def save(*paths: Path) -> None:
         stats = torch.stack(state["stats"]) if state["stats"] else torch.zeros(0, 3)
-        for path in paths:
+        memory = tuple(all_rows(x.cpu()) for x in state["memory"])
+        for path in paths if first else ():
             save_checkpoint(
                 path, judged, stage="bc", step=step, epoch=epoch, args=to_flags(args), metrics=state["best"],
-                optimizer=optimizer.state_dict(), noise=torch.get_rng_state(), state=state | {"stats": stats},
+                optimizer=optimizer.state_dict(), noise=torch.get_rng_state(), state=state | {"stats": stats, "memory": memory},
                 learner=policy.state_dict() if averaged else {})
 
     stop = stop_on_interrupt(console.print)
     last_path = run / "checkpoints" / "last.pt"
     if not saved:
         state["before"] = summary(measure(judged.eval(), held_out))
-        append_jsonl(run / "metrics.jsonl", {"step": 0, "epoch": 0, **state["before"]})
+        if first:
+            append_jsonl(run / "metrics.jsonl", {"step": 0, "epoch": 0, **state["before"]})
         tracker.log({"epoch": 0, **state["before"]}, 0)
         console.print(f"epoch 0  held out {state['before']['eval/nll']:.3f}, new inputs "
                       f"{state['before']['eval/nll_changed']:.3f}")
         save(last_path)                                                     # something to go on from
-        if args.eval_games:
+        if args.eval_games and first:
             save_checkpoint(run / "checkpoints" / "initial.pt", judged)
-        has_begun(run)
-    evaluator = Evaluator(run, played, step, keep_best=False, log=console.print, on_row=tracker.log)
+        if first:
+            has_begun(run)
+    evaluator = Evaluator(run, played, step, keep_best=False, log=console.print, on_row=tracker.log) if first else None
     exhausted = args.patience and state["worse"] >= args.patience
     left = 0 if exhausted else num_updates - step
     todo = lambda: itertools.islice(windows.schedule(args.epochs, step), left)
@@ -395,7 +412,8 @@ def main(args: Args) -> None:
 
     for (epoch, k), rows in batches:
         # ------------------------------------------------------------------------------------------------------ data
-        hidden = torch.rand(rows.weights.shape[1], 1) < args.prev_controller_dropout    # [B, 1], for the whole window
+        weights, counts = zip(*all_gather((rows.weights.sum(), rows.weights.shape[1])), strict=True)    # of all ranks
+        hidden = shard(torch.rand(sum(counts), 1)) < args.prev_controller_dropout       # [B, 1], for the whole window
         rows.obs.floats[..., OWN_CONTROLLER] *= ~hidden
         rows.obs.floats[..., NUM_FLOATS:] *= ~hidden                        # nor what it has chosen since
         clock["data"] += time.perf_counter() - tick
@@ -406,7 +424,7 @@ def main(args: Args) -> None:
         optimizer.param_groups[0]["lr"] = lr
         optimizer.zero_grad()
         with memory_for(args.batch_size, args.grad_accum):
-            total = rows.weights.sum().clamp(min=1).to(device)
+            total = sum(weights).clamp(min=1).to(device)
             mean, after = torch.zeros(2, device=device), []
             memory = state["memory"] or policy.initial_state(rows.weights.shape[1])     # windows reset it anyway
             for part, before in rows.split(args.grad_accum, memory):
@@ -415,6 +433,7 @@ def main(args: Args) -> None:
                 ((nll + args.value_coef * value_loss) / total).backward()
                 mean += torch.stack([nll, value_loss]).detach() / total
                 after.append(remembered)
+        mean = all_reduce_gradients(policy.parameters(), mean)
         grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm)
         optimizer.step()
         if args.truncate_bptt:                                              # no gradient goes back beyond here
@@ -423,13 +442,14 @@ def main(args: Args) -> None:
         if averaged:
             averaged.update_parameters(policy)
         state["stats"].append(torch.cat([mean, grad_norm.detach()[None]]))
-        step, frames = step + 1, frames + rows.weights.numel()
+        step, frames = step + 1, frames + len(rows.weights) * sum(counts)
         progress.update(task, completed=step)
         clock["learn"] += time.perf_counter() - tick
         tick = time.perf_counter()
         due = (k + 1 == windows.num_batches(epoch) or step == num_updates
                or args.eval_interval and step % args.eval_interval == 0)
-        if stop and not due:
+        stopping = any(all_gather(bool(stop)))
+        if stopping and not due:
             break
         if not due:
             continue
@@ -443,14 +463,16 @@ def main(args: Args) -> None:
                    "losses/grad_norm": mean[2], "charts/learning_rate": lr, "charts/frames_per_second": round(fps),
                    **row, **{f"time/{name}": seconds for name, seconds in clock.items()},
                    "time/eval": time.perf_counter() - tick}
-        append_jsonl(run / "metrics.jsonl", metrics)
+        if first:
+            append_jsonl(run / "metrics.jsonl", metrics)
         tracker.log(metrics, step)
         better = not state["best"] or row["eval/nll"] < state["best"]["eval/nll"]
         state |= {"stats": [], "best": row, "worse": 0} if better else {"stats": [], "worse": state["worse"] + 1}
         save(*[best_path] * better, last_path)
-        if args.eval_games:
+        if first and args.eval_games:
             evaluator.submit(judged, step)
-        evaluator.report()
+        if first:
+            evaluator.report()
         console.print(f"epoch {epoch}  {fps:,.0f} frames/s  loss {mean[0]:.3f}  held out {row['eval/nll']:.3f}, new "
                       f"inputs {row['eval/nll_changed']:.3f}  value {row['eval/value_loss']:.4f}"
                       f"{'  (best so far)' if better else ''}")
@@ -458,25 +480,27 @@ def main(args: Args) -> None:
         if args.patience and state["worse"] >= args.patience:
             console.print(f"{args.patience} evaluations in a row without a lower held-out loss: the run ends here")
             break
-        if stop:
+        if stopping:
             break
 
     progress.stop()
-    if stop:
+    stopping = any(all_gather(bool(stop)))
+    if stopping:
         save(last_path)
-    else:
-        evaluator.report(wait=True, stop=stop)
+    if not first:
+        sys.exit(130 if stopping else 0)
+    evaluator.report(wait=not stop, stop=stop)
     evaluator.close()
     lock.release()
     if state["best"]:
         report(state["best"], console, before=state["before"])
     tracker.log_best(run, best_path, step)
     tracker.finish()
-    if stop:
-        console.print(f"stopped at update {step:,}; go on with: python {Path(__file__).name} --resume {run}")
+    if stop or stopping:
+        console.print(f"stopped at update {step:,}; go on with: {launcher()} {Path(__file__).name} --resume {run}")
         sys.exit(130)
     console.print(f"done: {best_path}")
 
 
 if __name__ == "__main__":
-    run_script(main, Args)
+    run_script(distributed(main), Args)

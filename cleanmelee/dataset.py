@@ -24,6 +24,7 @@ import torch
 from cleanmelee import signals
 from cleanmelee.cli import UserError, lookup
 from cleanmelee.controller import encode_controllers, mirrored
+from cleanmelee.distributed import rank, world_size
 from cleanmelee.events import ReplayError
 from cleanmelee.files import atomic_write, read_json
 from cleanmelee.frame import CONTROLLER, FIGHTERS, FIRST_CONTROL_FRAME, FRAME, NUM_PLAYERS, same_fighter
@@ -161,9 +162,10 @@ class Games:
 
     def in_order(self, lanes: int = 32, size: int = 256) -> Iterator[tuple[np.ndarray, Rows, bool]]:
         """Every row of every side once, in the order of play, for policies that remember: sides [B], their next Rows
-        [T, B] (weight 0 after the end of a shorter game) and whether these games begin here."""
-        by_length = np.argsort(self.rows, kind="stable")
-        for group in np.array_split(by_length, -(-len(by_length) // lanes)):
+        [T, B] (weight 0 after the end of a shorter game) and whether these games begin here. Of several ranks each goes
+        through some of the sides."""
+        by_length = np.argsort(self.rows, kind="stable")[rank()::world_size()]
+        for group in np.array_split(by_length, -(-len(by_length) // lanes)) if len(by_length) else ():
             longest = int(self.rows[group].max())
             for t in range(0, longest, size):
                 begins = np.minimum(t, self.places[self.sides[group, 0], 3] - 1)
@@ -335,6 +337,7 @@ class Windows:
     def __init__(self, games: Games, size: int, stride: int, batch_size: int, seed: int):
         self.games, self.size, self.stride, self.batch_size, self.seed = games, size, stride, batch_size, seed
         self._cuts: dict[int, tuple] = {}                                   # what _cut made for the last two epochs
+        self._rank, self._ranks = rank(), world_size()
 
     def _cut(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """-> of each side [S] the first window's first row, and how many windows there are up to this side."""
@@ -365,13 +368,17 @@ class Windows:
             done -= min(done, count)
 
     def choose(self, epoch: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Sides and first rows [B] of batch k."""
+        """Sides and first rows [B] of batch k, or of this rank's share of it."""
         offsets, ends = self._cut(epoch)
-        places = np.arange(k * self.batch_size, min((k + 1) * self.batch_size, int(ends[-1])))
+        places = self.share(np.arange(k * self.batch_size, min((k + 1) * self.batch_size, int(ends[-1]))))
         windows = permuted(places, int(ends[-1]), (self.seed, epoch, 1))
         sides = np.searchsorted(ends, windows, "right")
         before = np.where(sides > 0, ends[sides - 1], 0)
         return sides, offsets[sides] + self.stride * (windows - before)
+
+    def share(self, whole: np.ndarray) -> np.ndarray:
+        """This rank's of a batch's windows [B]."""
+        return np.array_split(whole, self._ranks)[self._rank]
 
     def __getitem__(self, key: tuple[int, int]) -> Rows:
         rows = self.games.read(*self.choose(*key), self.size)
@@ -420,7 +427,7 @@ class Streams(Windows):
 
     def choose(self, epoch: int, k: int) -> tuple[np.ndarray, np.ndarray]:
         self._go_on((epoch - 1) * self.num_batches(epoch) + k)
-        return self._sides.copy(), (self._at - self._begun) * self.size
+        return self.share(self._sides).copy(), (self._at - self.share(self._begun)) * self.size
 
     def __getitem__(self, key: tuple[int, int]) -> Rows:
         rows = self.games.read(*self.choose(*key), self.size)

@@ -23,7 +23,7 @@ from torch.distributed.rendezvous import rendezvous
 from cleanmelee.cli import UserError, as_flag, to_flags
 
 LAUNCHED = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}            # what torchrun tells a process
-PATIENCE = datetime.timedelta(minutes=15)                               # with a rank that lives and does not answer
+PATIENCE = datetime.timedelta(minutes=30)                               # with a rank that lives and does not answer
 
 
 class LostRank(UserError):
@@ -63,6 +63,11 @@ def broadcast(value):
 def all_rows(x: torch.Tensor) -> torch.Tensor:
     """The rows [N, ...] of all ranks, one rank's after the other's."""
     return torch.cat(all_gather(x)) if world_size() > 1 else x
+
+
+def shard(x):
+    """This rank's share of the rows of an array or a tensor that all ranks have; `all_rows` puts them together."""
+    return (torch.tensor_split if isinstance(x, torch.Tensor) else np.array_split)(x, world_size())[rank()]
 
 
 def all_reduce_gradients(parameters, stats: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ from rich.table import Table
 from cleanmelee.cli import UserError
 from cleanmelee.controller import HEADS, NUM_BUTTONS, STICK_NEUTRAL
 from cleanmelee.dataset import Games
+from cleanmelee.distributed import all_gather
 from cleanmelee.fingerprint import distance_to_people, usual
 from cleanmelee.frame import BUTTONS, CHARACTERS, FIGHTERS
 from cleanmelee.terminal import Terminal
@@ -53,7 +54,8 @@ def measure(policy: Policy, games: Games) -> dict[str, torch.Tensor]:
                 ("nll_changed", -logprobs.sum(-1, keepdim=True), rows.changed * weight)):
             total = torch.cat([(value * counts[..., None]).sum(0), counts.sum(0)[:, None]], -1)     # [B, columns + 1]
             sums[name][sides] += total.cpu()
-    return sums
+    everyones = all_gather(sums)                                            # each rank has gone through other sides
+    return {name: sum(of_rank[name] for of_rank in everyones) for name in sums}
 
 
 def _right(logits, choice):

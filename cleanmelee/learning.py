@@ -6,14 +6,18 @@ import math
 import torch
 
 from cleanmelee.cli import UserError
+from cleanmelee.distributed import rank, world_size
 
 
 def choose_device(name: str) -> torch.device:
-    """"auto" (the card if there is one), "cpu" or "cuda". Raises UserError for a card that is not there."""
+    """"auto" (the card if there is one), "cpu" or "cuda". Several ranks share out the cards. Raises UserError for a card
+    that is not there."""
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: no CUDA device that this torch can use; choose cpu, or auto to take what there "
                         "is")
-    return torch.device("cuda" if name == "cuda" or name == "auto" and torch.cuda.is_available() else "cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", rank() % torch.cuda.device_count()) if world_size() > 1 else torch.device("cuda")
 
 
 def learning_rate(schedule: str, peak: float, step: int, num_updates: int, warmup: int = 0) -> float:

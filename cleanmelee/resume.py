@@ -48,13 +48,13 @@ def load_latest(run: Path, path: str | Path, flags: dict, *, stage: str, action_
     check_begun(run)
     saved = load_checkpoint(path)
     iteration, step = saved.get("iteration"), saved.get("step")
-    if saved.get("stage") != stage or saved["config"]["action_repeat"] != action_repeat or not (
+    others = saved.get("ranks", {})                                         # an older one has none
+    if saved.get("stage") != stage or type(others) is not dict or saved["config"]["action_repeat"] != action_repeat or not (
             type(iteration) is type(step) is int and step == iteration * frames):
         raise UserError(f"{run}: its checkpoint is not of this run; use --pretrained to start a run from a checkpoint")
-    ranks = 1 + len(saved.get("ranks", ()))
-    if ranks != world_size():
-        raise UserError(f"{run}: its games are those of {ranks} ranks, not of {world_size()}; resume it with "
-                        f"{f'torchrun --nproc-per-node {ranks}' if ranks > 1 else 'python'}")
+    if len(others) + 1 != world_size():
+        raise UserError(f"{run}: its games are those of {len(others) + 1} ranks, not of {world_size()}; resume it with "
+                        f"{f'torchrun --nproc-per-node {len(others) + 1}' if others else 'python'}")
     check_latest(run, path, saved, save_interval * frames)
     warn_of_changes(run, saved, flags)
     return saved
@@ -89,12 +89,12 @@ def warn_of_changes(run: Path, saved: dict, flags: dict) -> None:
 
 
 def states_of_all_ranks(parts: dict) -> dict:
-    """What a checkpoint holds of a run's parts: by name the state of each, and in `ranks` what ranks 1, 2, ... have of
-    their own. Rank 0 needs it, but all must ask."""
+    """What a checkpoint holds of a run's parts: by name the state of each, and in `ranks` what ranks "1", "2" ... have
+    of their own. Rank 0 needs it, but all must ask."""
     states = {name: part.state_dict() for name, part in parts.items()}
     own = {name: states[name] if name in GAMES else {key: states[name][key] for key in OWN}
            for name in states if name in GAMES or name.startswith("learner_")}
-    return states | {"ranks": all_gather(own)[1:]}
+    return states | {"ranks": {str(k): theirs for k, theirs in enumerate(all_gather(own)) if k}}
 
 
 def restore(run: Path, saved: dict, parts: dict, flags: dict) -> tuple[int, int]:
@@ -103,7 +103,7 @@ def restore(run: Path, saved: dict, parts: dict, flags: dict) -> tuple[int, int]
     steps is forgotten; `flags` are what the run goes on with. Nothing on disk is changed before all is loaded."""
     iteration, step = saved["iteration"], saved["step"]
     try:
-        own = saved["ranks"][rank() - 1] if rank() else {}
+        own = saved["ranks"][str(rank())] if rank() else {}
         for name, part in parts.items():
             part.load_state_dict(saved[name] | own.get(name, {}))
     except Exception as error:

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,18 +15,19 @@ import numpy as np
 import pytest
 import torch
 
+import bc
 import ppo_selfplay
 from cleanmelee import distributed
 from cleanmelee.cli import UserError, run_script
 from cleanmelee.distributed import all_gather, all_reduce_gradients, broadcast, rank, rank_seed, world_size
 from cleanmelee.population import make_learners
-from helpers import FRAMES, ROOT, as_flags, metrics, random_actions, random_observation, tiny
+from helpers import FRAMES, ROOT, as_flags, metrics, random_actions, random_observation, tiny, write_games
 from melee_common import Policy, evaluate_actions, load_checkpoint
 from ppo_selfplay import Args
 
 RANKS = 2
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["ppo_selfplay"])                          # imported once, for all ranks of all tests
+processes.set_forkserver_preload(["ppo_selfplay", "bc"])                       # imported once, for all ranks of all tests
 
 
 def in_ranks(folder: Path, job, *options, until=None) -> list[tuple[int, str]]:
@@ -84,7 +86,7 @@ UPDATES = {
     "in parts": {"ppo_epochs": 2, "grad_accum": 3, "teacher_kl": .5},
     "memory": {"backbone": "gru", "ppo_epochs": 3, "grad_accum": 2},
     "burn-in": {"ppo_epochs": 2, "value_burn_in": 3},
-    "taken back": {"ppo_epochs": 4, "target_kl": 1e-3, "learning_rate": .03},
+    "taken back": {"ppo_epochs": 6, "target_kl": .02, "learning_rate": 3e-4},
     "one has no rows": {"ppo_epochs": 2, "alone": True},
     "small": {"ppo_epochs": 2, "batch_size": 8},
 }
@@ -155,7 +157,8 @@ def test_updates_move_what_they_should(halves):
         before = Policy(UPDATES[name].get("backbone", "mlp"), (16,)).state_dict()
         moved = {key.split(".")[0] for key, x in halves[0][name][0].items() if not torch.equal(x, before[key])}
         assert moved == ({"value_head"} if name == "burn-in" else set(key.split(".")[0] for key in before)), name
-    assert halves[0]["taken back"][1]["losses/reverted"] == 1
+    row = halves[0]["taken back"][1]
+    assert row["losses/reverted"] == 1 and 1 < row["losses/minibatches"] < 6
 
 
 # ---------------------------------------------------------------------------------------------------------------- a run
@@ -184,15 +187,15 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(tmp_path):
     assert f"continue with: torchrun --nproc-per-node 2 ppo_selfplay.py --resume {run}" in ended[0][1]
     saved = load_checkpoint(run / "checkpoints" / "latest.pt")
     assert saved["iteration"] == 6                                          # rank 1 was asked, and all heard it
-    assert len(saved["ranks"]) == 1 and saved["ranks"][0]["envs"].keys() == saved["envs"].keys()
-    assert not torch.equal(saved["ranks"][0]["envs"]["seed"], saved["envs"]["seed"])
+    assert saved["ranks"].keys() == {"1"} and saved["ranks"]["1"]["envs"].keys() == saved["envs"].keys()
+    assert not torch.equal(saved["ranks"]["1"]["envs"]["seed"], saved["envs"]["seed"])
 
     assert [code for code, _ in in_ranks(tmp_path, selfplay_run, [f"--resume={run}"])] == [0, 0]
     rows = metrics(whole)
     assert rows == metrics(run) and [row["iteration"] for row in rows] == list(range(1, 8))
     assert sum(row["charts/games_finished"] for row in rows) > 4
-    assert sum(row["selfplay/history_games"] for row in rows) > 2 and rows[-1]["selfplay/elo"] != 1500
     a, b = (load_checkpoint(folder / "checkpoints" / "latest.pt") for folder in (whole, run))
+    assert sum(a["ratings"]["table"]["main"][1:]) == sum(row["selfplay/history_games"] for row in rows) > 9
     assert a["ratings"] == b["ratings"] and sorted(os.listdir(whole / "pool")) == sorted(os.listdir(run / "pool"))
 
 
@@ -276,3 +279,64 @@ def test_torchrun_ends_in_good_order(tmp_path):
     assert len(saved["ranks"]) == 1 and saved["step"] == FRAMES * saved["iteration"]
     assert json.loads(log.read_text().splitlines()[-1])["iteration"] == saved["iteration"] > 3
     assert (tmp_path / "run" / "command.txt").read_text().startswith("torchrun --nproc-per-node 2 ppo_selfplay.py")
+
+
+# -------------------------------------------------------------------------------------------------------------- cloning
+
+def cloning_run(flags: list[str], last_update: int = 0) -> None:
+    """last_update: that in which rank 1 asks for the end."""
+    update, done = bc.all_reduce_gradients, []
+
+    def interrupted(*args):
+        done.append(1)
+        if rank() == 1 and len(done) == last_update:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return update(*args)
+
+    bc.all_reduce_gradients = interrupted
+    sys.argv = ["bc.py", *flags]
+    run_script(distributed.distributed(bc.main), bc.Args)
+
+
+def cloned(run: Path) -> list[dict]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: pytest.approx(value, rel=2e-3, abs=2e-4) for key, value in row.items()
+             if "time/" not in key and key != "charts/frames_per_second"} for row in rows]
+
+
+def values(run: Path) -> list[dict]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if "time/" not in key and key != "charts/frames_per_second"}
+            for row in rows]
+
+
+@pytest.fixture(scope="module")
+def replays(tmp_path_factory):
+    return write_games(tmp_path_factory.mktemp("replays") / "games", 5)
+
+
+@pytest.mark.parametrize("options", [
+    {"window_size": 40, "batch_size": 7, "ema_decay": .9, "grad_accum": 2}, {"truncate_bptt": 30, "batch_size": 5}],
+    ids=["windows", "whole games"])
+def test_two_ranks_clone_like_one(tmp_path, replays, options):
+    """Any number of ranks sees the same batches, down to those that are too small for two, and may go on with a run of
+    any other number."""
+    def flags(name):
+        given = {"replays": replays, "hidden": "16", "epochs": 2, "num_workers": 0, "eval_interval": 5, "runs_dir":
+                 tmp_path, "run_name": name, **options}
+        return [f"--{key.replace('_', '-')}={value}" for key, value in given.items()]
+
+    args = bc.Args(replays=replays, hidden="16", epochs=2, num_workers=0, eval_interval=5, runs_dir=str(tmp_path),
+                   run_name="one", **options)
+    bc.main(args)
+    ended = in_ranks(tmp_path, cloning_run, flags("two"), 8)
+    assert [code for code, _ in ended] == [130, 130] and not ended[1][1], ended
+    assert "go on with: torchrun --nproc-per-node 2 bc.py --resume" in ended[0][1]
+    assert load_checkpoint(tmp_path / "two" / "checkpoints" / "last.pt")["step"] == 8
+    halfway = tmp_path / "halfway"
+    shutil.copytree(tmp_path / "two", halfway)
+    assert [code for code, _ in in_ranks(tmp_path, cloning_run, [f"--resume={tmp_path / 'two'}"])] == [0, 0]
+    bc.main(bc.Args(resume=str(halfway)))
+    one = values(tmp_path / "one")
+    assert len(one) > 3 and one == cloned(tmp_path / "two") and one == cloned(halfway)
+    assert one[-1]["losses/nll"] < one[1]["losses/nll"]
