@@ -244,7 +244,7 @@ def test_a_mistake_of_another_rank_is_told_by_the_first(tmp_path):
     ({"num_workers": 2}, "--num-workers 2: not"), ({"num_games": 3}, "--num-games 3: must be a multiple of .* (2)")])
 def test_what_several_ranks_do_not_do_is_refused(tmp_path, monkeypatch, flags, said):
     args = tiny(tmp_path, "run", 3, **flags)
-    ppo_selfplay.fill_in(args, Policy("mlp", (8,), action_repeat=2))
+    ppo_selfplay.fill_in(args, Policy("mlp", (16, 16), action_repeat=2))
     ppo_selfplay.check(args)
     monkeypatch.setattr(ppo_selfplay, "world_size", lambda: 2)
     with pytest.raises(UserError, match=said.replace("(", r"\(").replace(")", r"\)")):
