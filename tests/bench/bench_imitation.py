@@ -7,13 +7,15 @@
     python tests/bench/bench_imitation.py drill --replays DIR/fox_multishine_closed.slp
 
 Every policy learns for about --seconds of processor time on one thread: so many updates as bench_backbones.py's speed
-allows. Then `bc.py --eval-only --eval-games` judges its best checkpoint: loss on held-out games (nats a frame; of frames
-on which the input changes), games of a minute on the embedded game, and how far its style is from people's.
+allows. Then `bc.py --eval-only --eval-games` judges its best checkpoint: loss on held-out games (nats a frame, of all
+and of those on which the input changes), games of a minute on the embedded game, and how far its style is from
+people's.
 
 The drill: a policy learns one game of a player who repeats one thing, and then plays on the embedded game against
 somebody who stands. Counted are the entries into --action, a minute, in the replay and in play.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -88,11 +90,13 @@ def run(words: dict) -> float:
     return used.ru_utime + used.ru_stime
 
 
-def speed(flags: dict) -> tuple[float, float, int]:
+@functools.cache
+def speed(backbone: str, hidden: str) -> tuple[float, float, int]:
     """-> frames learnt a second of processor time, microseconds of a step of one row, parameters."""
     torch.manual_seed(1)
-    policy = Policy(flags["backbone"], parse_hidden(flags["hidden"]), frame_delay=flags.get("frame-delay", 0))
-    return learning(policy, WINDOW, BATCH, 3), step(policy, 1, 1), sum(p.numel() for p in policy.parameters())
+    policy = Policy(backbone, parse_hidden(hidden))
+    return (float(learning(policy, WINDOW, BATCH, 3)), step(policy, 1, 1),
+            sum(p.numel() for p in policy.parameters()))
 
 
 def learn(args: Args, folder: str, name: str, seed: int, flags: dict, fps: float) -> tuple[str, float]:
@@ -124,7 +128,7 @@ def rate(action: np.ndarray, wanted: int) -> float:
     return float(((action[1:] == wanted) & (action[:-1] != wanted)).sum() / len(action) * FRAMES_PER_MINUTE)
 
 
-def drill(args: Args, folder: str) -> list[dict]:
+def drill(args: Args, folder: str, rows: list[dict]) -> None:
     replay = read_replay(args.replays)
     people = replay.frames["players"]["action"]
     port = int(np.argmax([rate(people[:, side], args.action) for side in (0, 1)]))
@@ -132,16 +136,16 @@ def drill(args: Args, folder: str) -> list[dict]:
     if not {own, other} <= set(CHARACTERS.values()) or replay.meta["stage"] not in STAGES.values():
         raise UserError(f"{args.replays}: the embedded game does not have its characters or its stage")
     manifest = learn_by_heart(Path(folder), replay)
-    rows = [{"row": "the replay", "deterministic": None, "rate": rate(people[:, port], args.action)}]
+    rows.append({"row": "the replay", "deterministic": None, "rate": rate(people[:, port], args.action)})
     flags = DEFAULT | {"player-port": port + 1, "manifest": manifest, "batch-size": 16}
-    fps, _, _ = speed(DEFAULT)
+    fps, _, _ = speed(DEFAULT["backbone"], DEFAULT["hidden"])
     for seed in range(1, args.seeds + 1):
         checkpoint, _ = learn(args, folder, f"drill{seed}", seed, flags, fps)
         policy = load_policy(checkpoint)[0]
         for deterministic in (False, True):
             rows.append({"row": f"seed {seed}", "deterministic": deterministic,
                          "rate": closed_drill(policy, own, other, replay.meta["stage"], args, deterministic)})
-    return rows
+            print(rows[-1], flush=True)
 
 
 def learn_by_heart(folder: Path, replay: Replay) -> Path:
@@ -166,27 +170,27 @@ def closed_drill(policy: Policy, own: int, other: int, stage: int, args: Args, d
     return float(np.mean([rate(game, args.action) for game in np.stack(actions, 1)]))
 
 
+def compare(args: Args, folder: str, rows: list[dict]) -> None:
+    for name, flags in SHOWS[args.show].items():
+        flags = DEFAULT | flags
+        fps, latency, parameters = speed(flags["backbone"], flags["hidden"])
+        for seed in range(1, args.seeds + 1):
+            checkpoint, used = learn(args, folder, f"{name or 'policy'}{seed}".replace(" ", "_"), seed, flags, fps)
+            for target in TARGETS if args.show == "returns" else (None,):
+                asked = {} if target is None else {"target-return": target}
+                rows.append({"row": name if target is None else str(target), "seed": seed, "parameters": parameters,
+                             "learns": fps, "step": latency, "used": used, **judge(args, folder, checkpoint, **asked)})
+                print({name: value for name, value in rows[-1].items() if name != "style"}, flush=True)
+
+
 def main(args: Args) -> None:
     began, rows = time.time(), []
-    with tempfile.TemporaryDirectory() as folder:
-        if args.show == "drill":
-            rows = drill(args, folder)
-            for row in rows:
-                print(row)
-        else:
-            for name, flags in SHOWS[args.show].items():
-                flags = DEFAULT | flags
-                fps, latency, parameters = speed(flags)
-                for seed in range(1, args.seeds + 1):
-                    checkpoint, used = learn(args, folder, f"{name or 'policy'}{seed}".replace(" ", "_"), seed, flags,
-                                             fps)
-                    for target in TARGETS if args.show == "returns" else (None,):
-                        asked = {} if target is None else {"target-return": target}
-                        rows.append({"row": name if target is None else str(target), "seed": seed,
-                                     "parameters": parameters, "learns": fps, "step": latency, "used": used,
-                                     **judge(args, folder, checkpoint, **asked)})
-                        print({k: v for k, v in rows[-1].items() if k != "style"}, flush=True)
-    save(args.json, rows, began, seconds=args.seconds, games=args.eval_games)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            (drill if args.show == "drill" else compare)(args, folder, rows)
+    finally:                                                                # also what was measured until Ctrl-C
+        if rows:
+            save(args.json, rows, began, seconds=args.seconds, games=args.eval_games)
 
 
 if __name__ == "__main__":
