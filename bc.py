@@ -402,7 +402,8 @@ def main(args: Args) -> None:
             save_checkpoint(run / "checkpoints" / "initial.pt", judged)
         if first:
             has_begun(run)
-    evaluator = Evaluator(run, played, step, keep_best=False, log=console.print, on_row=tracker.log) if first else None
+    evaluator = Evaluator(run, played, step, keep_best=False, log=console.print,
+                          on_row=lambda row: tracker.log_evaluation(run, row, [], {})) if first else None
     exhausted = args.patience and state["worse"] >= args.patience
     left = 0 if exhausted else num_updates - step
     todo = lambda: itertools.islice(windows.schedule(args.epochs, step), left)
