@@ -17,6 +17,8 @@ first frame to their last, the memory carried along. The loss cannot tell who pl
 if __name__ == "__main__":
     import cleanmelee.startup                               # before the imports that take seconds
 
+import contextlib
+import io
 import itertools
 import json
 import sys
@@ -340,8 +342,9 @@ def main(args: Args) -> None:
 
     manifest = str(run / "manifest.json") if saved else args.manifest
     data = open_data(args, policy, manifest) if first else None
-    all_gather()                                                            # the others find all of it in the cache
-    train, held_out, about = data or open_data(args, policy, manifest)
+    all_gather()                                                            # the others find all of it in the cache,
+    with contextlib.redirect_stderr(sys.stderr if first else io.StringIO()):    # and need not tell what was skipped
+        train, held_out, about = data or open_data(args, policy, manifest)
     check_both(train, held_out, about, args.replays)
     played = evaluation_settings(args, train) if args.eval_games else {}
     if first and not saved:
