@@ -89,19 +89,19 @@ def all_reduce_gradients(parameters, stats: torch.Tensor) -> torch.Tensor:
 
 
 def distributed(main):
-    """main(args), as one of the ranks that torchrun has started; without it, main as it is."""
+    """main(flags) as one of the ranks that torchrun has started; without it, main as it is."""
     @functools.wraps(main)
-    def on_each_rank(args):
+    def on_each_rank(flags):
         if not LAUNCHED <= os.environ.keys() or os.environ["WORLD_SIZE"] == "1":
-            return main(args)
+            return main(flags)
         try:
             store, number, count = next(iter(rendezvous("env://", timeout=PATIENCE)))
             dist.init_process_group("gloo", store=store, rank=number, world_size=count, timeout=PATIENCE)
         except (RuntimeError, ValueError) as error:                         # addresses, ports, numbers
             raise UserError(f"the ranks cannot meet ({error}); see the environment that torchrun has set") from None
         try:
-            _check_same(all_gather(to_flags(args)))
-            main(args)
+            _check_same(all_gather(to_flags(flags)))
+            main(flags)
         except LostRank:
             with contextlib.suppress(RuntimeError):                         # the store went with rank 0
                 if store.add("told", 1) > 1:
