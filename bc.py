@@ -384,11 +384,11 @@ def main(args: Args) -> None:
 
     def save(*paths: Path) -> None:
         stats = torch.stack(state["stats"]) if state["stats"] else torch.zeros(0, 3)
-        memory = tuple(all_rows(x.cpu()) for x in state["memory"])
+        gathered = {"stats": stats, "memory": tuple(all_rows(x.cpu()) for x in state["memory"])}
         for path in paths if first else ():
             save_checkpoint(
                 path, judged, stage="bc", step=step, epoch=epoch, args=to_flags(args), metrics=state["best"],
-                optimizer=optimizer.state_dict(), noise=torch.get_rng_state(), state=state | {"stats": stats, "memory": memory},
+                optimizer=optimizer.state_dict(), noise=torch.get_rng_state(), state=state | gathered,
                 learner=policy.state_dict() if averaged else {})
 
     stop = stop_on_interrupt(console.print)

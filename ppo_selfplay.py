@@ -394,7 +394,8 @@ def check_ranks(args: Args) -> None:
             (f"--population-size {args.population_size}", args.population_size > 1),
             ("--train-order round-robin", args.train_order == "round-robin"),
             ("--parallel-training", args.parallel_training), ("--async-learning", args.async_learning),
-            (f"--num-workers {args.num_workers}", args.num_workers), ("--game-type dolphin", args.game_type == "dolphin")):
+            (f"--num-workers {args.num_workers}", args.num_workers),
+            ("--game-type dolphin", args.game_type == "dolphin")):
         if wrong:
             raise UserError(f"{flag}: not with several ranks; leave it out, or start without torchrun")
     if args.num_games % world_size():
@@ -996,7 +997,8 @@ def main(args: Args) -> None:
     if args.track_elo:
         print_elo(ratings, [x.name for x in learners], [*pool.ids(), OPPONENT, args.opponent, *BOTS])
     if stopping:
-        console.print(f"stopped at step {global_step:,}; continue with: {launcher()} {Path(__file__).name} --resume {run}")
+        again = f"{launcher()} {Path(__file__).name} --resume {run}"
+        console.print(f"stopped at step {global_step:,}; continue with: {again}")
         sys.exit(130)
     console.print(*filter(None, ("done:", checkpoint_path, plot_winrates(run))))
 

@@ -10,8 +10,8 @@ from cleanmelee.distributed import rank, world_size
 
 
 def choose_device(name: str) -> torch.device:
-    """"auto" (the card if there is one), "cpu" or "cuda". Several ranks share out the cards. Raises UserError for a card
-    that is not there."""
+    """"auto" (the card if there is one), "cpu" or "cuda". Several ranks share out the cards. Raises UserError for a
+    card that is not there."""
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: no CUDA device that this torch can use; choose cpu, or auto to take what there "
                         "is")

@@ -49,8 +49,8 @@ def load_latest(run: Path, path: str | Path, flags: dict, *, stage: str, action_
     saved = load_checkpoint(path)
     iteration, step = saved.get("iteration"), saved.get("step")
     others = saved.get("ranks", {})                                         # an older one has none
-    if saved.get("stage") != stage or type(others) is not dict or saved["config"]["action_repeat"] != action_repeat or not (
-            type(iteration) is type(step) is int and step == iteration * frames):
+    if saved.get("stage") != stage or saved["config"]["action_repeat"] != action_repeat or not (
+            type(others) is dict and type(iteration) is type(step) is int and step == iteration * frames):
         raise UserError(f"{run}: its checkpoint is not of this run; use --pretrained to start a run from a checkpoint")
     if len(others) + 1 != world_size():
         raise UserError(f"{run}: its games are those of {len(others) + 1} ranks, not of {world_size()}; resume it with "
