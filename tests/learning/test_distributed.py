@@ -21,7 +21,9 @@ from cleanmelee import distributed
 from cleanmelee.cli import UserError, run_script
 from cleanmelee.distributed import all_gather, all_reduce_gradients, broadcast, rank, rank_seed, world_size
 from cleanmelee.population import make_learners
-from helpers import FRAMES, ROOT, as_flags, metrics, random_actions, random_observation, tiny, write_games
+from helpers import (
+    FRAMES, ROOT, as_flags, metrics, random_actions, random_observation, tiny, write_games,
+)
 from melee_common import Policy, evaluate_actions, load_checkpoint
 from ppo_selfplay import Args
 
