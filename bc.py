@@ -35,13 +35,13 @@ from cleanmelee.dataset import Rows, Windows, check_both, open_games, prefetch, 
 from cleanmelee.files import append_jsonl, atomic_write, check_writable, keep_jsonl
 from cleanmelee.imitation import by_matchup, measure, report, summary
 from cleanmelee.learning import choose_device, learning_rate, memory_for
+from cleanmelee.observation import NUM_FLOATS, OWN_CONTROLLER
 from cleanmelee.resume import resumed_args, warn_of_changes
 from cleanmelee.runs import check_begun, has_begun, iteration_progress, lock_run, start_run, stop_on_interrupt
 from cleanmelee.terminal import Terminal
 from cleanmelee.tracking import Tracker
 from melee_common import (
-    NUM_FLOATS, OWN_CONTROLLER, Policy, action_logprobs, load_checkpoint, load_policy, network_flags, parse_hidden,
-    save_checkpoint,
+    Policy, action_logprobs, load_checkpoint, load_policy, network_flags, parse_hidden, save_checkpoint,
 )
 
 BELOW_1 = Range(0, 1 - 1e-9)

@@ -35,14 +35,13 @@ from cleanmelee.backbones import OPTIONS, backbone_options
 from cleanmelee.cli import (
     AT_LEAST_0, COUNT, COUNT_OR_OFF, PATH, POSITIVE, SEEDS, SHARE, Range, check_ranges, run_script, to_flags,
 )
+from cleanmelee.controller import HEADS, NUM_LOGITS
 from cleanmelee.dataset import Sequences, load_sequences, walk
 from cleanmelee.files import append_jsonl, check_writable
+from cleanmelee.observation import NUM_INTS, Observation
 from cleanmelee.runs import has_begun, start_run, stop_on_interrupt
 from cleanmelee.terminal import Terminal
-from melee_common import (
-    HEADS, NUM_INTS, NUM_LOGITS, Observation, Policy, action_kl, action_logprobs, load_policy, parse_hidden,
-    save_checkpoint,
-)
+from melee_common import Policy, action_kl, action_logprobs, load_policy, parse_hidden, save_checkpoint
 
 BELOW_1 = Range(0, 1 - 1e-9)
 

@@ -42,16 +42,16 @@ import torch
 from rich.table import Table
 
 from cleanmelee.cli import PATH, SEEDS, Range, UserError, check_ranges, lookup, run_script
+from cleanmelee.controller import ACTION_SIZE, NUM_LOGITS
 from cleanmelee.files import atomic_write, check_writable
 from cleanmelee.frame import CHARACTERS, FIRST_CONTROL_FRAME, STAGES
 from cleanmelee.game import BOTS
+from cleanmelee.games import VecEnv
+from cleanmelee.observation import NUM_INTS, Observation, observe, schema_hash, upcoming
 from cleanmelee.onnx import check_model, onnx_session
 from cleanmelee.runs import versions
 from cleanmelee.terminal import Terminal
-from melee_common import (
-    ACTION_SIZE, NUM_INTS, NUM_LOGITS, Observation, Policy, VecEnv, load_policy, observe, schema_hash, to_torch,
-    upcoming,
-)
+from melee_common import Policy, load_policy, to_torch
 
 OPSET = 18                                                               # the exporter's own; higher ones are converted
 MAX_LOGIT_ERROR = 1e-3                                                      # of a float32 export; measured: below 1e-5

@@ -1,332 +1,44 @@
-"""What every stage of CleanMelee shares: controller codec, observation, networks, vectorised games, checkpoints.
+"""What every stage of CleanMelee shares: networks, matches between them, checkpoints.
 
     one game frame                 FRAME record    (cleanmelee/frame.py), from a .slp file, the embedded game or Dolphin
-    observe(frames, controllers,   Observation     (floats, ints), one row for each player, seen from that player's
-            pending)                               side, with what it has chosen and what has not acted yet
+    observe(frames, controllers,   Observation     (cleanmelee/observation.py): floats and ints, one row for each
+            pending)                               player, seen from that player's side, with what it has chosen and
+                                                   what has not acted yet
     Policy.step / Policy.unroll    action indices  [..., 13]: eight buttons, main x/y, c x/y, shoulder
-    decode_actions(actions, ..)    CONTROLLER record, which makes the next frame
+    decode_actions(actions, ..)    CONTROLLER record (cleanmelee/controller.py), which makes the next frame
 
 Time: post[t-1] + pre[t] -> post[t]. A policy that has seen frames[t] chooses controllers[t + 1 + frame_delay], and what
 it has chosen for the frames between is part of what it sees. Every stage keeps to that.
 
-Sections, in the order of their arrows: controller codec, observation, policy, vectorised games, matches between
-policies, checkpoints. The networks between embedding and heads are in cleanmelee/backbones.py."""
+Sections, in the order of their arrows: policy, matches between policies, checkpoints. The networks between embedding
+and heads are in cleanmelee/backbones.py; what needs no torch, such as the vectorised games (cleanmelee/games.py), is
+in rooms of its own, so that an exported policy plays without it."""
 
 import copy
 import functools
-import hashlib
 import io
-import mmap
-import operator
 import os
-import select
-import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from cleanmelee import game
 from cleanmelee.archive import DEEPEST, MOST_OPCODES, open_archive
 from cleanmelee.backbones import BACKBONES, OPTIONS, backbone_options, linear
 from cleanmelee.cli import UserError, as_flag
-from cleanmelee.dolphin import MAX_DEPARTURES, DolphinArgs, check_dolphin, dolphin_worker
+from cleanmelee.controller import (
+    ACTION_SIZE, HEADS, NEUTRAL_ACTION, NUM_BUTTONS, NUM_LOGITS, NUM_SHOULDER, NUM_STICK, STICK_NEUTRAL, decode_actions,
+    mirrored,
+)
+from cleanmelee.features import FLOAT_NAMES, INT_LIMITS, ITEM_FEATURES, TABLE_ROWS, id_columns, num_floats
 from cleanmelee.files import atomic_write, read_file
-from cleanmelee.frame import BUTTONS, CHARACTERS, CONTROLLER, FRAME, NUM_ITEMS, SHEIK, STAGES
-from cleanmelee.runs import check_state, versions
+from cleanmelee.frame import FRAME, NUM_ITEMS
+from cleanmelee.games import VecEnv
+from cleanmelee.observation import Observation, Pending, observe, schema_hash
+from cleanmelee.runs import versions
 from cleanmelee.terminal import printable
-from cleanmelee.workers import ForkServer, Worker, worker_loop
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Controller codec: CONTROLLER records <-> discrete heads. One object for labels, play, distillation and export.
-# ---------------------------------------------------------------------------------------------------------------------
-
-BUTTON_BITS = np.array(list(BUTTONS.values()), np.int32)
-
-# Stick positions in 1/80, the game's own step: one for each stretch between the thresholds that decide what a stick
-# does. Nearest-point bins would straddle them and turn one label in fourteen on the vertical axis into another move.
-_HALF = np.array([23, 34, 44, 50, 54, 59, 70, 80])
-_FROM = np.array([23, 29, 40, 49, 53, 56, 64, 76])  # 23 out of the dead zone, 49 crouch, 53 tap jump and platform drop,
-                                                    # 56 spot dodge and roll, 64 dash and smash; 29, 40, 76 for
-                                                    # precision
-STICK_GRID = np.concatenate([-_HALF[::-1], [0], _HALF]).astype(np.float32) / np.float32(80)          # [17]
-SHOULDER_GRID = np.array([0, 49, 77, 105, 140], np.float32) / np.float32(140)                       # [5], light to full
-NUM_BUTTONS, NUM_STICK, NUM_SHOULDER = len(BUTTONS), len(STICK_GRID), len(SHOULDER_GRID)
-STICK_NEUTRAL = NUM_STICK // 2
-
-HEADS = {"buttons": NUM_BUTTONS, "main_x": NUM_STICK, "main_y": NUM_STICK, "c_x": NUM_STICK, "c_y": NUM_STICK,
-         "shoulder": NUM_SHOULDER}                      # logits of each head, in the order of sampling
-NUM_LOGITS = sum(HEADS.values())                        # 81
-ACTION_SIZE = NUM_BUTTONS + len(HEADS) - 1              # 13 integers: eight bits, then one index a categorical head
-_STICKS_X = [NUM_BUTTONS, NUM_BUTTONS + 2]              # both sticks' x among them
-NEUTRAL_ACTION = np.array([0] * NUM_BUTTONS + [STICK_NEUTRAL] * 4 + [0], np.int8)
-
-
-def _stick_table() -> np.ndarray:
-    """[17, 17, 2] stick position of each pair of indices; outside the unit circle it is pulled in as the game does."""
-    x, y = np.meshgrid(STICK_GRID, STICK_GRID, indexing="ij")
-    pull = np.maximum(1.0, np.hypot(x, y))
-    inside = np.trunc(np.stack([x / pull, y / pull], -1) * 80) / 80
-    # not the dead zone
-    inside = np.where((np.abs(inside) < 22.5 / 80) & (inside != 0), np.sign(inside) * 23 / 80, inside)
-    return np.where((pull > 1)[..., None], inside, np.stack([x, y], -1)).astype(np.float32)
-
-
-STICK_TABLE = _stick_table()
-_STEPS = np.arange(-80, 81)
-# [161]
-_STICK_INDEX = (STICK_NEUTRAL + np.sign(_STEPS) * np.searchsorted(_FROM, np.abs(_STEPS), "right")).astype(np.int8)
-_NEAREST_SHOULDER = np.abs(np.arange(0, 141)[:, None] / 140 - SHOULDER_GRID).argmin(1).astype(np.int8)
-
-
-def mirrored(frames: np.ndarray) -> np.ndarray:
-    """FRAME [...] -> bool [..., 2]: does this player see the frame with left and right exchanged? It does while the
-    opponent is to its left. So a policy always has the opponent on its right, and what it learns on one side it can do
-    on the other. Melee's moves and stages are symmetric, but for what no observation shows: Yoshi's cloud, Dream Land's
-    wind."""
-    x = frames["players"]["x"]
-    return x[..., ::-1] < x
-
-
-def encode_controllers(controllers: np.ndarray, mirror: np.ndarray | None = None) -> np.ndarray:
-    """CONTROLLER [...] -> int8 [..., 13], the grid point of its stretch per axis. Exact for what `decode_actions` makes
-    of grid points inside the unit circle. START and the other d-pad directions have no head. mirror [...]: seen by a
-    `mirrored` player."""
-    actions = np.empty(controllers.shape + (ACTION_SIZE,), np.int8)
-    actions[..., :NUM_BUTTONS] = (controllers["buttons"][..., None] & BUTTON_BITS) != 0
-    for k, axis in enumerate(("main_x", "main_y", "c_x", "c_y")):
-        step = np.clip(np.rint(controllers[axis] * 80), -80, 80).astype(np.int64)
-        actions[..., NUM_BUTTONS + k] = _STICK_INDEX[step + 80]
-    if mirror is not None:
-        actions[..., _STICKS_X] = _exchanged(actions, mirror)
-    trigger = np.maximum(controllers["l"], controllers["r"])
-    actions[..., -1] = _NEAREST_SHOULDER[np.clip(np.rint(trigger * 140), 0, 140).astype(np.int64)]
-    return actions
-
-
-def decode_actions(actions: np.ndarray, mirror: np.ndarray | None = None) -> np.ndarray:
-    """Integers [..., 13] -> CONTROLLER [...]. Always a legal controller: sticks lie in the unit circle. mirror [...]:
-    who chose these actions on a `mirrored` frame; whatever a policy chose goes back through it."""
-    controllers = np.empty(actions.shape[:-1], CONTROLLER)
-    main_x, c_x = np.moveaxis(actions[..., _STICKS_X] if mirror is None else _exchanged(actions, mirror), -1, 0)
-    main, c = STICK_TABLE[main_x, actions[..., 9]], STICK_TABLE[c_x, actions[..., 11]]
-    controllers["main_x"], controllers["main_y"] = main[..., 0], main[..., 1]
-    controllers["c_x"], controllers["c_y"] = c[..., 0], c[..., 1]
-    controllers["l"], controllers["r"] = SHOULDER_GRID[actions[..., 12]], 0
-    controllers["buttons"] = actions[..., :NUM_BUTTONS].astype(np.int32) @ BUTTON_BITS
-    return controllers
-
-
-def _exchanged(actions, mirror):
-    """[..., 2] the indices of both sticks' x, left for right where `mirror` [...] says so."""
-    x = actions[..., _STICKS_X]
-    return np.where(np.asarray(mirror)[..., None], NUM_STICK - 1 - x, x)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Observation: one gather from the frame's bytes, for both players at once
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-class Observation(NamedTuple):
-    """What a policy sees of one frame, from one player's side. Arrays or tensors; leading dimensions are free."""
-    floats: np.ndarray | torch.Tensor  # [..., num_floats(frame_delay)] float32, scaled to about -3..3
-    ints: np.ndarray | torch.Tensor    # [..., NUM_INTS] int16: indices into learned tables
-
-
-# What is read of each player and item: (field, scale). Positions in tens of units, so that one stick-length of spacing
-# is visible.
-_PLAYER_FLOATS = [("x", .03), ("y", .03), ("self_vx_air", .5), ("self_vy", .5), ("self_vx_ground", .5), ("kb_vx", .5),
-                  ("kb_vy", .5), ("facing", 1), ("percent", .01), ("shield", 1 / 60), ("hitlag", .1), ("hitstun", .05)]
-_PLAYER_SMALL_INTS = [("action_frame", .03), ("stocks", .25), ("jumps", .5), ("airborne", 1), ("in_hitstun", 1),
-                      ("fastfall", 1), ("hurtbox", .5)]
-_ITEM_FLOATS = [("x", .03), ("y", .03), ("vx", .3), ("vy", .3), ("facing", 1)]
-_ITEM_SMALL_INTS = [("present", 1), ("charge", .1)]
-_PLATFORM_SCALE = .03
-_SIDEWAYS = {"x", "vx", "self_vx_air", "self_vx_ground", "kb_vx", "facing"}     # these change sign in a mirrored frame
-_STICKS = ("main_x", "main_y", "c_x", "c_y")
-NUM_ACTIONS, NUM_CHARACTERS, NUM_STAGES, NUM_ITEM_TYPES = 512, 64, 64, 256      # sizes of the learned tables
-
-
-def _gathered(me: int) -> tuple[list, list, list]:
-    """What player `me` reads straight from a FRAME: floats and small integers as (name, path in the record, scale), ids
-    as (name, path, size of their learned table)."""
-    players = (("player", me), ("opponent", 1 - me))
-    items = [(f"item{slot}", slot) for slot in range(NUM_ITEMS)]
-    floats = [(f"{who}.{field}", ("players", k, field), scale) for who, k in players for field, scale in _PLAYER_FLOATS]
-    floats += [(f"stage.{field}", (field,), _PLATFORM_SCALE) for field in ("platform_left", "platform_right")]
-    floats += [(f"{item}.{field}", ("items", k, field), scale) for item, k in items for field, scale in _ITEM_FLOATS]
-    smalls = [(f"{who}.{field}", ("players", k, field), scale)
-              for who, k in players for field, scale in _PLAYER_SMALL_INTS]
-    smalls += [(f"{item}.{field}", ("items", k, field), scale)
-               for item, k in items for field, scale in _ITEM_SMALL_INTS]
-    ids = [(f"{who}.{field}", ("players", k, field), size) for who, k in players
-           for field, size in (("action", NUM_ACTIONS), ("character", NUM_CHARACTERS))]
-    ids += [("stage.id", ("stage",), NUM_STAGES)]
-    ids += [(f"{item}.type", ("items", k, "type"), NUM_ITEM_TYPES) for item, k in items]
-    return floats, smalls, ids
-
-
-# The one table of columns. What is computed (relative position, whose item, the own last controller) follows what is
-# gathered.
-_FLOATS, _SMALLS, _IDS = _gathered(0)
-FLOAT_NAMES = [name for name, _, _ in _FLOATS + _SMALLS] + ["opponent.dx", "opponent.dy"]
-FLOAT_NAMES += [f"item{slot}.mine" for slot in range(NUM_ITEMS)]
-FLOAT_NAMES += [f"controller.{name}" for name in (*_STICKS, "shoulder", *BUTTONS)]
-INT_NAMES = [name for name, _, _ in _IDS]
-NUM_FLOATS, NUM_INTS = len(FLOAT_NAMES), len(INT_NAMES)
-INT_LIMITS = np.array([size - 1 for _, _, size in _IDS], np.int16)
-
-
-def columns(names: list[str], first: str, last: str) -> slice:
-    """The columns from `first` to `last`, both included, of FLOAT_NAMES or INT_NAMES."""
-    return slice(names.index(first), names.index(last) + 1)
-
-
-OWN_CONTROLLER = columns(FLOAT_NAMES, "controller.main_x", FLOAT_NAMES[-1])
-NUM_CONTROLLER_FLOATS = OWN_CONTROLLER.stop - OWN_CONTROLLER.start                                  # 13
-_FRAME_FLOATS = columns(FLOAT_NAMES, _FLOATS[0][0], _FLOATS[-1][0])
-_FRAME_SMALLS = columns(FLOAT_NAMES, _SMALLS[0][0], _SMALLS[-1][0])
-_PLACE = columns(FLOAT_NAMES, "player.x", "player.y")
-_OPPONENT_PLACE = columns(FLOAT_NAMES, "opponent.x", "opponent.y")
-_RELATIVE = columns(FLOAT_NAMES, "opponent.dx", "opponent.dy")
-_PLATFORMS = columns(FLOAT_NAMES, "stage.platform_left", "stage.platform_right")
-_MINE = columns(FLOAT_NAMES, "item0.mine", f"item{NUM_ITEMS - 1}.mine")
-
-
-def _offset(path: tuple) -> int:
-    """Byte offset of a field inside FRAME, e.g. of ("players", 1, "x")."""
-    offset, dtype = 0, FRAME
-    for step in path:
-        if isinstance(step, int):
-            dtype = dtype.base
-            offset += step * dtype.itemsize
-        else:
-            dtype, shift = dtype.fields[step][:2]
-            offset += shift
-    return offset
-
-
-def _plan(kind: int, width: int) -> np.ndarray:
-    """[2 players, n] where the `kind`-th of _gathered's lists lies in a frame that is seen as numbers of `width`
-    bytes."""
-    return np.array([[_offset(path) // width for _, path, _ in _gathered(me)[kind]] for me in (0, 1)])
-
-
-_FLOAT_PLAN, _SMALL_PLAN, _INT_PLAN = _plan(0, 4), _plan(1, 2), _plan(2, 2)
-_OWNER_PLAN, _PRESENT_PLAN = (
-    np.array([_offset(("items", slot, field)) // 2 for slot in range(NUM_ITEMS)]) for field in ("owner", "present"))
-_FLIP = np.array([-1 if path[-1] in _SIDEWAYS else 1 for _, path, _ in _FLOATS], np.float32)
-_FLOAT_SCALES = np.array([scale for _, _, scale in _FLOATS], np.float32)
-_FLOAT_SCALES = np.stack([_FLOAT_SCALES, _FLIP * _FLOAT_SCALES])            # [2, F]: as it is, mirrored
-_SMALL_SCALES = np.array([scale for _, _, scale in _SMALLS], np.float32)
-
-
-def num_floats(frame_delay: int) -> int:
-    """How many floats a policy sees: those of FLOAT_NAMES, then of every controller that waits, the next one first,
-    what FLOAT_NAMES has of the own controller."""
-    return NUM_FLOATS + frame_delay * NUM_CONTROLLER_FLOATS
-
-
-def observe(frames: np.ndarray, controllers: np.ndarray, pending: np.ndarray | None = None) -> Observation:
-    """FRAME [N] and the CONTROLLER [N, 2] that made them -> Observation with floats [N, 2, F] and ints [N, 2, I].
-
-    Row [n, p] is frame n as player p sees it: itself first, then the opponent, who is to its right (`mirrored`). The
-    own last controller is part of it, because a button acts when it goes down: a policy must know what it holds. The
-    opponent's is not. pending CONTROLLER [N, 2, D]: what each player has chosen already for the D frames that follow,
-    of which it sees its own, turned as the frame is (none: it acts at once)."""
-    n, depth = len(frames), 0 if pending is None else pending.shape[-1]
-    frames = np.ascontiguousarray(frames)
-    as_floats = frames.view(np.float32).reshape(n, -1)
-    as_ints = frames.view(np.int16).reshape(n, -1)
-    floats, mirror = np.empty((n, 2, num_floats(depth)), np.float32), mirrored(frames)
-    side = np.where(mirror, np.float32(-1), np.float32(1))                  # 1: as it is, -1: left for right
-    np.multiply(as_floats[:, _FLOAT_PLAN], _FLOAT_SCALES[mirror.view(np.int8)], out=floats[..., _FRAME_FLOATS])
-    floats[mirror, _PLATFORMS] = floats[mirror, _PLATFORMS][:, ::-1]
-    np.multiply(as_ints[:, _SMALL_PLAN], _SMALL_SCALES, out=floats[..., _FRAME_SMALLS])
-    floats[..., _RELATIVE] = floats[..., _OPPONENT_PLACE] - floats[..., _PLACE]
-    owner, present = as_ints[:, _OWNER_PLAN], as_ints[:, _PRESENT_PLAN] != 0                         # [N, items]
-    for me in (0, 1):
-        floats[:, me, _MINE] = present & (owner == me)
-    _show_controllers(controllers, side, floats[..., OWN_CONTROLLER])
-    if depth:
-        waiting = np.empty((n, 2, depth, NUM_CONTROLLER_FLOATS), np.float32)
-        _show_controllers(pending, side[..., None], waiting)
-        floats[..., NUM_FLOATS:] = waiting.reshape(n, 2, -1)
-    ints = np.clip(as_ints[:, _INT_PLAN], 0, INT_LIMITS)
-    return Observation(floats, ints)
-
-
-def _show_controllers(controllers: np.ndarray, side: np.ndarray, out: np.ndarray) -> None:
-    """CONTROLLER [...] into out [..., 13], in the order of FLOAT_NAMES; side: -1 where left is right."""
-    for k, axis in enumerate(_STICKS):
-        out[..., k] = controllers[axis] * side if axis.endswith("x") else controllers[axis]
-    out[..., 4] = np.maximum(controllers["l"], controllers["r"])
-    out[..., 5:] = (controllers["buttons"][..., None] & BUTTON_BITS) != 0
-
-
-def upcoming(controllers: np.ndarray, frame_delay: int) -> np.ndarray:
-    """Controllers [T, 2] of a whole game -> [T - 1 - frame_delay, 2, frame_delay]: at every frame but the last ones
-    what a player who is that late has chosen already, of the frames that follow; it now chooses the one after them."""
-    T = len(controllers)
-    following = np.arange(max(0, T - 1 - frame_delay))[:, None] + 1 + np.arange(frame_delay)        # [T - 1 - D, D]
-    return np.moveaxis(controllers[following], 1, 2)
-
-
-class Pending:
-    """What the players of N games have chosen and what has not acted yet. They decide on every `action_repeat`-th frame
-    and hold that; the delay counts frames, and must hold a whole number of decisions, as all controllers change
-    together."""
-
-    def __init__(self, num_games: int, frame_delay: int, action_repeat: int = 1):
-        if frame_delay % action_repeat:
-            raise UserError(f"a delay of {frame_delay} frames is no whole number of decisions, each held for "
-                            f"{action_repeat}; make it a multiple")
-        self.action_repeat = action_repeat
-        self.queue = np.zeros((num_games, 2, frame_delay // action_repeat), CONTROLLER)             # the next one first
-
-    @property
-    def frames(self) -> np.ndarray:
-        """[N, 2, frame_delay] for `observe`"""
-        return self.queue.repeat(self.action_repeat, -1)
-
-    def push(self, chosen: np.ndarray) -> np.ndarray:
-        """[N, 2] what was decided now -> [N, 2] what acts now"""
-        waiting = np.concatenate([self.queue, chosen[..., None]], -1)
-        self.queue = waiting[..., 1:]
-        return waiting[..., 0]
-
-    def reset(self, games: np.ndarray) -> None:
-        """These games begin: until their first decisions act, controllers are neutral."""
-        self.queue[games] = np.zeros((), CONTROLLER)
-
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """Nothing where there is no delay."""
-        content = np.frombuffer(self.queue.tobytes(), np.uint8).copy()
-        return {"pending": torch.from_numpy(content)} if self.queue.size else {}
-
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        if not self.queue.size:
-            return
-        queue = np.frombuffer(state["pending"].numpy().tobytes(), CONTROLLER).reshape(self.queue.shape).copy()
-        if not all((np.abs(queue[axis]) <= 1).all() for axis in (*_STICKS, "l", "r")):
-            raise ValueError("pending is no controllers")
-        self.queue = queue
-
-
-def schema_hash() -> str:
-    """Changes whenever a checkpoint's inputs or outputs would mean something else."""
-    parts = [FRAME.descr, CONTROLLER.descr, _PLAYER_FLOATS, _PLAYER_SMALL_INTS, _ITEM_FLOATS, _ITEM_SMALL_INTS,
-             sorted(_SIDEWAYS), "owners of items that are there", list(BUTTONS), STICK_GRID.tolist(),
-             SHOULDER_GRID.tolist(),
-             list(HEADS), NUM_FLOATS, NUM_INTS]
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Policy: embedding -> backbone -> value, and controller heads sampled one after the other
@@ -357,24 +69,21 @@ class Embedding(nn.Module):
 
     def __init__(self, frame_delay: int = 0, action_dim: int = 32, character_dim: int = 8, item_dim: int = 16):
         super().__init__()
-        self.action = nn.Embedding(NUM_ACTIONS, action_dim)
-        self.character = nn.Embedding(NUM_CHARACTERS, character_dim)
-        self.stage = nn.Embedding(NUM_STAGES, character_dim)
-        self.item_type = nn.Embedding(NUM_ITEM_TYPES, item_dim)
+        self.action = nn.Embedding(TABLE_ROWS["action"], action_dim)
+        self.character = nn.Embedding(TABLE_ROWS["character"], character_dim)
+        self.stage = nn.Embedding(TABLE_ROWS["stage"], character_dim)
+        self.item_type = nn.Embedding(TABLE_ROWS["item_type"], item_dim)
         for table in (self.action, self.character, self.stage, self.item_type):
             nn.init.normal_(table.weight, std=.3)
-        features = [name for name, _ in _ITEM_FLOATS + _ITEM_SMALL_INTS] + ["mine"]
-        self.item = linear(len(features), item_dim)
+        self.item = linear(len(ITEM_FEATURES), item_dim)
         item_columns = np.array([FLOAT_NAMES.index(f"item{slot}.{name}")
-                                 for slot in range(NUM_ITEMS) for name in features])
+                                 for slot in range(NUM_ITEMS) for name in ITEM_FEATURES])
         other = np.setdiff1d(np.arange(num_floats(frame_delay)), item_columns)
         self.register_buffer("item_columns", torch.from_numpy(item_columns), persistent=False)
         self.register_buffer("other_columns", torch.from_numpy(other), persistent=False)
-        self.present = features.index("present")
-        self.actions = slice(INT_NAMES.index("player.action"), INT_NAMES.index("opponent.action") + 1, 2)
-        self.characters = slice(INT_NAMES.index("player.character"), INT_NAMES.index("opponent.character") + 1, 2)
-        self.stages = INT_NAMES.index("stage.id")
-        self.items = columns(INT_NAMES, "item0.type", f"item{NUM_ITEMS - 1}.type")
+        self.present = ITEM_FEATURES.index("present")
+        self.actions, self.characters, self.stages, self.items = (
+            id_columns(table) for table in ("action", "character", "stage", "item_type"))
         self.size = len(other) + 2 * (action_dim + character_dim) + character_dim + item_dim
 
     def forward(self, obs: Observation) -> torch.Tensor:
@@ -385,7 +94,7 @@ class Embedding(nn.Module):
         return torch.cat([
             floats.index_select(-1, self.other_columns),
             self.action(ints[..., self.actions]).flatten(-2), self.character(ints[..., self.characters]).flatten(-2),
-            self.stage(ints[..., self.stages]), pooled], -1)
+            self.stage(ints[..., self.stages]).flatten(-2), pooled], -1)
 
 
 class ControllerHead(nn.Module):
@@ -615,340 +324,6 @@ def network_flags(policy: Policy, **given) -> dict:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Vectorised games
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def _mix(*numbers: int) -> int:
-    """A 64-bit hash of whole numbers: seeds for (run, game slot, episode) that do not depend on what happened
-    before."""
-    numbers = tuple(map(operator.index, numbers))                           # np.int64(3) is written otherwise than 3
-    return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest(), "little")
-
-
-class Games:
-    """All that is needed to step `n` embedded games: arrays only, so that they can lie in shared memory and in
-    checkpoints.
-
-    The same code runs in the main process (`num_workers=0`) and in a worker, which gets the slice [low:high)."""
-
-    LAYOUT = {
-        "frames": FRAME, "final_frames": FRAME, "controllers": (CONTROLLER, 2), "final_controllers": (CONTROLLER, 2),
-        "hidden": game.HIDDEN, "bots": (game.BOT, 2), "bot_kinds": ("i4", 2), "characters": ("i4", 2),
-        "stages": "i4", "seed": "u8", "episode": "i8", "episode_frames": "i8", "terminated": "?", "truncated": "?"}
-
-    def __init__(self, n: int, memory: mmap.mmap | None = None):
-        offset = 0
-        for name, layout in self.LAYOUT.items():
-            kind, *width = layout if isinstance(layout, tuple) else (layout,)
-            dtype, shape = np.dtype(kind), (n, *width)
-            count = int(np.prod(shape))
-            if memory is None:
-                array = np.zeros(shape, dtype)
-            else:
-                array = np.frombuffer(memory, dtype, count, offset).reshape(shape)
-            offset += -(-count * dtype.itemsize // 64) * 64                 # every array starts on a cache line
-            setattr(self, name, array)
-        self.num_bytes = offset
-
-    def slice(self, low: int, high: int) -> "Games":
-        part = object.__new__(Games)
-        for name in self.LAYOUT:
-            setattr(part, name, getattr(self, name)[low:high])
-        return part
-
-    def reset(self, mask: np.ndarray) -> None:
-        """Begins the next episode of every game in mask [N]. Its seed depends on slot and episode number alone."""
-        seeds = np.zeros(len(mask), np.uint64)
-        for g in np.flatnonzero(mask):
-            seeds[g] = self.begin_episode(g)
-        self.controllers[mask] = np.zeros((), CONTROLLER)
-        game.reset_games(self.frames, self.hidden, mask, self.characters, self.stages, seeds)
-
-    def begin_episode(self, g: int) -> int:
-        """Counters and bots of game g's next episode -> its seed."""
-        seed = _mix(int(self.seed[g]), int(self.episode[g]))
-        self.bots[g] = np.zeros(2, game.BOT)
-        self.bots[g]["kind"] = self.bot_kinds[g]
-        self.bots[g]["seed"] = [_mix(seed, player) for player in (1, 2)]
-        self.episode[g] += 1
-        self.episode_frames[g] = 0
-        return seed
-
-    def step(self, action_repeat: int, max_episode_frames: int) -> None:
-        """Applies self.controllers for `action_repeat` frames. A game that ends within them keeps its last frame in
-        final_frames and begins anew; self.frames then hold the new game's first frame."""
-        for repeat in range(action_repeat):
-            if self.bot_kinds.any():
-                game.bot_controllers(self.frames, self.bots, self.controllers)
-            game.step_games(self.frames, self.hidden, self.controllers)
-            self.episode_frames += 1
-            over = game.game_over(self.frames)
-            late = (self.episode_frames >= max_episode_frames) & ~over if max_episode_frames else np.zeros_like(over)
-            if repeat == 0:
-                self.terminated[:], self.truncated[:] = over, late
-                done = over | late
-                self.final_frames[done], self.final_controllers[done] = self.frames[done], self.controllers[done]
-            elif over.any() or late.any():
-                first = (over | late) & ~(self.terminated | self.truncated)  # the frame on which a game ended counts
-                self.terminated |= over & first
-                self.truncated |= late & first
-                self.final_frames[first], self.final_controllers[first] = self.frames[first], self.controllers[first]
-        done = self.terminated | self.truncated
-        if done.any():
-            self.reset(done)
-
-
-class VecEnv:
-    """`num_games` games stepped together, in this process or in worker processes over shared memory.
-
-        envs.frames [N] FRAME             the current frames; after `step` of finished games the next one's first
-        envs.controllers [N, 2]           the input that made them (neutral at a game's start)
-        envs.step(controllers [N, 2])     -> terminated [N], truncated [N], broken [N]
-        envs.final_frames, envs.final_controllers       of the games that ended in this step, at their last frame
-
-    A worker that dies, raises or hangs is replaced; its games come back truncated and marked broken, the others never
-    notice, and the traceback goes to `log`. More than `max_restarts` failures within an hour end the run: UserError.
-    The hand-off is one byte through a pipe: unlike a semaphore, a pipe says at once when the other side is gone, and
-    needs no clean-up. With `use_threads` the workers are threads of this process instead: the games release Python's
-    lock, nothing is copied, but what fails or hangs there cannot be replaced.
-
-    With dolphin=DolphinArgs(dolphin=PATH, iso=PATH) the same games run on Slippi Dolphin, one for each, each in a
-    worker of its own (num_workers does not count):
-
-        with VecEnv(4, FOX, FD, dolphin=args, cpu_levels=[[0, CPU_LEVELS["cpu9"]]] * 4) as envs: ...
-
-    cpu_levels [N, 2]: 1 to 9 for Melee's computer player, HUMAN for a person at that port, 0 for `controllers` or a
-    bot. A Dolphin takes seconds to start, so after a fault, and sometimes between two games, its game reports a few
-    steps that are truncated and broken, the one with its new first frame last, while the others play on.
-    `max_episode_frames` truncates, but the game on Dolphin goes on. `envs.controllers` are the inputs that Melee says
-    it saw."""
-
-    def __init__(self, num_games: int, characters, stages, *, seed: int = 0, num_workers: int = 0, bot_kinds=0,
-                 max_episode_frames: int = 3600, action_repeat: int = 1, timeout: float = 1., max_restarts: int = 100,
-                 cpu_levels=0, dolphin: "DolphinArgs | None" = None, use_threads: bool = False,
-                 log=lambda line: print(line, file=sys.stderr)):
-        if num_games < 1:
-            raise UserError(f"--num-games {num_games}: at least one game is needed")
-        if not 0 <= num_workers <= num_games:
-            raise UserError(f"--num-workers {num_workers}: must lie between 0 and --num-games ({num_games})")
-        cpu_levels = np.broadcast_to(np.asarray(cpu_levels, int), (num_games, 2))
-        if dolphin:
-            check_dolphin(dolphin)
-            # the worker itself notices first
-            num_workers, timeout = num_games, dolphin.step_timeout * action_repeat + 5
-        elif cpu_levels.any():
-            raise UserError("Melee's own computer players need a live game (--game-type dolphin)")
-        if num_workers and not hasattr(os, "fork"):
-            raise UserError("--num-workers: this system cannot fork; use --num-workers 0")
-        game.warm_up()                                                # compile once, before workers start
-        self.num_games, self.num_workers, self.seed, self.dolphin = num_games, num_workers, seed, dolphin
-        self.max_episode_frames, self.action_repeat = max_episode_frames, action_repeat
-        self.timeout, self.max_restarts, self.restarts, self.log = timeout, max_restarts, 0, log
-        self._failed_at, self._departures = [], np.zeros(num_games, int)    # in the last hour; of each game, in a row
-        size = Games(num_games).num_bytes if num_workers else 0
-        games = self.games = Games(num_games, mmap.mmap(-1, size) if num_workers else None)
-        games.characters[:], games.stages[:], games.bot_kinds[:] = characters, stages, bot_kinds
-        if dolphin and (games.characters[cpu_levels > 0] == SHEIK).any():
-            raise UserError("a computer player cannot be made to choose sheik; take zelda, or another character")
-        games.seed[:] = [_mix(seed, g) for g in range(num_games)]
-        self.frames, self.controllers = games.frames, games.controllers
-        self.final_frames, self.final_controllers = games.final_frames, games.final_controllers
-        self.broken = np.zeros(num_games, bool)
-        self._before = b""
-        if not dolphin:
-            games.reset(np.ones(num_games, bool))
-        bounds = np.linspace(0, num_games, num_workers + 1).astype(int) if num_workers else []
-        self._slices = list(zip(bounds[:-1], bounds[1:], strict=True))
-        self._workers: list[Worker] = []
-        self._boot_failures = np.zeros(num_workers, int)                    # of each worker, in a row
-        self._resumed = False
-        self._forks = None
-        self._threads = ThreadPoolExecutor(num_workers) if num_workers and use_threads and not dolphin else None
-        if not num_workers or self._threads:
-            return
-
-        def work(low: int, high: int, *pipes: int) -> None:
-            part = games.slice(low, high)
-            if not dolphin:
-                worker_loop(part, lambda part: part.step(action_repeat, max_episode_frames), *pipes)
-            else:
-                port = dolphin.spectator_port and dolphin.spectator_port + low
-                dolphin_worker(part, dolphin, cpu_levels[low], port, action_repeat, max_episode_frames, *pipes)
-
-        self._forks = ForkServer(work)
-        try:
-            for low, high in self._slices:
-                self._workers.append(self._forks.start(low, high, ready=not dolphin, boot_timeout=self._boot_timeout))
-            while not all(worker.ready for worker in self._workers):
-                self._await_boots(.1)
-        except BaseException:
-            self.close()
-            raise
-
-    @property
-    def _boot_timeout(self) -> float:
-        return self.dolphin.boot_timeout + 30 if self.dolphin else 0.       # the worker itself notices first
-
-    def step(self, controllers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Applies controllers CONTROLLER [N, 2] (slots of bots are ignored) for `action_repeat` frames."""
-        self.controllers[:] = controllers
-        self.broken[:] = False
-        if not self.num_workers:
-            self.games.step(self.action_repeat, self.max_episode_frames)
-            return self.games.terminated, self.games.truncated, self.broken
-        if self._threads:
-            parts = [self.games.slice(low, high) for low, high in self._slices]
-            list(self._threads.map(lambda part: part.step(self.action_repeat, self.max_episode_frames), parts))
-            return self.games.terminated, self.games.truncated, self.broken
-        self._before = self.frames.tobytes()
-        playing = [k for k, worker in enumerate(self._workers) if worker.ready]
-        for k in range(self.num_workers):
-            if k in playing:
-                self._workers[k].send()
-            else:
-                self._mark_broken(k)
-        deadline = time.monotonic() + self.timeout
-        for k in playing:
-            trouble = self._workers[k].wait(max(0., deadline - time.monotonic()))
-            if trouble is not None:
-                self._replace(k, trouble)
-            elif self._workers[k].left:
-                self._mark_broken(k)
-                self._count_departure(k)
-            elif self.games.terminated[k] or self.games.truncated[k]:
-                self._departures[k] = 0
-        if self.dolphin:
-            # Between two games there are only menus and a countdown: worth a moment's wait, unlike the start of a
-            # Dolphin.
-            moment = time.monotonic() + 1
-            while any(not self._workers[k].ready for k in playing) and time.monotonic() < moment:
-                self._await_boots(.01)
-            self._await_boots(0)
-            while not any(worker.ready for worker in self._workers):
-                self._await_boots(.1)
-        if self._resumed:                                               # no Dolphin can go on where another one stopped
-            for k in range(self.num_workers):
-                self._mark_broken(k)
-            self._resumed = False
-        return self.games.terminated, self.games.truncated, self.broken
-
-    def set_bot(self, game: int, player: int, kind: int) -> None:
-        """Seats a scripted bot (of BOTS; 0: none) from now on. For a game that has just begun."""
-        for bots in (self.games.bot_kinds, self.games.bots["kind"]):
-            bots[game] = 0
-            bots[game, player] = kind
-
-    def set_matchup(self, games: np.ndarray, characters: np.ndarray, stages: np.ndarray) -> None:
-        """Characters [n, 2] and stages [n] of these slots from their next games on; the games that run are not
-        touched."""
-        self.games.characters[games], self.games.stages[games] = characters, stages
-
-    def _mark_broken(self, k: int) -> None:
-        low, high = self._slices[k]
-        part = self.games.slice(low, high)
-        part.terminated[:], part.truncated[:] = False, True
-        self.broken[low:high] = True
-        part.final_frames[:] = np.frombuffer(self._before, FRAME)[low:high]  # what the worker left may be half written
-
-    def _count_departure(self, k: int) -> None:
-        """A game on Dolphin ended without a winner. Somebody who leaves them all would keep us waiting for ever."""
-        self._departures[k] += 1
-        if self._departures[k] == MAX_DEPARTURES:
-            raise UserError(f"game {k} was left before its end {MAX_DEPARTURES} times in a row; nobody wants to play")
-        self.log(f"game {k} was left before its end: no contest, the next one begins")
-
-    def _await_boots(self, timeout: float) -> None:
-        """Waits up to `timeout` seconds for games that are on their way; those that are there show their first
-        frame."""
-        waiting = {worker.reply: k for k, worker in enumerate(self._workers) if not worker.ready}
-        poll = select.poll()
-        for reply in waiting:
-            poll.register(reply, select.POLLIN)
-        arrived = {waiting[reply] for reply, _ in poll.poll(timeout * 1000)} if waiting else set()
-        for k in waiting.values():
-            worker = self._workers[k]
-            trouble = None
-            if k in arrived:
-                trouble = worker.wait(0) or worker.publish(self.timeout)
-            elif time.monotonic() > worker.boot_deadline:
-                trouble = f"did not start within {self._boot_timeout:.0f} s"
-            else:
-                continue
-            if trouble is None:
-                self._boot_failures[k] = 0
-                continue
-            self._boot_failures[k] += 1
-            if self._boot_failures[k] >= 3:
-                raise UserError(f"worker {k} failed to start three times in a row; the last time it {trouble.strip()}")
-            self._replace(k, trouble)
-
-    def _replace(self, k: int, trouble: str) -> None:
-        low, high = self._slices[k]
-        self.restarts += 1
-        self._workers[k].kill()
-        self._failed_at = [at for at in self._failed_at if at > time.monotonic() - 3600] + [time.monotonic()]
-        if len(self._failed_at) > self.max_restarts:
-            raise UserError(f"workers failed more than {self.max_restarts} times within an hour (--max-restarts); the "
-                            f"last one, worker {k}, {trouble.strip().splitlines()[-1]}")
-        self.log(f"worker {k} (games {low} to {high - 1}) {trouble.strip()}; replaced, its games are truncated")
-        if self._before:
-            self._mark_broken(k)
-        if not self.dolphin:
-            self.games.slice(low, high).reset(np.ones(high - low, bool))
-        self._workers[k] = self._forks.start(low, high, ready=not self.dolphin, boot_timeout=self._boot_timeout)
-
-    def state_dict(self) -> dict:
-        """Everything that decides how the games go on, as bytes; with a digest, since the compiled rules believe every
-        byte. A game on Dolphin cannot be saved: its next one takes its place."""
-        state = {name: torch.from_numpy(np.frombuffer(getattr(self.games, name).tobytes(), np.uint8).copy())
-                 for name in Games.LAYOUT}
-        return state | {"digest": self._digest(state)}
-
-    @staticmethod
-    def _digest(state: dict) -> str:
-        digest = hashlib.blake2b(digest_size=16)
-        for name in Games.LAYOUT:
-            digest.update(state[name].numpy())
-        return digest.hexdigest()
-
-    def load_state_dict(self, state: dict) -> None:
-        check_state({"digest": "", **state}, self.state_dict(), "envs")     # an older one has none
-        if state.get("digest", self._digest(state)) != self._digest(state):
-            raise ValueError("envs are not what was saved")
-        self._resumed = bool(self.dolphin)
-        for name in ("seed", "episode") if self.dolphin else Games.LAYOUT:
-            array, data = getattr(self.games, name), state[name].numpy().tobytes()
-            array[:] = np.frombuffer(data, array.dtype).reshape(array.shape)
-
-    def close(self) -> None:
-        if self._threads is not None:
-            self._threads.shutdown()
-        for worker in self._workers:
-            worker.kill()
-        self._workers = []
-        if self._forks is not None:
-            self._forks.close()
-            self._forks = None
-
-    def __enter__(self) -> "VecEnv":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.close()
-
-
-def matchups(combinations: list[tuple[str, str, str]], games: np.ndarray,
-             port: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(own character, opponent's, stage) by name, e.g. of `parse_matchups` -> characters [N, 2] and stages [N] of the
-    games numbered games [N], in which one's own port is port [N] (0 or 1). They take turns, each from either port."""
-    chosen = [combinations[g // 2 % len(combinations)] for g in games]
-    characters = np.array([(CHARACTERS[own], CHARACTERS[opponent]) for own, opponent, _ in chosen])
-    stages = np.array([STAGES[stage] for _, _, stage in chosen])
-    return np.where(port[:, None] == 0, characters, characters[:, ::-1]), stages
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # Matches between policies
 # ---------------------------------------------------------------------------------------------------------------------
 
@@ -1088,17 +463,24 @@ def machine() -> dict[str, str]:
 
 def save_checkpoint(path: str | Path, policy: Policy, **extra) -> Path:
     """One file that rebuilds everything: tensors, numbers, strings, lists and dicts only, so that `weights_only` loads
-    it."""
+    it. Arrays become tensors."""
     path = Path(path)
     if taken := extra.keys() & (CHECKPOINT_FIELDS.keys() | policy.config.keys()):
         raise ValueError(f"{', '.join(taken)}: a policy's own, or in its config")
     data = {"format": CHECKPOINT_FORMAT, "schema": schema_hash(), "versions": machine(), "config": policy.config,
-            "policy": policy.state_dict(), **extra}
+            "policy": policy.state_dict(), **_tensors(extra)}
     _check_finite(data["policy"], f"{path}: not written: ")
     buffer = io.BytesIO()
     torch.save(data, buffer)
     atomic_write(path, buffer.getbuffer())
     return path
+
+
+def _tensors(x):
+    """Arrays in dicts, as tensors."""
+    if isinstance(x, dict):
+        return {name: _tensors(value) for name, value in x.items()}
+    return torch.from_numpy(x.copy()) if isinstance(x, np.ndarray) else x
 
 
 def _check_finite(weights: dict[str, torch.Tensor], what: str) -> None:
@@ -1206,7 +588,7 @@ def _check_weights(weights: dict, config: dict, size: int, damaged: str) -> None
 def _check_plays(policy: Policy, what: str) -> None:
     """Raises UserError unless what the policy answers is finite wherever it looks: at every row of its tables, and at
     floats beyond those of a game."""
-    rows = torch.arange(max(NUM_ACTIONS, NUM_CHARACTERS, NUM_STAGES, NUM_ITEM_TYPES))[:, None]
+    rows = torch.arange(max(TABLE_ROWS.values()))[:, None]
     for k in rows.split(64):                                                # of what a large policy remembers
         ints = torch.minimum(k, torch.from_numpy(INT_LIMITS)).short()                               # [rows, I]
         obs = Observation((10. * (k % 3 - 1)).repeat(1, policy.num_floats), ints)                   # -10, 0, 10

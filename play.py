@@ -39,11 +39,14 @@ from cleanmelee.cli import (
     COUNT_OR_OFF, PATH, SEEDS, Range, UserError, as_flag, check_ranges, lookup, parse_matchups, parse_names,
     run_script, to_flags,
 )
+from cleanmelee.controller import mirrored
 from cleanmelee.dolphin import CPU_LEVELS, HUMAN, DolphinArgs, NetplayArgs, check_dolphin, check_netplay
 from cleanmelee.files import append_jsonl, check_writable
 from cleanmelee.frame import CHARACTERS, STAGES, outcomes
 from cleanmelee.game import BOTS, warm_up as warm_up_game
+from cleanmelee.games import VecEnv
 from cleanmelee.inference import Hands, Pace, warm_up
+from cleanmelee.observation import observe
 from cleanmelee.onnx import OnnxPolicy, load_player
 from cleanmelee.pool import Ratings
 from cleanmelee.recording import Recorder
@@ -53,7 +56,7 @@ from cleanmelee.terminal import Terminal
 from cleanmelee.web.library import LATEST, Library, latest_folder
 from cleanmelee.web.match import Games, Opponents
 from cleanmelee.web.server import Site, run as run_page
-from melee_common import BOT_SLOT, Policy, VecEnv, load_policy, mirrored, observe
+from melee_common import BOT_SLOT, Policy, load_policy
 
 FRAME_TIME = 1 / 60                                                         # seconds; Melee's 59.94 Hz, near enough
 RUNS, RECORDINGS = Path("runs"), "recordings"                               # where `latest` looks, --serve records
@@ -65,7 +68,7 @@ class Args:
     policy: Annotated[str, PATH] = ""
     """the policy that plays: a checkpoint (.pt) or an exported policy (.onnx); needed but for a tournament"""
     opponent: Annotated[str, PATH] = "attacker"
-    """a bot (idle, random, attacker, level1 to level9), another policy's file, or in Dolphin cpu1 to cpu9 and human"""
+    """a bot (idle, random, attacker, level1 to level12), another policy's file, or in Dolphin cpu1 to cpu9 and human"""
     num_games: Annotated[int, Range(0, MAX_GAMES)] = 10
     """games of each matchup; on the embedded game all side by side (0: until Ctrl-C, one after the other)"""
     character: str = "mewtwo"

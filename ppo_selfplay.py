@@ -41,11 +41,14 @@ from cleanmelee.cli import (
     AT_LEAST_0, COUNT, COUNT_OR_OFF, PATH, POSITIVE, SEEDS, SHARE, Range, UserError, as_flag, check_ranges,
     parse_characters, parse_matchups, parse_names, run_script, to_flags,
 )
+from cleanmelee.controller import ACTION_SIZE, decode_actions, mirrored
 from cleanmelee.dolphin import CPU_LEVELS, DolphinArgs, check_dolphin
 from cleanmelee.evaluation import Evaluator
 from cleanmelee.files import append_jsonl, check_writable
 from cleanmelee.frame import FRAME
 from cleanmelee.game import BOTS, warm_up
+from cleanmelee.games import VecEnv, matchups
+from cleanmelee.observation import NUM_INTS, Observation, num_floats, observe
 from cleanmelee.pool import Pool, Ratings, load_opponent, print_elo
 from cleanmelee.population import League, Learner, ParallelUpdates, Turn, make_learners, pbt_round
 from cleanmelee.resume import load_latest, restore, resumed_args
@@ -57,8 +60,7 @@ from cleanmelee.selfplay import MIRROR, SelfPlay
 from cleanmelee.terminal import Terminal
 from cleanmelee.tracking import Tracker
 from melee_common import (
-    ACTION_SIZE, NUM_INTS, Observation, Policy, VecEnv, action_kl, action_logprobs, best_checkpoint, decode_actions,
-    evaluate_actions, load_checkpoint, load_policy, matchups, mirrored, network_flags, num_floats, observe,
+    Policy, action_kl, action_logprobs, best_checkpoint, evaluate_actions, load_checkpoint, load_policy, network_flags,
     parse_hidden, save_checkpoint,
 )
 
@@ -89,6 +91,9 @@ class Args:
     """stage, stages or all"""
     max_episode_frames: Annotated[int, COUNT_OR_OFF] = 3600
     """game frames after which a game is truncated; 3600 is a minute (off: 0, games run to the last stock or 8:00)"""
+    scattered: Annotated[float, SHARE] = .1
+    """share of games that begin with both players in the air, anywhere over and beside the stage, hurt: what they meet
+    too seldom to learn to come back; on the embedded game, not in evaluations (off: 0)"""
     action_repeat: Annotated[int | None, Range(1, 3600)] = None
     """game frames for which a chosen controller is held (default: 3, or that of --pretrained; off: 1, chosen anew on
     every frame)"""
@@ -779,7 +784,7 @@ def main(args: Args) -> None:
     envs = VecEnv(
         M, characters, stages, seed=args.seed, num_workers=args.num_workers, use_threads=args.use_threads,
         max_episode_frames=args.max_episode_frames, action_repeat=args.action_repeat, timeout=args.worker_timeout,
-        max_restarts=args.max_restarts, cpu_levels=cpu_levels, log=console.print,
+        max_restarts=args.max_restarts, cpu_levels=cpu_levels, log=console.print, scattered=args.scattered,
         dolphin=args.live if args.game_type == "dolphin" else None)
     hyper = {"learning_rate": args.learning_rate, "entropy_coef": args.entropy_coef, "ppo_clip": args.ppo_clip}
     learners = make_learners(

@@ -22,13 +22,14 @@ import torch
 
 from cleanmelee import signals
 from cleanmelee.cli import UserError, lookup
+from cleanmelee.controller import encode_controllers, mirrored
 from cleanmelee.events import ReplayError
 from cleanmelee.files import atomic_write, read_json
 from cleanmelee.frame import CONTROLLER, FIGHTERS, FIRST_CONTROL_FRAME, FRAME, NUM_PLAYERS, same_fighter
+from cleanmelee.observation import Observation, observe
 from cleanmelee.packed import BLOCK, RECORD, PackedGame, map_file, name_of, pack_game
 from cleanmelee.replays import Replay, scan_replays
 from cleanmelee.rewards import RewardArgs, compute_rewards
-from melee_common import Observation, encode_controllers, mirrored, observe
 
 RELEASE_BYTES = 512 << 20                               # of mapped files that were read, after which they are let go
 WINDOW_BYTES = 256 << 10                                # of them that the kernel maps for a short window

@@ -13,14 +13,16 @@ from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.spaces import Box, Dict, MultiDiscrete
 
 from cleanmelee.cli import UserError, from_flags, lookup
+from cleanmelee.controller import (
+    ACTION_SIZE, NUM_BUTTONS, NUM_LOGITS, NUM_SHOULDER, NUM_STICK, decode_actions, mirrored,
+)
 from cleanmelee.frame import CHARACTERS, CONTROLLER, FIGHTERS, FRAME, STAGES, outcomes
 from cleanmelee.game import BOTS
+from cleanmelee.games import VecEnv
+from cleanmelee.observation import INT_LIMITS, NUM_INTS, Observation, Pending, num_floats, observe
 from cleanmelee.pool import Pool
 from cleanmelee.rewards import RewardArgs, compute_rewards
-from melee_common import (
-    ACTION_SIZE, INT_LIMITS, NUM_BUTTONS, NUM_INTS, NUM_LOGITS, NUM_SHOULDER, NUM_STICK, Observation, Pending,
-    Policy, VecEnv, decode_actions, load_policy, mirrored, num_floats, observe, to_torch,
-)
+from melee_common import Policy, load_policy, to_torch
 
 
 def spaces(frame_delay: int) -> tuple[Dict, MultiDiscrete]:

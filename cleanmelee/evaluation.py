@@ -16,19 +16,19 @@ import torch
 
 from cleanmelee import signals
 from cleanmelee.cli import UserError
+from cleanmelee.controller import ACTION_SIZE, NUM_BUTTONS, NUM_STICK, STICK_NEUTRAL, mirrored
 from cleanmelee.files import append_jsonl, atomic_write, read_file, read_jsonl
 from cleanmelee.fingerprint import Fingerprint, unlike_people
 from cleanmelee.frame import outcomes
 from cleanmelee.game import BOTS
+from cleanmelee.games import VecEnv, matchups
 from cleanmelee.inference import Hands, Pace
+from cleanmelee.observation import observe
 from cleanmelee.recording import write_slp
 from cleanmelee.statistics import wilson_interval
 from cleanmelee.terminal import warn
 from cleanmelee.workers import end_with_parent
-from melee_common import (
-    ACTION_SIZE, BOT_SLOT, NUM_BUTTONS, NUM_STICK, STICK_NEUTRAL, Policy, VecEnv, load_checkpoint, load_policy,
-    matchups, mirrored, observe, play_games, save_checkpoint,
-)
+from melee_common import BOT_SLOT, Policy, load_checkpoint, load_policy, play_games, save_checkpoint
 
 
 def measure_strength(policy: Policy, initial: Policy, step: int, *, seed: int, games: int, opponents: list[str],

@@ -4,10 +4,11 @@ import numpy as np
 import torch
 from rich.table import Table
 
+from cleanmelee.controller import HEADS, NUM_BUTTONS, STICK_NEUTRAL
 from cleanmelee.dataset import Games
 from cleanmelee.frame import BUTTONS, FIGHTERS
 from cleanmelee.terminal import Terminal
-from melee_common import HEADS, NUM_BUTTONS, STICK_NEUTRAL, Policy, action_logprobs, split_logits
+from melee_common import Policy, action_logprobs, split_logits
 
 STICKS = list(HEADS)[1:5]                                                   # main_x, main_y, c_x, c_y
 NAMES = {number: name for name, number in FIGHTERS.items()}

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from cleanmelee.controller import NUM_LOGITS, decode_actions
 from cleanmelee.frame import CONTROLLER
+from cleanmelee.observation import NUM_INTS, Observation
 from cleanmelee.onnx import OnnxPolicy
-from melee_common import BOT_SLOT, NUM_INTS, NUM_LOGITS, Observation, Policy, act, decode_actions
+from melee_common import BOT_SLOT, Policy, act
 
 
 @dataclass

@@ -14,12 +14,11 @@ import numpy as np
 import torch
 
 from cleanmelee.cli import UserError
+from cleanmelee.controller import ACTION_SIZE, HEADS, NUM_BUTTONS, NUM_LOGITS
 from cleanmelee.files import read_file
+from cleanmelee.observation import INT_LIMITS, NUM_INTS, Observation, num_floats, schema_hash
 from cleanmelee.terminal import printable
-from melee_common import (
-    ACTION_SIZE, HEADS, INT_LIMITS, NUM_BUTTONS, NUM_INTS, NUM_LOGITS, Observation, Policy, check_timing, load_policy,
-    num_floats, schema_hash,
-)
+from melee_common import Policy, check_timing, load_policy
 
 # All that an export can be told: uniform numbers that become noise of 0. Gumbel at 1/e, logistic at .5.
 MOST_LIKELY = torch.full((NUM_LOGITS,), 1 / np.e)

@@ -137,10 +137,10 @@ def check_state(saved, like, where: str) -> None:
             raise ValueError(f"{where} has {len(saved)} entries, not {len(like)}")
         for k, pair in enumerate(zip(saved, like, strict=True)):
             check_state(*pair, f"{where}.{k}")
-    elif hasattr(like, "dtype"):                                            # a tensor
+    elif hasattr(like, "dtype"):                                            # a tensor or an array
         if (saved.shape, saved.dtype) != (like.shape, like.dtype):
             raise ValueError(f"{where} is {saved.dtype} {list(saved.shape)}, not {like.dtype} {list(like.shape)}")
-        if not saved.isfinite().all():
+        if not (saved.isfinite() if hasattr(saved, "isfinite") else np.isfinite(saved)).all():
             raise ValueError(f"{where} is not finite")
     elif kind is float and not math.isfinite(saved) or kind is int and abs(saved) >= 2 ** 63:
         raise ValueError(f"{where} is {saved}")

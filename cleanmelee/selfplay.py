@@ -12,11 +12,13 @@ from cleanmelee.cli import UserError
 from cleanmelee.dolphin import CPU_LEVELS
 from cleanmelee.frame import outcomes
 from cleanmelee.game import BOTS
+from cleanmelee.games import VecEnv
+from cleanmelee.observation import Observation, Pending
 from cleanmelee.pool import Pool, Ratings, Rotation
 from cleanmelee.population import Learner
 from cleanmelee.runs import check_state
 from cleanmelee.terminal import warn
-from melee_common import BOT_SLOT, Observation, Pending, Policy, StackedPolicies, VecEnv, act
+from melee_common import BOT_SLOT, Policy, StackedPolicies, act
 
 MIRROR = ""                                             # an opponent: the learner itself, both sides learn
 ARRAYS = ("learner_of", "port", "dones", "rated", "may_change", "lengths", "paid")
@@ -175,8 +177,9 @@ class SelfPlay:
             each.teacher_state = ()                                      # it followed other games than it will see next
 
     def state_dict(self) -> dict:
+        pending = {name: torch.from_numpy(array.copy()) for name, array in self.pending.state_dict().items()}
         return {**{name: getattr(self, name).tolist() for name in ARRAYS}, "opponents": self.opponents,
-                "recent": [rotation.recent for rotation in self.rotations], **self.pending.state_dict(),
+                "recent": [rotation.recent for rotation in self.rotations], **pending,
                 "states": {name: list(state) for name, state in self.states.items()},
                 "rng": json.dumps(self.rng.bit_generator.state), "noise": self.noise.get_state()}
 

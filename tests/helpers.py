@@ -14,10 +14,12 @@ import torch
 
 from cleanmelee import game
 from cleanmelee.cli import from_flags, to_flags
+from cleanmelee.controller import NUM_BUTTONS, NUM_STICK, decode_actions
 from cleanmelee.dolphin import controllers_from_gamestate, frame_from_gamestate, keep_raw_events
 from cleanmelee.frame import BUTTON_X, CONTROLLER, FRAME
+from cleanmelee.observation import Observation, observe
 from cleanmelee.recording import write_slp
-from melee_common import NUM_BUTTONS, NUM_STICK, Observation, Policy, decode_actions, observe, to_torch
+from melee_common import Policy, to_torch
 from ppo_selfplay import Args
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -159,7 +161,7 @@ FRAMES = 2 * 4 * 16                                                         # ga
 def tiny(tmp_path, name, iterations=3, **options) -> Args:
     network = {} if "pretrained" in options else {"action_repeat": 2, "hidden": "16,16"}
     return from_flags(Args, {
-        "num_games": 4, "rollout_length": 16, "anneal_lr": False, "opponent_bots": "",
+        "num_games": 4, "rollout_length": 16, "anneal_lr": False, "opponent_bots": "", "scattered": 0.,
         "timesteps": iterations * FRAMES, **network,
         "batch_size": 64, "eval_interval": 0, "eval_games": 2, "eval_opponents": "idle", "eval_in_background": False,
         "watch_interval": 0,

@@ -21,15 +21,18 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
 from cleanmelee.cli import UserError, lookup
+from cleanmelee.controller import mirrored
 from cleanmelee.frame import BUTTONS, CHARACTERS, CONTROLLER, NUM_PLAYERS, SHEIK, STAGES, ZELDA, outcomes
 from cleanmelee.game import BOTS
+from cleanmelee.games import VecEnv
 from cleanmelee.inference import Hands, Pace, warm_up
+from cleanmelee.observation import observe
 from cleanmelee.onnx import OnnxPolicy, load_player
 from cleanmelee.recording import Recorder
 from cleanmelee.terminal import printable
 from cleanmelee.web.picture import pictures, scene
 from cleanmelee.web.thoughts import FACTS, THOUGHT, Thinker, unmirror
-from melee_common import BOT_SLOT, Policy, VecEnv, mirrored, observe
+from melee_common import BOT_SLOT, Policy
 
 FRAME_TIME = 1 / 60                                                         # seconds
 READY = 1.                                                                  # seconds before a game's first frame

@@ -3,13 +3,14 @@
 import numpy as np
 import torch
 
+from cleanmelee.controller import (
+    NEUTRAL_ACTION, NUM_BUTTONS, NUM_SHOULDER, NUM_STICK, STICK_GRID, encode_controllers, mirrored,
+)
 from cleanmelee.frame import FIRST_CONTROL_FRAME, NUM_PLAYERS
+from cleanmelee.observation import Observation, observe
 from cleanmelee.replays import Replay
 from cleanmelee.web.picture import layout
-from melee_common import (
-    NEUTRAL_ACTION, NUM_BUTTONS, NUM_SHOULDER, NUM_STICK, STICK_GRID, Observation, Policy, encode_controllers, mirrored,
-    observe, to_torch,
-)
+from melee_common import Policy, to_torch
 
 WHOLE = 255                                             # a probability of 1, in a byte
 THOUGHT = np.dtype([

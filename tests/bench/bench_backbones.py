@@ -20,7 +20,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from helpers import random_actions, random_observation  # noqa: E402
-from melee_common import BACKBONES, NUM_LOGITS, Observation, Policy, action_logprobs  # noqa: E402
+from cleanmelee.controller import NUM_LOGITS
+from cleanmelee.observation import Observation
+from melee_common import BACKBONES, Policy, action_logprobs
 
 
 def learning(policy: Policy, frames: int, windows: int, seconds: float) -> float:

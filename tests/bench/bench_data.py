@@ -31,8 +31,10 @@ from cleanmelee import replays
 from cleanmelee.dataset import Windows, open_games, prefetch
 from cleanmelee.frame import CHARACTERS, STAGES
 from cleanmelee.game import BOTS
+from cleanmelee.games import VecEnv
+from cleanmelee.observation import NUM_FLOATS, NUM_INTS
 from cleanmelee.packed import Store, pack_game
-from melee_common import NUM_FLOATS, NUM_INTS, Policy, VecEnv
+from melee_common import Policy
 
 CONTROL_AFTER = 84                                      # frames of a game before anybody acts
 SIDE_BY_SIDE = 250                                      # games that are played together

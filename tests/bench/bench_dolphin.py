@@ -19,7 +19,7 @@ import fake_dolphin
 import ppo_selfplay
 from cleanmelee.dolphin import ISO_SIZE, DolphinArgs
 from cleanmelee.frame import CHARACTERS, CONTROLLER, STAGES
-from melee_common import VecEnv
+from cleanmelee.games import VecEnv
 from helpers import dolphin_of
 
 NUM_FRAMES = 1000

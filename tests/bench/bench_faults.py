@@ -21,8 +21,9 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+from cleanmelee.controller import decode_actions
 from cleanmelee.frame import CHARACTERS, STAGES
-from melee_common import Games, VecEnv, decode_actions
+from cleanmelee.games import Games, VecEnv
 from helpers import random_actions
 
 GAMES, WORKERS, SICK = 8, 4, 12345.

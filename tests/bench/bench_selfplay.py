@@ -33,10 +33,13 @@ import tyro
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 import ppo_selfplay as ppo  # noqa: E402 (after the path is set)
+from cleanmelee.controller import decode_actions, mirrored
 from cleanmelee.frame import CHARACTERS, CONTROLLER, STAGES
+from cleanmelee.games import VecEnv
+from cleanmelee.observation import observe
 from cleanmelee.pool import Pool, Ratings
 from cleanmelee.population import make_learners
-from melee_common import VecEnv, act, decode_actions, load_checkpoint, load_policy, mirrored, observe
+from melee_common import act, load_checkpoint, load_policy
 from cleanmelee.selfplay import SelfPlay
 from cleanmelee.cli import from_flags
 

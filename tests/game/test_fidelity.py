@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from cleanmelee import game
 from cleanmelee.frame import CHARACTERS, STAGES
+from cleanmelee.games import VecEnv
 from cleanmelee.recording import write_slp
 from helpers import Game
-from melee_common import VecEnv
 
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
 SPOT_DODGE = dict(main_y=-1.0, buttons=game.BUTTON_R, r=1.0)

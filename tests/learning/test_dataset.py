@@ -13,14 +13,15 @@ import torch
 
 from cleanmelee import dataset, replays as replays_room
 from cleanmelee.cli import UserError
+from cleanmelee.controller import encode_controllers, mirrored
 from cleanmelee.dataset import Windows, games_of, load_all, open_games, permuted, prefetch
 from cleanmelee.frame import FIRST_CONTROL_FRAME
+from cleanmelee.observation import observe, upcoming
 from cleanmelee.packed import BLOCK, DamagedCache, PackedGame, Store, pack_game
 from cleanmelee.recording import write_slp
 from cleanmelee.replays import Replay, activity, load_replays, scan_replays
 from cleanmelee.rewards import RewardArgs, compute_rewards
 from helpers import made_up_game, write_games
-from melee_common import encode_controllers, mirrored, observe, upcoming
 
 
 @pytest.fixture(autouse=True)

@@ -10,12 +10,15 @@ import torch
 
 from cleanmelee import game
 from cleanmelee.cli import UserError
+from cleanmelee.controller import NEUTRAL_ACTION, decode_actions
 from cleanmelee.statistics import wilson_interval
 from cleanmelee.frame import CHARACTERS, CONTROLLER, FRAME, STAGES, outcomes
 from cleanmelee.game import BOTS
+from cleanmelee.games import Games, VecEnv
+from cleanmelee.observation import observe
 from cleanmelee.rewards import RewardArgs, compute_rewards
 from cleanmelee.workers import ForkServer
-from melee_common import BOT_SLOT, NEUTRAL_ACTION, Games, Policy, VecEnv, act, decode_actions, observe
+from melee_common import BOT_SLOT, Policy, act
 from ppo_selfplay import compute_gae
 from helpers import random_actions, slow_gae
 
@@ -95,6 +98,23 @@ def test_workers_play_the_same_games_as_one_process():
     bots = [[0, BOTS["random"]]] * 5
     with make(5, bot_kinds=bots) as alone, make(5, bot_kinds=bots, num_workers=2) as workers:
         assert play(alone, 400) == play(workers, 400)
+
+
+def test_scattered_games_begin_in_the_air_and_a_share_of_them():
+    """Beside the stage too, for workers alike, and none unless it is asked for."""
+    with make(400, scattered=.25) as envs, make(400, scattered=.25, num_workers=2) as workers, make(400) as plain:
+        players = envs.frames["players"]
+        begun = players["airborne"].astype(bool)
+        assert (begun.all(1) == begun.any(1)).all() and not plain.frames["players"]["airborne"].any()
+        assert 70 <= begun.all(1).sum() <= 130                              # four standard deviations
+        edge = game.TABLES.stages["floor_right"][FD, 0]
+        for far in (players["x"] < -edge, players["x"] > edge, players["y"] < -20):
+            assert .02 < far.sum() / begun.sum() < .3
+        for k in range(40):                                                 # nobody acts, all goes on by Melee's rules
+            envs.step(envs.controllers), workers.step(workers.controllers)
+        assert envs.frames.tobytes() == workers.frames.tobytes()
+        assert (players["stocks"][begun].mean() < 4) and (players["stocks"][~begun] == 4).all()
+        assert np.isfinite(players["x"]).all()
 
 
 def test_truncation_and_autoreset():

@@ -9,17 +9,16 @@ import torch
 from gymnasium.error import ClosedEnvironmentError, Error, ResetNeeded
 from gymnasium.utils.env_checker import check_env
 
-import melee_common
 from cleanmelee.cli import UserError
+from cleanmelee.controller import ACTION_SIZE, NEUTRAL_ACTION, NUM_LOGITS, decode_actions, mirrored
 from cleanmelee.environment import MeleeEnv, MeleeParallelEnv
 from cleanmelee.frame import CONTROLLER
 from cleanmelee.game import BOTS
+from cleanmelee.games import VecEnv
+from cleanmelee.observation import NUM_FLOATS, NUM_INTS, Observation, observe
 from cleanmelee.pool import Pool
 from helpers import FINAL_DESTINATION, FOX, random_actions
-from melee_common import (
-    ACTION_SIZE, NEUTRAL_ACTION, NUM_FLOATS, NUM_INTS, NUM_LOGITS, Observation, Policy, VecEnv, decode_actions,
-    save_checkpoint, to_torch,
-)
+from melee_common import Policy, save_checkpoint, to_torch
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -102,10 +101,10 @@ def test_a_policy_inside_plays_as_it_would_outside():
     noise.set_state(env._noise.get_state())
     for frame in range(40):
         if frame % 2 == 0:
-            mirror = melee_common.mirrored(env._envs.frames)[:, 1]
+            mirror = mirrored(env._envs.frames)[:, 1]
             waiting = np.zeros((1, 2, 3), CONTROLLER)
             waiting[0, 1] = ([np.zeros((), CONTROLLER)] * 3 + chosen)[-3:]
-            obs = to_torch(melee_common.observe(env._envs.frames, env._envs.controllers, waiting))
+            obs = to_torch(observe(env._envs.frames, env._envs.controllers, waiting))
             seen = Observation(obs.floats[:, 1], obs.ints[:, 1])
             with torch.no_grad():
                 actions, state = policy.step(seen, state, torch.rand(1, NUM_LOGITS, generator=noise))

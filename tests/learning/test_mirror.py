@@ -4,18 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-import melee_common
 import play
 import ppo_selfplay
+from cleanmelee.controller import NEUTRAL_ACTION, NUM_BUTTONS, NUM_STICK, decode_actions, encode_controllers, mirrored
 from cleanmelee.dataset import pack, subjects
 from cleanmelee.environment import MeleeEnv
 from cleanmelee.frame import CHARACTERS, CONTROLLER, STAGES
+from cleanmelee.games import VecEnv
+from cleanmelee.observation import observe
 from cleanmelee.recording import write_slp
 from cleanmelee.replays import load_replays, read_replay
-from melee_common import (
-    NUM_BUTTONS, NUM_STICK, VecEnv, decode_actions, encode_controllers, mirrored, observe, play_games,
-    save_checkpoint,
-)
+from melee_common import play_games, save_checkpoint
 from helpers import random_actions, random_frames, stubborn
 
 TOWARDS = NUM_STICK - 1
@@ -130,7 +129,7 @@ def test_matches(walker, tmp_path, asynchronous):
 def test_gymnasium(history, port):
     env = MeleeEnv(stubborn(TOWARDS), port=port, action_repeat=1, max_episode_frames=100)
     env.reset(seed=1)
-    action = melee_common.NEUTRAL_ACTION.copy()
+    action = NEUTRAL_ACTION.copy()
     action[NUM_BUTTONS] = TOWARDS
     while not env.step(action)[3]:
         pass

@@ -9,12 +9,15 @@ import pytest
 import torch
 
 from cleanmelee.cli import UserError
+from cleanmelee.controller import (
+    ACTION_SIZE, HEADS, NUM_LOGITS, STICK_GRID, STICK_NEUTRAL, STICK_TABLE, decode_actions, encode_controllers,
+    mirrored,
+)
 from cleanmelee.frame import CONTROLLER, FRAME
+from cleanmelee.observation import NUM_FLOATS, NUM_INTS, OWN_CONTROLLER, Observation, observe
 from melee_common import (
-    ACTION_SIZE, BACKBONES, HEADS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, OWN_CONTROLLER, STICK_GRID,
-    STICK_NEUTRAL, STICK_TABLE, Observation, Policy, StackedPolicies, action_logprobs, decode_actions,
-    encode_controllers, load_checkpoint, load_policy, mirrored, observe, parse_hidden, reset_state, save_checkpoint,
-    to_torch,
+    BACKBONES, Policy, StackedPolicies, action_logprobs, load_checkpoint, load_policy, parse_hidden, reset_state,
+    save_checkpoint, to_torch,
 )
 from helpers import random_actions, random_frames, random_observation
 

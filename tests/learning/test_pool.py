@@ -12,8 +12,9 @@ import torch
 
 import bench_pool
 from cleanmelee.cli import UserError
+from cleanmelee.observation import NUM_FLOATS, NUM_INTS, Observation
 from cleanmelee.pool import Pool, Ratings, fit_elo, print_elo
-from melee_common import NUM_FLOATS, NUM_INTS, Observation, Policy, act, load_checkpoint, save_checkpoint, swap_policy
+from melee_common import Policy, act, load_checkpoint, save_checkpoint, swap_policy
 
 
 def tiny() -> Policy:

@@ -12,22 +12,21 @@ import numpy as np
 import pytest
 import torch
 
-import melee_common
 from cleanmelee import evaluation
 from cleanmelee import selfplay as selfplay_room
 from cleanmelee.cli import parse_matchups
 import ppo_selfplay
 from bench_matchmaking import LEARNERS, draw, league
 from cleanmelee.cli import UserError
+from cleanmelee.controller import HEADS, NEUTRAL_ACTION, NUM_BUTTONS, NUM_LOGITS
 from cleanmelee.evaluation import Evaluator
 from cleanmelee.frame import CHARACTERS, STAGES
 from cleanmelee.game import BOTS
+from cleanmelee.games import VecEnv, matchups
+from cleanmelee.observation import Observation
 from cleanmelee.pool import Pool, Ratings
 from cleanmelee.population import Turn, make_learners, pbt_round
-from melee_common import (
-    HEADS, NUM_BUTTONS, Policy, VecEnv, action_kl, action_logprobs, load_checkpoint, load_policy, matchups,
-    save_checkpoint,
-)
+from melee_common import BOT_SLOT, Policy, action_kl, action_logprobs, load_checkpoint, load_policy, save_checkpoint
 from cleanmelee.selfplay import MIRROR, SelfPlay
 from ppo_selfplay import OPPONENT, Matchmaker, assign_opponents, compute_gae, evaluation_settings
 from ppo_selfplay import Args, main
@@ -495,7 +494,7 @@ def plain_gradient(kept, args) -> dict[str, torch.Tensor]:
     rollout, policy = kept["rollouts"][0], Policy("mlp", (16, 16))
     policy.load_state_dict(kept["before"])
     T, N = rollout["starts"].shape
-    obs = melee_common.Observation(*(torch.from_numpy(np.ascontiguousarray(x)) for x in rollout["obs"]))
+    obs = Observation(*(torch.from_numpy(np.ascontiguousarray(x)) for x in rollout["obs"]))
     actions = torch.from_numpy(np.ascontiguousarray(rollout["actions"])).long()                 # [T, N, 2, 13]
     features, _ = policy.unroll(obs, (), None)
     values, logits = policy.value(features), policy.logits(features, actions)
@@ -575,7 +574,7 @@ def kl_of_update(kept):
     old = Policy(**learner.policy.config)
     old.load_state_dict(kept["before"])
     T, N = rollout["starts"].shape
-    obs = melee_common.Observation(*(torch.from_numpy(np.ascontiguousarray(x)).flatten(1, 2) for x in rollout["obs"]))
+    obs = Observation(*(torch.from_numpy(np.ascontiguousarray(x)).flatten(1, 2) for x in rollout["obs"]))
     actions = torch.from_numpy(np.ascontiguousarray(rollout["actions"])).flatten(1, 2)
     starts = torch.from_numpy(np.repeat(rollout["starts"], 2, 1))
     with torch.no_grad():
@@ -680,7 +679,7 @@ def test_the_teacher_holds_the_policy(tmp_path):
 
 def test_action_kl_is_that_of_the_distributions():
     torch.manual_seed(0)
-    p, q = torch.randn(2, 40, melee_common.NUM_LOGITS).unbind()
+    p, q = torch.randn(2, 40, NUM_LOGITS).unbind()
     expected = [torch.distributions.kl_divergence(
         *(torch.distributions.Bernoulli(logits=x[:, :NUM_BUTTONS]) for x in (p, q))).sum(-1)]
     offset = NUM_BUTTONS
@@ -896,8 +895,8 @@ def test_the_control_and_the_drift_are_fair_where_the_matchup_is_not(tmp_path, m
 def test_drift_compares_the_same_games(monkeypatch):
     """A policy that acts otherwise against bots than against itself has not drifted from one that does the same."""
     def fake(policies, envs, assignment, generator, watch):
-        actions = np.tile(melee_common.NEUTRAL_ACTION, (*assignment.shape, 1))
-        actions[(assignment == melee_common.BOT_SLOT).any(1), :, 0] = 1     # against bots: A on every frame
+        actions = np.tile(NEUTRAL_ACTION, (*assignment.shape, 1))
+        actions[(assignment == BOT_SLOT).any(1), :, 0] = 1     # against bots: A on every frame
         watch(actions, envs.frames, envs.frames, np.ones(len(assignment), bool))
         return envs.frames.copy()
 

@@ -9,12 +9,12 @@ import melee.enums
 import numpy as np
 import pytest
 
-import melee_common
 import ppo_selfplay
 from cleanmelee import rewards as common
 from cleanmelee import game
 from cleanmelee.cli import run_script
 from cleanmelee.frame import CHARACTERS, CONTROLLER, FRAME
+from cleanmelee.games import VecEnv
 from cleanmelee.replays import load_replays
 from cleanmelee.rewards import REWARD_TERMS, RewardArgs, compute_rewards, reward_terms
 from helpers import Game
@@ -80,7 +80,7 @@ def played():
     characters = ids[np.stack([np.arange(n) % 10, (np.arange(n) // 6) % 10], 1)]
     kinds = np.array([[game.BOTS["attacker"], game.BOTS["random"]], [game.BOTS["attacker"]] * 2])[np.arange(n) % 2]
     steps = []
-    with melee_common.VecEnv(
+    with VecEnv(
         n, characters, [31, 32] * (n // 2), seed=3, bot_kinds=kinds, max_episode_frames=0, action_repeat=3) as envs:
         for _ in range(1500):
             before = envs.frames.copy()

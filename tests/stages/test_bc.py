@@ -15,20 +15,19 @@ import pytest
 import torch
 
 import bc
-import melee_common
 from cleanmelee import dataset, imitation
 from cleanmelee.frame import BUTTONS
 from cleanmelee.rewards import RewardArgs, compute_rewards
 from cleanmelee.cli import UserError
+from cleanmelee.controller import ACTION_SIZE, HEADS, NEUTRAL_ACTION, decode_actions
 from cleanmelee.dataset import subjects
 from cleanmelee.frame import BUTTON_X, CHARACTERS, CONTROLLER, FIRST_CONTROL_FRAME, STAGES
+from cleanmelee.games import VecEnv
 from cleanmelee.learning import choose_device, learning_rate
+from cleanmelee.observation import NUM_FLOATS, OWN_CONTROLLER, Observation, observe
 from cleanmelee.recording import write_slp
 from cleanmelee.replays import load_replays
-from melee_common import (
-    ACTION_SIZE, HEADS, NEUTRAL_ACTION, NUM_FLOATS, Policy, VecEnv, action_logprobs, decode_actions, load_policy,
-    observe, save_checkpoint,
-)
+from melee_common import Policy, action_logprobs, load_policy, save_checkpoint, to_torch
 from helpers import made_up_game, write_games
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -147,7 +146,7 @@ def test_own_controller_columns():
     other["buttons"][:, 0] = ~controllers["buttons"][:, 0]
     a, b = observe(frames, controllers).floats[:, 0], observe(frames, other).floats[:, 0]
     own = np.zeros(NUM_FLOATS, bool)
-    own[melee_common.OWN_CONTROLLER] = True
+    own[OWN_CONTROLLER] = True
     np.testing.assert_array_equal((a != b).all(0), own)
 
 
@@ -543,8 +542,8 @@ def test_command_line(tmp_path):
     assert list(Path("runs/cli").glob("wandb/offline-run-*/*.wandb"))
     policy, _ = load_policy("runs/cli/checkpoints/best.pt")
     assert policy.config == Policy("gru", (16, 8)).config
-    obs = melee_common.to_torch(observe(*made_up_game(0, 1)))
-    actions, _ = policy.step(melee_common.Observation(obs.floats[0], obs.ints[0]), policy.initial_state(2), None)
+    obs = to_torch(observe(*made_up_game(0, 1)))
+    actions, _ = policy.step(Observation(obs.floats[0], obs.ints[0]), policy.initial_state(2), None)
     assert actions.shape == (2, ACTION_SIZE)
     with pytest.raises(UserError, match="--run-name"):
         bc.main(small(games, run_name="cli"))

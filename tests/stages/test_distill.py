@@ -12,9 +12,10 @@ import pytest
 import torch
 
 import distill
+from cleanmelee.controller import ACTION_SIZE, NUM_LOGITS
 from cleanmelee.frame import CONTROLLER, FRAME
 from cleanmelee.recording import write_slp
-from melee_common import ACTION_SIZE, NUM_LOGITS, Policy, load_policy, save_checkpoint
+from melee_common import Policy, load_policy, save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -15,11 +15,10 @@ import torch
 import export_onnx
 from export_onnx import Act, Args, Score, export, game_frames, parity, quantise
 from cleanmelee.cli import UserError, run_script
+from cleanmelee.controller import ACTION_SIZE, NUM_BUTTONS, NUM_LOGITS
+from cleanmelee.observation import NUM_FLOATS, NUM_INTS, Observation, schema_hash
 from cleanmelee.onnx import load_player, onnx_session
-from melee_common import (
-    ACTION_SIZE, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, Observation, Policy, save_checkpoint,
-    schema_hash, to_torch,
-)
+from melee_common import Policy, save_checkpoint, to_torch
 
 BACKBONES = [("mlp", (24, 16)), ("gru", (24, 16))]
 

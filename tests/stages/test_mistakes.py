@@ -13,9 +13,10 @@ import export_onnx
 import play
 import ppo_selfplay
 from cleanmelee.cli import UserError, run_script
+from cleanmelee.controller import NUM_LOGITS
 from export_onnx import Act, export
 from helpers import tiny, write_games
-from melee_common import NUM_LOGITS, Policy, save_checkpoint
+from melee_common import Policy, save_checkpoint
 
 SCRIPTS = {"bc": bc, "distill": distill, "export_onnx": export_onnx, "play": play, "ppo_selfplay": ppo_selfplay}
 GOOD = {

@@ -20,13 +20,13 @@ import play
 from export_onnx import Act, export
 from cleanmelee import inference, statistics
 from cleanmelee.cli import CHARACTER_PRESETS, UserError, from_flags, run_script
+from cleanmelee.controller import NEUTRAL_ACTION, NUM_BUTTONS, NUM_LOGITS, decode_actions
 from cleanmelee.dolphin import HUMAN
 from cleanmelee.frame import CHARACTERS, STAGES, outcomes
+from cleanmelee.games import VecEnv
+from cleanmelee.observation import NUM_FLOATS, NUM_INTS, Observation, schema_hash
 from cleanmelee.replays import read_replay
-from melee_common import (
-    NEUTRAL_ACTION, NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, Observation, Policy, VecEnv, decode_actions,
-    play_games, save_checkpoint, schema_hash,
-)
+from melee_common import Policy, play_games, save_checkpoint
 from cleanmelee.inference import Pace
 from cleanmelee.onnx import MOST_LIKELY, OnnxPolicy
 from play import Args

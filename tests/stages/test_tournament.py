@@ -12,8 +12,9 @@ import pytest
 
 import play
 from cleanmelee.cli import UserError
+from cleanmelee.controller import NUM_STICK
 from cleanmelee.pool import Pool, Ratings, fit_elo
-from melee_common import NUM_STICK, Policy
+from melee_common import Policy
 from cleanmelee.tournament import draw_pairs
 from play import Args
 from helpers import stubborn

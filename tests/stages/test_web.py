@@ -22,8 +22,10 @@ from websockets.sync.client import connect
 import play
 from cleanmelee import game, inference
 from cleanmelee.cli import UserError, from_flags
+from cleanmelee.controller import NEUTRAL_ACTION, NUM_BUTTONS, NUM_LOGITS, NUM_STICK
 from cleanmelee.frame import BUTTON_A, BUTTON_X, CHARACTERS, CONTROLLER, FRAME, STAGES
 from cleanmelee.game.terrain import place_platforms
+from cleanmelee.games import VecEnv
 from cleanmelee.inference import Pace
 from cleanmelee.recording import Recorder, write_slp
 from cleanmelee.replays import controlled, read_replay
@@ -34,9 +36,7 @@ from cleanmelee.web.picture import PICTURE, fighter_shape, layout, pictures
 from cleanmelee.web.server import Site, listening
 from cleanmelee.web.thoughts import EVERY, THOUGHT, recorded_thoughts, think
 from helpers import batch, random_observation, stubborn
-from melee_common import (
-    NEUTRAL_ACTION, NUM_BUTTONS, NUM_LOGITS, NUM_STICK, Policy, VecEnv, save_checkpoint, split_logits,
-)
+from melee_common import Policy, save_checkpoint, split_logits
 
 ORDER = {"type": "start", "character": "fox", "opponent": "idle", "opponent_character": "marth", "stage": "battlefield"}
 needs_chromium = pytest.mark.skipif(chromium.PROGRAM is None, reason="chromium is not installed")

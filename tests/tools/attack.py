@@ -58,13 +58,14 @@ from cleanmelee.cli import UserError, run_script
 from cleanmelee.dataset import pack, subjects
 from cleanmelee.frame import CHARACTERS, STAGES
 from cleanmelee.game import BOTS
+from cleanmelee.games import VecEnv
 from cleanmelee.pool import Pool, Ratings
 from cleanmelee.recording import write_slp
 from cleanmelee.replays import load_replays
 from cleanmelee.slp import read_replay
 from cleanmelee.workers import end_with_parent
 from helpers import FRAMES, metrics, random_observation, tiny
-from melee_common import VecEnv, load_checkpoint, load_policy
+from melee_common import load_checkpoint, load_policy
 from mutations import ONNX, PT, RUN, SLP
 
 GOOD = "same", "differs", "refused"

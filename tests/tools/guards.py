@@ -23,12 +23,13 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
+from cleanmelee.controller import NUM_BUTTONS, NUM_LOGITS, NUM_SHOULDER, NUM_STICK, decode_actions, mirrored
 from cleanmelee.frame import CHARACTERS, STAGES
 from cleanmelee.game import BOTS
+from cleanmelee.games import VecEnv
+from cleanmelee.observation import NUM_FLOATS, NUM_INTS, observe, schema_hash
 from cleanmelee.onnx import onnx_session
 from cleanmelee.recording import write_slp
-from melee_common import NUM_BUTTONS, NUM_FLOATS, NUM_INTS, NUM_LOGITS, NUM_SHOULDER, NUM_STICK, VecEnv
-from melee_common import decode_actions, mirrored, observe, schema_hash
 
 STAGES_OF_THE_CHAIN = ("bc", "ppo_selfplay", "distill", "export_onnx", "play")
 CLOCKS = ("time/", "charts/SPS", "frames_per_second")
