@@ -126,7 +126,7 @@ def end_of_action(p, h, c):
         p.fastfall = 0
         return
     length = action_length(p, h, c)
-    if action == TURN_RUN or in_shine(p):              # stood still for a while; began in the air
+    if action == TURN_RUN or (in_shine(p) and action == SHINE_END):  # stood still for a while; began in the air
         frames = int(p.state_age)
     if length <= 0 or frames < length:
         return
