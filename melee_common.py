@@ -32,11 +32,14 @@ from cleanmelee.controller import (
     ACTION_SIZE, HEADS, NEUTRAL_ACTION, NUM_BUTTONS, NUM_LOGITS, NUM_SHOULDER, NUM_STICK, STICK_NEUTRAL, decode_actions,
     mirrored,
 )
-from cleanmelee.features import FLOAT_NAMES, INT_LIMITS, ITEM_FEATURES, TABLE_ROWS, id_columns, num_floats
+from cleanmelee.features import (
+    INT_LIMITS, ITEM_FEATURES, TABLE_ROWS, id_columns, item_columns, num_floats, other_columns,
+)
 from cleanmelee.files import atomic_write, read_file
 from cleanmelee.frame import FRAME, NUM_ITEMS
 from cleanmelee.games import VecEnv
 from cleanmelee.observation import Observation, Pending, observe, schema_hash
+from cleanmelee.plain import Plain
 from cleanmelee.runs import versions
 from cleanmelee.terminal import printable
 
@@ -76,10 +79,8 @@ class Embedding(nn.Module):
         for table in (self.action, self.character, self.stage, self.item_type):
             nn.init.normal_(table.weight, std=.3)
         self.item = linear(len(ITEM_FEATURES), item_dim)
-        item_columns = np.array([FLOAT_NAMES.index(f"item{slot}.{name}")
-                                 for slot in range(NUM_ITEMS) for name in ITEM_FEATURES])
-        other = np.setdiff1d(np.arange(num_floats(frame_delay)), item_columns)
-        self.register_buffer("item_columns", torch.from_numpy(item_columns), persistent=False)
+        other = other_columns(frame_delay)
+        self.register_buffer("item_columns", torch.from_numpy(item_columns().ravel()), persistent=False)
         self.register_buffer("other_columns", torch.from_numpy(other), persistent=False)
         self.present = ITEM_FEATURES.index("present")
         self.actions, self.characters, self.stages, self.items = (
@@ -196,16 +197,24 @@ def check_timing(action_repeat, frame_delay) -> None:
             raise UserError(f"{name} {printable(repr(value), 60)}: must be a whole number from {low} to 3600")
 
 
+def check_target(target_return) -> None:
+    """Raises UserError unless a policy can play for this return, in stocks."""
+    if type(target_return) not in (int, float) or not abs(target_return) <= 100:
+        raise UserError(f"target_return {printable(repr(target_return), 60)}: must be a number from -100 to 100")
+
+
 class Policy(nn.Module):
     """Embedding -> backbone -> value and controller heads. `unroll` learns over time, `step` acts on one frame, and
     they agree.
 
     State is explicit: a flat tuple of tensors [B, ...], empty for the mlp. `config` rebuilds the policy, and says how
     it acts: it decides on every `action_repeat`-th game frame and holds that, and a decision takes effect `frame_delay`
-    frames late. options: those of the backbone, in cleanmelee/backbones.py (None: its default)."""
+    frames late. With a `target_return` the backbone is also given the return that is to follow (Chen et al. 2021): this
+    one, unless `unroll` is told which one did follow. options: those of the backbone, in cleanmelee/backbones.py (None:
+    its default)."""
 
     def __init__(self, backbone: str = "mlp", hidden: tuple[int, ...] = (512, 512), action_repeat: int = 1,
-                 frame_delay: int = 0, **options: int | None):
+                 frame_delay: int = 0, target_return: float | None = None, **options: int | None):
         super().__init__()
         if not isinstance(backbone, str) or backbone not in BACKBONES:
             raise UserError(f"unknown backbone {printable(repr(backbone), 60)}: choose one of {', '.join(BACKBONES)}")
@@ -216,13 +225,18 @@ class Policy(nn.Module):
         options = backbone_options(backbone, **options)
         self.config = {"backbone": backbone, "hidden": list(hidden), "action_repeat": action_repeat,
                        "frame_delay": frame_delay, **options}
+        if target_return is not None:
+            check_target(target_return)
+            self.config["target_return"] = target_return
         self.embedding = Embedding(frame_delay)
-        self.backbone = BACKBONES[backbone](self.embedding.size, tuple(hidden), **options)
+        n_in = self.embedding.size + (target_return is not None)
+        self.backbone = BACKBONES[backbone](n_in, tuple(hidden), **options)
         remembered = sum(part[0].numel() for part in self.backbone.initial_state(1, torch.device("meta")))
         if remembered > STATE_SIZE:
             raise UserError(f"{backbone} {list(hidden)} would remember {remembered:,} numbers of every game, and at "
                             f"most {STATE_SIZE:,} are possible; make it smaller")
         self.value_head = linear(self.backbone.size, 1, 1.)
+        self._plain = None                                                  # its weights as arrays, once asked for
         self.controller_head = ControllerHead(self.backbone.size)
 
     @property
@@ -232,6 +246,18 @@ class Policy(nn.Module):
     @property
     def frame_delay(self) -> int:
         return self.config["frame_delay"]
+
+    @property
+    def target_return(self) -> float | None:
+        return self.config.get("target_return")
+
+    def aim_for(self, target_return: float) -> None:
+        """This is the return that it plays for. UserError unless it was trained with --return-conditioning."""
+        check_target(target_return)
+        if self.target_return is None:
+            raise UserError(f"--target-return {target_return}: the policy was not trained with --return-conditioning; "
+                            "leave it out, or choose one that was")
+        self.config["target_return"] = target_return
 
     @property
     def num_floats(self) -> int:
@@ -245,14 +271,24 @@ class Policy(nn.Module):
     def initial_state(self, batch: int) -> tuple[torch.Tensor, ...]:
         return self.backbone.initial_state(batch, self.device)
 
-    def unroll(self, obs: Observation, state: tuple, resets: torch.Tensor) -> tuple[torch.Tensor, tuple]:
+    def _seen(self, obs: Observation, returns: torch.Tensor | None) -> torch.Tensor:
+        """obs [..., ], returns [...] or None -> what the backbone is given [..., n]."""
+        x = self.embedding(obs)
+        if self.target_return is None:
+            return x
+        aim = x[..., :1] * 0 + self.target_return if returns is None else returns[..., None]
+        return torch.cat([x, aim], -1)
+
+    def unroll(self, obs: Observation, state: tuple, resets: torch.Tensor,
+               returns: torch.Tensor | None = None) -> tuple[torch.Tensor, tuple]:
         """obs [T, B, ...], state at the start, resets [T, B] (True: obs[t] begins a game, the state before it is
-        cleared) -> features [T, B, H], the state after the last frame."""
-        return self.backbone.unroll(self.embedding(obs), state, resets)
+        cleared), returns [T, B] that followed (None: target_return) -> features [T, B, H], the state after the last
+        frame."""
+        return self.backbone.unroll(self._seen(obs, returns), state, resets)
 
     def features(self, obs: Observation, state: tuple) -> tuple[torch.Tensor, tuple]:
         """One frame: obs [B, ...] -> features [B, H], new state."""
-        return self.backbone.step(self.embedding(obs), state)
+        return self.backbone.step(self._seen(obs, None), state)
 
     def step(self, obs: Observation, state: tuple, noise: torch.Tensor | None) -> tuple[torch.Tensor, tuple]:
         """obs [B, ...], uniform noise [B, 81] (None: the most likely action) -> actions [B, 13], new state."""
@@ -267,6 +303,24 @@ class Policy(nn.Module):
         return actions, state, action_logprobs(logits, actions)[0].sum(-1), self.value(features)
 
     forward = act                                                           # what torch.func calls
+
+    def act_plainly(self, obs: Observation, state: tuple, noise: torch.Tensor | None) -> tuple:
+        """`act` for few rows on the CPU, several times faster: all arrays but the state."""
+        if self._plain is None:
+            layers = len(self.config["hidden"]) if self.config["backbone"] == "mlp" else 0
+            self._plain = Plain({name: p.detach().numpy() for name, p in self.named_parameters()}, layers,
+                                self.frame_delay)
+        x = self._plain.embed(obs.floats.numpy(), obs.ints.numpy())
+        if self.target_return is not None:
+            x = np.concatenate([x, np.full((len(x), 1), self.target_return, np.float32)], 1)
+        if not self._plain.layers:
+            features, state = self.backbone.step(torch.from_numpy(x), state)
+            x = features.numpy()
+        actions, *judged = self._plain.decide(x, None if noise is None else noise.numpy())
+        return actions, state, *judged
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_plain": None}                             # a copy has weights of its own
 
     def value(self, features: torch.Tensor) -> torch.Tensor:
         return self.value_head(features)[..., 0]
@@ -328,6 +382,7 @@ def network_flags(policy: Policy, **given) -> dict:
 # ---------------------------------------------------------------------------------------------------------------------
 
 BOT_SLOT = -1                                                           # in `assignment`: the game's own bot plays here
+FEW_ROWS = 64                                                           # up to which numpy decides faster than torch
 
 
 class StackedPolicies:
@@ -388,17 +443,23 @@ def act(policies: list[Policy], assignment: np.ndarray, obs: Observation, states
         seats.append((k, rows, to_torch(mine), state, noise))
     if stacked is None:
         seats = [seat for seat in seats if len(seat[1])]
-        chosen = [(policies[k].act if k < learners else policies[k].step)(mine, state, noise)
-                  for k, _, mine, state, noise in seats]
+        chosen = [_way_to_act(policies[k], len(rows))(mine, state, noise) for k, rows, mine, state, noise in seats]
     else:
         chosen = stacked.act(*(list(column) for column in list(zip(*seats, strict=True))[2:]))
     for (k, rows, *_), (choice, new, *judged) in zip(seats, chosen, strict=True):
-        actions[rows] = choice.numpy()
+        actions[rows] = choice
         states[k] = new if len(rows) == 2 * n else tuple(
             old.index_copy(0, torch.from_numpy(rows), part) for old, part in zip(states[k], new, strict=True))
         if k < learners:
-            told.reshape(2, 2 * n)[:, rows] = torch.stack(judged).numpy()
+            told.reshape(2, 2 * n)[:, rows] = np.stack([np.asarray(x) for x in judged])
     return actions.reshape(n, 2, ACTION_SIZE)
+
+
+def _way_to_act(policy, rows: int):
+    """What is fastest for so many rows. An exported policy has one way, and learns nothing."""
+    if not isinstance(policy, Policy):
+        return policy.step
+    return policy.act_plainly if rows <= FEW_ROWS else policy.act
 
 
 def swap_policy(policies: list[Policy], assignment: np.ndarray, states: list[tuple], game: int, port: int,
@@ -567,7 +628,7 @@ def _check_weights(weights: dict, config: dict, size: int, damaged: str) -> None
         hidden, num_layers = config["hidden"], config.get("num_layers", 1)
         if type(hidden) is not list or not all(type(n) is int for n in [*hidden, num_layers]):
             raise ValueError
-        options = config.keys() - {"backbone", "hidden", "action_repeat", "frame_delay"}
+        options = config.keys() - {"backbone", "hidden", "action_repeat", "frame_delay", "target_return"}
         if not options <= OPTIONS.keys() or max(len(hidden), num_layers) > len(weights):            # a weight a layer
             raise ValueError
         check_timing(config["action_repeat"], config["frame_delay"])
