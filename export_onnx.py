@@ -81,7 +81,8 @@ class Act(torch.nn.Module):
         super().__init__()
         self.policy = policy
 
-    def forward(self, floats, ints, noise, *state):
+    def forward(self, floats, ints, noise, deterministic, *state):
+        noise = torch.where(deterministic[:, None], self.most_likely, noise)                        # [B, 81]
         actions, state = self.policy.step(Observation(floats, ints), state, noise)
         return actions, *state                                              # [B, 13], [B, H] ...
 

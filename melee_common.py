@@ -37,7 +37,7 @@ from cleanmelee.frame import FRAME, NUM_ITEMS
 from cleanmelee.games import VecEnv
 from cleanmelee.observation import (
     FLOAT_NAMES, INT_LIMITS, INT_NAMES, ITEM_FEATURES, NUM_ACTIONS, NUM_CHARACTERS, NUM_ITEM_TYPES, NUM_STAGES,
-    Observation, Pending, columns, num_floats, observe, schema_hash,
+    Observation, Pending, check_timing, columns, num_floats, observe, schema_hash,
 )
 from cleanmelee.runs import versions
 from cleanmelee.terminal import printable
@@ -193,13 +193,6 @@ MAX_HIDDEN = 65536
 STATE_SIZE = 2 ** 20                                                    # numbers that a policy may remember of a game
 
 
-def check_timing(action_repeat, frame_delay) -> None:
-    """Raises UserError unless a policy can act on every `action_repeat`-th frame, `frame_delay` frames late."""
-    for name, value, low in (("action_repeat", action_repeat, 1), ("frame_delay", frame_delay, 0)):
-        if type(value) is not int or not low <= value <= 3600:
-            raise UserError(f"{name} {printable(repr(value), 60)}: must be a whole number from {low} to 3600")
-
-
 class Policy(nn.Module):
     """Embedding -> backbone -> value and controller heads. `unroll` learns over time, `step` acts on one frame, and
     they agree.
@@ -330,9 +323,6 @@ def network_flags(policy: Policy, **given) -> dict:
 # ---------------------------------------------------------------------------------------------------------------------
 # Matches between policies
 # ---------------------------------------------------------------------------------------------------------------------
-
-BOT_SLOT = -1                                                           # in `assignment`: the game's own bot plays here
-
 
 class StackedPolicies:
     """Networks of one shape, side by side: a single batched forward acts for all of them. Their weights are copied

@@ -14,13 +14,13 @@ FLOORS = [  # a room may import from those above it in this list, and from its o
     {"archive", "backbones", "events", "files", "game", "tracking", "workers"},
     {"runs", "slp", "rewards", "fingerprint"},
     {"packed"}, {"replays", "recording", "dolphin", "controller"}, {"observation"}, {"games"}, {"melee_common"},
-    {"pool", "dataset", "onnx", "learning"},
+    {"pool", "dataset", "player", "learning"}, {"onnx"},
     {"population", "evaluation", "imitation", "environment", "inference", "resume", "tournament"},
     {"selfplay", "web"}, set(STAGES)]
 WITHOUT_TORCH = (
     "frame", "cli", "libmelee", "terminal", "signals", "startup", "files", "archive", "events", "slp", "packed",
     "replays", "recording", "rewards", "workers", "runs", "game", "fingerprint", "dolphin", "controller", "observation",
-    "games")
+    "games", "onnx", "inference")
 SOURCES = sorted(p for p in ROOT.rglob("*.py") if not {".venv", "runs", "__pycache__"} & set(p.relative_to(ROOT).parts))
 
 
