@@ -15,7 +15,8 @@ import numpy as np
 from cleanmelee.controller import ACTION_SIZE, NEUTRAL_ACTION, NUM_LOGITS, decode_actions
 from cleanmelee.frame import CONTROLLER
 from cleanmelee.games import BOT_SLOT
-from cleanmelee.observation import NUM_INTS, Observation
+from cleanmelee.features import NUM_INTS
+from cleanmelee.observation import Observation
 
 
 @dataclass

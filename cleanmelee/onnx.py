@@ -15,7 +15,8 @@ import numpy as np
 from cleanmelee.cli import UserError
 from cleanmelee.controller import ACTION_SIZE, HEADS, NUM_BUTTONS, NUM_LOGITS
 from cleanmelee.files import read_file
-from cleanmelee.observation import INT_LIMITS, NUM_INTS, Observation, check_timing, num_floats, schema_hash
+from cleanmelee.features import FLOATS, IDS, INT_LIMITS, NUM_FLOATS, NUM_INTS, num_floats
+from cleanmelee.observation import Observation, check_timing, schema_hash
 from cleanmelee.terminal import printable
 
 # Uniform numbers that become noise of 0: Gumbel at 1/e, logistic at .5.
