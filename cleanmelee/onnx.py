@@ -5,6 +5,7 @@ no functions, no operators of other domains; what it asks for in memory and in t
 checked."""
 
 import functools
+import json
 import math
 import os
 import threading
@@ -13,9 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from cleanmelee.cli import UserError
-from cleanmelee.controller import ACTION_SIZE, HEADS, NUM_BUTTONS, NUM_LOGITS
+from cleanmelee.controller import (
+    ACTION_SIZE, HEADS, NUM_BUTTONS, NUM_LOGITS, SHOULDER_GRID, STICK_GRID, STICK_TABLE,
+)
 from cleanmelee.files import read_file
-from cleanmelee.features import FLOATS, IDS, INT_LIMITS, NUM_FLOATS, NUM_INTS, num_floats
+from cleanmelee.frame import BUTTONS
+from cleanmelee.features import FLOATS, IDS, INT_LIMITS, NUM_INTS, OWN_CONTROLLER, TABLE_ROWS, num_floats
 from cleanmelee.observation import Observation, check_timing, schema_hash
 from cleanmelee.terminal import printable
 
@@ -39,6 +43,22 @@ OPERATORS = set("""
     ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Round
     ScatterElements ScatterND Shape Sigmoid Sign Sin Size Slice Softmax Softplus Softsign Split Sqrt Squeeze Sub Sum
     Tanh Tile TopK Transpose Trilu Unsqueeze Where Xor""".split())
+
+
+def interface(frame_delay: int, state: tuple) -> dict[str, str]:
+    """What another program must know to ask an export and to press what it answers, as metadata: a JSON text for each
+    key of docs/export.md. state: of `initial_state`."""
+    floats, ints = ([{"name": f.name, "source": list(f.source), "scale": f.scale, "mirrored": f.mirrored,
+                      "meaning": f.meaning} | ({"rows": TABLE_ROWS[f.table]} if f.table else {}) for f in some]
+                    for some in (FLOATS, IDS))
+    controller = {
+        "buttons": BUTTONS, "heads": HEADS, "stick_grid": STICK_GRID.tolist(), "shoulder_grid": SHOULDER_GRID.tolist(),
+        "sticks": np.rint(STICK_TABLE * 80).astype(int).tolist()}           # [17, 17, 2] in 1/80
+    queue = {"frames": frame_delay, "columns": [OWN_CONTROLLER.start, OWN_CONTROLLER.stop]}
+    states = [{"input": f"state_{k}", "output": f"next_state_{k}", "shape": list(part.shape[1:]),
+               "type": str(part.dtype).removeprefix("torch.")} for k, part in enumerate(state)]
+    return {name: json.dumps(value) for name, value in (
+        ("floats", floats), ("ints", ints), ("queue", queue), ("states", states), ("controller", controller))}
 
 
 def check_model(model: bytes) -> dict[str, str]:

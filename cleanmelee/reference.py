@@ -1,0 +1,223 @@
+"""A policy in plain numpy: what its step computes, line by line, from the weights that `export_onnx.py --npz` writes.
+
+A third opinion beside torch and ONNX, and what to read before writing the step in another language. One frame at a
+time, for any number of players; slow, as it is meant to be read.
+
+    weights     named as in the checkpoint: "backbone.gru.weight_ih_l0"
+    x           [B, n], B players side by side"""
+
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from cleanmelee.cli import UserError
+from cleanmelee.controller import HEADS, NUM_BUTTONS
+from cleanmelee.features import FLOAT_NAMES, IDS, ITEM_FEATURES, num_floats
+from cleanmelee.files import read_file
+from cleanmelee.frame import NUM_ITEMS
+from cleanmelee.observation import Observation, schema_hash
+
+
+def pack_weights(config: dict, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file: the weights, and as bytes of JSON the config and the schema."""
+    about = json.dumps({"config": config, "schema": schema_hash()}).encode()
+    return {**weights, "about": np.frombuffer(about, np.uint8)}
+
+
+def relu(x):
+    return np.maximum(x, 0)
+
+
+def sigmoid(x):
+    return np.where(x >= 0, 1, np.exp(-np.abs(x))) / (1 + np.exp(-np.abs(x)))
+
+
+def softplus(x):
+    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+
+
+class ReferencePolicy:
+    """`initial_state` and `step` as OnnxPolicy has them."""
+
+    def __init__(self, path: str | Path):
+        """UserError: the file is none of ours."""
+        with np.load(open_npz(path), allow_pickle=False) as file:
+            self.w = {name: file[name] for name in file.files}
+        about = json.loads(self.w.pop("about").tobytes())
+        if about["schema"] != schema_hash():
+            raise UserError(f"{path}: made for frame schema {about['schema']}, this code has {schema_hash()}; export "
+                            "the checkpoint again")
+        self.config = about["config"]
+        self.backbone = self.config["backbone"]
+        item_columns = [[FLOAT_NAMES.index(f"item{slot}.{name}") for name in ITEM_FEATURES] for slot in range(NUM_ITEMS)]
+        self.item_columns = np.array(item_columns)                          # [items, f]
+        self.other_columns = np.setdiff1d(np.arange(num_floats(self.config["frame_delay"])), self.item_columns)
+
+    # ----------------------------------------------------------------------------------------------------- small parts
+
+    def linear(self, name, x):
+        y = x @ self.w[f"{name}.weight"].T
+        return y + self.w[f"{name}.bias"] if f"{name}.bias" in self.w else y
+
+    def norm(self, name, x):
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+        return x * self.w[f"{name}.weight"] + self.w[f"{name}.bias"]
+
+    def dense(self, name, x):
+        """Layers 0, 2, 4 ... of this name; the odd ones are ReLUs."""
+        k = 0
+        while f"{name}.{k}.weight" in self.w:
+            x = relu(self.linear(f"{name}.{k}", x))
+            k += 2
+        return x
+
+    # ------------------------------------------------------------------------------------------------------- embedding
+
+    def embed(self, obs: Observation):
+        """-> [B, n]: the floats that are no item's, rows of the tables, the items' sum."""
+        def rows(table):
+            columns = [k for k, feature in enumerate(IDS) if feature.table == table]
+            return self.w[f"embedding.{table}.weight"][obs.ints[:, columns]]                        # [B, columns, n]
+
+        items = obs.floats[:, self.item_columns]                            # [B, items, f]
+        each = relu(self.linear("embedding.item", items) + rows("item_type"))
+        there = items[..., ITEM_FEATURES.index("present"), None]
+        B = len(items)
+        return np.concatenate([
+            obs.floats[:, self.other_columns], rows("action").reshape(B, -1), rows("character").reshape(B, -1),
+            rows("stage").reshape(B, -1), (each * there).sum(1)], -1)
+
+    # ------------------------------------------------------------------------------------------------------- backbones
+
+    def initial_state(self, batch: int) -> tuple[np.ndarray, ...]:
+        hidden, layers = self.config["hidden"][-1], range(self.config.get("num_layers", 0))
+        if self.backbone == "gru":
+            return tuple(np.zeros((batch, hidden), np.float32) for _ in layers)
+        shapes = []
+        for k in layers:
+            kind = self.kind(k)
+            if kind == "attention":
+                heads = self.config["num_heads"]
+                shapes += [(), *2 * [(heads, self.config["window_size"], hidden // heads)]]
+            elif kind == "lstm":
+                shapes += 2 * [(hidden,)]
+            else:
+                heads, inner = self.w[f"backbone.layers.{k}.skip"].size, self.config["expand_factor"] * hidden
+                N = self.config["state_size"]
+                shapes += [(self.config["conv_size"] - 1, inner + 2 * N), (heads, inner // heads, N)]
+        return tuple(np.zeros((batch, *shape), np.int64 if shape == () else np.float32) for shape in shapes)
+
+    def kind(self, k):
+        """Of layer k of a stack: attention, lstm or mamba."""
+        if self.backbone == "hybrid":
+            return "attention" if k % 2 else "lstm"
+        return {"transformer": "attention"}.get(self.backbone, self.backbone)
+
+    def features(self, x, state):
+        if self.backbone == "mlp":
+            return self.dense("backbone.layers", x), ()
+        if self.backbone == "gru":
+            return self.gru(x, state)
+        x = self.linear("backbone.project", self.dense("backbone.dense", x))
+        new = ()
+        for k in range(self.config["num_layers"]):
+            kind = self.kind(k)
+            parts = 3 if kind == "attention" else 2
+            x, now = getattr(self, kind)(f"backbone.layers.{k}", x, state[len(new):len(new) + parts])
+            new += now
+        return self.norm("backbone.norm", x), new
+
+    def gru(self, x, state):
+        x = y = self.dense("backbone.layers", x)
+        new = []
+        for k, h in enumerate(state):
+            a, b = (np.split(v @ self.w[f"backbone.gru.weight_{side}_l{k}"].T + self.w[f"backbone.gru.bias_{side}_l{k}"],
+                             3, -1) for side, v in (("ih", y), ("hh", h)))
+            reset, update = sigmoid(a[0] + b[0]), sigmoid(a[1] + b[1])
+            y = (1 - update) * np.tanh(a[2] + reset * b[2]) + update * h
+            new.append(y)
+        return np.concatenate([x, y], -1), tuple(new)
+
+    def lstm(self, name, x, state):
+        h, c = state
+        gates = sum(v @ self.w[f"{name}.lstm.weight_{side}_l0"].T + self.w[f"{name}.lstm.bias_{side}_l0"]
+                    for side, v in (("ih", self.norm(f"{name}.norm", x)), ("hh", h)))
+        i, f, g, o = np.split(gates, 4, -1)
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(c)
+        return x + h, (h, c)
+
+    def attention(self, name, x, state):
+        """A ring of the last frames' keys and values; frame n lies in slot n % window."""
+        count, keys, values = state[0], state[1].copy(), state[2].copy()
+        B, heads, window, d = keys.shape
+        asked = self.linear(f"{name}.ask", self.norm(f"{name}.norm", x)).reshape(B, 3 * heads, d)
+        speeds = 10_000. ** -np.linspace(0, 1, d // 2 + 1)[:-1]
+        angle = (count[:, None] * speeds.astype(np.float32)).astype(np.float32)[:, None]            # [B, 1, d / 2]
+        a, b = np.split(asked[:, :2 * heads], 2, -1)
+        turned = np.concatenate([a * np.cos(angle) - b * np.sin(angle), a * np.sin(angle) + b * np.cos(angle)], -1)
+        query, rows = turned[:, :heads], np.arange(B)
+        keys[rows, :, count % window], values[rows, :, count % window] = turned[:, heads:], asked[:, 2 * heads:]
+        scores = np.einsum("bhwd,bhd->bhw", keys, query) * d ** -.5
+        scores = np.where((np.arange(window) > count[:, None])[:, None], -np.inf, scores)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        x = x + self.linear(f"{name}.answer", np.einsum("bhw,bhwd->bhd", weights, values).reshape(B, -1))
+        mixed = relu(self.linear(f"{name}.mix.1", self.norm(f"{name}.mix.0", x)))
+        return x + self.linear(f"{name}.mix.3", mixed), (count + 1, keys, values)
+
+    def mamba(self, name, x, state):
+        last, h = state                                                     # [B, K - 1, channels], [B, heads, P, N]
+        B, heads, P, N = h.shape
+        inner = heads * P
+        z, u, dt = np.split(self.linear(f"{name}.project_in", self.norm(f"{name}.norm", x)),
+                            [inner, inner + last.shape[2]], -1)
+        inputs = np.concatenate([last, u[:, None]], 1)                      # [B, K, channels]
+        u = (inputs * self.w[f"{name}.conv"]).sum(1) + self.w[f"{name}.conv_bias"]
+        v, b, c = np.split(u * sigmoid(u), [inner, inner + N], -1)
+        v, dt = v.reshape(B, heads, P), softplus(dt + self.w[f"{name}.dt_bias"])                    # [B, heads]
+        decay = np.exp(-dt * np.exp(self.w[f"{name}.log_a"]))
+        h = decay[..., None, None] * h + (v * dt[..., None])[..., None] * b[:, None, None]
+        y = (h @ c[:, None, :, None])[..., 0] + self.w[f"{name}.skip"][:, None] * v                 # [B, heads, P]
+        y = self.norm(f"{name}.gate_norm", y.reshape(B, -1) * (z * sigmoid(z)))
+        return x + self.linear(f"{name}.project_out", y), (inputs[:, 1:], h)
+
+    # ----------------------------------------------------------------------------------------------------------- heads
+
+    def step(self, obs: Observation, state: tuple, noise: np.ndarray | None) -> tuple[np.ndarray, tuple]:
+        """obs [B, ...], uniform noise [B, 81] (None: the most likely action) -> actions [B, 13], new state. Each head
+        is drawn given those before it: a button is held where logit + logistic noise > 0, of the others the position
+        with the largest logit + Gumbel noise."""
+        features, state = self.features(self.embed(obs), state)
+        shifts = np.zeros((len(features), sum(HEADS.values())), np.float32)
+        if noise is not None:
+            noise = np.clip(noise, np.float32(1e-6), np.float32(1 - 1e-6))
+            shifts = -np.log(-np.log(noise))
+            shifts[:, :NUM_BUTTONS] = np.log(noise[:, :NUM_BUTTONS] / (1 - noise[:, :NUM_BUTTONS]))
+        seen, head = self.linear("controller_head.project", features), "controller_head"
+        pressed = self.linear(f"{head}.logits.buttons", relu(seen)) + shifts[:, :NUM_BUTTONS] > 0
+        seen = seen + pressed @ self.w[f"{head}.seen_buttons.weight"].T
+        actions, column = [pressed], NUM_BUTTONS
+        for name, n in list(HEADS.items())[1:]:
+            choice = (self.linear(f"{head}.logits.{name}", relu(seen)) + shifts[:, column:column + n]).argmax(-1)
+            actions.append(choice[:, None])
+            if f"{head}.seen.{name}.weight" in self.w:
+                seen = seen + self.w[f"{head}.seen.{name}.weight"][choice]
+            column += n
+        return np.concatenate(actions, -1).astype(np.int64), state
+
+
+def open_npz(path):
+    """The file, in memory. UserError: there is none, or it is no .npz file with what `pack_weights` writes."""
+    content = io.BytesIO(read_file(path, 2 ** 31))
+    try:
+        names = zipfile.ZipFile(content).namelist()
+    except zipfile.BadZipFile:
+        names = []
+    if "about.npy" not in names:
+        raise UserError(f"{path}: no weights of a policy; write them with export_onnx.py --npz")
+    content.seek(0)
+    return content
