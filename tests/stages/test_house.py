@@ -15,8 +15,7 @@ FLOORS = [  # a room may import from those above it in this list, and from its o
     {"runs", "slp", "rewards", "fingerprint"},
     {"packed", "features"}, {"replays", "recording", "dolphin", "controller"}, {"observation"}, {"games"},
     {"melee_common"}, {"pool", "dataset", "player", "learning"}, {"onnx", "reference"},
-    {"population", "evaluation", "imitation", "environment", "inference", "resume", "tournament",
-     "quantisation"},
+    {"population", "evaluation", "imitation", "environment", "inference", "quantisation", "resume", "tournament"},
     {"selfplay", "web"}, set(STAGES)]
 WITHOUT_TORCH = (
     "frame", "cli", "libmelee", "terminal", "signals", "startup", "files", "archive", "events", "slp", "packed",

@@ -21,7 +21,8 @@ def markdown() -> str:
 
 Printed from `cleanmelee/features.py` by `python tests/tools/observation_table.py`; a test fails when it is not up to
 date. `observe` makes from a frame, for either player, {NUM_FLOATS} floats and {NUM_INTS} ids, and with
-`--frame-delay N` {NUM_CONTROLLER_FLOATS} more floats for each of the N controllers that wait: theirs are the rows `controller.*` again.
+`--frame-delay N` {NUM_CONTROLLER_FLOATS} more floats for each of the N controllers that wait: theirs are the rows
+`controller.*` again.
 
 A policy has its opponent on its right: where it is not so, it sees the frame in a mirror. `sign`: such a number changes
 its sign in a mirrored frame; `swap`: it changes places with its partner; `same`: it stays.
