@@ -48,8 +48,8 @@ OPERATORS = set("""
 def interface(frame_delay: int, state: tuple) -> dict[str, str]:
     """What another program must know to ask an export and to press what it answers, as metadata: a JSON text for each
     key of docs/export.md. state: of `initial_state`."""
-    floats, ints = ([{"name": f.name, "source": list(f.source), "scale": f.scale, "mirrored": f.mirrored,
-                      "meaning": f.meaning} | ({"rows": TABLE_ROWS[f.table]} if f.table else {}) for f in some]
+    floats, ints = ([{name: value for name, value in feature._asdict().items() if value not in ("", math.inf)} |
+                     ({"rows": TABLE_ROWS[feature.table]} if feature.table else {}) for feature in some]
                     for some in (FLOATS, IDS))
     controller = {
         "buttons": BUTTONS, "heads": HEADS, "stick_grid": STICK_GRID.tolist(), "shoulder_grid": SHOULDER_GRID.tolist(),
@@ -163,8 +163,8 @@ def onnx_session(model: bytes):
 
 
 class OnnxPolicy:
-    """An exported policy with what Policy has for playing, so that `act` does not know the difference: `initial_state`,
-    `step`, `config` and in it `action_repeat` and `frame_delay`."""
+    """An exported policy, to play with: `initial_state`, `step`, `config` with `action_repeat` and `frame_delay`, and
+    what the file has `said` of itself."""
 
     def __init__(self, path: Path):
         if not os.path.lexists(path):
@@ -184,6 +184,7 @@ class OnnxPolicy:
         if metadata.get("schema") != schema_hash():
             raise UserError(f"{path}: exported for frame schema {printable(metadata.get('schema'), 40)}, this code has "
                             f"{schema_hash()}; export a checkpoint of this revision")
+        self.said = metadata
         self.config = {name: whole_number(metadata.get(name)) for name in ("action_repeat", "frame_delay")}
         try:
             check_timing(**self.config)
