@@ -1,7 +1,7 @@
-"""A policy in plain numpy: what its step computes, line by line, from the weights that `export_onnx.py --npz` writes.
+"""A whole policy in plain numpy: what its step computes, from the weights that `export_onnx.py --npz` writes.
 
-A third opinion beside torch and ONNX, and what to read before writing the step in another language. One frame at a
-time, for any number of players; slow, as it is meant to be read.
+A third opinion beside torch and ONNX, and what to read, with cleanmelee/plain.py (embedding, heads), before writing the
+step in another language. One frame at a time, for any number of players.
 
     weights     named as in the checkpoint: "backbone.gru.weight_ih_l0"
     x           [B, n], B players side by side"""
@@ -14,11 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from cleanmelee.cli import UserError
-from cleanmelee.controller import HEADS, NUM_BUTTONS
-from cleanmelee.features import FLOAT_NAMES, IDS, ITEM_FEATURES, num_floats
 from cleanmelee.files import read_file
-from cleanmelee.frame import NUM_ITEMS
 from cleanmelee.observation import Observation, schema_hash
+from cleanmelee.plain import Plain, softplus
 
 
 def pack_weights(config: dict, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -27,16 +25,8 @@ def pack_weights(config: dict, weights: dict[str, np.ndarray]) -> dict[str, np.n
     return {**weights, "about": np.frombuffer(about, np.uint8)}
 
 
-def relu(x):
-    return np.maximum(x, 0)
-
-
 def sigmoid(x):
     return np.where(x >= 0, 1, np.exp(-np.abs(x))) / (1 + np.exp(-np.abs(x)))
-
-
-def softplus(x):
-    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
 
 
 class ReferencePolicy:
@@ -52,9 +42,8 @@ class ReferencePolicy:
                             "the checkpoint again")
         self.config = about["config"]
         self.backbone = self.config["backbone"]
-        item_columns = [[FLOAT_NAMES.index(f"item{slot}.{name}") for name in ITEM_FEATURES] for slot in range(NUM_ITEMS)]
-        self.item_columns = np.array(item_columns)                          # [items, f]
-        self.other_columns = np.setdiff1d(np.arange(num_floats(self.config["frame_delay"])), self.item_columns)
+        layers = len(self.config["hidden"]) if self.backbone == "mlp" else 0
+        self.plain = Plain(self.w, layers, self.config["frame_delay"])      # embedding, the mlp and the heads
 
     # ----------------------------------------------------------------------------------------------------- small parts
 
@@ -70,25 +59,9 @@ class ReferencePolicy:
         """Layers 0, 2, 4 ... of this name; the odd ones are ReLUs."""
         k = 0
         while f"{name}.{k}.weight" in self.w:
-            x = relu(self.linear(f"{name}.{k}", x))
+            x = np.maximum(self.linear(f"{name}.{k}", x), 0)
             k += 2
         return x
-
-    # ------------------------------------------------------------------------------------------------------- embedding
-
-    def embed(self, obs: Observation):
-        """-> [B, n]: the floats that are no item's, rows of the tables, the items' sum."""
-        def rows(table):
-            columns = [k for k, feature in enumerate(IDS) if feature.table == table]
-            return self.w[f"embedding.{table}.weight"][obs.ints[:, columns]]                        # [B, columns, n]
-
-        items = obs.floats[:, self.item_columns]                            # [B, items, f]
-        each = relu(self.linear("embedding.item", items) + rows("item_type"))
-        there = items[..., ITEM_FEATURES.index("present"), None]
-        B = len(items)
-        return np.concatenate([
-            obs.floats[:, self.other_columns], rows("action").reshape(B, -1), rows("character").reshape(B, -1),
-            rows("stage").reshape(B, -1), (each * there).sum(1)], -1)
 
     # ------------------------------------------------------------------------------------------------------- backbones
 
@@ -118,7 +91,7 @@ class ReferencePolicy:
 
     def features(self, x, state):
         if self.backbone == "mlp":
-            return self.dense("backbone.layers", x), ()
+            return x, ()
         if self.backbone == "gru":
             return self.gru(x, state)
         x = self.linear("backbone.project", self.dense("backbone.dense", x))
@@ -166,7 +139,7 @@ class ReferencePolicy:
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         weights /= weights.sum(-1, keepdims=True)
         x = x + self.linear(f"{name}.answer", np.einsum("bhw,bhwd->bhd", weights, values).reshape(B, -1))
-        mixed = relu(self.linear(f"{name}.mix.1", self.norm(f"{name}.mix.0", x)))
+        mixed = np.maximum(self.linear(f"{name}.mix.1", self.norm(f"{name}.mix.0", x)), 0)
         return x + self.linear(f"{name}.mix.3", mixed), (count + 1, keys, values)
 
     def mamba(self, name, x, state):
@@ -185,29 +158,10 @@ class ReferencePolicy:
         y = self.norm(f"{name}.gate_norm", y.reshape(B, -1) * (z * sigmoid(z)))
         return x + self.linear(f"{name}.project_out", y), (inputs[:, 1:], h)
 
-    # ----------------------------------------------------------------------------------------------------------- heads
-
     def step(self, obs: Observation, state: tuple, noise: np.ndarray | None) -> tuple[np.ndarray, tuple]:
-        """obs [B, ...], uniform noise [B, 81] (None: the most likely action) -> actions [B, 13], new state. Each head
-        is drawn given those before it: a button is held where logit + logistic noise > 0, of the others the position
-        with the largest logit + Gumbel noise."""
-        features, state = self.features(self.embed(obs), state)
-        shifts = np.zeros((len(features), sum(HEADS.values())), np.float32)
-        if noise is not None:
-            noise = np.clip(noise, np.float32(1e-6), np.float32(1 - 1e-6))
-            shifts = -np.log(-np.log(noise))
-            shifts[:, :NUM_BUTTONS] = np.log(noise[:, :NUM_BUTTONS] / (1 - noise[:, :NUM_BUTTONS]))
-        seen, head = self.linear("controller_head.project", features), "controller_head"
-        pressed = self.linear(f"{head}.logits.buttons", relu(seen)) + shifts[:, :NUM_BUTTONS] > 0
-        seen = seen + pressed @ self.w[f"{head}.seen_buttons.weight"].T
-        actions, column = [pressed], NUM_BUTTONS
-        for name, n in list(HEADS.items())[1:]:
-            choice = (self.linear(f"{head}.logits.{name}", relu(seen)) + shifts[:, column:column + n]).argmax(-1)
-            actions.append(choice[:, None])
-            if f"{head}.seen.{name}.weight" in self.w:
-                seen = seen + self.w[f"{head}.seen.{name}.weight"][choice]
-            column += n
-        return np.concatenate(actions, -1).astype(np.int64), state
+        """obs [B, ...], uniform noise [B, 81] (None: the most likely action) -> actions [B, 13], new state."""
+        features, state = self.features(self.plain.embed(*obs), state)
+        return self.plain.decide(features, noise)[0], state
 
 
 def open_npz(path):
