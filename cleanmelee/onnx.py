@@ -273,5 +273,5 @@ def load_player(path: str | Path):
     path = Path(path)
     if path.suffix == ".onnx":
         return OnnxPolicy(path)
-    from cleanmelee.player import load_torch_policy                         # here: it takes torch, and that takes seconds
+    from cleanmelee.player import load_torch_policy                         # here: it takes torch, which takes seconds
     return load_torch_policy(path)

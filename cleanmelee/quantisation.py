@@ -163,6 +163,24 @@ def layers(model) -> dict[str, list[str]]:
     return found
 
 
+def turned(model):
+    """-> a copy in which the weights of Gemm lie as they are multiplied. The dynamic quantiser would turn a weight that
+    several nodes share around for each of them."""
+    from onnx import numpy_helper
+    model = copy.deepcopy(model)
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    done = set()
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Gemm" and attribute.name == "transB" and attribute.i and node.input[1] in weights:
+                attribute.i, name = 0, node.input[1]
+                if name not in done:
+                    done.add(name)
+                    straight = np.ascontiguousarray(numpy_helper.to_array(weights[name]).T)
+                    weights[name].CopyFrom(numpy_helper.from_array(straight, name))
+    return model
+
+
 class Quantiser:
     """Makes versions of one step in which some layers multiply eight-bit numbers: weights of one scale for each output,
     of 7 bits, as processors without VNNI add pairs of products in 16. static: activations have scales, too, from
@@ -170,7 +188,8 @@ class Quantiser:
     whole batch, so a row's result depends a little on its neighbours."""
 
     def __init__(self, model, mode: str, frames: Frames):
-        self.model, self.mode, self.frames, self.layers = model, mode, frames, layers(model)
+        self.model, self.mode, self.frames = turned(model), mode, frames
+        self.layers = layers(model)
         self.folder = tempfile.TemporaryDirectory()
 
     def __call__(self, names: list[str]):
@@ -181,10 +200,11 @@ class Quantiser:
         if not nodes:
             return self.model
         path = Path(self.folder.name) / "model.onnx"
-        common = {"nodes_to_quantize": nodes, "per_channel": True, "reduce_range": True, "weight_type": q.QuantType.QInt8,
-                  "op_types_to_quantize": ["Gemm", "MatMul"]}
+        common = {"nodes_to_quantize": nodes, "per_channel": True, "reduce_range": True,
+                  "weight_type": q.QuantType.QInt8, "op_types_to_quantize": ["Gemm", "MatMul"]}
         with quiet():
-            if self.mode == "dynamic":
+            if self.mode == "dynamic":                                      # makes MatMuls of Gemms, by other names
+                common["nodes_to_quantize"] = nodes + [f"{node}_MatMul" for node in nodes]
                 q.quantize_dynamic(copy.deepcopy(self.model), path, **common)
             else:
                 ranges = Path(self.folder.name) / "ranges.json"             # measured once, for all versions

@@ -107,8 +107,8 @@ class ReferencePolicy:
         x = y = self.dense("backbone.layers", x)
         new = []
         for k, h in enumerate(state):
-            a, b = (np.split(v @ self.w[f"backbone.gru.weight_{side}_l{k}"].T + self.w[f"backbone.gru.bias_{side}_l{k}"],
-                             3, -1) for side, v in (("ih", y), ("hh", h)))
+            a, b = (np.split(v @ self.w[f"backbone.gru.weight_{way}_l{k}"].T + self.w[f"backbone.gru.bias_{way}_l{k}"],
+                             3, -1) for way, v in (("ih", y), ("hh", h)))
             reset, update = sigmoid(a[0] + b[0]), sigmoid(a[1] + b[1])
             y = (1 - update) * np.tanh(a[2] + reset * b[2]) + update * h
             new.append(y)

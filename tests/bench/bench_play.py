@@ -100,7 +100,8 @@ def start(file: str = "") -> None:
         print("seconds from the start of Python: play.py is imported, first action, processor time until then")
         for _ in range(5):
             code = START.format(root=str(ROOT), file=file, start=time.time())
-            print(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout, end="")
+            ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+            print(ended.stdout, end="")
 
 
 def late(milliseconds: float = 40., frames: int = 600) -> None:

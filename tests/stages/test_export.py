@@ -27,7 +27,9 @@ from cleanmelee.frame import CHARACTERS, CONTROLLER
 from cleanmelee.observation import Observation, observe, schema_hash
 from cleanmelee.onnx import load_player, onnx_session
 from cleanmelee.player import TorchPolicy
-from cleanmelee.quantisation import Quantiser, Result, agreement, choose_layers, game_frames, layers, measure, replay_frames
+from cleanmelee.quantisation import (
+    Quantiser, Result, agreement, choose_layers, game_frames, layers, measure, replay_frames,
+)
 from cleanmelee.reference import ReferencePolicy, pack_weights
 from helpers import ROOT, random_frames, write_games
 from melee_common import Policy, save_checkpoint
@@ -63,7 +65,8 @@ def frames():
 def checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(export_onnx, "export", small_export)
     monkeypatch.setattr(export_onnx, "LATENCY_STEPS", 20)
-    return save_checkpoint(tmp_path / "policy.pt", make_policy("gru", (16,), action_repeat=3), args={"character": "fox"})
+    policy = make_policy("gru", (16,), action_repeat=3)
+    return save_checkpoint(tmp_path / "policy.pt", policy, args={"character": "fox"})
 
 
 SMALL = []                                                                  # the export of its policy
@@ -253,19 +256,20 @@ def test_command_line_writes_a_file_that_says_what_it_is(checkpoint, tmp_path, i
     assert said["checkpoint_sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     assert said["int8"] == int8 and "torch" in json.loads(said["versions"]) and said["opset"] == str(export_onnx.OPSET)
 
-    player, reference, obs = load_player(output), ReferencePolicy(output.with_suffix(".npz")), random_obs(
-        np.random.default_rng(0), 5)
-    same = player.step(obs, player.initial_state(5), None)[0] == reference.step(obs, reference.initial_state(5), None)[0]
+    obs = random_obs(np.random.default_rng(0), 5)
+    chosen, others = (policy.step(obs, policy.initial_state(5), None)[0]
+                      for policy in (load_player(output), ReferencePolicy(output.with_suffix(".npz"))))
+    same = chosen == others
     assert same.mean() > .95 and (same.all() or int8 != "none")
 
 
-@pytest.mark.parametrize("gain, us, written", [("faster", 50, "none"), ("faster", 5, "static"), ("either", 50, "static"),
-                                               ("smaller", 50, "static")])
+@pytest.mark.parametrize("gain, us, written", [("faster", 50, "none"), ("faster", 5, "static"),
+                                               ("either", 50, "static"), ("smaller", 50, "static")])
 def test_int8_is_written_only_where_it_gains(checkpoint, tmp_path, gain, us, written, monkeypatch, capfd):
     monkeypatch.setattr(export_onnx, "latencies", lambda steps: {name: (us if "int8" in name else 10., 99.)
                                                                 for name in steps})
-    run(monkeypatch, "--checkpoint", checkpoint, "--output", tmp_path / "p.onnx", "--int8", "static", "--int8-gain", gain,
-        "--steps", 8)
+    run(monkeypatch, "--checkpoint", checkpoint, "--output", tmp_path / "p.onnx", "--int8", "static", "--int8-gain",
+        gain, "--steps", 8)
     err = capfd.readouterr().err
     assert load_player(tmp_path / "p.onnx").said["int8"] == written
     assert ("no gain here" in err and "50 us against 10" in err) == (written == "none")
@@ -304,7 +308,8 @@ def test_a_full_disk_leaves_nothing_half_written(checkpoint, tmp_path, monkeypat
 
 def test_what_the_exporter_lacks_is_told_in_one_line(monkeypatch):
     policy = make_policy("mlp", (8,))
-    monkeypatch.setattr(policy.backbone, "step", lambda x, state: (torch.special.bessel_j0(policy.backbone.layers(x)), ()))
+    layers = policy.backbone.layers
+    monkeypatch.setattr(policy.backbone, "step", lambda x, state: (torch.special.bessel_j0(layers(x)), ()))
     with pytest.raises(UserError, match="cannot turn this network into ONNX.*bessel") as error:
         export(policy)
     assert "\n" not in str(error.value)
@@ -364,8 +369,8 @@ def test_a_program_in_javascript_chooses_the_same(frame_file):
     if node is None or subprocess.run([node, "-e", 'require("onnxruntime-node")'], capture_output=True).returncode:
         pytest.skip("needs node and onnxruntime-node (NODE_PATH)")
     (folder / "program.py").write_text(program("python"))
-    subprocess.run([sys.executable, "-I", "program.py", "policy.onnx", "frame.json", "row.json"], cwd=folder, check=True,
-                   capture_output=True)
+    command = [sys.executable, "-I", "program.py", "policy.onnx", "frame.json", "row.json"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
     (folder / "program.js").write_text(program("javascript"))
     ended = subprocess.run([node, "program.js", "policy.onnx", "row.json"], cwd=folder, capture_output=True, text=True,
                            timeout=60)

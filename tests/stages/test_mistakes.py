@@ -88,7 +88,8 @@ MISTAKES = [                                                                # sc
     ("export_onnx", "calibration-replays", "single", "two are needed"),
     ("export_onnx", "benchmark", "torn.onnx", "not a readable ONNX"),
     ("export_onnx", "benchmark", "bare.onnx", "no CleanMelee policy"),
-    ("export_onnx", "benchmark", "schema.onnx", "schema"), ("export_onnx", "character", "mew", "mewtwo"), ("export_onnx", "seed", -1, "--seed -1"),
+    ("export_onnx", "benchmark", "schema.onnx", "schema"), ("export_onnx", "character", "mew", "mewtwo"),
+    ("export_onnx", "seed", -1, "--seed -1"),
 
     ("play", "policy", "", "--policy is missing"), ("play", "policy", "nowhere.pt", "no such"),
     ("play", "policy", "nowhere.onnx", "no such"), ("play", "policy", "torn.onnx", "not a readable ONNX"),
