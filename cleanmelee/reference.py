@@ -160,7 +160,10 @@ class ReferencePolicy:
 
     def step(self, obs: Observation, state: tuple, noise: np.ndarray | None) -> tuple[np.ndarray, tuple]:
         """obs [B, ...], uniform noise [B, 81] (None: the most likely action) -> actions [B, 13], new state."""
-        features, state = self.features(self.plain.embed(*obs), state)
+        x = self.plain.embed(*obs)
+        if self.config.get("target_return") is not None:
+            x = np.concatenate([x, np.full((len(x), 1), self.config["target_return"], np.float32)], 1)
+        features, state = self.features(x, state)
         return self.plain.decide(features, noise)[0], state
 
 

@@ -240,7 +240,7 @@ def test_command_line_writes_a_file_that_says_what_it_is(checkpoint, tmp_path, i
         "--steps", 8, "--character", "fox", "--seed", 5, "--npz", output.with_suffix(".npz"))
     out, err = capfd.readouterr()
     assert "of 64" in out and str(output) in out.replace("\n", "")
-    assert ("layers" in out) == (int8 != "none")
+    assert ("of the decisions stay the same" in out) == (int8 != "none")
     assert [line for line in err.splitlines() if "compiling the embedded game" not in line] == []
     assert sorted(p.name for p in output.parent.iterdir()) == ["policy.npz", "policy.onnx"]  # no temporary file is left
     onnx.checker.check_model(str(output))
