@@ -308,7 +308,7 @@ class Policy(nn.Module):
             x = np.concatenate([x, np.full((len(x), 1), self.target_return, np.float32)], 1)
         if not self._plain.layers:
             features, state = self.backbone.step(torch.from_numpy(x), state)
-            x = features.numpy()
+            x = features.detach().numpy()
         actions, *judged = self._plain.decide(x, None if noise is None else noise.numpy())
         return actions, state, *judged
 

@@ -134,10 +134,10 @@ def test_nothing_later_is_seen(delay):
 def test_a_game_seen_live_is_the_game_read_from_its_file(monkeypatch):
     """What a late policy was shown in play, and what it chose, frame by frame; bit for bit."""
     save_checkpoint("late.pt", lively(frame_delay=4))
-    shown, chosen = [], []
+    shown, chosen, decide = [], [], inference.act
 
-    def watched(policies, assignment, obs, *rest):
-        actions = act(policies, assignment, obs, *rest)
+    def watched(policies, seats, turn, obs, *rest):
+        actions = decide(policies, seats, turn, obs, *rest)
         shown.append(obs)
         chosen.append(actions[0, 0])
         return actions
