@@ -29,7 +29,7 @@ from ppo_selfplay import Args
 
 RANKS = 2
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["ppo_selfplay", "bc"])                       # imported once, for all ranks of all tests
+processes.set_forkserver_preload(["ppo_selfplay", "bc"])                # imported once, for all ranks
 
 
 def in_ranks(folder: Path, job, *options, until=None) -> list[tuple[int, str]]:
