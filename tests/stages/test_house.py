@@ -15,8 +15,8 @@ FLOORS = [  # a room may import from those above it in this list, and from its o
     {"runs", "slp", "rewards", "fingerprint"},
     {"packed"}, {"replays", "recording", "dolphin", "controller"}, {"observation"}, {"games"}, {"melee_common"},
     {"pool", "dataset", "onnx", "learning"},
-    {"population", "evaluation", "imitation", "environment", "inference", "resume", "tournament"},
-    {"selfplay", "web"}, set(STAGES)]
+    {"population", "evaluation", "imitation", "environment", "inference", "labels", "resume", "tournament"},
+    {"agreement", "selfplay", "web"}, set(STAGES)]
 WITHOUT_TORCH = (
     "frame", "cli", "libmelee", "terminal", "signals", "startup", "files", "archive", "events", "slp", "packed",
     "replays", "recording", "rewards", "workers", "runs", "game", "fingerprint", "dolphin", "controller", "observation",
