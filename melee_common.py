@@ -32,13 +32,11 @@ from cleanmelee.controller import (
     ACTION_SIZE, HEADS, NEUTRAL_ACTION, NUM_BUTTONS, NUM_LOGITS, NUM_SHOULDER, NUM_STICK, STICK_NEUTRAL, decode_actions,
     mirrored,
 )
+from cleanmelee.features import FLOAT_NAMES, INT_LIMITS, ITEM_FEATURES, TABLE_ROWS, id_columns, num_floats
 from cleanmelee.files import atomic_write, read_file
 from cleanmelee.frame import FRAME, NUM_ITEMS
 from cleanmelee.games import VecEnv
-from cleanmelee.observation import (
-    FLOAT_NAMES, INT_LIMITS, INT_NAMES, ITEM_FEATURES, NUM_ACTIONS, NUM_CHARACTERS, NUM_ITEM_TYPES, NUM_STAGES,
-    Observation, Pending, columns, num_floats, observe, schema_hash,
-)
+from cleanmelee.observation import Observation, Pending, observe, schema_hash
 from cleanmelee.runs import versions
 from cleanmelee.terminal import printable
 
@@ -71,10 +69,10 @@ class Embedding(nn.Module):
 
     def __init__(self, frame_delay: int = 0, action_dim: int = 32, character_dim: int = 8, item_dim: int = 16):
         super().__init__()
-        self.action = nn.Embedding(NUM_ACTIONS, action_dim)
-        self.character = nn.Embedding(NUM_CHARACTERS, character_dim)
-        self.stage = nn.Embedding(NUM_STAGES, character_dim)
-        self.item_type = nn.Embedding(NUM_ITEM_TYPES, item_dim)
+        self.action = nn.Embedding(TABLE_ROWS["action"], action_dim)
+        self.character = nn.Embedding(TABLE_ROWS["character"], character_dim)
+        self.stage = nn.Embedding(TABLE_ROWS["stage"], character_dim)
+        self.item_type = nn.Embedding(TABLE_ROWS["item_type"], item_dim)
         for table in (self.action, self.character, self.stage, self.item_type):
             nn.init.normal_(table.weight, std=.3)
         self.item = linear(len(ITEM_FEATURES), item_dim)
@@ -84,10 +82,8 @@ class Embedding(nn.Module):
         self.register_buffer("item_columns", torch.from_numpy(item_columns), persistent=False)
         self.register_buffer("other_columns", torch.from_numpy(other), persistent=False)
         self.present = ITEM_FEATURES.index("present")
-        self.actions = slice(INT_NAMES.index("player.action"), INT_NAMES.index("opponent.action") + 1, 2)
-        self.characters = slice(INT_NAMES.index("player.character"), INT_NAMES.index("opponent.character") + 1, 2)
-        self.stages = INT_NAMES.index("stage.id")
-        self.items = columns(INT_NAMES, "item0.type", f"item{NUM_ITEMS - 1}.type")
+        self.actions, self.characters, self.stages, self.items = (
+            id_columns(table) for table in ("action", "character", "stage", "item_type"))
         self.size = len(other) + 2 * (action_dim + character_dim) + character_dim + item_dim
 
     def forward(self, obs: Observation) -> torch.Tensor:
@@ -98,7 +94,7 @@ class Embedding(nn.Module):
         return torch.cat([
             floats.index_select(-1, self.other_columns),
             self.action(ints[..., self.actions]).flatten(-2), self.character(ints[..., self.characters]).flatten(-2),
-            self.stage(ints[..., self.stages]), pooled], -1)
+            self.stage(ints[..., self.stages]).flatten(-2), pooled], -1)
 
 
 class ControllerHead(nn.Module):
@@ -592,7 +588,7 @@ def _check_weights(weights: dict, config: dict, size: int, damaged: str) -> None
 def _check_plays(policy: Policy, what: str) -> None:
     """Raises UserError unless what the policy answers is finite wherever it looks: at every row of its tables, and at
     floats beyond those of a game."""
-    rows = torch.arange(max(NUM_ACTIONS, NUM_CHARACTERS, NUM_STAGES, NUM_ITEM_TYPES))[:, None]
+    rows = torch.arange(max(TABLE_ROWS.values()))[:, None]
     for k in rows.split(64):                                                # of what a large policy remembers
         ints = torch.minimum(k, torch.from_numpy(INT_LIMITS)).short()                               # [rows, I]
         obs = Observation((10. * (k % 3 - 1)).repeat(1, policy.num_floats), ints)                   # -10, 0, 10

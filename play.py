@@ -68,7 +68,7 @@ class Args:
     policy: Annotated[str, PATH] = ""
     """the policy that plays: a checkpoint (.pt) or an exported policy (.onnx); needed but for a tournament"""
     opponent: Annotated[str, PATH] = "attacker"
-    """a bot (idle, random, attacker, level1 to level9), another policy's file, or in Dolphin cpu1 to cpu9 and human"""
+    """a bot (idle, random, attacker, level1 to level12), another policy's file, or in Dolphin cpu1 to cpu9 and human"""
     num_games: Annotated[int, Range(0, MAX_GAMES)] = 10
     """games of each matchup; on the embedded game all side by side (0: until Ctrl-C, one after the other)"""
     character: str = "mewtwo"

@@ -37,7 +37,8 @@ class Games:
         "hidden": game.HIDDEN, "bots": (game.BOT, 2), "bot_kinds": ("i4", 2), "characters": ("i4", 2),
         "stages": "i4", "seed": "u8", "episode": "i8", "episode_frames": "i8", "terminated": "?", "truncated": "?"}
 
-    def __init__(self, n: int, memory: mmap.mmap | None = None):
+    def __init__(self, n: int, memory: mmap.mmap | None = None, scattered: float = 0.):
+        self.scattered = scattered                                          # see VecEnv
         offset = 0
         for name, layout in self.LAYOUT.items():
             kind, *width = layout if isinstance(layout, tuple) else (layout,)
@@ -53,6 +54,7 @@ class Games:
 
     def slice(self, low: int, high: int) -> "Games":
         part = object.__new__(Games)
+        part.scattered = self.scattered
         for name in self.LAYOUT:
             setattr(part, name, getattr(self, name)[low:high])
         return part
@@ -64,6 +66,10 @@ class Games:
             seeds[g] = self.begin_episode(g)
         self.controllers[mask] = np.zeros((), CONTROLLER)
         game.reset_games(self.frames, self.hidden, mask, self.characters, self.stages, seeds)
+        for g in np.flatnonzero(mask) if self.scattered else ():
+            rng = np.random.default_rng(int(seeds[g]))
+            if rng.random() < self.scattered:
+                scatter(self.frames[g], self.hidden[g], rng)
 
     def begin_episode(self, g: int) -> int:
         """Counters and bots of game g's next episode -> its seed."""
@@ -99,6 +105,16 @@ class Games:
             self.reset(done)
 
 
+def scatter(frame: np.ndarray, hidden: np.ndarray, rng: np.random.Generator) -> None:
+    """Both players of a game that begins, FRAME [] and HIDDEN [], fall from anywhere over and beside the stage, as a
+    blow may have left them: hurt, with or without their second jump."""
+    width = 1.6 * game.TABLES.stages["floor_right"][frame["stage"], 0]
+    for player, own in zip(frame["players"], hidden["players"], strict=True):
+        player["x"], player["y"] = own["old_x"], own["old_y"] = rng.uniform(-width, width), rng.uniform(-50, 80)
+        player["percent"], player["jumps"] = rng.uniform(0, 120), rng.integers(0, 2)
+        player["action"], player["airborne"], own["air_frames"] = game.FALL, 1, 1
+
+
 class VecEnv:
     """`num_games` games stepped together, in this process or in worker processes over shared memory.
 
@@ -113,6 +129,9 @@ class VecEnv:
     needs no clean-up. With `use_threads` the workers are threads of this process instead: the games release Python's
     lock, nothing is copied, but what fails or hangs there cannot be replaced.
 
+    scattered: the share of games that begin with both players in the air, anywhere over and beside the stage (`scatter`;
+    on the embedded game).
+
     With dolphin=DolphinArgs(dolphin=PATH, iso=PATH) the same games run on Slippi Dolphin, one for each, each in a
     worker of its own (num_workers does not count):
 
@@ -126,7 +145,7 @@ class VecEnv:
 
     def __init__(self, num_games: int, characters, stages, *, seed: int = 0, num_workers: int = 0, bot_kinds=0,
                  max_episode_frames: int = 3600, action_repeat: int = 1, timeout: float = 1., max_restarts: int = 100,
-                 cpu_levels=0, dolphin: "DolphinArgs | None" = None, use_threads: bool = False,
+                 cpu_levels=0, dolphin: "DolphinArgs | None" = None, use_threads: bool = False, scattered: float = 0.,
                  log=lambda line: print(line, file=sys.stderr)):
         if num_games < 1:
             raise UserError(f"--num-games {num_games}: at least one game is needed")
@@ -147,7 +166,7 @@ class VecEnv:
         self.timeout, self.max_restarts, self.restarts, self.log = timeout, max_restarts, 0, log
         self._failed_at, self._departures = [], np.zeros(num_games, int)    # in the last hour; of each game, in a row
         size = Games(num_games).num_bytes if num_workers else 0
-        games = self.games = Games(num_games, mmap.mmap(-1, size) if num_workers else None)
+        games = self.games = Games(num_games, mmap.mmap(-1, size) if num_workers else None, scattered)
         games.characters[:], games.stages[:], games.bot_kinds[:] = characters, stages, bot_kinds
         if dolphin and (games.characters[cpu_levels > 0] == SHEIK).any():
             raise UserError("a computer player cannot be made to choose sheik; take zelda, or another character")

@@ -5,8 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cleanmelee import features
 from cleanmelee.cli import UserError
 from cleanmelee.controller import BUTTON_BITS, HEADS, SHOULDER_GRID, STICK_GRID, mirrored
+from cleanmelee.features import (
+    FLOATS, FLOAT_NAMES, IDS, INT_LIMITS, NUM_CONTROLLER_FLOATS, NUM_FLOATS, NUM_INTS, OWN_CONTROLLER, Feature, columns,
+    dtype_of, num_floats, offset,
+)
 from cleanmelee.frame import BUTTONS, CONTROLLER, FRAME, NUM_ITEMS
 
 
@@ -17,99 +22,34 @@ class Observation(NamedTuple):
     ints: np.ndarray    # [..., NUM_INTS] int16: indices into learned tables
 
 
-# What is read of each player and item: (field, scale). Positions in tens of units, so that one stick-length of spacing
-# is visible.
-_PLAYER_FLOATS = [("x", .03), ("y", .03), ("self_vx_air", .5), ("self_vy", .5), ("self_vx_ground", .5), ("kb_vx", .5),
-                  ("kb_vy", .5), ("facing", 1), ("percent", .01), ("shield", 1 / 60), ("hitlag", .1), ("hitstun", .05)]
-_PLAYER_SMALL_INTS = [("action_frame", .03), ("stocks", .25), ("jumps", .5), ("airborne", 1), ("in_hitstun", 1),
-                      ("fastfall", 1), ("hurtbox", .5)]
-_ITEM_FLOATS = [("x", .03), ("y", .03), ("vx", .3), ("vy", .3), ("facing", 1)]
-_ITEM_SMALL_INTS = [("present", 1), ("charge", .1)]
-_PLATFORM_SCALE = .03
-_SIDEWAYS = {"x", "vx", "self_vx_air", "self_vx_ground", "kb_vx", "facing"}     # these change sign in a mirrored frame
 _STICKS = ("main_x", "main_y", "c_x", "c_y")
-NUM_ACTIONS, NUM_CHARACTERS, NUM_STAGES, NUM_ITEM_TYPES = 512, 64, 64, 256      # sizes of the learned tables
 
 
-def _gathered(me: int) -> tuple[list, list, list]:
-    """What player `me` reads straight from a FRAME: floats and small integers as (name, path in the record, scale), ids
-    as (name, path, size of their learned table)."""
-    players = (("player", me), ("opponent", 1 - me))
-    items = [(f"item{slot}", slot) for slot in range(NUM_ITEMS)]
-    floats = [(f"{who}.{field}", ("players", k, field), scale) for who, k in players for field, scale in _PLAYER_FLOATS]
-    floats += [(f"stage.{field}", (field,), _PLATFORM_SCALE) for field in ("platform_left", "platform_right")]
-    floats += [(f"{item}.{field}", ("items", k, field), scale) for item, k in items for field, scale in _ITEM_FLOATS]
-    smalls = [(f"{who}.{field}", ("players", k, field), scale)
-              for who, k in players for field, scale in _PLAYER_SMALL_INTS]
-    smalls += [(f"{item}.{field}", ("items", k, field), scale)
-               for item, k in items for field, scale in _ITEM_SMALL_INTS]
-    ids = [(f"{who}.{field}", ("players", k, field), size) for who, k in players
-           for field, size in (("action", NUM_ACTIONS), ("character", NUM_CHARACTERS))]
-    ids += [("stage.id", ("stage",), NUM_STAGES)]
-    ids += [(f"{item}.type", ("items", k, "type"), NUM_ITEM_TYPES) for item, k in items]
-    return floats, smalls, ids
+def _gathered(kind: str) -> tuple[slice, list[Feature]]:
+    """The features that are read from a FRAME as numbers of this type, and their columns, which lie side by side."""
+    names = [feature.name for feature in FLOATS if feature.source and dtype_of(feature.source) == kind]
+    part = columns(FLOAT_NAMES, names[0], names[-1])
+    return part, FLOATS[part]
 
 
-# The one table of columns. What is computed (relative position, whose item, the own last controller) follows what is
-# gathered.
-_FLOATS, _SMALLS, _IDS = _gathered(0)
-FLOAT_NAMES = [name for name, _, _ in _FLOATS + _SMALLS] + ["opponent.dx", "opponent.dy"]
-FLOAT_NAMES += [f"item{slot}.mine" for slot in range(NUM_ITEMS)]
-FLOAT_NAMES += [f"controller.{name}" for name in (*_STICKS, "shoulder", *BUTTONS)]
-ITEM_FEATURES = [name for name, _ in _ITEM_FLOATS + _ITEM_SMALL_INTS] + ["mine"]                    # of each slot
-INT_NAMES = [name for name, _, _ in _IDS]
-NUM_FLOATS, NUM_INTS = len(FLOAT_NAMES), len(INT_NAMES)
-INT_LIMITS = np.array([size - 1 for _, _, size in _IDS], np.int16)
+def _plan(features: list[Feature], width: int) -> np.ndarray:
+    """[2 players, n] where they lie in a frame that is seen as numbers of `width` bytes."""
+    return np.array([[offset(feature.source, me) // width for feature in features] for me in (0, 1)])
 
 
-def columns(names: list[str], first: str, last: str) -> slice:
-    """The columns from `first` to `last`, both included, of FLOAT_NAMES or INT_NAMES."""
-    return slice(names.index(first), names.index(last) + 1)
-
-
-OWN_CONTROLLER = columns(FLOAT_NAMES, "controller.main_x", FLOAT_NAMES[-1])
-NUM_CONTROLLER_FLOATS = OWN_CONTROLLER.stop - OWN_CONTROLLER.start                                  # 13
-_FRAME_FLOATS = columns(FLOAT_NAMES, _FLOATS[0][0], _FLOATS[-1][0])
-_FRAME_SMALLS = columns(FLOAT_NAMES, _SMALLS[0][0], _SMALLS[-1][0])
+(_FRAME_FLOATS, _FLOATS), (_FRAME_SMALLS, _SMALLS) = _gathered("f4"), _gathered("i2")
+_FLOAT_PLAN, _SMALL_PLAN, _INT_PLAN = _plan(_FLOATS, 4), _plan(_SMALLS, 2), _plan(IDS, 2)
+_OWNER_PLAN, _PRESENT_PLAN = (
+    np.array([offset(("items", slot, field)) // 2 for slot in range(NUM_ITEMS)]) for field in ("owner", "present"))
+_FLOAT_SCALES = np.array([feature.scale for feature in _FLOATS], np.float32)
+_FLIP = np.array([-1 if feature.mirrored == "sign" else 1 for feature in _FLOATS], np.float32)
+_FLOAT_SCALES = np.stack([_FLOAT_SCALES, _FLIP * _FLOAT_SCALES])            # [2, F]: as it is, mirrored
+_SMALL_SCALES = np.array([feature.scale for feature in _SMALLS], np.float32)
 _PLACE = columns(FLOAT_NAMES, "player.x", "player.y")
 _OPPONENT_PLACE = columns(FLOAT_NAMES, "opponent.x", "opponent.y")
 _RELATIVE = columns(FLOAT_NAMES, "opponent.dx", "opponent.dy")
 _PLATFORMS = columns(FLOAT_NAMES, "stage.platform_left", "stage.platform_right")
 _MINE = columns(FLOAT_NAMES, "item0.mine", f"item{NUM_ITEMS - 1}.mine")
-
-
-def _offset(path: tuple) -> int:
-    """Byte offset of a field inside FRAME, e.g. of ("players", 1, "x")."""
-    offset, dtype = 0, FRAME
-    for step in path:
-        if isinstance(step, int):
-            dtype = dtype.base
-            offset += step * dtype.itemsize
-        else:
-            dtype, shift = dtype.fields[step][:2]
-            offset += shift
-    return offset
-
-
-def _plan(kind: int, width: int) -> np.ndarray:
-    """[2 players, n] where the `kind`-th of _gathered's lists lies in a frame that is seen as numbers of `width`
-    bytes."""
-    return np.array([[_offset(path) // width for _, path, _ in _gathered(me)[kind]] for me in (0, 1)])
-
-
-_FLOAT_PLAN, _SMALL_PLAN, _INT_PLAN = _plan(0, 4), _plan(1, 2), _plan(2, 2)
-_OWNER_PLAN, _PRESENT_PLAN = (
-    np.array([_offset(("items", slot, field)) // 2 for slot in range(NUM_ITEMS)]) for field in ("owner", "present"))
-_FLIP = np.array([-1 if path[-1] in _SIDEWAYS else 1 for _, path, _ in _FLOATS], np.float32)
-_FLOAT_SCALES = np.array([scale for _, _, scale in _FLOATS], np.float32)
-_FLOAT_SCALES = np.stack([_FLOAT_SCALES, _FLIP * _FLOAT_SCALES])            # [2, F]: as it is, mirrored
-_SMALL_SCALES = np.array([scale for _, _, scale in _SMALLS], np.float32)
-
-
-def num_floats(frame_delay: int) -> int:
-    """How many floats a policy sees: those of FLOAT_NAMES, then of every controller that waits, the next one first,
-    what FLOAT_NAMES has of the own controller."""
-    return NUM_FLOATS + frame_delay * NUM_CONTROLLER_FLOATS
 
 
 def observe(frames: np.ndarray, controllers: np.ndarray, pending: np.ndarray | None = None) -> Observation:
@@ -200,8 +140,9 @@ class Pending:
 
 def schema_hash() -> str:
     """Changes whenever a checkpoint's inputs or outputs would mean something else."""
-    parts = [FRAME.descr, CONTROLLER.descr, _PLAYER_FLOATS, _PLAYER_SMALL_INTS, _ITEM_FLOATS, _ITEM_SMALL_INTS,
-             sorted(_SIDEWAYS), "owners of items that are there", list(BUTTONS), STICK_GRID.tolist(),
-             SHOULDER_GRID.tolist(),
-             list(HEADS), NUM_FLOATS, NUM_INTS]
+    read = [[(field, scale) for field, scale, *_ in part] for part in (
+        features._PLAYER_FLOATS, features._PLAYER_SMALL_INTS, features._ITEM_FLOATS, features._ITEM_SMALL_INTS)]
+    sideways = sorted({feature.name.split(".")[1] for feature in _FLOATS if feature.mirrored == "sign"})
+    parts = [FRAME.descr, CONTROLLER.descr, *read, sideways, "owners of items that are there", list(BUTTONS),
+             STICK_GRID.tolist(), SHOULDER_GRID.tolist(), list(HEADS), NUM_FLOATS, NUM_INTS]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]

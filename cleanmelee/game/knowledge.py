@@ -16,7 +16,7 @@ from cleanmelee.game.tables import TABLES
 # The bots by name, and what one of them remembers
 # ---------------------------------------------------------------------------------------------------------------------
 
-FIRST_LEVEL, NUM_LEVELS, MAX_DELAY = 4, 9, 40
+FIRST_LEVEL, NUM_LEVELS, MAX_DELAY = 4, 12, 40
 BOTS = {"idle": 1, "random": 2, "attacker": 3} | {f"level{n + 1}": FIRST_LEVEL + n for n in range(NUM_LEVELS)}
 SEEN = np.dtype([(name, "f4") for name in "x y vx vy kb_vx kb_vy facing percent stun shot_x shot_vx".split()] +
                 [(name, "i2") for name in "action action_frame airborne hurtbox character".split()])
@@ -31,7 +31,7 @@ BOT = np.dtype([
     ("off_stage", "i4"), ("since_tech", "i4"), ("last_swing", "i4")])
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Levels 1 to 9: how good each is, and how each character is played
+# Levels: how good each is, and how each character is played. 1 to 9 are as late as people; 10 to 12 are not
 # ---------------------------------------------------------------------------------------------------------------------
 
 LEVEL_FIELDS = """
@@ -54,6 +54,9 @@ LEVEL_ROWS = [
     (17, 3, .9, 6, .09, .55, .65, .45, .70, .18, .55, .65, .65, .75, .65, .2, .70, .94, 6),
     (14, 2, 1., 5, .06, .55, .75, .55, .85, .18, .70, .75, .80, .85, .80, .4, .80, .97, 4),
     (12, 1, 1., 4, .03, .55, .90, .60, 1.0, .20, .90, .80, .90, .95, .90, .6, .90, 1., 2),
+    (8, 0, 1., 3, .02, .55, .95, .60, 1.0, .20, .95, .80, .95, 1.0, .95, .8, .95, 1., 2),
+    (4, 0, 1., 2, .01, .55, 1.0, .60, 1.0, .20, 1.0, .80, 1.0, 1.0, 1.0, 1., 1.0, 1., 1),
+    (0, 0, 1., 1, .00, .55, 1.0, .60, 1.0, .20, 1.0, .80, 1.0, 1.0, 1.0, 1., 1.0, 1., 1),
 ]
 
 STYLE = np.dtype([(name, "f4") for name in "up_rise up_reach up_aimed side_reach shot shot_from strike".split()])

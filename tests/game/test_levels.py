@@ -54,7 +54,7 @@ def answers(film, level, changed=None):
 
 
 def test_a_stronger_level_beats_a_weaker_one():
-    pairs = [(strong, weak, character) for strong, weak in ((9, 5), (5, 1), (3, 1)) for character in (MEWTWO, FOX)]
+    pairs = [(strong, weak, character) for strong, weak in ((12, 9), (9, 5), (5, 1), (3, 1)) for character in (MEWTWO, FOX)]
     strong, weak, characters = np.repeat(pairs, 20, axis=0).T
     final, _, side = bench_levels.play([f"level{n}" for n in strong], [f"level{n}" for n in weak],
                                        (characters, characters), 32, len(characters), max_frames=2 * MINUTE)
@@ -63,11 +63,11 @@ def test_a_stronger_level_beats_a_weaker_one():
 
 
 def test_delays_shorten_from_level_to_level():
-    assert (np.diff(DELAYS[1:]) < 0).all() and DELAYS.max() <= game.knowledge.MAX_DELAY and len(DELAYS) == 10
-    assert [game.BOTS[f"level{n}"] for n in range(1, 10)] == [game.knowledge.FIRST_LEVEL + n for n in range(9)]
+    assert (np.diff(DELAYS[1:]) < 0).all() and DELAYS.max() <= game.knowledge.MAX_DELAY and DELAYS[-1] == 0
+    assert [game.BOTS[f"level{n}"] for n in range(1, 13)] == [game.knowledge.FIRST_LEVEL + n for n in range(12)]
 
 
-@pytest.mark.parametrize("level", [1, 5, 9])
+@pytest.mark.parametrize("level", [1, 5, 9, 12])
 def test_a_change_of_the_other_is_answered_after_the_delay_and_not_before(film, level):
     plain, answered = answers(film, level), []
     for start in range(60, 500, 40):
@@ -83,7 +83,7 @@ def test_a_change_of_the_other_is_answered_after_the_delay_and_not_before(film, 
     assert min(answered) == DELAYS[level]              # and then it does see it
 
 
-@pytest.mark.parametrize("level", [1, 5, 9])
+@pytest.mark.parametrize("level", [1, 5, 9, 11])
 def test_a_blow_is_felt_after_the_delay(film, level):
     sticks, start = ("main_x", "main_y"), 100
     def changed(index, players):

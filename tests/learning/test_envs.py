@@ -100,6 +100,23 @@ def test_workers_play_the_same_games_as_one_process():
         assert play(alone, 400) == play(workers, 400)
 
 
+def test_scattered_games_begin_in_the_air_and_a_share_of_them():
+    """Beside the stage too, for workers alike, and none unless it is asked for."""
+    with make(400, scattered=.25) as envs, make(400, scattered=.25, num_workers=2) as workers, make(400) as plain:
+        players = envs.frames["players"]
+        begun = players["airborne"].astype(bool)
+        assert (begun.all(1) == begun.any(1)).all() and not plain.frames["players"]["airborne"].any()
+        assert 70 <= begun.all(1).sum() <= 130                              # four standard deviations
+        edge = game.TABLES.stages["floor_right"][FD, 0]
+        for far in (players["x"] < -edge, players["x"] > edge, players["y"] < -20):
+            assert .02 < far.sum() / begun.sum() < .3
+        for k in range(40):                                                 # nobody acts, all goes on by Melee's rules
+            envs.step(envs.controllers), workers.step(workers.controllers)
+        assert envs.frames.tobytes() == workers.frames.tobytes()
+        assert (players["stocks"][begun].mean() < 4) and (players["stocks"][~begun] == 4).all()
+        assert np.isfinite(players["x"]).all()
+
+
 def test_truncation_and_autoreset():
     with make(3, max_episode_frames=50) as envs:
         neutral = np.zeros((3, 2), CONTROLLER)
