@@ -4,10 +4,10 @@
     python tests/bench/bench_distill.py --teacher TEACHER --replays GAMES       # teacher: plays Mewtwo, beats level 5
     python tests/bench/bench_distill.py --teacher TEACHER --games 4 --epochs 1 --students 8     # does it work?
 
-Every student learns by distill.py, once from --replays alone (left out without them) and once from games of its own
-alone. Printed, and written to --output as JSON: parameters, KL(teacher || student) in nats a decision on held-out replays
-and on fresh games of the student's own, the median of one step of play in torch, seconds of processor time for
-learning, and win rates in one-minute games with Wilson's 95 % intervals.
+Every student learns by distill.py from the teacher alone, once on --replays (left out without them) and once on games
+of its own, for about as many seconds. Printed, and written to --output as JSON: parameters, KL(teacher || student) in
+nats a decision on held-out replays and on fresh games of the student, the median of one step of play in torch, seconds
+of processor time for learning, and win rates in one-minute games with Wilson's 95 % intervals.
 """
 
 import json
@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import tyro
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -45,11 +44,13 @@ class Args:
     """folder of .slp files, e.g. games of the teacher (off: empty)"""
     students: str = "32,32 64,64 128,64 gru:64"
     """sizes of the students, with their backbone if it is not an mlp"""
-    epochs: int = 8
-    """epochs of every student"""
-    on_policy_games: int = 32
-    """games of its own an epoch"""
-    batch_size: int = 512
+    epochs: int = 1
+    """passes over --replays"""
+    on_policy_epochs: int = 4
+    """times that a student plays, and learns from it"""
+    on_policy_games: int = 16
+    """games that it plays then"""
+    batch_size: int = 256
     """frames in one update"""
     games: int = 200
     """games against each level"""
@@ -75,39 +76,38 @@ def win_rates(policy: Policy, games: int, seed: int) -> dict[str, list[float]]:
     return {name: [won / games, *wilson_interval(won, games)] for name, won in wins.items()}
 
 
+def learn(args: Args, size: str, own: bool) -> tuple[Policy, dict, float]:
+    """A student by distill.py -> it, its best row of metrics.jsonl, seconds of processor time."""
+    backbone, hidden = size.split(":") if ":" in size else ("mlp", size)
+    began, name = time.process_time(), f"{backbone}_{hidden.replace(',', 'x')}_{time.time_ns()}"
+    distill.main(distill.Args(
+        args.teacher, "" if own else args.replays, epochs=args.on_policy_epochs if own else args.epochs,
+        batch_size=args.batch_size, alpha=1., on_policy_games=args.on_policy_games * own, backbone=backbone,
+        hidden=hidden, seed=args.seed, run_name=name, num_workers=0))
+    policy, saved = load_policy(f"runs/{name}")
+    return policy, saved["metrics"], time.process_time() - began
+
+
 def main(args: Args) -> None:
     torch.set_num_threads(1)
     teacher, _ = load_policy(args.teacher)
-    rows = [{"student": "the teacher", "learned from": "", "row": {}, "seconds": 0., "policy": teacher}]
-    for size in args.students.split():
-        backbone, hidden = size.split(":") if ":" in size else ("mlp", size)
-        for frames in ["the teacher's games"] * bool(args.replays) + ["its own games"]:
-            own = frames == "its own games"
-            began = time.process_time()
-            name = f"{backbone}_{hidden.replace(',', 'x')}_{'own' if own else 'replays'}_{time.time_ns()}"
-            distill.main(distill.Args(
-                args.teacher, "" if own else args.replays, epochs=args.epochs, batch_size=args.batch_size, alpha=1.,
-                on_policy_games=args.on_policy_games * own, backbone=backbone, hidden=hidden, seed=args.seed,
-                run_name=name, held_out=.2, num_workers=0))
-            policy, saved = load_policy(f"runs/{name}")
-            rows.append({"student": f"{backbone} {hidden}", "learned from": frames, "row": saved["metrics"],
-                         "seconds": time.process_time() - began, "policy": policy})
-
-    table = Table("student", "learned from", "parameters", "KL, held out", "KL, own games", "step, us", "CPU s", *LEVELS)
-    check = distill.Args(args.teacher, on_policy_games=24)
-    for row in rows:
-        policy = row.pop("policy")
+    table = Table(
+        "student", "learned from", "parameters", "KL, held out", "KL, own games", "step, us", "CPU s", *LEVELS)
+    rows, check = [], distill.Args(args.teacher, on_policy_games=24)
+    todo = [(size, own) for size in args.students.split() for own in (False, True) if own or args.replays]
+    for size, own in [("teacher", None), *todo]:
+        policy, best, seconds = learn(args, size, own) if own is not None else (teacher, {}, 0.)
         lesson, _ = distill.student_plays(policy, [teacher], check, seed=args.seed + 10 ** 6)
-        row |= {"parameters": sum(p.numel() for p in policy.parameters()), "step_us": step_latency(policy),
-                "kl_held_out": row.pop("row").get("eval/kl"),
-                "kl_own_games": distill.measure(policy, [lesson], 1., 1., "own")["own/kl"],
-                "win_rates": win_rates(policy, args.games, args.seed)}
-        kl = ["" if x is None else f"{x:.3f}" for x in (row["kl_held_out"], row["kl_own_games"])]
-        rates = [f"{rate:.0%} [{low:.0%}, {high:.0%}]" for rate, low, high in row["win_rates"].values()]
-        table.add_row(row["student"], row["learned from"], f"{row['parameters']:,}", *kl, f"{row['step_us']:.0f}",
-                      f"{row['seconds']:.0f}", *rates)
-        found = {"teacher": args.teacher, "games": args.games, "versions": versions(), "rows": rows[:rows.index(row) + 1]}
-        atomic_write(Path(args.output), (json.dumps(found, indent=1, default=str) + "\n").encode())
+        rows.append({
+            "student": size, "learned_from": {None: "", True: "its own games", False: "replays"}[own],
+            "parameters": sum(p.numel() for p in policy.parameters()), "kl_held_out": best.get("eval/kl"),
+            "kl_own_games": distill.measure(policy, [lesson], 1., 1., "own")["own/kl"],
+            "step_us": step_latency(policy), "seconds": seconds, "win_rates": win_rates(policy, args.games, args.seed)})
+        *cells, rates = rows[-1].values()
+        found = [f"{rate:.1%} [{low:.1%}, {high:.1%}]" for rate, low, high in rates.values()]
+        table.add_row(*["" if x is None else f"{x:.3f}" if isinstance(x, float) else str(x) for x in cells], *found)
+        found = {"games": args.games, "versions": versions(), "rows": rows}
+        atomic_write(Path(args.output), (json.dumps(found, indent=1) + "\n").encode())
     Terminal().print(table)
 
 

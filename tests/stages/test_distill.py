@@ -286,6 +286,17 @@ def test_saved_labels_teach_as_asking_on_the_fly(tmp_path, games, backbone, monk
     assert curve("fly") == curve("save") == curve("read") and len(curve("fly")) == 2
 
 
+def test_replays_are_read_in_portions(games, monkeypatch):
+    """Every player once, in an order of the epoch's own, no more rows at once than PORTION_ROWS and a game."""
+    train, _, _ = open_games(games, num_workers=0)
+    assert len(portions(train, (1, 1))) == 1
+    monkeypatch.setattr("cleanmelee.dataset.PORTION_ROWS", 500)
+    epochs = [portions(train, (1, epoch)) for epoch in range(5)]
+    for parts in [*epochs, portions(train)]:
+        assert sorted(np.concatenate(parts)) == [0, 1, 2, 3] and [train.rows[part].sum() for part in parts] == [598] * 2
+    assert len({repr(parts) for parts in epochs}) > 1
+
+
 def test_soft_labels_of_something_else_are_refused(tmp_path, games, teacher):
     distill.main(small(teacher, games, save_soft_labels="kept.labels"))
     whole = Path("kept.labels").read_bytes()
