@@ -91,9 +91,9 @@ class Args:
     """stage, stages or all"""
     max_episode_frames: Annotated[int, COUNT_OR_OFF] = 3600
     """game frames after which a game is truncated; 3600 is a minute (off: 0, games run to the last stock or 8:00)"""
-    scattered: Annotated[float, SHARE] = .1
-    """share of games that begin with both players in the air, anywhere over and beside the stage, hurt: what they meet
-    too seldom to learn to come back; on the embedded game, not in evaluations (off: 0)"""
+    scattered: Annotated[float, SHARE] = 0.
+    """share of games that begin with both players in the air, anywhere over and beside the stage, hurt; on the embedded
+    game, not in evaluations (off: 0)"""
     action_repeat: Annotated[int | None, Range(1, 3600)] = None
     """game frames for which a chosen controller is held (default: 3, or that of --pretrained; off: 1, chosen anew on
     every frame)"""

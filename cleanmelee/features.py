@@ -91,6 +91,16 @@ def columns(names: list[str], first: str, last: str) -> slice:
     return slice(names.index(first), names.index(last) + 1)
 
 
+def item_columns() -> np.ndarray:
+    """[items, ITEM_FEATURES] columns of Observation.floats"""
+    return np.array([[FLOAT_NAMES.index(f"item{slot}.{name}") for name in ITEM_FEATURES] for slot in range(NUM_ITEMS)])
+
+
+def other_columns(frame_delay: int) -> np.ndarray:
+    """Those that are no item's."""
+    return np.setdiff1d(np.arange(num_floats(frame_delay)), item_columns())
+
+
 def id_columns(table: str) -> slice:
     """The columns of Observation.ints that name rows of this learned table; they lie evenly apart."""
     places = [k for k, feature in enumerate(IDS) if feature.table == table]
