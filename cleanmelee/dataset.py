@@ -468,7 +468,7 @@ def load_all(games: Games) -> Sequences:
     return load_sides(games, range(len(games.sides)))
 
 
-def walk(starts: np.ndarray, lanes: int = 32, size: int = 256):
+def walk(starts: np.ndarray, lanes: int = 16, size: int = 64):
     """Every row of every sequence once, in the order of play, for policies that remember. Yields rows [T, B], real [T,
     B] (False: a stand-in after the end of a shorter game, or for one that is missing) and whether the games begin here.
     T and B are always the same: what a policy computes of a row then does not depend, to the last bit, on what else is
