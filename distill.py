@@ -28,12 +28,13 @@ if __name__ == "__main__":
 import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 import torch
+import tyro
 from rich.progress import track
 
 from cleanmelee.agreement import describe, judged, measure, report
@@ -53,7 +54,7 @@ from cleanmelee.observation import Observation, Pending, observe
 from cleanmelee.resume import resume_run
 from cleanmelee.runs import has_begun, start_run, stop_on_interrupt
 from cleanmelee.terminal import Terminal
-from cleanmelee.tracking import Tracker
+from cleanmelee.tracking import Tracker, WandbArgs
 from melee_common import BOT_SLOT, Policy, act, action_kl, action_logprobs, parse_hidden, save_checkpoint
 
 BELOW_1 = Range(0, 1 - 1e-9)
@@ -147,8 +148,7 @@ class Args:
     """folder inside --runs-dir (default: made of sizes, seed and time)"""
     runs_dir: Annotated[str, PATH] = "runs"
     """where runs are kept"""
-    track: bool = False
-    """log to Weights & Biases too; WANDB_MODE=offline works without an account"""
+    wandb: Annotated[WandbArgs, tyro.conf.arg(name="")] = field(default_factory=WandbArgs)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ def main(args: Args) -> None:
     T = args.window_size if student.initial_state(1) else 1
     if args.on_policy_games:
         Pending(1, student.frame_delay, student.action_repeat)              # can it play them?
-    tracker = Tracker(args.track)
+    tracker = Tracker(args.wandb)
 
     train = held_out = Games().freeze()                                     # no replays
     about = {}
@@ -416,6 +416,7 @@ def main(args: Args) -> None:
     lock.release()
     if state["best"]:
         report(teachers, student.eval(), state["best"], console)
+    tracker.log_best(run, best_path, step)
     tracker.finish()
     if stop and epoch <= args.epochs:
         console.print(f"stopped in epoch {epoch}; go on with: python {Path(__file__).name} --resume {run}")

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from cleanmelee.controller import HEADS, NUM_LOGITS
+from cleanmelee.controller import HEADS, NUM_BUTTONS, NUM_LOGITS
+from cleanmelee.frame import BUTTONS
 from cleanmelee.labels import Lesson, answers
 from cleanmelee.observation import NUM_INTS, Observation
 from cleanmelee.terminal import Terminal
@@ -20,7 +21,7 @@ def measure(student: Policy, lessons: Iterable[Lesson], alpha: float, temperatur
             prefix: str) -> dict[str, float]:
     """Means over the rows of these lessons, the student's memory carried from each sequence's first row to its last:
     what distill.py lets fall (`loss`), KL(teacher || student) and the loss of what people did, in nats, whole and by
-    head, and the values' squared difference. Names begin with prefix/."""
+    head, the values' squared difference, how often people and student press each button. Names begin with prefix/."""
     sums, everywhere, where_people = defaultdict(float), 0., 0.
     for lesson in lessons:
         teacher, own = lesson.labels.float(), answers(student, lesson.obs, lesson.actions, lesson.starts)
@@ -31,7 +32,9 @@ def measure(student: Policy, lessons: Iterable[Lesson], alpha: float, temperatur
                 ("soft_kl", action_kl(logits / temperature, own_logits / temperature), weights),
                 ("value_error", (teacher[:, -1:] - own[:, -1:]) ** 2, weights),
                 ("teacher_nll", -action_logprobs(logits, lesson.actions)[0], by_people),
-                ("student_nll", -action_logprobs(own_logits, lesson.actions)[0], by_people)):
+                ("student_nll", -action_logprobs(own_logits, lesson.actions)[0], by_people),
+                ("true_press", lesson.actions[:, :NUM_BUTTONS], by_people),
+                ("press", own_logits[:, :NUM_BUTTONS].sigmoid(), by_people)):
             sums[name] += counts @ values.double()
         everywhere, where_people = everywhere + weights.sum(), where_people + by_people.sum()
     per_head = {"kl": (sums["kl"] / everywhere).tolist()}
@@ -40,9 +43,12 @@ def measure(student: Policy, lessons: Iterable[Lesson], alpha: float, temperatur
     row = {f"{prefix}/{name}": sum(values) for name, values in per_head.items()}
     soft_kl, value_error = (float(sums[name].sum() / everywhere) for name in ("soft_kl", "value_error"))
     loss = alpha * temperature ** 2 * soft_kl + (1 - alpha) * row.get(f"{prefix}/student_nll", 0.)
+    rates = {name: (sums[name] / where_people).tolist() for name in ("true_press", "press")} if where_people else {}
     return {f"{prefix}/loss": loss, f"{prefix}/value_error": value_error, **row,
             **{f"{prefix}/{name}_{head}": value
-               for name, values in per_head.items() for head, value in zip(HEADS, values, strict=True)}}
+               for name, values in per_head.items() for head, value in zip(HEADS, values, strict=True)},
+            **{f"{prefix}/{name}_{button}": value
+               for name, values in rates.items() for button, value in zip(BUTTONS, values, strict=True)}}
 
 
 @torch.inference_mode()

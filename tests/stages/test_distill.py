@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +22,7 @@ from cleanmelee.controller import ACTION_SIZE, NUM_LOGITS
 from cleanmelee.dataset import load_all, load_sides, open_games, portions
 from cleanmelee.frame import CONTROLLER, FRAME
 from cleanmelee.recording import write_slp
+from helpers import read_wandb
 from melee_common import Policy, action_kl, action_logprobs, load_policy, save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,9 +140,15 @@ def test_student_acts_as_often_as_its_teacher(tmp_path, games):
 
 def test_command_line(teacher, games):
     done = subprocess.run([sys.executable, str(ROOT / "distill.py"), "--teacher", teacher, "--replays", games,
-                           "--output", "s.pt", "--hidden", "8,8", "--epochs", "1", "--num-workers", "1"],
-                          capture_output=True, text=True)
+                           "--output", "s.pt", "--hidden", "8,8", "--epochs", "2", "--num-workers", "1",
+                           "--run-name", "run", "--track"], capture_output=True, text=True, env=os.environ | {
+                               "WANDB_MODE": "offline", "WANDB_PROJECT": "theirs"})
     assert done.returncode == 0, done.stderr
+    sent = read_wandb(Path("runs/run"))
+    logged = [json.loads(line) for line in Path("runs/run/metrics.jsonl").read_text().splitlines()]
+    steps = [row["step"] for row in logged]
+    assert [row["global_step"] for row in sent.rows if "eval/kl" in row] == steps and sent.run.project == "theirs"
+    assert sent.artifacts == [("model", steps[-1])] and sent.pictures.keys() == {"pictures/press_rates"}
     assert "parameters" in done.stdout and "one step, p50" in done.stdout
     policy, _ = load_policy("s.pt")
     obs, _ = load_all(open_games(games, num_workers=0)[0]).take(torch.arange(3))
@@ -392,12 +398,3 @@ def test_what_cannot_be_resumed_is_told(teacher, games):
     with pytest.raises(UserError, match="only --epochs, --num-workers may change, not --alpha"):
         distill.main(distill.Args(resume="runs/run", alpha=.5))
     assert Path("runs/run/metrics.jsonl").read_bytes() == before
-
-
-def test_a_tracked_run_sends_what_it_logs(teacher, games, monkeypatch):
-    sent = []
-    monkeypatch.setattr(distill, "Tracker", lambda on: SimpleNamespace(
-        start=lambda *given: sent.append(on), log=lambda row, step: sent.append((row, step)), finish=lambda: None))
-    distill.main(small(teacher, games, track=True))
-    row = json.loads(Path("runs/run/metrics.jsonl").read_text())
-    assert sent == [True, (row, row["step"])]
