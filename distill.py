@@ -48,14 +48,14 @@ from cleanmelee.dataset import Games, check_both, load_sides, open_games, portio
 from cleanmelee.files import append_jsonl, atomic_write, check_writable, keep_jsonl
 from cleanmelee.frame import outcomes
 from cleanmelee.game import BOTS
-from cleanmelee.games import VecEnv, matchups
+from cleanmelee.games import BOT_SLOT, VecEnv, matchups
 from cleanmelee.labels import LabelFile, Lesson, ask, join, load_teachers, write_labels
 from cleanmelee.observation import Observation, Pending, observe
 from cleanmelee.resume import resume_run
 from cleanmelee.runs import has_begun, start_run, stop_on_interrupt
 from cleanmelee.terminal import Terminal
 from cleanmelee.tracking import Tracker, WandbArgs
-from melee_common import BOT_SLOT, Policy, act, action_kl, action_logprobs, parse_hidden, save_checkpoint
+from melee_common import Policy, act, action_kl, action_logprobs, parse_hidden, save_checkpoint
 
 BELOW_1 = Range(0, 1 - 1e-9)
 MAY_CHANGE = {"resume", "epochs", "num_workers"}        # where a run goes on

@@ -27,11 +27,11 @@ from cleanmelee.cli import run_script
 from cleanmelee.files import atomic_write
 from cleanmelee.frame import outcomes
 from cleanmelee.game import BOTS
-from cleanmelee.games import VecEnv, matchups
+from cleanmelee.games import BOT_SLOT, VecEnv, matchups
 from cleanmelee.runs import versions
 from cleanmelee.statistics import wilson_interval
 from cleanmelee.terminal import Terminal
-from melee_common import BOT_SLOT, Policy, load_policy, play_games
+from melee_common import Policy, load_policy, play_games
 
 LEVELS = "level1", "level3", "level5"
 
