@@ -32,10 +32,10 @@ from cleanmelee.cli import (
     to_flags,
 )
 from cleanmelee.dataset import Rows, Windows, check_both, open_games, prefetch, write_manifest
+from cleanmelee.features import NUM_FLOATS, OWN_CONTROLLER
 from cleanmelee.files import append_jsonl, atomic_write, check_writable, keep_jsonl
 from cleanmelee.imitation import by_matchup, measure, report, summary
 from cleanmelee.learning import choose_device, learning_rate, memory_for
-from cleanmelee.observation import NUM_FLOATS, OWN_CONTROLLER
 from cleanmelee.resume import resumed_args, warn_of_changes
 from cleanmelee.runs import check_begun, has_begun, iteration_progress, lock_run, start_run, stop_on_interrupt
 from cleanmelee.terminal import Terminal

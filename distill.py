@@ -37,8 +37,9 @@ from cleanmelee.cli import (
 )
 from cleanmelee.controller import HEADS, NUM_LOGITS
 from cleanmelee.dataset import Sequences, load_sequences, walk
+from cleanmelee.features import NUM_INTS
 from cleanmelee.files import append_jsonl, check_writable
-from cleanmelee.observation import NUM_INTS, Observation
+from cleanmelee.observation import Observation
 from cleanmelee.runs import has_begun, start_run, stop_on_interrupt
 from cleanmelee.terminal import Terminal
 from melee_common import Policy, action_kl, action_logprobs, load_policy, parse_hidden, save_checkpoint

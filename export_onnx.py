@@ -43,11 +43,12 @@ from rich.table import Table
 
 from cleanmelee.cli import PATH, SEEDS, Range, UserError, check_ranges, lookup, run_script
 from cleanmelee.controller import ACTION_SIZE, NUM_LOGITS
+from cleanmelee.features import NUM_INTS
 from cleanmelee.files import atomic_write, check_writable
 from cleanmelee.frame import CHARACTERS, FIRST_CONTROL_FRAME, STAGES
 from cleanmelee.game import BOTS
 from cleanmelee.games import VecEnv
-from cleanmelee.observation import NUM_INTS, Observation, observe, schema_hash, upcoming
+from cleanmelee.observation import Observation, observe, schema_hash, upcoming
 from cleanmelee.onnx import check_model, onnx_session
 from cleanmelee.runs import versions
 from cleanmelee.terminal import Terminal

@@ -438,7 +438,7 @@ class Sequences:
 
 
 def load_all(games: Games) -> Sequences:
-    """Some 560 bytes a row."""
+    """Some 770 bytes a row."""
     parts = [games.read(np.array([s]), np.array([0]), int(games.rows[s])) for s in range(len(games.sides))]
 
     def joined(tensors):

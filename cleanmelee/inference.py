@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from cleanmelee.controller import NUM_LOGITS, decode_actions
+from cleanmelee.features import NUM_INTS
 from cleanmelee.frame import CONTROLLER
-from cleanmelee.observation import NUM_INTS, Observation
+from cleanmelee.observation import Observation
 from cleanmelee.onnx import OnnxPolicy
 from melee_common import BOT_SLOT, Policy, act
 

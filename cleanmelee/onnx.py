@@ -15,8 +15,9 @@ import torch
 
 from cleanmelee.cli import UserError
 from cleanmelee.controller import ACTION_SIZE, HEADS, NUM_BUTTONS, NUM_LOGITS
+from cleanmelee.features import INT_LIMITS, NUM_INTS, num_floats
 from cleanmelee.files import read_file
-from cleanmelee.observation import INT_LIMITS, NUM_INTS, Observation, num_floats, schema_hash
+from cleanmelee.observation import Observation, schema_hash
 from cleanmelee.terminal import printable
 from melee_common import Policy, check_timing, load_policy
 

@@ -16,7 +16,8 @@ import export_onnx
 from export_onnx import Act, Args, Score, export, game_frames, parity, quantise
 from cleanmelee.cli import UserError, run_script
 from cleanmelee.controller import ACTION_SIZE, NUM_BUTTONS, NUM_LOGITS
-from cleanmelee.observation import NUM_FLOATS, NUM_INTS, Observation, schema_hash
+from cleanmelee.features import NUM_FLOATS, NUM_INTS
+from cleanmelee.observation import Observation, schema_hash
 from cleanmelee.onnx import load_player, onnx_session
 from melee_common import Policy, save_checkpoint, to_torch
 
