@@ -37,6 +37,7 @@ from cleanmelee.files import atomic_write, read_file
 from cleanmelee.frame import FRAME, NUM_ITEMS, NUM_PLAYERS
 from cleanmelee.games import VecEnv
 from cleanmelee.observation import Observation, Pending, observe, schema_hash
+from cleanmelee.plain import Plain
 from cleanmelee.runs import versions
 from cleanmelee.terminal import printable
 
@@ -227,6 +228,7 @@ class Policy(nn.Module):
             raise UserError(f"{backbone} {list(hidden)} would remember {remembered:,} numbers of every game, and at "
                             f"most {STATE_SIZE:,} are possible; make it smaller")
         self.value_head = linear(self.backbone.size, 1, 1.)
+        self._plain = None                                                  # its weights as arrays, once asked for
         self.controller_head = ControllerHead(self.backbone.size)
 
     @property
@@ -271,6 +273,21 @@ class Policy(nn.Module):
         return actions, state, action_logprobs(logits, actions)[0].sum(-1), self.value(features)
 
     forward = act                                                           # what torch.func calls
+
+    def act_plainly(self, obs: Observation, state: tuple, noise: torch.Tensor | None) -> tuple:
+        """`act` for few rows on the CPU, several times faster: all arrays but the state."""
+        if self._plain is None:
+            layers = len(self.config["hidden"]) if self.config["backbone"] == "mlp" else 0
+            self._plain = Plain({name: p.detach().numpy() for name, p in self.named_parameters()}, layers)
+        x = self._plain.embed(obs.floats.numpy(), obs.ints.numpy())
+        if not self._plain.layers:
+            features, state = self.backbone.step(torch.from_numpy(x), state)
+            x = features.numpy()
+        actions, *judged = self._plain.decide(x, None if noise is None else noise.numpy())
+        return actions, state, *judged
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_plain": None}                             # a copy has weights of its own
 
     def value(self, features: torch.Tensor) -> torch.Tensor:
         return self.value_head(features)[..., 0]
@@ -332,6 +349,7 @@ def network_flags(policy: Policy, **given) -> dict:
 # ---------------------------------------------------------------------------------------------------------------------
 
 BOT_SLOT = -1                                                           # in `assignment`: the game's own bot plays here
+FEW_ROWS = 64                                                           # up to which numpy decides faster than torch
 
 
 class StackedPolicies:
@@ -392,16 +410,16 @@ def act(policies: list[Policy], assignment: np.ndarray, obs: Observation, states
         seats.append((k, rows, to_torch(mine), state, noise))
     if stacked is None:
         seats = [seat for seat in seats if len(seat[1])]
-        chosen = [(policies[k].act if k < learners else policies[k].step)(mine, state, noise)
-                  for k, _, mine, state, noise in seats]
+        chosen = [(policies[k].act_plainly if len(rows) <= FEW_ROWS else policies[k].act)(mine, state, noise)
+                  for k, rows, mine, state, noise in seats]
     else:
         chosen = stacked.act(*(list(column) for column in list(zip(*seats, strict=True))[2:]))
     for (k, rows, *_), (choice, new, *judged) in zip(seats, chosen, strict=True):
-        actions[rows] = choice.numpy()
+        actions[rows] = choice
         states[k] = new if len(rows) == 2 * n else tuple(
             old.index_copy(0, torch.from_numpy(rows), part) for old, part in zip(states[k], new, strict=True))
         if k < learners:
-            told.reshape(2, 2 * n)[:, rows] = torch.stack(judged).numpy()
+            told.reshape(2, 2 * n)[:, rows] = np.stack([np.asarray(x) for x in judged])
     return actions.reshape(n, 2, ACTION_SIZE)
 
 

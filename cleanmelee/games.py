@@ -129,8 +129,8 @@ class VecEnv:
     needs no clean-up. With `use_threads` the workers are threads of this process instead: the games release Python's
     lock, nothing is copied, but what fails or hangs there cannot be replaced.
 
-    scattered: the share of games that begin with both players in the air, anywhere over and beside the stage (`scatter`;
-    on the embedded game).
+    scattered: the share of games that begin with both players in the air, anywhere over and beside the stage
+    (`scatter`; on the embedded game).
 
     With dolphin=DolphinArgs(dolphin=PATH, iso=PATH) the same games run on Slippi Dolphin, one for each, each in a
     worker of its own (num_workers does not count):

@@ -147,8 +147,8 @@ def main(args: Args) -> None:
             past = {key: float(of["wins"].mean()) for key, of in against.items() if key != "itself"}
             worst = min(past, key=past.get)
             row["past"] = past
-            console.print(f"  its past ({len(past)} checkpoints): least {rate(against[worst]['wins'])} against {worst}, "
-                          f"median {np.median(list(past.values())):.0%}")
+            console.print(f"  its past ({len(past)} checkpoints): median {np.median(list(past.values())):.0%}, least "
+                          f"{rate(against[worst]['wins'])} against {worst}")
         rows[name] = row
     names = list(policies)
     for k, one in enumerate(names):                                         # cross-play

@@ -54,7 +54,8 @@ def answers(film, level, changed=None):
 
 
 def test_a_stronger_level_beats_a_weaker_one():
-    pairs = [(strong, weak, character) for strong, weak in ((12, 9), (9, 5), (5, 1), (3, 1)) for character in (MEWTWO, FOX)]
+    steps = (12, 9), (9, 5), (5, 1), (3, 1)
+    pairs = [(strong, weak, character) for strong, weak in steps for character in (MEWTWO, FOX)]
     strong, weak, characters = np.repeat(pairs, 20, axis=0).T
     final, _, side = bench_levels.play([f"level{n}" for n in strong], [f"level{n}" for n in weak],
                                        (characters, characters), 32, len(characters), max_frames=2 * MINUTE)

@@ -1,5 +1,6 @@
 """Codec, observation and networks: what would be silently wrong if it broke."""
 
+import copy
 import os
 import zipfile
 from pathlib import Path
@@ -133,6 +134,28 @@ def loud(backbone, **config):
         for p in policy.parameters():
             p.add_(torch.randn_like(p) * .1)
     return policy
+
+
+@pytest.mark.parametrize("late", [0, 6])
+@pytest.mark.parametrize("backbone", ["mlp", "gru", "transformer"])
+def test_a_decision_in_numpy_is_that_of_torch(backbone, late):
+    """Actions, memory, log-probabilities and values; also after the weights have changed, and of a copy."""
+    torch.manual_seed(1)
+    policy = Policy(backbone, (24, 32), frame_delay=late).requires_grad_(False)
+    state = other = policy.initial_state(40)
+    for seed in range(3):
+        obs, queue = random_observation(seed, 40), torch.randn(40, policy.num_floats - NUM_FLOATS)
+        obs = Observation(torch.cat([obs.floats, queue], 1), obs.ints)
+        for p in policy.parameters():
+            p += .1 * torch.randn_like(p)
+        for noise in (torch.rand(40, NUM_LOGITS), None):
+            actions, after, *judged = policy.act(obs, state, noise)
+            plain, also_after, *also_judged = policy.act_plainly(obs, other, noise)
+            assert (actions.numpy() == plain).all() and plain.dtype == np.int8
+            assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(after, also_after, strict=True))
+            for mine, theirs in zip(judged, also_judged, strict=True):
+                assert np.allclose(mine.numpy(), theirs, atol=1e-4)
+        state, other, policy = after, also_after, copy.deepcopy(policy)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

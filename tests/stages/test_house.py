@@ -13,7 +13,7 @@ FLOORS = [  # a room may import from those above it in this list, and from its o
     {"frame", "libmelee", "terminal"}, {"signals", "startup"}, {"cli", "statistics"},
     {"archive", "backbones", "events", "files", "game", "tracking", "workers"},
     {"runs", "slp", "rewards", "fingerprint"},
-    {"packed", "features"}, {"replays", "recording", "dolphin", "controller"}, {"observation"}, {"games"},
+    {"packed", "features"}, {"replays", "recording", "dolphin", "controller"}, {"observation", "plain"}, {"games"},
     {"melee_common"},
     {"pool", "dataset", "onnx", "learning"},
     {"population", "evaluation", "imitation", "environment", "inference", "resume", "tournament"},
@@ -21,7 +21,7 @@ FLOORS = [  # a room may import from those above it in this list, and from its o
 WITHOUT_TORCH = (
     "frame", "cli", "libmelee", "terminal", "signals", "startup", "files", "archive", "events", "slp", "packed",
     "replays", "recording", "rewards", "workers", "runs", "game", "fingerprint", "dolphin", "controller", "features",
-    "observation", "games")
+    "observation", "games", "plain")
 SOURCES = sorted(p for p in ROOT.rglob("*.py") if not {".venv", "runs", "__pycache__"} & set(p.relative_to(ROOT).parts))
 
 

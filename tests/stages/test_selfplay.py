@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from cleanmelee import evaluation, selfplay
+import melee_common
 import ppo_selfplay
 from cleanmelee.cli import UserError
 from cleanmelee.features import FLOAT_NAMES
@@ -272,6 +273,7 @@ def test_next_values_are_those_of_the_frame_that_followed(tmp_path, monkeypatch,
         seen.append((next_values.copy(), rest[0].copy()))
         return compute_gae(rewards, values, next_values, *rest)
 
+    monkeypatch.setattr(melee_common, "FEW_ROWS", 0)                        # what is changed here is torch's
     monkeypatch.setattr(Policy, "features", lambda self, obs, state: (
         lambda x, new: (first(x, obs), new))(*features(self, obs, state)))
     monkeypatch.setattr(Policy, "unroll", lambda self, obs, state, resets: (
@@ -337,6 +339,7 @@ def test_truncated_games_bootstrap_from_their_last_frame(tmp_path, monkeypatch):
         return compute_gae(rewards, values, next_values, terminated, truncated, *rest)
 
     monkeypatch.setattr(ppo_selfplay, "compute_gae", capture)
+    monkeypatch.setattr(melee_common, "FEW_ROWS", 0)
     monkeypatch.setattr(
         Policy, "value", lambda self, features: features[..., 0] * 0 + 7 + 0 * self.value_head(features)[..., 0])
     main(tiny(tmp_path, "run", 2, history_prob=0.))
