@@ -62,7 +62,6 @@ _ITEM = [
     ("x", .03, "sign", "position, units"), ("y", .03, "same", "height, units"),
     ("vx", .3, "sign", "horizontal velocity, units a frame"), ("vy", .3, "same", "vertical velocity, units a frame"),
     ("facing", 1, "sign", "1 to the right, -1 to the left"),
-    ("charge", .1, "same", "Slippi's byte for charge, of the items that have one"),
     ("state", .2, "same", "the item's own state: 0 is in the hand or just made; 20 if more", 20),
     ("timer", .01, "same", "frames until it is gone, or bursts; 300 if more", 300)]
 _STAGE = [
@@ -88,7 +87,8 @@ def _fighter(who: str, player: int) -> list[Feature]:
 FLOATS = [
     *_read("player.nana", _NANA, "nanas", 0), *_read("opponent.nana", _NANA, "nanas", 1),
     *(feature for item, slot in _ITEMS for feature in (
-        *_read(item, _ITEM, "items", slot), Feature(f"{item}.mine", "1 if it belongs to the player"))),
+        *_read(item, _ITEM, "items", slot), Feature(f"{item}.mine", "1 if it belongs to the player"),
+        Feature(f"{item}.charge", "Slippi's byte for charge, of the items that have one", scale=.1))),
     *_fighter("player", 0), *_fighter("opponent", 1),
     Feature("opponent.dx", "how far the opponent is to the right, units", (), .03, "sign"),
     Feature("opponent.dy", "how far the opponent is above, units", (), .03),
@@ -133,7 +133,7 @@ def id_columns(table: str) -> slice:
 
 
 NANAS = columns(FLOAT_NAMES, "player.nana.present", "opponent.nana.airborne")
-ITEMS = columns(FLOAT_NAMES, "item0.present", f"item{NUM_ITEMS - 1}.mine")
+ITEMS = columns(FLOAT_NAMES, "item0.present", f"item{NUM_ITEMS - 1}.charge")
 OWN_CONTROLLER = columns(FLOAT_NAMES, "controller.main_x", FLOAT_NAMES[-1])
 NUM_CONTROLLER_FLOATS = OWN_CONTROLLER.stop - OWN_CONTROLLER.start                                  # 13
 

@@ -9,6 +9,7 @@ import numpy as np
 from cleanmelee import game
 from cleanmelee.cli import UserError
 from cleanmelee.controller import BUTTON_BITS, HEADS, SHOULDER_GRID, STICK_GRID
+from cleanmelee.events import ITEM_CHARGE_BYTE
 from cleanmelee.features import (
     FEATURES, FLOATS, FLOAT_NAMES, IDS, INT_LIMITS, NUM_INTS, OWN_CONTROLLER, TABLE_ROWS,
     TRANSFORMATIONS, Feature, field_of, num_floats,
@@ -52,7 +53,7 @@ def _reads(features: list[Feature], kind: str) -> Reads:
 _FIGHTERS = ("player", "opponent")                                          # columns of the one, then the other's
 _AT = np.dtype([                                                            # the columns of what is computed
     ("x", "i4", 2), ("y", "i4", 2), ("edges", "i4", 2), ("dx", "i4"), ("wind", "i4"), ("randall", "i4"),
-    ("transformation", "i4"), ("mine", "i4", NUM_ITEMS), ("controller", "i4")])
+    ("transformation", "i4"), ("mine", "i4", NUM_ITEMS), ("charge", "i4", NUM_ITEMS), ("controller", "i4")])
 
 
 def _computed() -> np.ndarray:
@@ -63,7 +64,8 @@ def _computed() -> np.ndarray:
     row = (at(*(f"{who}.x" for who in _FIGHTERS)), at(*(f"{who}.y" for who in _FIGHTERS)),
            at(*(f"{who}.edge_left" for who in _FIGHTERS)), *at("opponent.dx", "stage.wind", "stage.randall_x"),
            *at(f"stage.{list(TRANSFORMATIONS.values())[0]}"),
-           at(*(f"item{slot}.mine" for slot in range(NUM_ITEMS))), OWN_CONTROLLER.start)
+           *(at(*(f"item{slot}.{name}" for slot in range(NUM_ITEMS))) for name in ("mine", "charge")),
+           OWN_CONTROLLER.start)
     return np.array([row], _AT)
 
 
@@ -88,6 +90,7 @@ class Plan(NamedTuple):
     geometry: np.ndarray            # [stages, 6]
     randall: np.ndarray             # [RANDALL_PERIOD, 2] float32: his middle's x and his height, by frame
     transformations: np.ndarray     # [4] int16: Slippi's ids
+    charged: np.ndarray             # [item types] bool: does Slippi log a charge of such an item?
     buttons: np.ndarray             # [8] int32: bits
 
 
@@ -96,7 +99,8 @@ PLAN = Plan(
     *(_reads(FLOATS, kind) for kind in ("f4", "i2", "i4")), _IDS, INT_LIMITS[_IDS.columns], _computed(),
     np.array([feature.scale for feature in FLOATS], np.float32), _geometry(),
     np.ascontiguousarray(game.TABLES.randall + np.float32((RANDALL_WIDTH / 2, 0))),
-    np.array(list(TRANSFORMATIONS), np.int16), BUTTON_BITS)
+    np.array(list(TRANSFORMATIONS), np.int16), np.isin(np.arange(TABLE_ROWS["item_type"]), list(ITEM_CHARGE_BYTE)),
+    BUTTON_BITS)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -158,6 +162,8 @@ def see(frames, floats, halves, longs, controllers, pending, plan, seen, ids):
             for slot in range(NUM_ITEMS):
                 item = frame.items[slot]
                 out[at.mine[slot]] = item.present != 0 and item.owner == me
+                charged = 0 <= item.type < len(plan.charged) and plan.charged[item.type]
+                out[at.charge[slot]] = item.charge * plan.scales[at.charge[slot]] if charged else np.float32(0)
             out[at.wind] = -side if frame.wind == 1 else side if frame.wind == 2 else np.float32(0)
             out[at.randall] = out[at.randall + 1] = 0
             if frame.stage == YOSHIS_STORY:

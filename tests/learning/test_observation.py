@@ -8,7 +8,7 @@ import observation_table
 from cleanmelee.controller import decode_actions
 from cleanmelee.dataset import games_of
 from cleanmelee.features import FEATURES, FLOAT_NAMES, NUM_FLOATS, OWN_CONTROLLER, num_floats
-from cleanmelee.frame import BUTTON_B, CONTROLLER, FRAME, GAMEANDWATCH, LINK, MEWTWO, SHEIK, STAGES
+from cleanmelee.frame import BUTTON_B, BUTTON_L, CONTROLLER, FRAME, GAMEANDWATCH, LINK, MEWTWO, SHEIK, STAGES
 from cleanmelee.game import TABLES
 from cleanmelee.game.characters import FILLED_BUCKET
 from cleanmelee.game.ids import YOSHIS_STORY
@@ -22,12 +22,19 @@ STORING = [(MEWTWO, SHEIK), (LINK, GAMEANDWATCH), (SHEIK, MEWTWO), (GAMEANDWATCH
 
 
 def special_inputs(rng, steps: int, n: int) -> np.ndarray:
-    """[T, N, 2] CONTROLLER of players who mash B, hold it, hold a shield and throw what they have."""
-    chosen = decode_actions(random_actions(rng, steps, n, 2))
-    for name, odds in (("main_x", .3), ("main_y", .3), ("c_x", .05), ("c_y", .05), ("l", .1)):
-        chosen[name] *= rng.random(chosen.shape) < odds
-    chosen["buttons"] &= np.where(rng.random(chosen.shape) < .1, 0xFFFF, 0)
-    chosen["buttons"] |= np.where(np.repeat(rng.random((steps // 20 + 1, n, 2)) < .5, 20, 0)[:steps], BUTTON_B, 0)
+    """[T, N, 2] CONTROLLER of players who begin a special every second, mostly neutral or down, hold B for a while and
+    perhaps a shield at the end of it, and now and then press anything."""
+    moves = steps // 60 + 1
+    frame = np.arange(moves * 60).reshape(moves, 60, 1, 1)
+    way = np.array([(0, 0), (0, 0), (0, -1), (0, -1), (1, 0)])[rng.integers(0, 5, (moves, 1, n, 2))]   # x, y
+    length = rng.integers(2, 58, (moves, 1, n, 2))
+    pressed, shield = frame % 60 < length, (frame % 60 >= length - 2) & (rng.random((moves, 1, n, 2)) < .5)
+    chosen = np.zeros((moves, 60, n, 2), CONTROLLER)
+    chosen["main_x"], chosen["main_y"] = way[..., 0] * (frame % 60 < 3), way[..., 1] * (frame % 60 < 3)
+    chosen["buttons"] = np.where(pressed, BUTTON_B, 0) | np.where(shield, BUTTON_L, 0)
+    chosen = chosen.reshape(-1, n, 2)[:steps]
+    wild = rng.random(chosen.shape) < .02
+    chosen[wild] = decode_actions(random_actions(rng, int(wild.sum())))
     return chosen
 
 
@@ -45,7 +52,7 @@ def play(chosen: np.ndarray, stage: str = "dream_land") -> tuple[np.ndarray, np.
 
 @pytest.fixture(scope="module")
 def games():
-    return play(special_inputs(np.random.default_rng(5), 900, 8))
+    return play(special_inputs(np.random.default_rng(5), 1200, 8))
 
 
 def from_file(path, frames, controllers):
@@ -139,22 +146,21 @@ def test_the_store_is_what_the_game_hides(games):
 
 
 def test_the_bucket_counts_what_it_swallows():
-    n = 1
-    with VecEnv(n, [(SHEIK, GAMEANDWATCH)], STAGES["final_destination"], seed=1, max_episode_frames=0) as envs:
+    """Needles until it is full, then a rest, then it is poured out."""
+    with VecEnv(1, [(SHEIK, GAMEANDWATCH)], STAGES["final_destination"], seed=1, max_episode_frames=0) as envs:
         seen = []
-        for t in range(700):
-            controllers = np.zeros((n, 2), CONTROLLER)
-            controllers["buttons"][:, 0] = BUTTON_B if t % 60 < 5 else 0        # a needle now and then
-            full = envs.games.hidden["players"]["bucket"][0, 1] == FILLED_BUCKET
-            controllers["buttons"][:, 1] = BUTTON_B if not full or t % 2 else 0
-            controllers["main_y"][:, 1] = -1
+        for t in range(500):
+            controllers = np.zeros((1, 2), CONTROLLER)
+            controllers["buttons"][:, 0] = BUTTON_B if t < 180 and t % 60 < 5 else 0
+            controllers["buttons"][:, 1] = BUTTON_B if t < 180 or t > 350 else 0
+            controllers["main_y"][:, 1] = -1 if t < 180 or t > 349 else 0
             envs.step(controllers)
             seen.append((envs.frames["stored"]["charge"][0, 1], envs.games.hidden["players"]["bucket"][0, 1]))
     shown, true = np.array(seen).T
-    assert true.max() == FILLED_BUCKET and (np.diff(true) < 0).any()        # filled, and poured out
-    falls = np.flatnonzero(np.diff(true) < 0)[0]
-    np.testing.assert_allclose(shown[:falls], true[:falls] / FILLED_BUCKET, atol=1e-6)
-    assert shown[falls + 120] == true[falls + 120] / FILLED_BUCKET
+    poured = int(np.flatnonzero(np.diff(true) < 0)[0])                      # the shot's action has just begun
+    assert set(true[:poured + 1]) == {0, 1, 2, FILLED_BUCKET} and poured > 349
+    np.testing.assert_allclose(shown[:poured], true[:poured] / FILLED_BUCKET, atol=1e-6)
+    assert shown[-1] == true[-1] == 0
 
 
 def test_places_are_measured_from_the_stage():
