@@ -4,26 +4,29 @@
     python bc.py --replays DIR --character mewtwo --backbone mlp --hidden 128,128    # 5 games: 8 s
     python bc.py --resume runs/NAME                                                  # go on as if never stopped
     python bc.py --eval-only --checkpoint runs/NAME/checkpoints/best.pt --replays DIR --report report.json
+    python bc.py --eval-only --checkpoint runs/NAME/checkpoints/best.pt --replays DIR --eval-games 100
 
 A policy that has seen frames[t] learns controllers[t + 1 + --frame-delay]. Windows of `--window-size` frames are cut
-from whole games at random places and shuffled; a recurrent policy enters each with an empty memory. The games stay on
-disk, packed, and
-are observed as they are read, so their number costs no memory. Held-out games are judged as they are played: from their
-first frame to their last, the memory carried along. (Carrying it in training too came out no better on real games.) The
-loss cannot tell who plays better; only games can.
+from whole games at random places and shuffled; a recurrent policy enters each with an empty memory. With
+`--truncate-bptt` it learns from whole games instead, and its memory is carried. The games stay on disk, packed, and are
+observed as they are read, so their number costs no memory. Held-out games are judged as they are played: from their
+first frame to their last, the memory carried along. The loss cannot tell who plays better; only games can
+(`--eval-games`).
 """
 
 if __name__ == "__main__":
     import cleanmelee.startup                               # before the imports that take seconds
 
+import itertools
 import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
+import tyro
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cleanmelee.backbones import OPTIONS, backbone_options
@@ -31,21 +34,25 @@ from cleanmelee.cli import (
     AT_LEAST_0, COUNT, COUNT_OR_OFF, PATH, POSITIVE, SEEDS, SHARE, Range, UserError, check_ranges, run_script,
     to_flags,
 )
-from cleanmelee.dataset import Rows, Windows, check_both, open_games, prefetch, write_manifest
+from cleanmelee.dataset import Games, Rows, Streams, Windows, check_both, open_games, prefetch, write_manifest
+from cleanmelee.evaluation import Evaluator, measure_strength
 from cleanmelee.features import NUM_FLOATS, OWN_CONTROLLER
 from cleanmelee.files import append_jsonl, atomic_write, check_writable, keep_jsonl
-from cleanmelee.imitation import by_matchup, measure, report, summary
+from cleanmelee.imitation import by_matchup, closed_loop, combinations, measure, report, summary
 from cleanmelee.learning import choose_device, learning_rate, memory_for
 from cleanmelee.resume import resumed_args, warn_of_changes
 from cleanmelee.runs import check_begun, has_begun, iteration_progress, lock_run, start_run, stop_on_interrupt
 from cleanmelee.terminal import Terminal
-from cleanmelee.tracking import Tracker
+from cleanmelee.tracking import Tracker, WandbArgs
 from melee_common import (
     Policy, action_logprobs, load_checkpoint, load_policy, network_flags, parse_hidden, save_checkpoint,
 )
 
 BELOW_1 = Range(0, 1 - 1e-9)
-MAY_CHANGE = {"resume", "epochs", "device", "num_workers", "loader_workers"}            # where a run goes on
+MAY_CHANGE = {"resume", "epochs", "max_updates", "device", "num_workers", "loader_workers"}     # where a run goes on
+EVAL_OPPONENTS = ["level1", "level3", "level5"]                             # of the embedded game
+EVAL_FRAMES = 3600                                                          # of a game against them: a minute
+TARGET_RETURN = .5                                                          # half a stock ahead within some seconds
 
 
 @dataclass
@@ -98,8 +105,16 @@ class Args:
     frame_delay: Annotated[int | None, Range(0, 3600)] = None
     """learn to act so many game frames late, as online: it sees what it has chosen and what has not acted yet (default:
     0, or that of --pretrained; off: 0)"""
+    return_conditioning: bool | None = None
+    """let the policy see the discounted reward that followed each frame, so that in play it can be asked for one (off:
+    False; default: False, or as --pretrained)"""
+    target_return: Annotated[float | None, Range(-100, 100)] = None
+    """that which such a policy asks for in play, in stocks, kept in its checkpoint; with --eval-only instead of it
+    (default: .5, or that of the checkpoint)"""
     epochs: Annotated[int, COUNT] = 10
     """passes over the training games"""
+    max_updates: Annotated[int, COUNT_OR_OFF] = 0
+    """updates after which the run ends, and the learning rate with it, before --epochs are over (off: 0)"""
     batch_size: Annotated[int, COUNT] = 64
     """windows in one update"""
     window_size: Annotated[int, Range(2, 10 ** 9)] = 60
@@ -108,6 +123,9 @@ class Args:
     stride: Annotated[int, COUNT_OR_OFF] = 0
     """frames from one window of a game to the next; fewer than --window-size make more, which overlap (off: 0, as many
     as --window-size)"""
+    truncate_bptt: Annotated[int, COUNT_OR_OFF] = 0
+    """learn from --batch-size whole games side by side, so many frames an update: the memory is carried from update to
+    update, gradients go back to the last one (off: 0, windows that are entered with an empty memory)"""
     grad_accum: Annotated[int, COUNT] = 1
     """parts of a batch whose gradients are summed before an update: less memory, the same result (off: 1)"""
     learning_rate: Annotated[float, Range(1e-12, 1)] = 3e-3
@@ -144,6 +162,10 @@ class Args:
 
     eval_interval: Annotated[int, COUNT_OR_OFF] = 0
     """updates from one evaluation and checkpoint to the next, beside those at the end of every epoch (off: 0)"""
+    eval_games: Annotated[int, Range(0, 65536)] = 0
+    """games of a minute, half from either port, that the policy plays against each of level1, level3, level5, itself
+    and what it was before it learned, on the embedded game: at every evaluation, in a process of its own; with
+    --eval-only beside the loss (off: 0)"""
     eval_only: bool = False
     """judge the policy in --checkpoint on held-out games, by character and matchup, and learn nothing (off: False)"""
     report: Annotated[str, PATH] = ""
@@ -160,19 +182,16 @@ class Args:
     """folder inside --runs-dir (default: made of backbone, seed and time)"""
     runs_dir: Annotated[str, PATH] = "runs"
     """where runs are kept"""
-    track: bool = False
-    """log to Weights & Biases too; WANDB_MODE=offline works without an account"""
+    wandb: Annotated[WandbArgs, tyro.conf.arg(name="")] = field(default_factory=WandbArgs)
 
 
-def losses(policy: Policy, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+def losses(policy: Policy, rows: Rows, memory: tuple) -> tuple[torch.Tensor, torch.Tensor, tuple]:
     """-> sums over the rows with control: plain cross-entropy of what the player did next, and the value's squared
-    error."""
-    resets = torch.zeros_like(rows.weights, dtype=torch.bool)               # [T, B]
-    resets[0] = True                                                        # each window from an empty memory
-    features, _ = policy.unroll(rows.obs, policy.initial_state(resets.shape[1]), resets)
+    error; and the memory after the rows."""
+    features, memory = policy.unroll(rows.obs, memory, rows.resets, rows.returns)
     logprobs, _ = action_logprobs(policy.logits(features, rows.actions).float(), rows.actions)      # [T, B, 6]
     value_error = (policy.value(features.detach()).float() - rows.returns) ** 2                     # [T, B]
-    return -(logprobs.sum(-1) * rows.weights).sum(), (value_error * rows.weights).sum()
+    return -(logprobs.sum(-1) * rows.weights).sum(), (value_error * rows.weights).sum(), memory
 
 
 def fill_in(args: Args, policy: Policy) -> None:
@@ -181,6 +200,18 @@ def fill_in(args: Args, policy: Policy) -> None:
     names.remove("window_size")                                             # games may be cut otherwise
     own = network_flags(policy, **{name: getattr(args, name) for name in names})
     vars(args).update({name: own[name] for name in names})
+    conditioned = policy.target_return is not None
+    if args.return_conditioning not in (None, conditioned):
+        raise UserError(f"--return-conditioning {args.return_conditioning}: the policy to start from was trained "
+                        f"{'with' if conditioned else 'without'} it; leave this flag out, or start from another one")
+    if args.target_return is not None:
+        policy.aim_for(args.target_return)
+    args.return_conditioning, args.target_return = conditioned, policy.target_return
+    if args.truncate_bptt and args.backbone == "mlp":
+        raise UserError("--truncate-bptt: the mlp remembers nothing that could be carried; leave it out, or choose "
+                        "another --backbone")
+    if args.truncate_bptt and args.stride:
+        raise UserError("--truncate-bptt goes through whole games; leave --stride out")
 
 
 def open_data(args: Args, policy: Policy, manifest: str):
@@ -188,7 +219,8 @@ def open_data(args: Args, policy: Policy, manifest: str):
     return open_games(
         args.replays, character=args.character, player_port=args.player_port, tag=args.tag,
         cpu_players=args.cpu_players, min_active=args.min_active, held_out=args.held_out, max_files=args.max_files,
-        num_workers=args.num_workers, min_frames=max(args.min_frames, 0 if args.eval_only else args.window_size + 1),
+        num_workers=args.num_workers,
+        min_frames=max(args.min_frames, 2 if args.eval_only or args.truncate_bptt else args.window_size + 1),
         manifest=manifest, gamma=args.gamma, delay=policy.frame_delay)      # the last frame has no next controller
 
 
@@ -200,21 +232,36 @@ def judge(args: Args) -> None:
     if args.report:
         check_writable("--report", Path(args.report))
     device = choose_device(args.device)
-    policy = load_policy(args.checkpoint)[0].to(device)
+    policy = load_policy(args.checkpoint)[0]
+    if args.target_return is not None:
+        policy.aim_for(args.target_return)
     _, games, about = open_data(args, policy, args.manifest)
     if not len(games):
         raise UserError(f"{args.replays}: no game to judge by ({about['idle_players']} idle and {about['cpu_players']} "
                         "CPU players left out); --held-out 1 takes every game")
-    sums = measure(policy, games)
+    played = evaluation_settings(args, games) if args.eval_games else None
+    sums = measure(policy.to(device), games)
     groups = by_matchup(sums, games)
     console.print(f"CleanMelee, how well {args.checkpoint} imitates {about['held_out_players']} players in "
                   f"{about['held_out_games']} games, {games.frames:,} frames")
     report(summary(sums), console, groups=groups)
+    row = {}
+    if played:
+        torch.manual_seed(args.seed)
+        row = measure_strength(policy.cpu(), Policy(**policy.config).eval(), 0, **played)
+        closed_loop(row, console)
     if args.report:
         about = {name: about[name] for name in ("held_out_games", "held_out_players", "idle_players", "cpu_players")}
-        found = {"checkpoint": args.checkpoint, **about, "all": summary(sums), "groups": groups}
+        found = {"checkpoint": args.checkpoint, **about, "all": summary(sums), "groups": groups,
+                 **({"games": row} if played else {})}
         atomic_write(Path(args.report), (json.dumps(found, indent=1) + "\n").encode())
         console.print(f"done: {args.report}")
+
+
+def evaluation_settings(args: Args, games: Games) -> dict:
+    """The keyword arguments of measure_strength: the matchups of these games, as far as the embedded game has them."""
+    return {"seed": args.seed, "games": args.eval_games, "opponents": EVAL_OPPONENTS, "held_out": "",
+            "max_episode_frames": EVAL_FRAMES, "combinations": combinations(games)}
 
 
 def resume_run(args: Args) -> tuple[Path, Args, object, dict]:
@@ -239,12 +286,17 @@ def restore(run: Path, args: Args, saved: dict, policy: Policy, averaged: Averag
             averaged.n_averaged.fill_(saved["step"])
         optimizer.load_state_dict(saved["optimizer"])
         torch.set_rng_state(saved["noise"])
-        state = {name: saved["state"][name] for name in ("worse", "stats", "before", "best")}
+        state = {name: saved["state"][name] for name in ("worse", "stats", "before", "best", "memory")}
         state["stats"] = list(state["stats"].unbind(0))
+        empty = policy.initial_state(args.batch_size) if args.truncate_bptt else ()
+        if [x.shape for x in state["memory"]] != [x.shape for x in empty]:
+            raise ValueError("its memory is not of this policy")
+        state["memory"] = tuple(x.to(old) for x, old in zip(state["memory"], empty, strict=True))
     except Exception as error:                                              # whatever an edited file makes torch raise
         raise UserError(f"{run}: its checkpoint cannot be resumed ({type(error).__name__}: {error}); restore it, or "
                         "start a run from its weights with --pretrained") from None
     keep_jsonl(run / "metrics.jsonl", saved["step"], "step")
+    keep_jsonl(run / "eval.jsonl", saved["step"], "global_step")
     atomic_write(run / "args.json", (json.dumps(to_flags(args), indent=1) + "\n").encode())
     return state
 
@@ -270,13 +322,15 @@ def main(args: Args) -> None:
         if "window_size" not in backbone_options(backbone):                 # then it says only how games are cut
             del options["window_size"]
         hidden = parse_hidden("256" if args.hidden is None else args.hidden)
-        policy = Policy(backbone, hidden, frame_delay=args.frame_delay or 0, **options)
+        target = TARGET_RETURN if args.return_conditioning else None
+        policy = Policy(backbone, hidden, frame_delay=args.frame_delay or 0, target_return=target, **options)
     policy.config |= {"action_repeat": 1}                                   # people act on every frame
     fill_in(args, policy)
-    tracker = Tracker(args.track)
+    tracker = Tracker(args.wandb)
 
     train, held_out, about = open_data(args, policy, str(run / "manifest.json") if saved else args.manifest)
     check_both(train, held_out, about, args.replays)
+    played = evaluation_settings(args, train) if args.eval_games else {}
     if not saved:
         name = f"bc_{args.backbone}_seed{args.seed}_{time.strftime('%Y%m%d_%H%M%S')}"
         run, lock = start_run(args.runs_dir, args.run_name, name, to_flags(args), __file__)
@@ -291,12 +345,17 @@ def main(args: Args) -> None:
     averaged = AveragedModel(policy, multi_avg_fn=get_ema_multi_avg_fn(args.ema_decay)) if args.ema_decay else None
     judged = averaged.module if averaged else policy
     loss_of = torch.compile(losses) if args.compile else losses
-    T = args.window_size
-    windows = Windows(train, T, args.stride or T, args.batch_size, args.seed)
+    if args.truncate_bptt:
+        windows = Streams(train, args.truncate_bptt, args.batch_size, args.seed)
+    else:
+        windows = Windows(train, args.window_size, args.stride or args.window_size, args.batch_size, args.seed)
     num_updates = args.epochs * windows.most_batches()
+    num_updates = min(num_updates, args.max_updates or num_updates)
     step, epoch = (saved["step"], saved["epoch"]) if saved else (0, 0)
-    # evaluations in a row without a better one, losses since the last, and what the first and the best one found
-    state = {"worse": 0, "stats": [], "before": {}, "best": {}}
+    # evaluations in a row without a better one, losses since the last, what the first and the best one found, and what
+    # the policy remembers of the games that it is in
+    state = {"worse": 0, "stats": [], "before": {}, "best": {},
+             "memory": policy.initial_state(args.batch_size) if args.truncate_bptt else ()}
     if saved:
         state = restore(run, args, saved, policy, averaged, optimizer)
     console.print(f"CleanMelee behavioural cloning  {args.backbone} {args.hidden} "
@@ -319,12 +378,17 @@ def main(args: Args) -> None:
     if not saved:
         state["before"] = summary(measure(judged.eval(), held_out))
         append_jsonl(run / "metrics.jsonl", {"step": 0, "epoch": 0, **state["before"]})
+        tracker.log({"epoch": 0, **state["before"]}, 0)
         console.print(f"epoch 0  held out {state['before']['eval/nll']:.3f}, new inputs "
                       f"{state['before']['eval/nll_changed']:.3f}")
         save(last_path)                                                     # something to go on from
+        if args.eval_games:
+            save_checkpoint(run / "checkpoints" / "initial.pt", judged)
         has_begun(run)
+    evaluator = Evaluator(run, played, step, keep_best=False, log=console.print, on_row=tracker.log)
     exhausted = args.patience and state["worse"] >= args.patience
-    todo = list if exhausted else lambda: windows.schedule(args.epochs, step)
+    left = 0 if exhausted else num_updates - step
+    todo = lambda: itertools.islice(windows.schedule(args.epochs, step), left)
     batches = zip(todo(), prefetch(windows, todo(), args.loader_workers), strict=True)
     progress, task = iteration_progress(console, num_updates, step)
     clock, frames, tick = {"data": 0., "learn": 0.}, 0, time.perf_counter()
@@ -343,14 +407,19 @@ def main(args: Args) -> None:
         optimizer.zero_grad()
         with memory_for(args.batch_size, args.grad_accum):
             total = rows.weights.sum().clamp(min=1).to(device)
-            mean = torch.zeros(2, device=device)
-            for part in rows.split(args.grad_accum):
+            mean, after = torch.zeros(2, device=device), []
+            memory = state["memory"] or policy.initial_state(rows.weights.shape[1])     # windows reset it anyway
+            for part, before in rows.split(args.grad_accum, memory):
                 with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16"):
-                    nll, value_loss = loss_of(policy, part.to(device))
+                    nll, value_loss, remembered = loss_of(policy, part.to(device), before)
                 ((nll + args.value_coef * value_loss) / total).backward()
                 mean += torch.stack([nll, value_loss]).detach() / total
+                after.append(remembered)
         grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm)
         optimizer.step()
+        if args.truncate_bptt:                                              # no gradient goes back beyond here
+            state["memory"] = tuple(torch.cat(column).detach().to(old) for old, column in
+                                    zip(memory, zip(*after, strict=True), strict=True))
         if averaged:
             averaged.update_parameters(policy)
         state["stats"].append(torch.cat([mean, grad_norm.detach()[None]]))
@@ -358,7 +427,8 @@ def main(args: Args) -> None:
         progress.update(task, completed=step)
         clock["learn"] += time.perf_counter() - tick
         tick = time.perf_counter()
-        due = k + 1 == windows.num_batches(epoch) or args.eval_interval and step % args.eval_interval == 0
+        due = (k + 1 == windows.num_batches(epoch) or step == num_updates
+               or args.eval_interval and step % args.eval_interval == 0)
         if stop and not due:
             break
         if not due:
@@ -378,6 +448,9 @@ def main(args: Args) -> None:
         better = not state["best"] or row["eval/nll"] < state["best"]["eval/nll"]
         state |= {"stats": [], "best": row, "worse": 0} if better else {"stats": [], "worse": state["worse"] + 1}
         save(*[best_path] * better, last_path)
+        if args.eval_games:
+            evaluator.submit(judged, step)
+        evaluator.report()
         console.print(f"epoch {epoch}  {fps:,.0f} frames/s  loss {mean[0]:.3f}  held out {row['eval/nll']:.3f}, new "
                       f"inputs {row['eval/nll_changed']:.3f}  value {row['eval/value_loss']:.4f}"
                       f"{'  (best so far)' if better else ''}")
@@ -391,9 +464,13 @@ def main(args: Args) -> None:
     progress.stop()
     if stop:
         save(last_path)
+    else:
+        evaluator.report(wait=True, stop=stop)
+    evaluator.close()
     lock.release()
     if state["best"]:
         report(state["best"], console, before=state["before"])
+    tracker.log_best(run, best_path, step)
     tracker.finish()
     if stop:
         console.print(f"stopped at update {step:,}; go on with: python {Path(__file__).name} --resume {run}")

@@ -22,12 +22,13 @@ import hashlib
 import math
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 import torch
+import tyro
 from rich.progress import track
 from rich.table import Table
 
@@ -35,14 +36,18 @@ from cleanmelee.backbones import OPTIONS, backbone_options
 from cleanmelee.cli import (
     AT_LEAST_0, COUNT, COUNT_OR_OFF, PATH, POSITIVE, SEEDS, SHARE, Range, check_ranges, run_script, to_flags,
 )
-from cleanmelee.controller import HEADS, NUM_LOGITS
+from cleanmelee.controller import HEADS, NUM_BUTTONS, NUM_LOGITS
 from cleanmelee.dataset import Sequences, load_sequences, walk
 from cleanmelee.features import NUM_INTS
 from cleanmelee.files import append_jsonl, check_writable
+from cleanmelee.frame import BUTTONS
 from cleanmelee.observation import Observation
 from cleanmelee.runs import has_begun, start_run, stop_on_interrupt
 from cleanmelee.terminal import Terminal
-from melee_common import Policy, action_kl, action_logprobs, load_policy, parse_hidden, save_checkpoint
+from cleanmelee.tracking import Tracker, WandbArgs
+from melee_common import (
+    Policy, action_kl, action_logprobs, load_policy, parse_hidden, save_checkpoint, split_logits,
+)
 
 BELOW_1 = Range(0, 1 - 1e-9)
 
@@ -109,6 +114,7 @@ class Args:
     """folder inside --runs-dir (default: made of sizes, seed and time)"""
     runs_dir: Annotated[str, PATH] = "runs"
     """where runs are kept"""
+    wandb: Annotated[WandbArgs, tyro.conf.arg(name="")] = field(default_factory=WandbArgs)
 
 
 @torch.inference_mode()
@@ -146,6 +152,8 @@ def evaluate(teacher: tuple, student: tuple, data: Sequences, alpha: float, temp
     nll = {who: mean(-action_logprobs(logits, data.actions)[0])
            for who, (logits, _) in (("teacher", teacher), ("student", student))}
     kl = mean(action_kl(teacher[0], student[0]))
+    press = {"true_press": mean(data.actions[:, :NUM_BUTTONS].float()),
+             "press": mean(split_logits(student[0])[0].sigmoid())}
     soft_kl = mean(action_kl(teacher[0] / temperature, student[0] / temperature)).sum()
     return {"eval/loss": float(alpha * temperature ** 2 * soft_kl + (1 - alpha) * nll["student"].sum()),
             "eval/kl": float(kl.sum()),
@@ -153,7 +161,9 @@ def evaluate(teacher: tuple, student: tuple, data: Sequences, alpha: float, temp
             **{f"eval/{who}_nll": float(per_head.sum()) for who, per_head in nll.items()},
             **{f"eval/{who}_nll_{head}": float(v)
                for who, per_head in nll.items() for head, v in zip(HEADS, per_head, strict=True)},
-            **{f"eval/kl_{head}": float(v) for head, v in zip(HEADS, kl, strict=True)}}
+            **{f"eval/kl_{head}": float(v) for head, v in zip(HEADS, kl, strict=True)},
+            **{f"eval/{kind}_{button}": float(v) for kind, rates in press.items()
+               for button, v in zip(BUTTONS, rates, strict=True)}}
 
 
 @torch.inference_mode()
@@ -193,6 +203,7 @@ def main(args: Args) -> None:
         check_writable("--output", Path(args.output))
     hidden = parse_hidden(args.hidden)
     teacher, _ = load_policy(args.teacher)
+    tracker = Tracker(args.wandb)
     torch.manual_seed(args.seed)
     options = {name: getattr(args, name) for name in OPTIONS}
     if "window_size" not in backbone_options(args.backbone):                # then it says only how games are cut
@@ -209,6 +220,7 @@ def main(args: Args) -> None:
     run, lock = start_run(args.runs_dir, args.run_name, name, to_flags(args), __file__)
     args.run_name = run.name
     output = Path(args.output) if args.output else run / "checkpoints" / "best.pt"
+    tracker.start(run, run.name, to_flags(args))
     console.print(f"CleanMelee distillation  {teacher.config['backbone']} {teacher.config['hidden']} -> "
                   f"{args.backbone} {student.config['hidden']}\n{about['train_players']} players in "
                   f"{about['train_games']} games, {len(train.weights):,} frames to learn from; "
@@ -271,10 +283,12 @@ def main(args: Args) -> None:
         fps = min(len(stats) * B, len(windows)) * T / seconds
         row = evaluate(teacher_held_out, answers(student.eval(), held_out), held_out, args.alpha, temperature)
         mean = torch.stack(stats).mean(0).tolist()
-        append_jsonl(run / "metrics.jsonl", {
+        metrics = {
             "step": step, "epoch": epoch, "losses/kl": mean[0], "losses/nll": mean[1], "losses/value_loss": mean[2],
             "charts/learning_rate": optimizer.param_groups[0]["lr"], "charts/frames_per_second": round(fps),
-            "time/learn": seconds, **row})
+            "time/learn": seconds, **row}
+        append_jsonl(run / "metrics.jsonl", metrics)
+        tracker.log(metrics, step)
         better = best is None or row["eval/loss"] < best["eval/loss"]
         if better:
             best = row
@@ -289,6 +303,8 @@ def main(args: Args) -> None:
             break
 
     lock.release()
+    tracker.log_best(run, output, step)
+    tracker.finish()
     report(teacher, student.eval(), best, console)
     if stop:
         console.print(f"stopped in epoch {epoch}; the best student so far: {output}")

@@ -201,16 +201,24 @@ def check_timing(action_repeat, frame_delay) -> None:
             raise UserError(f"{name} {printable(repr(value), 60)}: must be a whole number from {low} to 3600")
 
 
+def check_target(target_return) -> None:
+    """Raises UserError unless a policy can play for this return, in stocks."""
+    if type(target_return) not in (int, float) or not abs(target_return) <= 100:
+        raise UserError(f"target_return {printable(repr(target_return), 60)}: must be a number from -100 to 100")
+
+
 class Policy(nn.Module):
     """Embedding -> backbone -> value and controller heads. `unroll` learns over time, `step` acts on one frame, and
     they agree.
 
     State is explicit: a flat tuple of tensors [B, ...], empty for the mlp. `config` rebuilds the policy, and says how
     it acts: it decides on every `action_repeat`-th game frame and holds that, and a decision takes effect `frame_delay`
-    frames late. options: those of the backbone, in cleanmelee/backbones.py (None: its default)."""
+    frames late. With a `target_return` the backbone is also given the return that is to follow (Chen et al. 2021): this
+    one, unless `unroll` is told which one did follow. options: those of the backbone, in cleanmelee/backbones.py (None:
+    its default)."""
 
     def __init__(self, backbone: str = "mlp", hidden: tuple[int, ...] = (512, 512), action_repeat: int = 1,
-                 frame_delay: int = 0, **options: int | None):
+                 frame_delay: int = 0, target_return: float | None = None, **options: int | None):
         super().__init__()
         if not isinstance(backbone, str) or backbone not in BACKBONES:
             raise UserError(f"unknown backbone {printable(repr(backbone), 60)}: choose one of {', '.join(BACKBONES)}")
@@ -221,8 +229,12 @@ class Policy(nn.Module):
         options = backbone_options(backbone, **options)
         self.config = {"backbone": backbone, "hidden": list(hidden), "action_repeat": action_repeat,
                        "frame_delay": frame_delay, **options}
+        if target_return is not None:
+            check_target(target_return)
+            self.config["target_return"] = target_return
         self.embedding = Embedding(frame_delay)
-        self.backbone = BACKBONES[backbone](self.embedding.size, tuple(hidden), **options)
+        n_in = self.embedding.size + (target_return is not None)
+        self.backbone = BACKBONES[backbone](n_in, tuple(hidden), **options)
         remembered = sum(part[0].numel() for part in self.backbone.initial_state(1, torch.device("meta")))
         if remembered > STATE_SIZE:
             raise UserError(f"{backbone} {list(hidden)} would remember {remembered:,} numbers of every game, and at "
@@ -240,6 +252,18 @@ class Policy(nn.Module):
         return self.config["frame_delay"]
 
     @property
+    def target_return(self) -> float | None:
+        return self.config.get("target_return")
+
+    def aim_for(self, target_return: float) -> None:
+        """This is the return that it plays for. UserError unless it was trained with --return-conditioning."""
+        check_target(target_return)
+        if self.target_return is None:
+            raise UserError(f"--target-return {target_return}: the policy was not trained with --return-conditioning; "
+                            "leave it out, or choose one that was")
+        self.config["target_return"] = target_return
+
+    @property
     def num_floats(self) -> int:
         """Of the observations that it reads."""
         return num_floats(self.frame_delay)
@@ -251,14 +275,24 @@ class Policy(nn.Module):
     def initial_state(self, batch: int) -> tuple[torch.Tensor, ...]:
         return self.backbone.initial_state(batch, self.device)
 
-    def unroll(self, obs: Observation, state: tuple, resets: torch.Tensor) -> tuple[torch.Tensor, tuple]:
+    def _seen(self, obs: Observation, returns: torch.Tensor | None) -> torch.Tensor:
+        """obs [..., ], returns [...] or None -> what the backbone is given [..., n]."""
+        x = self.embedding(obs)
+        if self.target_return is None:
+            return x
+        aim = x[..., :1] * 0 + self.target_return if returns is None else returns[..., None]
+        return torch.cat([x, aim], -1)
+
+    def unroll(self, obs: Observation, state: tuple, resets: torch.Tensor,
+               returns: torch.Tensor | None = None) -> tuple[torch.Tensor, tuple]:
         """obs [T, B, ...], state at the start, resets [T, B] (True: obs[t] begins a game, the state before it is
-        cleared) -> features [T, B, H], the state after the last frame."""
-        return self.backbone.unroll(self.embedding(obs), state, resets)
+        cleared), returns [T, B] that followed (None: target_return) -> features [T, B, H], the state after the last
+        frame."""
+        return self.backbone.unroll(self._seen(obs, returns), state, resets)
 
     def features(self, obs: Observation, state: tuple) -> tuple[torch.Tensor, tuple]:
         """One frame: obs [B, ...] -> features [B, H], new state."""
-        return self.backbone.step(self.embedding(obs), state)
+        return self.backbone.step(self._seen(obs, None), state)
 
     def step(self, obs: Observation, state: tuple, noise: torch.Tensor | None) -> tuple[torch.Tensor, tuple]:
         """obs [B, ...], uniform noise [B, 81] (None: the most likely action) -> actions [B, 13], new state."""
@@ -280,6 +314,8 @@ class Policy(nn.Module):
             layers = len(self.config["hidden"]) if self.config["backbone"] == "mlp" else 0
             self._plain = Plain({name: p.detach().numpy() for name, p in self.named_parameters()}, layers)
         x = self._plain.embed(obs.floats.numpy(), obs.ints.numpy())
+        if self.target_return is not None:
+            x = np.concatenate([x, np.full((len(x), 1), self.target_return, np.float32)], 1)
         if not self._plain.layers:
             features, state = self.backbone.step(torch.from_numpy(x), state)
             x = features.numpy()
@@ -589,7 +625,7 @@ def _check_weights(weights: dict, config: dict, size: int, damaged: str) -> None
         hidden, num_layers = config["hidden"], config.get("num_layers", 1)
         if type(hidden) is not list or not all(type(n) is int for n in [*hidden, num_layers]):
             raise ValueError
-        options = config.keys() - {"backbone", "hidden", "action_repeat", "frame_delay"}
+        options = config.keys() - {"backbone", "hidden", "action_repeat", "frame_delay", "target_return"}
         if not options <= OPTIONS.keys() or max(len(hidden), num_layers) > len(weights):            # a weight a layer
             raise ValueError
         check_timing(config["action_repeat"], config["frame_delay"])

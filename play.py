@@ -101,6 +101,9 @@ class Args:
     frame_delay: Annotated[int, Range(-1, 3600)] = -1
     """frames between a decision and its effect, for the policy; refused if it was not trained for it (off: -1, as
     trained)"""
+    target_return: Annotated[float | None, Range(-100, 100)] = None
+    """discounted return, in stocks, that a policy cloned with --return-conditioning plays for (default: as its
+    checkpoint says)"""
     num_workers: Annotated[int, Range(0, 65536)] = 0
     """processes that step the games (off: 0, in this process, which is fastest for the embedded game)"""
     max_restarts: Annotated[int, COUNT_OR_OFF] = 20
@@ -396,6 +399,11 @@ def main(args: Args) -> None:
         raise UserError(f"--frame-delay {args.frame_delay}: {args.policy} was trained for a delay of "
                         f"{policies[0].frame_delay} frames and plays with no other; leave the flag out, or train a "
                         "policy for it")
+    if args.target_return is not None:
+        if isinstance(policies[0], OnnxPolicy):
+            raise UserError(f"--target-return {args.target_return}: {args.policy} is an export, in which its target is "
+                            "a constant; name the checkpoint (.pt) behind it, or leave the flag out")
+        policies[0].aim_for(args.target_return)
     policies[0].config["action_repeat"] = args.action_repeat or policies[0].action_repeat
     name = Path(args.policy).name
     opponent_name = args.opponent                                           # of a bot, a computer player, a person

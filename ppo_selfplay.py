@@ -50,16 +50,17 @@ from cleanmelee.frame import FRAME
 from cleanmelee.game import BOTS, warm_up
 from cleanmelee.games import VecEnv, matchups
 from cleanmelee.observation import Observation, observe
+from cleanmelee.pictures import plot_winrates
 from cleanmelee.pool import Pool, Ratings, load_opponent, print_elo
 from cleanmelee.population import League, Learner, ParallelUpdates, Turn, make_learners, pbt_round
 from cleanmelee.resume import load_latest, restore, resumed_args
 from cleanmelee.rewards import RewardArgs, active_terms, reward_terms
 from cleanmelee.runs import (
-    has_begun, iteration_progress, keep_copy, lock_run, plot_winrates, start_run, stop_on_interrupt,
+    has_begun, iteration_progress, keep_copy, lock_run, start_run, stop_on_interrupt,
 )
 from cleanmelee.selfplay import MIRROR, SelfPlay
 from cleanmelee.terminal import Terminal
-from cleanmelee.tracking import Tracker
+from cleanmelee.tracking import Tracker, WandbArgs
 from melee_common import (
     Policy, action_kl, action_logprobs, best_checkpoint, evaluate_actions, load_checkpoint, load_policy, network_flags,
     parse_hidden, save_checkpoint,
@@ -92,9 +93,9 @@ class Args:
     """stage, stages or all"""
     max_episode_frames: Annotated[int, COUNT_OR_OFF] = 3600
     """game frames after which a game is truncated; 3600 is a minute (off: 0, games run to the last stock or 8:00)"""
-    scattered: Annotated[float, SHARE] = .1
-    """share of games that begin with both players in the air, anywhere over and beside the stage, hurt: what they meet
-    too seldom to learn to come back; on the embedded game, not in evaluations (off: 0)"""
+    scattered: Annotated[float, SHARE] = 0.
+    """share of games that begin with both players in the air, anywhere over and beside the stage, hurt; on the embedded
+    game, not in evaluations (off: 0)"""
     action_repeat: Annotated[int | None, Range(1, 3600)] = None
     """game frames for which a chosen controller is held (default: 3, or that of --pretrained; off: 1, chosen anew on
     every frame)"""
@@ -265,8 +266,6 @@ class Args:
     """folder inside --runs-dir (default: made of character, seed and time)"""
     runs_dir: Annotated[str, PATH] = "runs"
     """where runs are kept"""
-    track: bool = False
-    """log to Weights & Biases too; WANDB_MODE=offline works without an account (off: False)"""
     parallel_actions: bool = False
     """one batched forward for all games, ports and networks instead of one forward a network (off: False)"""
     parallel_training: bool = False
@@ -279,6 +278,7 @@ class Args:
     """--async-learning: agent frames that may wait to be learnt from, whole rollouts (off: 0, one rollout)"""
 
     rewards: Annotated[RewardArgs, tyro.conf.arg(name="")] = field(default_factory=RewardArgs)
+    wandb: Annotated[WandbArgs, tyro.conf.arg(name="")] = field(default_factory=WandbArgs)
     live: Annotated[DolphinArgs, tyro.conf.arg(name="")] = field(default_factory=DolphinArgs)
 
 
@@ -764,7 +764,7 @@ def main(args: Args) -> None:
         initial = Policy(args.backbone or "mlp", hidden, args.action_repeat or 3, args.frame_delay or 0, **options)
     fill_in(args, initial)
     check(args, resumed=bool(saved))
-    tracker = Tracker(args.track)
+    tracker = Tracker(args.wandb)
     if not saved:
         warm_up()                                                           # a game that compiles has no folder yet
         name = f"ppo_{args.character}_seed{args.seed}_{time.strftime('%Y%m%d_%H%M%S')}"
@@ -820,6 +820,9 @@ def main(args: Args) -> None:
         save_checkpoint(checkpoint_path, strongest(), stage="ppo_selfplay", step=global_step, iteration=iteration,
                         args=to_flags(args), **{name: part.state_dict() for name, part in parts.items()})
 
+    def publish(row: dict) -> None:                                         # what an evaluation has found
+        tracker.log_evaluation(run, row, [learner.name for learner in learners], ratings.payoff)
+
     def learn(learner: Learner, rollouts: list[dict], step: int) -> dict[str, float]:
         tick = time.perf_counter()
         drop_broken_games(rollouts)
@@ -839,7 +842,7 @@ def main(args: Args) -> None:
         f"{half_life:.1f} s; learning rate {args.learning_rate:g}, entropy bonus {args.entropy_coef:g}, teacher KL "
         f"{args.teacher_kl:g}, value burn-in {args.value_burn_in}; run folder {run}")
     evaluator = Evaluator(run, evaluation_settings(args), global_step, in_background=args.eval_in_background,
-                          log=console.print, on_row=tracker.log, film_every=args.watch_interval)
+                          log=console.print, on_row=publish, film_every=args.watch_interval)
     if not saved:                                                           # somebody to meet, and something to resume
         if args.eval_interval:
             evaluator.submit(learners[0].policy, 0)

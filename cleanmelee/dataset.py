@@ -3,6 +3,7 @@
     open_games(folder, ..)      Games, Games       to learn from and held out: an index, the frames stay on disk
     Games.read(sides, begins)   Rows [T, B]        any windows of them, observed as they are read
     Windows[epoch, k]           Rows [T, B]        batch k of an epoch, a function of the seed and these two numbers
+    Streams[epoch, k]           Rows [T, B]        the same over whole games, each going on where batch k - 1 ended
     prefetch(windows, keys)     Rows ..            batches in order, made ahead of the learner
     load_sequences(folder, ..)  Sequences          every row in memory, for what draws single frames
 
@@ -44,6 +45,7 @@ class Rows(NamedTuple):
     #                             else 0: such rows, and those after a game's end, are seen but not learned
     changed: torch.Tensor       # [T, B] bool: the action is not the one held until then
     returns: torch.Tensor       # [T, B] discounted reward that followed frames[t]
+    resets: torch.Tensor        # [T, B] bool: a policy sees this frame with an empty memory
 
     def map(self, change) -> "Rows":
         """Every tensor changed by change(tensor)."""
@@ -52,10 +54,12 @@ class Rows(NamedTuple):
     def to(self, device: torch.device) -> "Rows":
         return self.map(lambda x: x.to(device, non_blocking=True))
 
-    def split(self, parts: int) -> list["Rows"]:
-        """Into so many parts of about as many windows each, at most as many as there are windows."""
+    def split(self, parts: int, memory: tuple) -> list[tuple["Rows", tuple]]:
+        """Into so many parts of about as many windows each, at most as many as there are windows, each with its share
+        of the memory [B, ..] before them."""
         cuts = np.linspace(0, self.weights.shape[1], min(parts, self.weights.shape[1]) + 1).astype(int)
-        return [self.map(lambda x: x[:, a:b]) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+        return [(self.map(lambda x: x[:, a:b]), tuple(x[a:b] for x in memory))
+                for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -152,7 +156,8 @@ class Games:
         controllers = controllers[:, np.arange(B), players]
         learned *= frames["frame_id"][1 + self.delay:] >= FIRST_CONTROL_FRAME
         return Rows(**_label(frames, controllers, players, length, self.delay), weights=torch.from_numpy(learned),
-                    returns=torch.from_numpy(discount(rewards, self.gamma)[:-1]))
+                    returns=torch.from_numpy(discount(rewards, self.gamma)[:-1]),
+                    resets=torch.from_numpy((np.arange(length)[:, None] == 0) & (begins == 0)))
 
     def in_order(self, lanes: int = 32, size: int = 256) -> Iterator[tuple[np.ndarray, Rows, bool]]:
         """Every row of every side once, in the order of play, for policies that remember: sides [B], their next Rows
@@ -369,7 +374,58 @@ class Windows:
         return sides, offsets[sides] + self.stride * (windows - before)
 
     def __getitem__(self, key: tuple[int, int]) -> Rows:
-        return self.games.read(*self.choose(*key), self.size)
+        rows = self.games.read(*self.choose(*key), self.size)
+        rows.resets[0] = True
+        return rows
+
+
+class Streams(Windows):
+    """Whole games in `batch_size` lanes side by side, `size` rows at a time, so that a memory is carried from batch to
+    batch. A lane whose game is over takes the next of an endless list, in which all sides come in a random order, then
+    in another. The first game of a lane is entered at a random place, lest all lanes be equally far in theirs. An epoch
+    is as many batches as hold every row once.
+
+    Batch [epoch, k] depends on these numbers and the seed alone, but batches are made cheaply in their order only."""
+
+    def __init__(self, games: Games, size: int, batch_size: int, seed: int):
+        super().__init__(games, size, size, batch_size, seed)
+        self._playable = np.flatnonzero(games.rows)
+        self._lengths = -(-games.rows // size)                              # [S] batches that a side lasts
+        self._restart()
+
+    def num_windows(self, epoch: int) -> int:
+        return int(self._lengths.sum())
+
+    def most_batches(self) -> int:
+        return self.num_batches(1)
+
+    def _restart(self) -> None:
+        self._at, self._drawn = 0, 0                                        # batch, games that were taken until then
+        self._sides, self._begun, self._over = (np.zeros(self.batch_size, np.int64) for _ in range(3))  # of each lane
+
+    def _go_on(self, at: int) -> None:
+        """Lanes as they are in the batch numbered `at`, counted over all epochs."""
+        if at < self._at:
+            self._restart()
+        while (now := self._over.min()) <= at:
+            lane, (turn, place) = self._over.argmin(), divmod(self._drawn, len(self._playable))
+            side = self._playable[permuted([place], len(self._playable), (self.seed, turn, 2))[0]]
+            missed = 0
+            if self._drawn < self.batch_size:
+                missed = np.random.default_rng((self.seed, self._drawn, 3)).integers(self._lengths[side])
+            self._sides[lane], self._begun[lane] = side, now - missed
+            self._over[lane] = self._begun[lane] + self._lengths[side]
+            self._drawn += 1
+        self._at = at
+
+    def choose(self, epoch: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+        self._go_on((epoch - 1) * self.num_batches(epoch) + k)
+        return self._sides.copy(), (self._at - self._begun) * self.size
+
+    def __getitem__(self, key: tuple[int, int]) -> Rows:
+        rows = self.games.read(*self.choose(*key), self.size)
+        rows.resets[0] |= self._at == 0
+        return rows
 
 
 def permuted(places: np.ndarray, count: int, seed: tuple[int, ...]) -> np.ndarray:
@@ -446,7 +502,7 @@ def load_all(games: Games) -> Sequences:
 
     return Sequences(
         Observation(*(joined([part.obs[k] for part in parts]) for k in range(2))),
-        *(joined([getattr(part, name) for part in parts]) for name in Rows._fields[1:]),
+        *(joined([getattr(part, name) for part in parts]) for name in ("actions", "weights", "changed", "returns")),
         np.cumsum([0, *games.rows]))
 
 

@@ -19,7 +19,7 @@ from cleanmelee.cli import UserError
 from cleanmelee.controller import ACTION_SIZE, NUM_BUTTONS, NUM_STICK, STICK_NEUTRAL, mirrored
 from cleanmelee.files import append_jsonl, atomic_write, read_file, read_jsonl
 from cleanmelee.fingerprint import Fingerprint, unlike_people
-from cleanmelee.frame import outcomes
+from cleanmelee.frame import BUTTONS, outcomes
 from cleanmelee.game import BOTS
 from cleanmelee.games import VecEnv, matchups
 from cleanmelee.inference import Hands, Pace
@@ -44,9 +44,9 @@ def measure_strength(policy: Policy, initial: Policy, step: int, *, seed: int, g
       held-out one apart, or that of a best response against its target. is_best: this one takes its place, since it
       leads in score and against it together.
 
-    style: the fingerprint of its games against itself, and which figures are far from people's. drift: how far its
-    actions against itself are from those of the initial policy against itself. collapse: what looks like one, among it
-    a policy that wins from one side of the stage only.
+    style: the fingerprint of its games against itself, and which figures are far from people's. press: the share of its
+    decisions there in which each button is held. drift: how far its actions there are from those of the initial policy
+    against itself. collapse: what looks like one, among it a policy that wins from one side of the stage only.
 
     games: against each opponent, half of them from either port. combinations: (own character, opponent's, stage), in
     turn. All randomness is its own, keyed by seed and step."""
@@ -116,6 +116,7 @@ def measure_strength(policy: Policy, initial: Policy, step: int, *, seed: int, g
     flags = collapse_flags(presses[control], presses[reference], games, control_score=row["eval/winrate_control"],
                            port_1_score=port_1, untouched=untouched[block[control]].mean(),
                            untouched_before=untouched[block[reference]].mean())
+    row |= {f"eval/press_{name}": float(share) for name, share in zip(BUTTONS, presses[control].press, strict=True)}
     return row | {"eval/drift": presses[control].distance(presses[reference]),
                   "eval/action_entropy": presses[control].entropy(), "eval/port_1_score": port_1,
                   "eval/collapse": flags}
@@ -215,14 +216,16 @@ class Evaluator:
     EARLIER = 4                                                             # best generations kept beside the best one
 
     def __init__(self, run: Path, settings: dict, global_step: int, *, in_background: bool = True, log=print,
-                 on_row=lambda row: None, film_every: int = 0):
+                 on_row=lambda row: None, film_every: int = 0, keep_best: bool = True):
         """settings: the keyword arguments of measure_strength. on_row: also shown every row, e.g. wandb.log.
-        film_every: of so many evaluations one leaves a game in games/ of the run (0: none)."""
+        film_every: of so many evaluations one leaves a game in games/ of the run (0: none). keep_best False: best.pt is
+        somebody else's, who goes by something else."""
         self.run, self.folder, self.settings = run, run / "checkpoints", settings
-        self.in_background, self.log, self.on_row = in_background, log, on_row
+        self.in_background, self.log, self.on_row, self.keep_best = in_background, log, on_row, keep_best
         self.process, self.failures = None, 0
         self.best = self.folder / "best.pt"
-        self._forget_a_later_best(global_step)
+        if keep_best:
+            self._forget_a_later_best(global_step)
         names = ((re.fullmatch(r"eval_(\d{12,18})\.pt", path.name), path) for path in self.folder.glob("eval_*.pt"))
         waiting = sorted((int(ours[1]), path) for ours, path in names if ours and path.is_file())
         done = {row["global_step"]: row for _, row in read_jsonl(run / "eval.jsonl")}
@@ -258,6 +261,8 @@ class Evaluator:
                     return
             else:
                 row = _measure(self._job(step, path))
+            if not self.keep_best:
+                del row["eval/is_best"]
             yield row
             self.measured += 1
             self._keep_if_best(path, row)
@@ -265,7 +270,7 @@ class Evaluator:
             path.unlink(missing_ok=True)
 
     def _job(self, step: int, path: Path) -> dict:
-        best = str(self.best) if self.best.exists() else ""
+        best = str(self.best) if self.keep_best and self.best.exists() else ""
         filmed = self.film_every and self.measured % self.film_every == 0
         return {"policy": str(path), "initial": str(self.folder / "initial.pt"), "best": best, "step": step,
                 "film": str(self.run / "games" / f"step_{step:012d}.slp") if filmed else "", "settings": self.settings}

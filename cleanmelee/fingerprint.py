@@ -122,3 +122,13 @@ def unlike_people(figures: dict[str, float]) -> list[str]:
     bands = usual()
     return [name for name, value in figures.items() if name in bands and
             not bands[name][0] - (width := bands[name][1] - bands[name][0]) <= value <= bands[name][1] + width]
+
+
+def distance_to_people(figures: dict[str, float]) -> float:
+    """0: every figure lies in people's band; 1: every one lies outside by the band's width or more, or was never
+    seen. Figures count alike."""
+    def outside(name, low, high):
+        value = figures.get(name, np.inf)
+        return min(1., max(low - value, value - high, 0.) / (high - low))
+
+    return float(np.mean([outside(name, *band) for name, band in usual().items()]))

@@ -4,9 +4,11 @@ import numpy as np
 import torch
 from rich.table import Table
 
+from cleanmelee.cli import UserError
 from cleanmelee.controller import HEADS, NUM_BUTTONS, STICK_NEUTRAL
 from cleanmelee.dataset import Games
-from cleanmelee.frame import BUTTONS, FIGHTERS
+from cleanmelee.fingerprint import distance_to_people, usual
+from cleanmelee.frame import BUTTONS, CHARACTERS, FIGHTERS
 from cleanmelee.terminal import Terminal
 from melee_common import Policy, action_logprobs, split_logits
 
@@ -31,7 +33,7 @@ def measure(policy: Policy, games: Games) -> dict[str, torch.Tensor]:
         rows = rows.to(policy.device)
         weight = rows.weights                                               # [T, B]
         state = policy.initial_state(len(sides)) if first else state
-        features, state = policy.unroll(rows.obs, state, torch.zeros_like(weight, dtype=torch.bool))
+        features, state = policy.unroll(rows.obs, state, rows.resets, rows.returns)
         logits = policy.logits(features, rows.actions)                      # [T, B, 81]
         logprobs, entropies = action_logprobs(logits, rows.actions)         # [T, B, 6]
 
@@ -142,3 +144,37 @@ def report(row: dict[str, float], console: Terminal, before: dict[str, float] | 
         console.print(table)
     for line in warnings(row):
         console.print(f"note: {line}")
+
+
+MOST_MATCHUPS = 8
+
+
+def combinations(games: Games, stage: str = "final_destination") -> list[tuple[str, str, str]]:
+    """The commonest matchups of these games, (own character, opponent's, stage) by name, that the embedded game can
+    play; else those characters against themselves. Raises UserError if it has none of them."""
+    playable = set(CHARACTERS.values())
+    rows: dict[tuple[int, int], int] = {}
+    for pair, count in zip(games.sides[:, 2:].tolist(), games.rows.tolist(), strict=True):
+        own, other = pair
+        if own in playable:
+            pair = own, other if other in playable else own
+            rows[pair] = rows.get(pair, 0) + count
+    if not rows:
+        raise UserError("--eval-games: the embedded game has none of the characters of these players, only "
+                        f"{', '.join(CHARACTERS)}; leave it out, or choose one with --character")
+    common = sorted(rows, key=lambda pair: (-rows[pair], pair))[:MOST_MATCHUPS]
+    return [(NAMES[own], NAMES[other], stage) for own, other in common]
+
+
+def closed_loop(row: dict, console: Terminal) -> None:
+    """A row of `measure_strength` as tables: win rates, and the policy's style beside people's."""
+    rates = Table("opponent", "won", "95 %", title=f"{row['games']} games of the embedded game against each")
+    for key in [key for key in row if f"{key}_low" in row]:
+        low, high = row[f"{key}_low"], row[f"{key}_high"]
+        rates.add_row(key.removeprefix("eval/winrate_"), f"{row[key]:.0%}", f"{low:.0%} to {high:.0%}")
+    figures = {key.removeprefix("style/"): value for key, value in row.items() if key.startswith("style/")}
+    style = Table("style", "policy", "nine of ten people", title="against itself")
+    for name, (low, high) in usual().items():
+        style.add_row(name, f"{figures[name]:.3g}" if name in figures else "never", f"{low:.3g} to {high:.3g}")
+    console.print(rates, style)
+    console.print(f"distance to people {distance_to_people(figures):.2f} (0: in all bands, 1: far from all)")

@@ -1,10 +1,9 @@
-"""What a run leaves behind: its folder, lock, logs and pictures."""
+"""What a run leaves behind: its folder, lock and logs."""
 
 import contextlib
 import functools
 import importlib
 import importlib.metadata
-import io
 import json
 import math
 import os
@@ -21,7 +20,7 @@ import numpy as np
 import rich.progress
 
 from cleanmelee.cli import UserError
-from cleanmelee.files import atomic_write, names_file, read_file, read_jsonl
+from cleanmelee.files import atomic_write, names_file, read_file
 from cleanmelee.signals import interrupt, on_request
 
 LOCK = ".lock"
@@ -187,55 +186,3 @@ def iteration_progress(console, total: int, completed: int):
     task = progress.add_task("train", total=total, completed=completed)
     progress.start()
     return progress, task
-
-
-def plot_winrates(run: Path) -> Path | None:
-    """eval.jsonl as a picture: win rate against each scripted opponent over game frames, with 95 % intervals."""
-    rows = [row for _, row in read_jsonl(run / "eval.jsonl")]
-    if len(rows) < 2:
-        return None
-    from matplotlib.figure import Figure                                    # not pyplot: no display, no global state
-    axes = (figure := Figure(figsize=(7, 4), layout="constrained")).subplots()
-    names = dict.fromkeys(key.removeprefix("eval/winrate_") for row in rows for key in row if f"{key}_low" in row)
-    names.pop("control", None)
-    for name in names:                                                      # a row may lack one, whose file was gone
-        keys = "global_step", *(f"eval/winrate_{name}{end}" for end in ("_low", "", "_high"))
-        points = [[row[key] for key in keys] for row in rows if row.keys() >= set(keys)]
-        steps, low, rate, high = zip(*points, strict=True)
-        axes.fill_between(steps, low, high, alpha=.2)
-        axes.plot(steps, rate, marker=".", label=name)
-    axes.set(xlabel="game frames", ylabel=f"win rate in {rows[-1].get('games')} games", ylim=(-.02, 1.02),
-             title=run.name)
-    if names:
-        axes.legend()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=120)
-    atomic_write(run / "winrates.png", buffer.getbuffer())
-    return run / "winrates.png"
-
-
-def plot_payoff(path: Path, names: list[str], payoff: dict[str, dict[str, list]]) -> None:
-    """payoff[a][b] = [wins, draws, losses] as a picture: the row's score against the column, grey where none was
-    played."""
-    from matplotlib.figure import Figure                                    # not pyplot: no display, no global state
-    n = len(names)
-    scores = np.full((n, n), np.nan)
-    for i, a in enumerate(names):
-        for j, b in enumerate(names):
-            if b in payoff.get(a, {}):
-                wins, draws, losses = payoff[a][b]
-                scores[i, j] = (wins + draws / 2) / (wins + draws + losses)
-    side = 3 + .32 * n
-    axes = (figure := Figure(figsize=(side + 1, side), layout="constrained")).subplots()
-    axes.set_facecolor("lightgrey")
-    image = axes.imshow(scores, cmap="RdBu", vmin=0, vmax=1)
-    for i, j in np.argwhere(~np.isnan(scores)):
-        axes.text(j, i, f"{100 * scores[i, j]:.0f}", ha="center", va="center", fontsize=7,
-                  color="white" if abs(scores[i, j] - .5) > .3 else "black")
-    axes.set_xticks(range(n), names, rotation=90, fontsize=7)
-    axes.set_yticks(range(n), names, fontsize=7)
-    axes.set(xlabel="against", title="score in percent, strongest first")
-    figure.colorbar(image, ax=axes, label="wins and half the draws, of all games", shrink=.8)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=120)
-    atomic_write(path, buffer.getbuffer())

@@ -9,8 +9,8 @@ from rich.table import Table
 
 from cleanmelee.cli import UserError
 from cleanmelee.files import atomic_write, check_writable
+from cleanmelee.pictures import payoff_matrix, png
 from cleanmelee.pool import Pool, Ratings, fit_elo
-from cleanmelee.runs import plot_payoff
 from cleanmelee.statistics import print_wide
 from cleanmelee.terminal import warn
 from melee_common import Policy, load_policy
@@ -78,6 +78,8 @@ def print_standings(rows: list[dict], payoff: dict[str, dict[str, list]], title:
 
 def write_tournament(folder: Path, facts: dict, rows: list[dict], payoff: dict[str, dict[str, list]]) -> None:
     """tournament.json with facts, standings and payoff, and tournament.png, the payoff as a picture."""
-    plot_payoff(folder / "tournament.png", [row["id"] for row in rows], payoff)
+    names = [row["id"] for row in rows]
+    picture = payoff_matrix(names, names, payoff, "score in percent, strongest first")
+    atomic_write(folder / "tournament.png", png(picture))
     result = {**facts, "standings": rows, "payoff": payoff}
     atomic_write(folder / "tournament.json", (json.dumps(result, indent=1) + "\n").encode())

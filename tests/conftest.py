@@ -47,3 +47,10 @@ def restore_interrupt_handlers():
 def pytest_make_parametrize_id(val):
     """A test's name stays a line, whatever it is given."""
     return f"{str(val)[:40]}..." if isinstance(val, str | int) and len(str(val)) > 60 else None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def wandb_keeps_copies_elsewhere(tmp_path_factory):
+    """Those of artifacts, which an offline run keeps in the home folder."""
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
+        os.environ[name] = str(tmp_path_factory.mktemp("wandb"))

@@ -4,9 +4,11 @@ import functools
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -176,7 +178,7 @@ FRAMES = 2 * 4 * 16                                                         # ga
 def tiny(tmp_path, name, iterations=3, **options) -> Args:
     network = {} if "pretrained" in options else {"action_repeat": 2, "hidden": "16,16"}
     return from_flags(Args, {
-        "num_games": 4, "rollout_length": 16, "anneal_lr": False, "opponent_bots": "", "scattered": 0.,
+        "num_games": 4, "rollout_length": 16, "anneal_lr": False, "opponent_bots": "",
         "timesteps": iterations * FRAMES, **network,
         "batch_size": 64, "eval_interval": 0, "eval_games": 2, "eval_opponents": "idle", "eval_in_background": False,
         "watch_interval": 0,
@@ -201,6 +203,46 @@ def command(*flags, **options):
     return subprocess.run(
         [sys.executable, "ppo_selfplay.py", *flags], cwd=ROOT, capture_output=True, text=True, timeout=120,
         env=os.environ | {"WANDB_MODE": "offline"}, **options)
+
+
+def wandb_records(run: Path):
+    """The protobuf records of the offline run that a run's folder holds, in order. The file is a log of LevelDB's:
+    blocks of 32 kB, in which chunks (checksum, length, whether the record ends here) make up records."""
+    from wandb.proto.wandb_internal_pb2 import Record
+    file, = run.glob("wandb/offline-run-*/*.wandb")
+    data, at, record = file.read_bytes(), 7, b""                            # after the file's own header
+    while at + 7 <= len(data):
+        if 2 ** 15 - at % 2 ** 15 < 7:                                      # too little room for a chunk's header
+            at += 2 ** 15 - at % 2 ** 15
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, at)
+        record += data[at + 7:at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):                                                  # whole, or the last part
+            yield Record.FromString(record)
+            record = b""
+
+
+def read_wandb(run: Path) -> SimpleNamespace:
+    """What an offline run has written: run (its names), config, rows [dict], axis {metric: its step}, artifacts
+    [(type, step)], pictures {name: file}."""
+    found = SimpleNamespace(run=None, config={}, rows=[], axis={}, artifacts=[], pictures={})
+    key = lambda item: item.key or "/".join(item.nested_key)
+    for record in wandb_records(run):
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            found.run = found.run or record.run
+            found.config |= {key(item): json.loads(item.value_json) for item in record.run.config.update}
+        elif kind == "history":
+            row = {key(item): json.loads(item.value_json) for item in record.history.item}
+            found.rows.append(row)
+            found.pictures |= {name.removesuffix("/path"): next(run.glob(f"wandb/offline-run-*/files/{path}"))
+                               for name, path in row.items() if name.endswith("/path")}
+        elif kind == "metric":
+            found.axis[record.metric.glob_name or record.metric.name] = record.metric.step_metric
+        elif kind == "artifact":
+            found.artifacts.append((record.artifact.type, json.loads(record.artifact.metadata)["global_step"]))
+    return found
 
 
 def stubborn(stick: int) -> Policy:

@@ -23,6 +23,7 @@ from helpers import random_actions, random_observation  # noqa: E402
 from cleanmelee.controller import NUM_LOGITS
 from cleanmelee.observation import Observation
 from melee_common import BACKBONES, Policy, action_logprobs
+from results import save
 
 
 def learning(policy: Policy, frames: int, windows: int, seconds: float) -> float:
@@ -64,7 +65,8 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=16)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=3)
-    args = parser.parse_args()
+    parser.add_argument("--json", default="", help="file for the figures")
+    args, began, rows = parser.parse_args(), time.time(), []
     table = Table("backbone", "parameters", "learns frames/s", "G parameters/s", "step of 1, us", "step of 16, us",
                   title=f"{args.size} wide, {args.num_layers} layers, {torch.get_num_threads()} thread")
     for name in BACKBONES:
@@ -75,9 +77,13 @@ def main() -> None:
             policy = Policy(name, (args.size,), num_layers=args.num_layers)
         parameters = sum(p.numel() for p in policy.parameters())
         fps = learning(policy, args.window, args.batch, args.seconds)
-        table.add_row(name, f"{parameters:,}", f"{fps:,.0f}", f"{parameters * fps / 1e9:.1f}",
-                      *(f"{step(policy, rows, args.seconds / 3):.0f}" for rows in (1, 16)))
+        one, sixteen = (step(policy, players, args.seconds / 3) for players in (1, 16))
+        table.add_row(name, f"{parameters:,}", f"{fps:,.0f}", f"{parameters * fps / 1e9:.1f}", f"{one:.0f}",
+                      f"{sixteen:.0f}")
+        rows.append({"backbone": name, "parameters": parameters, "learns": fps, "giga": parameters * fps / 1e9,
+                     "step_1": one, "step_16": sixteen})
     Console(width=120).print(table)
+    save(args.json, rows, began)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from cleanmelee.game import BOTS
 from cleanmelee.games import VecEnv
 from cleanmelee.packed import Store, pack_game
 from melee_common import Policy
+from results import save
 
 CONTROL_AFTER = 84                                      # frames of a game before anybody acts
 SIDE_BY_SIDE = 250                                      # games that are played together
@@ -48,6 +49,8 @@ class Args:
     """games to make; rows are measured for a hundredth, a tenth and all of them"""
     frames: int = 600
     """frames of each in which the players act"""
+    json: str = ""
+    """file for the figures (off: empty)"""
     listed: str = ""
     """measure one row: of the games that this file lists"""
 
@@ -127,8 +130,7 @@ def main(args: Args) -> None:
     if args.listed:
         print(json.dumps(measure_row(Path(args.listed).read_text().splitlines())))
         return
-    print(f"{os.cpu_count()} cores, torch {torch.__version__}")
-    failed = []
+    failed, rows, began = [], [], time.time()
     with tempfile.TemporaryDirectory() as place:
         folder, cache = Path(place) / "games", Path(place) / "cleanmelee" / "replays"
         folder.mkdir()
@@ -146,13 +148,16 @@ def main(args: Args) -> None:
             row = json.loads(done.stdout)
             times = row["cpu"] / row["learner"]
             bytes_a_row = 4 * NUM_FLOATS + 2 * NUM_INTS + 13 + 4 + 1 + 4
+            row["in_memory"] = row["rows"] * bytes_a_row / 2 ** 20
+            rows.insert(0, row)
             print(f"{row['games']:7,d}{row['rows']:13,d}{row['opened']:9.2f}{row['first']:15.2f}{row['wall']:11,.0f}"
                   f"{row['cpu']:14,.0f}{row['learner']:9,.0f}{times:7.1f}{row['distinct']:10.1f}{row['peak']:9,.0f}"
-                  f"{row['rows'] * bytes_a_row / 2 ** 20:14,.0f}", flush=True)
+                  f"{row['in_memory']:14,.0f}", flush=True)
             if row["peak"] > MEMORY_FLOOR:
                 failed.append(f"{row['peak']:,.0f} MB, more than {MEMORY_FLOOR}")
             if times < SPEED_FLOOR:
                 failed.append(f"the loader is {times:.1f} times as fast as the learner, not {SPEED_FLOOR}")
+    save(args.json, rows, began, frames=args.frames)
     print("\n" + ("\n".join(f"UNDER THE FLOOR: {line}" for line in failed) or "all floors held"))
     sys.exit(bool(failed))
 

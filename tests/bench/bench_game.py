@@ -1,6 +1,7 @@
 """Speed of the embedded game on one core, warm, combat on, both players acting: a line per number of games.
 
     python tests/bench/bench_game.py               # exits 1 under a floor and says under which
+    python tests/bench/bench_game.py --json FILE   # also writes the figures there
     python tests/bench/bench_game.py --record      # records tests/bench/game.slp anew: level 9 twice, 20 s
 
 Every game repeats the controllers of tests/bench/game.slp, each of them some frames later than the one before it, so
@@ -21,6 +22,7 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 from cleanmelee import game
+from results import save
 
 TAPE = ROOT / "tests" / "bench" / "game.slp"
 FLOORS, REPEATS, RECORDED = {1: 150_000, 8: 500_000, 1024: 500_000}, 5, 1200
@@ -76,8 +78,9 @@ def main():
     if "--record" in sys.argv:
         return record()
     from cleanmelee.replays import read_replay
+    began = time.time()
     game.warm_up()
-    tape, missed = read_replay(TAPE).controllers[-RECORDED:], []
+    tape, missed, rows = read_replay(TAPE).controllers[-RECORDED:], [], []
 
     def check(what, value, holds):
         print(what.format(value))
@@ -86,6 +89,7 @@ def main():
 
     for num_games in (1, 8, 64, 1024):
         speed = game_frames_per_second(num_games, tape)
+        rows.append({"games": num_games, "frames_per_second": speed})
         check(f"{num_games:5d} games: {{:12,.0f}} game frames/s", speed, speed >= FLOORS.get(num_games, 0))
     size = game.FRAME.itemsize + game.HIDDEN.itemsize
     check("{} bytes of state per game", size, size <= STATE_BYTES)
@@ -95,6 +99,8 @@ def main():
     seconds("from cleanmelee import game")
     warm = float(np.median([seconds("from cleanmelee import game") for _ in range(REPEATS)]))
     check("warm import, with Python's own start: {:.2f} s", warm, warm <= IMPORT_SECONDS)
+    file = sys.argv[sys.argv.index("--json") + 1] if "--json" in sys.argv else ""
+    save(file, rows, began, state_bytes=size, compile_seconds=cold, import_seconds=warm)
     for line in missed:
         print(f"UNDER THE FLOOR: {line}")
     return len(missed) > 0

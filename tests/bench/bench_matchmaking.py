@@ -1,13 +1,15 @@
 """Whom each matchmaking strategy meets: a table of opponents drawn, out of the same pool and the same results.
 
-    python tests/bench/bench_matchmaking.py          # seconds
+    python tests/bench/bench_matchmaking.py          # seconds; --json FILE also writes the figures there
 
 Learner agent1 has eight checkpoints and plays better with every one; agent2 and agent3 are there as learners and with
 four checkpoints each. agent1 loses to agent3's, wins against agent2's.
 """
 
+import argparse
 import sys
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from cleanmelee.pool import Pool, Ratings
 from melee_common import Policy
 from cleanmelee.selfplay import MIRROR
 from ppo_selfplay import HISTORY_PROB, Args, Matchmaker
+from results import save
 
 LEARNERS = ["agent1", "agent2", "agent3"]
 
@@ -51,6 +54,9 @@ def group(name: str) -> str:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", default="", help="file for the figures")
+    args, began, found = parser.parse_args(), time.time(), []
     with tempfile.TemporaryDirectory() as folder:
         pool, ratings = league(folder)
         rows = {name: draw(Matchmaker(Args(matchmaking=name), LEARNERS, pool, ratings)) for name in HISTORY_PROB}
@@ -58,7 +64,7 @@ def main() -> None:
         rows["self, bots mixed in"] = draw(Matchmaker(
             Args(matchmaking="self", opponent_bots="level1,level5", bot_prob=.2), LEARNERS, pool, ratings))
         matchmaker = Matchmaker(Args(league=True), LEARNERS, pool, ratings)
-        rows |= {f"--league: {matchmaker.role[me]}": draw(matchmaker, me) for me in LEARNERS}
+        rows |= {f"--league: {matchmaker.league.role[me]}": draw(matchmaker, me) for me in LEARNERS}
     columns = sorted({group(name) for row in rows.values() for name in row}, key=lambda name: (name != "itself", name))
     table = Table("strategy", *columns, title="opponents in 2000 games")
     for strategy, row in rows.items():
@@ -66,7 +72,9 @@ def main() -> None:
         for name, n in row.items():
             counts[group(name)] += n
         table.add_row(strategy, *(str(counts[column]) for column in columns))
+        found.append({"strategy": strategy, "met": {column: counts[column] for column in columns}})
     Console(width=140).print(table)
+    save(args.json, found, began)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ opponents that the run ended with: acting alone (networks and games; no rewards,
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -42,6 +41,7 @@ from cleanmelee.population import make_learners
 from melee_common import act, load_checkpoint, load_policy
 from cleanmelee.selfplay import SelfPlay
 from cleanmelee.cli import from_flags
+from results import save
 
 SIZES = {"mlp": "512,512", "gru": "256"}
 FLOORS = {"mlp-8": 3_500, "mlp-8-mirror": 5_000}                            # agent frames a second
@@ -56,6 +56,8 @@ class Args:
     games"""
     quick: bool = False
     """few iterations, to see that it works (off: False)"""
+    json: str = ""
+    """file for the figures (off: empty)"""
 
 
 def run_selfplay(run: Path, iterations: int, games: int, *flags: str) -> tuple[list[dict], int]:
@@ -102,8 +104,8 @@ def alone(run: Path, repeats: int, threads: int = 0) -> tuple[float, float, int]
     return *np.median(seconds[1:], 0).tolist(), int(rollout["learns"].sum())
 
 
-def measure_row(name: str, run: Path, quick: bool) -> tuple[float, float]:
-    """Prints a line -> agent frames a second, share of the ceiling."""
+def measure_row(name: str, run: Path, quick: bool) -> dict:
+    """Prints a line and returns it; speeds are of agent frames a second, but for game_frames."""
     network, games, *mirror = name.split("-")
     warm_up = 2 if quick else 12                                      # by then the first games, of 1200 steps, are over
     rows, peak = run_selfplay(
@@ -117,7 +119,9 @@ def measure_row(name: str, run: Path, quick: bool) -> tuple[float, float]:
     game_frames = int(games) * 128 * 3 / np.median(split.sum(1))
     print(f"{name:13s}{speed:15,.0f}{game_frames:14,.0f}{env:6.0%}{policy:8.0%}{learn:7.0%}{one / acting:14,.0f}"
           f"{one / learning:15,.0f}{speed / share:9,.0f}{share:7.0%}{peak:9,d}", flush=True)
-    return speed, share
+    called = f"{network} {SIZES[network]}, {games} games" + ", `--matchmaking self`" * bool(mirror)
+    return {"row": called, "decisions_per_second": speed, "frames_per_second": float(game_frames),
+            "ceiling": speed / share, "acting": float(env + policy), "learning": float(learn)}
 
 
 def measure_async(folder: Path, quick: bool) -> None:
@@ -155,8 +159,8 @@ def measure_memory() -> tuple[float, float]:
 
 
 def main(args: Args) -> None:
-    print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {THREADS} threads")
-    failed, speeds = [], {}
+    print(f"{THREADS} threads")
+    failed, speeds, found, began = [], {}, [], time.time()
     if "memory" in args.rows:                                               # first, while this process has no threads
         worker, game = measure_memory()
         failed += [f"a worker takes {worker:.1f} MB, not under {WORKER_MB}"] * (worker >= WORKER_MB)
@@ -165,7 +169,9 @@ def main(args: Args) -> None:
           f"{'acting alone':>14s}{'learning alone':>15s}{'ceiling':>9s}{'share':>7s}{'peak MB':>9s}")
     with tempfile.TemporaryDirectory() as folder:
         for name in (row for row in args.rows if row not in ("async", "memory")):
-            speeds[name], share = measure_row(name, Path(folder) / name, args.quick)
+            found.append(measure_row(name, Path(folder) / name, args.quick))
+            speeds[name] = found[-1]["decisions_per_second"]
+            share = speeds[name] / found[-1]["ceiling"]
             floor = FLOORS.get(name, 0)
             failed += [f"{name}: {speeds[name]:,.0f} agent frames/s, not {floor:,}"] * (speeds[name] < floor)
             failed += [f"{name}: {share:.0%} of its ceiling, not {SHARE_FLOOR:.0%}"] * (share < SHARE_FLOOR)
@@ -173,6 +179,7 @@ def main(args: Args) -> None:
             measure_async(Path(folder), args.quick)
     if len(speeds) == len(Row.__args__) - 2 and (best := max(speeds.values())) < BEST_FLOOR:
         failed.append(f"the best row: {best:,.0f} agent frames/s, not {BEST_FLOOR:,}")
+    save(args.json, found, began, threads=THREADS)
     print("\n" + ("\n".join(f"UNDER THE FLOOR: {line}" for line in failed) or "all floors held"))
     sys.exit(bool(failed))
 

@@ -8,6 +8,7 @@ first picture in which that is applied. 16.7 ms are a frame. A picture takes a p
 --browser that is part of what is measured.
 """
 
+import argparse
 import json
 import os
 import pathlib
@@ -26,6 +27,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "tools")]
 import chromium  # noqa: E402
 from cleanmelee.web.match import HEAD, INPUT  # noqa: E402
 from melee_common import Policy, save_checkpoint  # noqa: E402
+from results import save  # noqa: E402
 
 FRAME_TIME, SECONDS, PAUSE = 1 / 60, 12, (.05, .15)                         # seconds; between two inputs of a tab
 TELL = 5                                                                    # pictures after which a tab says so
@@ -77,13 +79,16 @@ def cpu_seconds(pid):
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
-def row(name, rates, delays, busy):
-    delays = np.array(delays) / FRAME_TIME
-    print(f"{name:28} {np.mean(rates):9.1f} {np.min(rates):8.1f} {np.median(delays):10.2f} "
-          f"{np.percentile(delays, 99):10.2f} {busy:8.0f} %", flush=True)
+def row(opponent, page, rates, delays, busy):
+    """Prints a line and returns it. delays: in seconds; busy: the server's share of a core."""
+    median, p99 = np.percentile(np.array(delays) / FRAME_TIME, [50, 99]).tolist()
+    print(f"{opponent + ', ' + page:28} {np.mean(rates):9.1f} {np.min(rates):8.1f} {median:10.2f} {p99:10.2f} "
+          f"{busy:10.0%}", flush=True)
+    return {"opponent": opponent, "page": page, "frames_per_second": float(np.mean(rates)), "median": median,
+            "p99": p99, "core": busy}
 
 
-def measure(server, address, opponent, tabs):
+def measure(server, address, opponent, called, tabs):
     threads = [Tab(address, opponent, seed) for seed in range(tabs)]
     for thread in threads:
         thread.start()
@@ -94,10 +99,10 @@ def measure(server, address, opponent, tabs):
     for thread in threads:
         thread.join()
     rates = [(len(tab.came) - 61) / (tab.came[-1] - tab.came[60]) for tab in threads]
-    row(f"{opponent}, {tabs} tab{'s' * (tabs > 1)}", rates, [d for tab in threads for d in tab.delays], 100 * busy)
+    return row(called, f"{tabs} tab{'s' * (tabs > 1)}", rates, [d for tab in threads for d in tab.delays], busy)
 
 
-def measure_browser(server, address, opponent):
+def measure_browser(server, address, opponent, called):
     with chromium.Page(address, 1280, 900) as page:
         page.wait("typeof site !== 'undefined' && site.play && $('opponent').options.length")
         page.run(f"$('opponent').value = '{opponent}'; $('start').click(); 1")
@@ -110,16 +115,20 @@ def measure_browser(server, address, opponent):
         busy = (cpu_seconds(server.pid) - before) / (time.perf_counter() - start)
         rate = page.run("(game.times.length - 1) / (game.times.at(-1) - game.times[0]) * 1000")
         delays = page.run("game.delays")
-    row(f"{opponent}, a browser", [rate], np.array(delays) * FRAME_TIME, 100 * busy)
+    return row(called, "Chromium", [rate], np.array(delays) * FRAME_TIME, busy)
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--browser", action="store_true", help="a page in Chromium too")
+    parser.add_argument("--json", default="", help="file for the figures")
+    args, began, rows = parser.parse_args(), time.time(), []
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = pathlib.Path(folder, "fresh.pt")
         torch.manual_seed(0)
         save_checkpoint(checkpoint, Policy("mlp", (512, 512)))
         print(f"{'':28} {'frames/s':>9} {'least':>8} {'delay p50':>10} {'delay p99':>10} {'server CPU':>10}")
-        for served, opponent in (("level5", "level5"), (str(checkpoint), "fresh.pt")):
+        for served, opponent, called in (("level5", "level5", "level5"), (str(checkpoint), "fresh.pt", "mlp 512,512")):
             server = subprocess.Popen(
                 [sys.executable, "play.py", "--serve", served, "--record", folder + "/games", "--web-port", "0"],
                 cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -127,12 +136,13 @@ def main():
                 address = server.stdout.readline().split()[0]
                 threading.Thread(target=server.stdout.read, daemon=True).start()
                 for tabs in (1, 8):
-                    measure(server, address, opponent, tabs)
-                if "--browser" in sys.argv:
-                    measure_browser(server, address, opponent)
+                    rows.append(measure(server, address, opponent, called, tabs))
+                if args.browser:
+                    rows.append(measure_browser(server, address, opponent, called))
             finally:
                 server.terminate()
                 server.wait()
+    save(args.json, rows, began)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import torch
 from cleanmelee import dataset, replays as replays_room
 from cleanmelee.cli import UserError
 from cleanmelee.controller import encode_controllers, mirrored
-from cleanmelee.dataset import Windows, games_of, load_all, open_games, permuted, prefetch
+from cleanmelee.dataset import Streams, Windows, games_of, load_all, open_games, permuted, prefetch
 from cleanmelee.frame import FIRST_CONTROL_FRAME
 from cleanmelee.observation import observe, upcoming
 from cleanmelee.packed import BLOCK, DamagedCache, PackedGame, Store, pack_game
@@ -263,6 +263,35 @@ def test_batches_mix_games():
     windows = Windows(games, size=20, stride=20, batch_size=32, seed=1)
     distinct = [len(set(games.sides[windows.choose(1, k)[0], 0].tolist())) for k in range(10)]
     assert min(distinct) > 15 and np.mean(distinct) > 20                    # of 40; 22 are expected of a fair draw
+
+
+def test_streams_go_through_whole_games():
+    """Each lane from a game's first row to its last, then from the first of another; every side comes equally often."""
+    replays = [made_up_replay(seed, length) for seed, length in enumerate((100, 230, 61, 400, 2))]
+    games = games_of(replays, both_sides(replays))
+    streams = Streams(games, 20, 3, seed=1)
+    batches = streams.num_batches(1)
+    assert batches == streams.most_batches() == -(-2 * (5 + 12 + 3 + 20 + 1) // 3)
+    keys = list(streams.schedule(12))
+    chosen = [streams.choose(*key) for key in keys]
+    whole = collections.Counter()
+    for lane in range(3):
+        side, begin = ([int(pair[k][lane]) for pair in chosen] for k in (0, 1))
+        for k in range(1, len(keys)):
+            goes_on = begin[k - 1] + 20 < games.rows[side[k - 1]]
+            assert (side[k], begin[k]) == (side[k - 1], begin[k - 1] + 20) if goes_on else begin[k] == 0
+            whole[side[k]] += begin[k] == 0
+    assert set(whole) == set(range(10)) and max(whole.values()) - min(whole.values()) <= 2
+    assert chosen[0][1].any()                                               # not all lanes at their games' begins
+    assert all((a == b).all() for key, pair in zip(keys[::-7], chosen[::-7], strict=True)
+               for a, b in zip(streams.choose(*key), pair, strict=True))    # a function of the key alone
+
+    first, second = streams[1, 0], streams[1, 1]
+    assert first.resets[0].all() and not first.resets[1:].any()
+    assert torch.equal(second.resets[0], torch.from_numpy(chosen[1][1] == 0)) and not second.resets[1:].any()
+    for lane, (side, begin) in enumerate(zip(*chosen[1], strict=True)):
+        alone = games.read(np.array([side]), np.array([begin]), 20)
+        assert torch.equal(alone.actions[:, 0], second.actions[:, lane])
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -29,7 +29,7 @@ from cleanmelee.observation import Observation, observe
 from cleanmelee.recording import write_slp
 from cleanmelee.replays import load_replays
 from melee_common import Policy, action_logprobs, load_policy, save_checkpoint, to_torch
-from helpers import made_up_game, write_games
+from helpers import made_up_game, read_wandb, write_games
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = Path(__file__).resolve().parents[3] / "shared" / "replays"
@@ -438,11 +438,105 @@ def test_a_manifest_of_a_run_repeats_its_split(tmp_path):
     assert a == b
 
 
+@pytest.mark.parametrize("backbone, parts", [("gru", 1), ("transformer", 2)])
+def test_truncated_bptt_carries_the_memory(tmp_path, monkeypatch, backbone, parts):
+    """In the end a policy remembers what it would of all its rows in one piece: nothing of the games before."""
+    seen, plain = [], bc.losses
+
+    def losses(policy, rows, memory):
+        seen.append(rows)
+        return plain(policy, rows, memory)
+
+    monkeypatch.setattr(bc, "losses", losses)
+    bc.main(small(write_games(tmp_path / "games", 3), backbone=backbone, truncate_bptt=30, batch_size=2 * parts,
+                  grad_accum=parts, max_updates=25, epochs=9, learning_rate=1e-12, weight_decay=0, window_size=40))
+    policy, data = load_policy("runs/run/checkpoints/last.pt")
+    assert len(seen) == 25 * parts and data["step"] == 25
+    for part in range(parts):
+        columns = [(*rows.obs, rows.resets) for rows in seen[part::parts]]
+        floats, ints, resets = (torch.cat(column) for column in zip(*columns, strict=True))     # [25 * 30, 2, ..]
+        assert resets.any(1).sum() > 2
+        with torch.no_grad():
+            _, memory = policy.unroll(Observation(floats, ints), policy.initial_state(2), resets)
+        for ours, saved in zip(memory, data["state"]["memory"], strict=True):
+            torch.testing.assert_close(ours, saved[2 * part:2 * part + 2], atol=1e-4, rtol=1e-4)
+
+
+def test_max_updates_ends_the_run_and_the_schedule(tmp_path):
+    bc.main(small(write_games(tmp_path / "games", 3), max_updates=5, eval_interval=2, epochs=9))
+    assert [row["step"] for row in rows_of("run")] == [0, 2, 4, 5]
+    assert rows_of("run")[-1]["charts/learning_rate"] == pytest.approx(3e-3 / 5)
+
+
+def test_a_policy_does_what_its_target_return_asks_for(tmp_path, monkeypatch):
+    """Where only the return tells what people did."""
+    read = dataset.Games.read
+
+    def otherwise(self, sides, begins, length):
+        rows = read(self, sides, begins, length)
+        won = torch.rand(len(sides)) < .5
+        rows.returns[:] = won * 2. - 1
+        rows.actions[..., 2] = won
+        rows.obs.floats[..., OWN_CONTROLLER] = 0.                           # which would tell, too
+        return rows
+
+    monkeypatch.setattr(dataset.Games, "read", otherwise)
+    games = write_games(tmp_path / "games", 6)
+    bc.main(small(games, return_conditioning=True, target_return=1., epochs=12, prev_controller_dropout=0))
+    policy, _ = load_policy("runs/run/checkpoints/best.pt")
+    assert policy.target_return == 1. and rows_of("run")[-1]["eval/accuracy_buttons"] > .99
+    obs = to_torch(observe(*made_up_game(0, 200)))
+    obs.floats[..., OWN_CONTROLLER] = 0.
+    resets = torch.zeros(200, 2, dtype=torch.bool)
+    for target, presses in ((1., 1.), (-1., 0.)):
+        policy.aim_for(target)
+        state = policy.initial_state(2)
+        played = []
+        with torch.no_grad():
+            for t in range(200):
+                frame = Observation(obs.floats[t], obs.ints[t])
+                plain, *_ = policy.act_plainly(frame, state, None)
+                actions, state = policy.step(frame, state, None)
+                assert (actions.numpy() == plain).all()
+                played.append(actions[:, 2])
+        assert torch.stack(played).float().mean() == presses
+        told, _ = policy.unroll(obs, policy.initial_state(2), resets, torch.full((200, 2), target))
+        asked, _ = policy.unroll(obs, policy.initial_state(2), resets)
+        torch.testing.assert_close(told, asked)
+
+    bc.main(small(games, pretrained="runs/run/checkpoints/best.pt", run_name="on", hidden=None, epochs=1))
+    again = load_policy("runs/on/checkpoints/last.pt")[0]
+    assert again.target_return == 1. and bc.resumed_args(Path("runs/on"), bc.Args(resume="runs/on"),
+                                                         may_change=bc.MAY_CHANGE).return_conditioning
+
+
+def test_flags_that_do_not_fit_are_refused(tmp_path):
+    games = write_games(tmp_path / "games", 3)
+    save_checkpoint(tmp_path / "plain.pt", Policy("mlp", (8,)))
+    save_checkpoint(tmp_path / "asked.pt", Policy("mlp", (8,), target_return=.5))
+    for change, said in (
+            ({"truncate_bptt": 20, "backbone": "mlp"}, "^--truncate-bptt: the mlp remembers nothing"),
+            ({"truncate_bptt": 20, "stride": 5}, "^--truncate-bptt goes through whole games"),
+            ({"target_return": 1.}, "^--target-return 1.0: the policy was not trained with"),
+            ({"pretrained": "plain.pt", "return_conditioning": True, "hidden": None}, "was trained without it"),
+            ({"pretrained": "asked.pt", "return_conditioning": False, "hidden": None}, "was trained with it"),
+            ({"eval_only": True, "checkpoint": "plain.pt", "target_return": 1.}, "^--target-return 1.0: the policy"),
+            ({"eval_games": 2, "player_port": 3}, "0 games to learn from")):
+        with pytest.raises(UserError, match=said):
+            bc.main(small(games, **change))
+    assert not Path("runs").exists()
+    for target in (True, "1", float("nan"), 101):
+        with pytest.raises(UserError, match="must be a number from -100 to 100"):
+            Policy("mlp", (8,), target_return=target)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Runs that go on
 # ---------------------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("at, flags", [(3, {}), (10, {}), (9, {"ema_decay": .9, "eval_interval": 4, "grad_accum": 2})])
+@pytest.mark.parametrize("at, flags", [
+    (3, {}), (10, {}), (9, {"ema_decay": .9, "eval_interval": 4, "grad_accum": 2}),
+    (11, {"truncate_bptt": 30, "batch_size": 3, "grad_accum": 2, "backbone": "transformer", "num_layers": 1})])
 def test_resume_is_exact(tmp_path, monkeypatch, flags, at):
     """Stopped in the middle of an epoch, or where it evaluates: the same log and the same weights in the end."""
     games = write_games(tmp_path / "games", 3)
@@ -476,9 +570,11 @@ def test_what_cannot_be_resumed_is_told(tmp_path, capsys):
     bc.main(small(games, epochs=1))
     before = Path("runs/run/metrics.jsonl").read_bytes()
     for change, said in (({"resume": "nowhere"}, "nowhere: not a run folder"),
-                         ({"batch_size": 9}, "only --device, --epochs, --loader-workers, --num-workers may change, not "
-                                             "--batch-size"),
+                         ({"batch_size": 9}, "only --device, --epochs, --loader-workers, --max-updates, --num-workers "
+                                             "may change, not --batch-size"),
                          ({"stage": "ppo_selfplay"}, "is not of this run"), ({"state": {}}, "cannot be resumed"),
+                         ({"state": {"worse": 0, "stats": torch.zeros(0, 3), "before": {}, "best": {},
+                                     "memory": (torch.zeros(2, 2),)}}, "its memory is not of this policy"),
                          ({"optimizer": {}}, "cannot be resumed"), ({"noise": torch.zeros(3)}, "cannot be resumed")):
         flags = {k: v for k, v in change.items() if k in ("resume", "batch_size")}
         path = Path("runs/run/checkpoints/last.pt")
@@ -524,6 +620,44 @@ def test_eval_only(tmp_path, capsys):
             bc.main(dataclasses.replace(judge, **change))
 
 
+def test_games_on_the_side(tmp_path, monkeypatch):
+    """Every evaluation is played, in a process of its own, and best.pt stays the one with the lowest loss."""
+    monkeypatch.setattr(bc, "EVAL_FRAMES", 40)
+    bc.main(small(write_games(tmp_path / "games", 3), eval_games=2, epochs=2, backbone="mlp"))
+    rows = [json.loads(line) for line in Path("runs/run/eval.jsonl").read_text().splitlines()]
+    assert [row["global_step"] for row in rows] == [row["step"] for row in rows_of("run")[1:]]
+    assert all({"eval/winrate_level1_low", "eval/winrate_level5", "style/hits"} <= row.keys() for row in rows)
+    assert "eval/is_best" not in rows[0]
+    best = load_policy("runs/run/checkpoints/best.pt")[1]
+    assert best["stage"] == "bc" and not list(Path("runs/run/checkpoints").glob("eval_*"))
+
+
+def test_eval_only_plays(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bc, "EVAL_FRAMES", 40)
+    games = write_games(tmp_path / "games", 3)
+    save_checkpoint(tmp_path / "late.pt", Policy("gru", (8,), frame_delay=2, target_return=.5))
+    judge = bc.Args(eval_only=True, checkpoint="late.pt", replays=games, num_workers=0, min_active=0, held_out=1,
+                    report="report.json", eval_games=2, target_return=2.)
+    bc.main(judge)
+    out = capsys.readouterr().out
+    assert "nine of ten people" in out and "distance to people" in out
+    found = json.loads(Path("report.json").read_text())["games"]
+    assert found["games"] == 2 and {"eval/winrate_level3", "eval/winrate_control"} <= found.keys()
+
+
+def test_matchups_that_the_embedded_game_has():
+    games = dataset.Games()
+    for rows, characters in ((900, (1, 18)), (500, (18, 8)), (800, (8, 1)), (700, (18, 18))):
+        games.add("", "", b"", 0, 0, rows, characters, (0, 1))
+    found = imitation.combinations(games.freeze())
+    assert found[0] == ("marth", "marth", "final_destination")              # two sides of it, and one against ness
+    assert set(found[1:]) == {("fox", "marth", found[0][2]), ("marth", "fox", found[0][2]), ("fox", "fox", found[0][2])}
+    ness = dataset.Games()
+    ness.add("", "", b"", 0, 0, 900, (8, 8), (0, 1))
+    with pytest.raises(UserError, match="^--eval-games: the embedded game has none"):
+        imitation.combinations(ness.freeze())
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Through the command line
 # ---------------------------------------------------------------------------------------------------------------------
@@ -537,10 +671,17 @@ def test_command_line(tmp_path):
     games = write_games(tmp_path / "games", 3)
     (tmp_path / "games" / "broken.slp").write_bytes(b"no replay")
     done = shell("--replays", games, "--epochs", 1, "--hidden", "16,8", "--window-size", 20, "--run-name", "cli",
-                 "--num-workers", 1, "--track")
+                 "--num-workers", 1, "--track", "--wandb-project", "mine", "--wandb-entity", "we", "--wandb-group",
+                 "seeds", "--wandb-tags", "a, b")
     assert done.returncode == 0, done.stderr
     assert "broken.slp" in done.stderr and "epoch 1" in done.stdout and "main_x" in done.stdout
-    assert list(Path("runs/cli").glob("wandb/offline-run-*/*.wandb"))
+    sent = read_wandb(Path("runs/cli"))
+    logged = [json.loads(line) for line in Path("runs/cli/metrics.jsonl").read_text().splitlines()]
+    assert [row["eval/nll"] for row in sent.rows if "eval/nll" in row] == [row["eval/nll"] for row in logged]
+    assert [row["global_step"] for row in sent.rows if "eval/nll" in row] == [row["step"] for row in logged]
+    assert (sent.run.project, sent.run.entity, sent.run.run_group, list(sent.run.tags)) == (
+        "mine", "we", "seeds", ["a", "b"])
+    assert sent.artifacts == [("model", logged[-1]["step"])] and sent.pictures.keys() == {"pictures/press_rates"}
     policy, _ = load_policy("runs/cli/checkpoints/best.pt")
     assert policy.config == Policy("gru", (16, 8)).config
     obs = to_torch(observe(*made_up_game(0, 1)))

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import distill
 from cleanmelee.controller import ACTION_SIZE, NUM_LOGITS
 from cleanmelee.frame import CONTROLLER, FRAME
 from cleanmelee.recording import write_slp
+from helpers import read_wandb
 from melee_common import Policy, load_policy, save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,9 +121,15 @@ def test_student_acts_as_often_as_its_teacher(tmp_path, games):
 
 def test_command_line(teacher, games):
     done = subprocess.run([sys.executable, str(ROOT / "distill.py"), "--teacher", teacher, "--replays", games,
-                           "--output", "s.pt", "--hidden", "8,8", "--epochs", "1", "--num-workers", "1"],
-                          capture_output=True, text=True)
+                           "--output", "s.pt", "--hidden", "8,8", "--epochs", "2", "--num-workers", "1",
+                           "--run-name", "run", "--track"], capture_output=True, text=True, env=os.environ | {
+                               "WANDB_MODE": "offline", "WANDB_PROJECT": "theirs"})
     assert done.returncode == 0, done.stderr
+    sent = read_wandb(Path("runs/run"))
+    logged = [json.loads(line) for line in Path("runs/run/metrics.jsonl").read_text().splitlines()]
+    steps = [row["step"] for row in logged]
+    assert [row["global_step"] for row in sent.rows if "eval/kl" in row] == steps and sent.run.project == "theirs"
+    assert sent.artifacts == [("model", steps[-1])] and sent.pictures.keys() == {"pictures/press_rates"}
     assert "parameters" in done.stdout and "one step, p50" in done.stdout
     policy, _ = load_policy("s.pt")
     obs, _ = distill.load_sequences(games, num_workers=0)[0].take(torch.arange(3))

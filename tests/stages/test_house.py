@@ -11,17 +11,16 @@ from helpers import ROOT
 STAGES = ("bc", "ppo_selfplay", "distill", "export_onnx", "play")
 FLOORS = [  # a room may import from those above it in this list, and from its own line
     {"frame", "libmelee", "terminal"}, {"signals", "startup"}, {"cli", "statistics"},
-    {"archive", "backbones", "events", "files", "game", "tracking", "workers"},
+    {"archive", "backbones", "events", "files", "game", "workers"},
     {"runs", "slp", "rewards", "fingerprint"},
-    {"packed", "features"}, {"replays", "recording", "dolphin", "controller"}, {"observation", "plain"}, {"games"},
-    {"melee_common"},
-    {"pool", "dataset", "onnx", "learning"},
+    {"packed", "features", "pictures", "tracking"}, {"replays", "recording", "dolphin", "controller"},
+    {"observation", "plain"}, {"games"}, {"melee_common"}, {"pool", "dataset", "onnx", "learning"},
     {"population", "evaluation", "imitation", "environment", "inference", "resume", "tournament"},
     {"selfplay", "web"}, set(STAGES)]
 WITHOUT_TORCH = (
     "frame", "cli", "libmelee", "terminal", "signals", "startup", "files", "archive", "events", "slp", "packed",
     "replays", "recording", "rewards", "workers", "runs", "game", "fingerprint", "dolphin", "controller", "features",
-    "observation", "games", "plain")
+    "observation", "games", "plain", "pictures", "tracking")
 SOURCES = sorted(p for p in ROOT.rglob("*.py") if not {".venv", "runs", "__pycache__"} & set(p.relative_to(ROOT).parts))
 
 

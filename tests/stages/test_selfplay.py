@@ -22,7 +22,7 @@ from cleanmelee.pool import Pool, Ratings
 from cleanmelee.runs import lock_run
 from melee_common import BOT_SLOT, Policy, evaluate_actions, load_checkpoint, load_policy, save_checkpoint
 from ppo_selfplay import Args, main
-from helpers import FRAMES, as_flags, command, metrics, tiny
+from helpers import FRAMES, as_flags, command, metrics, read_wandb, tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -410,8 +410,17 @@ def test_command_line_from_start_to_elo_table(tmp_path):
     assert all(
         e["eval/winrate_attacker_low"] <= e["eval/winrate_attacker"] <= e["eval/winrate_attacker_high"] for e in evals)
     assert {p.name for p in run.iterdir()} >= {"args.json", "command.txt", "versions.txt", "pool", "winrates.png"}
-    run_id = (run / "wandb.txt").read_text().strip()                        # not its name, which W&B would refuse
-    assert list(run.glob(f"wandb/offline-run-*/run-{run_id}.wandb"))
+    sent = read_wandb(run)
+    assert sent.run.run_id == (run / "wandb.txt").read_text().strip()       # not its name, which W&B would refuse
+    assert sent.run.display_name == "r:1" and sent.axis == {"*": "global_step"} and sent.config["num_games"] == 2
+    own = lambda row: {key: row.get(key, "nothing") for key in expected}
+    for expected in [*rows, *evals]:
+        assert expected in map(own, sent.rows), f"step {expected['global_step']}"
+    steps, best = [e["global_step"] for e in evals], [e["global_step"] for e in evals if e["eval/is_best"]]
+    kept = {kind: [step for its, step in sent.artifacts if its == kind] for kind in ("game", "model")}
+    assert kept == {"game": steps, "model": best} and 0 in best
+    assert sent.pictures.keys() == {"pictures/winrates", "pictures/press_rates", "pictures/payoff"}
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in sent.pictures.values())
     assert (run / "winrates.png").read_bytes().startswith(b"\x89PNG")
     assert load_policy(tmp_path / "out.pt")[1]["step"] == rows[-1]["global_step"]
 

@@ -1,0 +1,151 @@
+"""Numbers that anyone can repeat: tables are what their files say, commands write the files, a run makes a report."""
+
+import functools
+import json
+import re
+import shutil
+import time
+
+import bench_backbones
+import bench_learning
+import bench_matchmaking
+import bench_play
+import pytest
+import report
+import results
+from cleanmelee.cli import UserError
+from cleanmelee.files import read_json
+from helpers import tiny
+from ppo_selfplay import main
+
+
+def outside_of_tables(text: str) -> str:
+    return results.MARKED.sub("", text)
+
+
+@pytest.mark.parametrize("path", results.TEXTS, ids=lambda path: path.name)
+def test_tables_are_what_their_files_say(path):
+    text = path.read_text()
+    assert results.regenerated(text) == text, f"{path.name}: run python tests/bench/results.py"
+
+
+def test_one_digit_that_differs_is_found():
+    text = (results.ROOT / "docs" / "results.md").read_text()
+    places = [table.start() + digit.start() for table in results.MARKED.finditer(text)
+              for digit in re.finditer(r"\d", table[0])]
+    assert len(places) > 50
+    for at in places[::7]:
+        digit = str((int(text[at]) + 1) % 10)
+        changed = text[:at] + digit + text[at + 1:]
+        assert results.regenerated(changed) == text != changed
+
+
+def test_results_have_no_table_that_was_typed():
+    text = outside_of_tables((results.ROOT / "docs" / "results.md").read_text())
+    assert not [line for line in text.splitlines() if line.startswith("|")]
+    assert set(re.findall(r"<!-- ([a-z-]+) -->", "".join(path.read_text() for path in results.TEXTS))) <= set(
+        results.TABLES)
+
+
+def test_every_file_says_what_made_it():
+    for file in results.FOLDER.glob("*.json"):
+        about = read_json(file)
+        assert about.keys() >= {"command", "date", "minutes", "machine", "versions", "rows"} and about["rows"], file
+        assert about["command"].startswith("python tests/bench/bench_") and "git" in about["versions"], file
+        assert about["machine"]["cores"] >= 1 and about["machine"]["load"] >= 0, file
+
+
+def test_a_measurement_is_kept_whole(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [f"{results.ROOT}/tests/bench/bench_game.py", "--json", "out.json"])
+    results.save(str(tmp_path / "out.json"), [{"games": 8}], time.time() - 90, state_bytes=7)
+    about = read_json(tmp_path / "out.json")
+    assert (about["command"], about["minutes"], about["state_bytes"], about["rows"]) == (
+        "python tests/bench/bench_game.py --json out.json", 1.5, 7, [{"games": 8}])
+    assert f"{about['machine']['cores']} cores" in capsys.readouterr().out
+    assert results.main(["nothing"]) == 2 and "no such measurement" in capsys.readouterr().err
+
+
+def test_measurements_write_what_their_tables_read(tmp_path, monkeypatch):
+    """Each in little, and its table."""
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    little = functools.partial(bench_matchmaking.draw, draws=20)
+    monkeypatch.setattr(bench_matchmaking, "draw", little)
+    for bench, name, flags in ((bench_matchmaking, "matchmaking", ""),
+                               (bench_backbones, "backbones", "--size 16 --num-layers 1 --window 2 --seconds .001")):
+        monkeypatch.setattr("sys.argv", [f"bench_{name}.py", *flags.split(), "--json", str(tmp_path / f"{name}.json")])
+        bench.main()
+        assert results.TABLES[name]().count("\n|") >= 6
+    bench_play.main(bench_play.Args(1, 60, str(tmp_path / "play.json")))
+    assert [row["play"] for row in read_json(tmp_path / "play.json")["rows"]] == [
+        "the game waits", "beside the game", "beside the game, trained for a delay of 4 frames"]
+    assert "| the game waits | " in results.play()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Of runs
+# ---------------------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory):
+    """Three runs: one, and two copies that say they had other seeds."""
+    folder = tmp_path_factory.mktemp("seeds")
+    main(tiny(folder, "1", 3, seed=1, eval_interval=1, watch_interval=1, track_elo=True))
+    for seed in ("2", "3"):
+        shutil.copytree(folder / "1", folder / seed)
+        flags = read_json(folder / "1" / "args.json")
+        (folder / seed / "args.json").write_text(json.dumps(flags | {"seed": int(seed)}))
+    for seed in ("1", "2", "3"):
+        command = f"python ppo_selfplay.py --num-games 4 --seed {seed} --run-name={seed}\n"
+        (folder / seed / "command.txt").write_text(command)
+    return [folder / seed for seed in ("1", "2", "3")]
+
+
+def test_learning_is_judged_from_finished_runs(seeds, tmp_path):
+    for games in (0, 4):
+        bench_learning.main(bench_learning.Args(tuple(map(str, seeds)), games=games, json=str(tmp_path / "l.json")))
+        about = read_json(tmp_path / "l.json")
+        assert about["training"] == "python ppo_selfplay.py --num-games 4"
+        assert [row["seed"] for row in about["rows"]] == [1, 2, 3] and about["rows"][0]["frames"] == 384
+        assert all(row["games"] == (games or 2) for row in about["rows"])
+        assert all(set(row["winrates"]) == {"idle", "attacker"} for row in about["rows"])
+    (seeds[2] / "command.txt").write_text("python ppo_selfplay.py --num-games 8\n")
+    with pytest.raises(UserError, match="not seeds of one recipe: .*num-games 4; .*num-games 8"):
+        bench_learning.main(bench_learning.Args(tuple(map(str, seeds)), games=0))
+
+
+def test_report_of_three_seeds(seeds, tmp_path):
+    report.main(report.Args(tuple(map(str, seeds)), str(tmp_path / "report.html")))
+    page = (tmp_path / "report.html").read_text()
+    for heading in ("Strength", "Learning", "Style"):
+        assert f"<h2>{heading}</h2>" in page
+    assert page.count("data:image/png;base64,") >= 3 * 2 + 8 + 3 * 2 + 1    # win rates and payoff; curves; style
+    assert not re.search(r"(src|href)=.?(http|/)", page) and "<td>3</td>" in page
+
+
+@pytest.mark.parametrize("script", ["bc", "distill"])
+def test_report_of_runs_that_learn_from_games(tmp_path, script):
+    run = tmp_path / script
+    run.mkdir()
+    (run / "args.json").write_text("{}")
+    (run / f"{script}.py").touch()
+    rows = [{"step": step, "losses/nll": 1 / (1 + step), "eval/nll": 2, "eval/press_A": .1, "eval/true_press_A": .2}
+            for step in range(3)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report.main(report.Args((str(run),)))
+    assert (run / "report.html").read_text().count("data:image/png") == 3                   # two curves, press rates
+
+
+def test_what_is_no_run_is_told(seeds, tmp_path):
+    def told(*runs, **flags):
+        with pytest.raises(UserError) as error:
+            report.main(report.Args(tuple(map(str, runs)), str(tmp_path / "page.html"), **flags))
+        return str(error.value)
+
+    (tmp_path / "bc").mkdir()
+    (tmp_path / "bc" / "args.json").write_text("{}")
+    assert "no run given" in told() and "not a run folder" in told(tmp_path)
+    assert "no row in its metrics.jsonl yet" in told(tmp_path / "bc")
+    (tmp_path / "bc" / "metrics.jsonl").write_text('{"step": 1, "losses/nll": 2}\n')
+    assert "not runs of one stage" in told(seeds[0], tmp_path / "bc")
+    assert not (tmp_path / "page.html").exists()
+    assert "wandb" in told(seeds[0], wandb=True)
