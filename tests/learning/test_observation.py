@@ -9,9 +9,9 @@ from cleanmelee.controller import decode_actions
 from cleanmelee.dataset import games_of
 from cleanmelee.features import FEATURES, FLOAT_NAMES, NUM_FLOATS, OWN_CONTROLLER, num_floats
 from cleanmelee.frame import BUTTON_B, BUTTON_L, CONTROLLER, FRAME, GAMEANDWATCH, LINK, MEWTWO, SHEIK, STAGES
-from cleanmelee.game import TABLES
+from cleanmelee.game import STORES, TABLES
 from cleanmelee.game.characters import FILLED_BUCKET
-from cleanmelee.game.ids import YOSHIS_STORY
+from cleanmelee.game.ids import FIRST_OWN_ACTION, YOSHIS_STORY
 from cleanmelee.games import VecEnv
 from cleanmelee.observation import PLAN, observe
 from cleanmelee.recording import write_slp
@@ -52,7 +52,11 @@ def play(chosen: np.ndarray, stage: str = "dream_land") -> tuple[np.ndarray, np.
 
 @pytest.fixture(scope="module")
 def games():
-    return play(special_inputs(np.random.default_rng(5), 1200, 8))
+    chosen = special_inputs(np.random.default_rng(5), 1200, 8)
+    sheik = [[who == SHEIK for who in STORING[g % len(STORING)]] for g in range(8)]
+    chosen["main_y"][:, sheik] = 0                                          # she would become Zelda
+    chosen["main_x"][:, sheik] = 0                                          # and throw her chain
+    return play(chosen)
 
 
 def from_file(path, frames, controllers):
@@ -124,18 +128,20 @@ def test_the_opponents_controller_stays_in_its_hand():
 
 
 def test_the_store_is_what_the_game_hides(games):
-    """Within a frame or two: the game counts on the frame on which an action begins, and Slippi shows its end."""
+    """As a shot begins, and while Mewtwo keeps a ball that it has not thrown. The game's own steps are shorter than
+    those that people's files show, so between two of them they differ a little."""
     frames, _, hidden = games
     stored, secret, players = frames["stored"], hidden["players"], frames["players"]
-    alive, character = players["action"] > 13, players["character"]
-    for who, full, charges, within in ((SHEIK, 90, (342, 346), 3 / 90), (MEWTWO, 98, (342, 347), 2 / 7),
-                                       (LINK, 60, (345, 348), 3 / 60)):
-        free = alive & (character == who) & (players["action"] < 341)       # not in the midst of it
-        true = np.minimum(secret["charge"] / full, 1) if who != LINK else 0 * secret["charge"]
-        assert (np.abs(stored["charge"] - true)[free] <= within).mean() > .99, who
-        assert (stored["charge"][np.isin(players["action"], charges) & (character == who)] > .1).sum() > 100
-    kept = alive & (character == SHEIK) & (players["action"] < 341)
+    alive, character, action = players["action"] > 13, players["character"], players["action"]
+    for who, full in ((SHEIK, 90), (MEWTWO, 98), (LINK, 60)):
+        charges, leaves, _ = STORES[who]
+        begun = (character == who) & np.isin(action, leaves)
+        begun[1:] &= np.isin(action[:-1], charges)
+        assert (stored["charge"][begun] > .2).sum() > 5, who
+        np.testing.assert_allclose(stored["charge"][begun], np.minimum(secret["charge"][begun] / full, 1), atol=.08)
+    kept = alive & (character == MEWTWO) & (action < FIRST_OWN_ACTION)
     assert (stored["charge"][kept] > .2).sum() > 100
+    np.testing.assert_allclose(stored["charge"][kept], secret["charge"][kept] / 98, atol=.08)
     link, watch = alive & (character == LINK), alive & (character == GAMEANDWATCH)
     assert (stored["holding"] == secret["holding"])[link].mean() > .99 and stored["holding"][link].sum() > 100
     known = watch & (stored["hammer"] > 0)
