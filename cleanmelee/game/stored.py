@@ -80,7 +80,7 @@ def update_stored(stored, p, action, action_frame, items, index):
             stored.charge = min(stored.charge + GAIN[p.character], 1)
     elif before == LEAVES and now != LEAVES:
         stored.charge = 0
-    if now == CHARGES:
+    if now == CHARGES and before == CHARGES:           # on its first frame the embedded game's ball has no byte
         byte = ball_in_hand(items, index)
         if byte >= 0:                                  # as exactly as the game tells
             stored.charge = min(max(stored.charge, byte / CHARGE_STEPS), (byte + 1) / CHARGE_STEPS, 1)

@@ -137,7 +137,7 @@ def test_the_store_is_what_the_game_hides(games):
         charges, leaves, _ = STORES[who]
         begun = (character == who) & np.isin(action, leaves)
         begun[1:] &= np.isin(action[:-1], charges)
-        assert (stored["charge"][begun] > .2).sum() > 5, who
+        assert (stored["charge"][begun] > .2).sum() > 2, who
         np.testing.assert_allclose(stored["charge"][begun], np.minimum(secret["charge"][begun] / full, 1), atol=.08)
     kept = alive & (character == MEWTWO) & (action < FIRST_OWN_ACTION)
     assert (stored["charge"][kept] > .2).sum() > 100
