@@ -9,6 +9,7 @@ A file holds the figures (`rows`), the command, the commit, the minutes, the mac
 the texts a table stands between <!-- NAME --> and <!-- /NAME -->, and nobody edits it there.
 """
 
+import functools
 import json
 import os
 import platform
@@ -25,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 from cleanmelee.cli import UserError  # noqa: E402 (after the path is set)
 from cleanmelee.files import atomic_write, read_json  # noqa: E402
 from cleanmelee.runs import versions  # noqa: E402
+from cleanmelee.statistics import wilson_interval  # noqa: E402
 
 FOLDER = ROOT / "docs" / "results"
 TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -172,6 +174,33 @@ def matchmaking() -> str:
     return f"{table(['strategy', *columns], lines)}\n\n{source(about)}"
 
 
+def imitation(show: str) -> str:
+    """Of bench_imitation.py: a line a policy, its seeds beside each other, the games of all of them together."""
+    about, lines = load(f"imitation-{show}"), []
+    for name in dict.fromkeys(row["row"] for row in about["rows"]):
+        rows = [row for row in about["rows"] if row["row"] == name]
+        line = [name, " / ".join(f"{row['nll']:.3f}" for row in rows),
+                " / ".join(f"{row['nll_changed']:.2f}" for row in rows)]
+        if show == "backbones":
+            line += [f"{rows[0]['parameters']:,}", f"{rows[0]['learns']:,.0f}", f"{rows[0]['step']:.0f}"]
+        if about["games"]:
+            games = len(rows) * about["games"]
+            wins = [sum(row["winrates"][level] for row in rows) * about["games"] for level in ("level1", "level3")]
+            line += [percent(won / games, *wilson_interval(won, games)) for won in wins]
+            line.append(" / ".join(f"{row['distance']:.2f}" for row in rows))
+        lines.append(line)
+    header = ["", "loss", "new inputs", *["parameters", "learns frames/s", "step, us"] * (show == "backbones"),
+              *["level 1", "level 3", "distance to people"] * bool(about["games"])]
+    return f"{table(header, lines)}\n\n{source(about)}"
+
+
+def drill() -> str:
+    about = load("imitation-drill")
+    how = {None: "", False: "sampled", True: "the likeliest"}
+    lines = [[row["row"], how[row["deterministic"]], f"{row['rate']:.0f}"] for row in about["rows"]]
+    return f"{table(['', 'choices', 'a minute'], lines)}\n\n{source(about)}"
+
+
 def summary() -> str:
     """README's own: a line of each file that there is."""
     def learnt(about):
@@ -218,6 +247,8 @@ def summary() -> str:
 
 TABLES = {make.__name__: make for make in (
     learning, game, fidelity, selfplay, cloning, export, play, web, data, backbones, matchmaking, summary)}
+TABLES |= {f"imitation-{show}": functools.partial(imitation, show)
+           for show in ("backbones", "delay", "memory", "returns")} | {"imitation-drill": drill}
 
 
 def regenerated(text: str) -> str:
