@@ -18,6 +18,7 @@ from cleanmelee.frame import BUTTONS, CONTROLLER, FRAME, NUM_ITEMS, NUM_PLAYERS,
 from cleanmelee.game.compiler import jit, machine_code
 from cleanmelee.game.ids import YOSHIS_STORY
 from cleanmelee.game.stages import RANDALL_PERIOD, RANDALL_WIDTH
+from cleanmelee.terminal import printable
 
 
 class Observation(NamedTuple):
@@ -257,6 +258,13 @@ class Pending:
         if not all((np.abs(queue[axis]) <= 1).all() for axis in ("main_x", "main_y", "c_x", "c_y", "l", "r")):
             raise ValueError("pending is no controllers")
         self.queue = queue
+
+
+def check_timing(action_repeat, frame_delay) -> None:
+    """Raises UserError unless a policy can act on every `action_repeat`-th frame, `frame_delay` frames late."""
+    for name, value, low in (("action_repeat", action_repeat, 1), ("frame_delay", frame_delay, 0)):
+        if type(value) is not int or not low <= value <= 3600:
+            raise UserError(f"{name} {printable(repr(value), 60)}: must be a whole number from {low} to 3600")
 
 
 def schema_hash() -> str:
