@@ -36,10 +36,10 @@ from cleanmelee.cli import (
 )
 from cleanmelee.dataset import Games, Rows, Streams, Windows, check_both, open_games, prefetch, write_manifest
 from cleanmelee.evaluation import Evaluator, measure_strength
+from cleanmelee.features import NUM_FLOATS, OWN_CONTROLLER
 from cleanmelee.files import append_jsonl, atomic_write, check_writable, keep_jsonl
 from cleanmelee.imitation import by_matchup, closed_loop, combinations, measure, report, summary
 from cleanmelee.learning import choose_device, learning_rate, memory_for
-from cleanmelee.observation import NUM_FLOATS, OWN_CONTROLLER
 from cleanmelee.resume import resume_run
 from cleanmelee.runs import has_begun, iteration_progress, start_run, stop_on_interrupt
 from cleanmelee.terminal import Terminal

@@ -11,7 +11,8 @@ from rich.table import Table
 from cleanmelee.controller import HEADS, NUM_BUTTONS, NUM_LOGITS
 from cleanmelee.frame import BUTTONS
 from cleanmelee.labels import Lesson, answers
-from cleanmelee.observation import NUM_INTS, Observation
+from cleanmelee.features import NUM_INTS
+from cleanmelee.observation import Observation
 from cleanmelee.terminal import Terminal
 from melee_common import Policy, action_kl, action_logprobs
 

@@ -494,7 +494,7 @@ class Sequences:
         return Observation(self.obs.floats[rows], self.obs.ints[rows]), self.actions[rows]
 
 
-PORTION_ROWS = 2 ** 18                                  # rows of whole games in memory at once, some 560 bytes each
+PORTION_ROWS = 2 ** 18                                  # rows of whole games in memory at once, some 770 bytes each
 
 
 def portions(games: Games, seed: tuple[int, ...] | None = None) -> list[np.ndarray]:

@@ -16,6 +16,7 @@ import torch
 
 import bc
 from cleanmelee import dataset, imitation
+from cleanmelee.features import NUM_FLOATS, OWN_CONTROLLER
 from cleanmelee.fingerprint import distance_to_people, usual
 from cleanmelee.frame import BUTTONS
 from cleanmelee.rewards import RewardArgs, compute_rewards
@@ -25,7 +26,7 @@ from cleanmelee.dataset import subjects
 from cleanmelee.frame import BUTTON_X, CHARACTERS, CONTROLLER, FIRST_CONTROL_FRAME, STAGES
 from cleanmelee.games import VecEnv
 from cleanmelee.learning import choose_device, learning_rate
-from cleanmelee.observation import NUM_FLOATS, OWN_CONTROLLER, Observation, observe
+from cleanmelee.observation import Observation, observe
 from cleanmelee.recording import write_slp
 from cleanmelee.replays import load_replays
 from melee_common import Policy, action_logprobs, load_policy, save_checkpoint, to_torch
