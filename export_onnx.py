@@ -56,7 +56,7 @@ from cleanmelee.quantisation import (
 from cleanmelee.reference import pack_weights
 from cleanmelee.runs import versions
 from cleanmelee.terminal import Terminal, printable, warn
-from melee_common import Policy, load_policy, to_torch
+from melee_common import Policy, best_checkpoint, load_policy, to_torch
 
 OPSET = 18                                                               # the exporter's own; higher ones are converted
 MAX_LOGIT_ERROR = 1e-3                                                      # of a float32 export; measured: below 1e-5
@@ -67,7 +67,7 @@ LATENCY_STEPS, WARM_UP_STEPS = 2000, 200
 @dataclass
 class Args:
     checkpoint: Annotated[str, PATH] = ""
-    """policy to export, a .pt file; needed but for --benchmark"""
+    """policy to export, a .pt file or a run's folder; needed but for --benchmark"""
     output: Annotated[str, PATH] = ""
     """file to write, ends in .onnx; needed but for --benchmark"""
     int8: Literal["none", "dynamic", "static"] = "none"
@@ -202,7 +202,7 @@ def benchmark(path: Path) -> None:
 
 def check_paths(args: Args) -> tuple[Path, Path]:
     """Raises UserError for names that are missing or end otherwise than they must."""
-    checkpoint, output = Path(args.checkpoint), Path(args.output)
+    output = Path(args.output)
     for flag, value in (("--checkpoint", args.checkpoint), ("--output", args.output)):
         if not value:
             raise UserError(f"{flag} is missing: name the policy's .pt file with --checkpoint and the .onnx file to "
@@ -211,7 +211,7 @@ def check_paths(args: Args) -> tuple[Path, Path]:
         raise UserError(f"--output {output}: must end in .onnx, by which play.py knows what it is")
     if args.npz and Path(args.npz).suffix != ".npz":
         raise UserError(f"--npz {args.npz}: must end in .npz")
-    return checkpoint, output
+    return best_checkpoint(args.checkpoint), output
 
 
 def main(args: Args) -> None:

@@ -32,11 +32,9 @@ from cleanmelee.controller import (
     ACTION_SIZE, HEADS, NEUTRAL_ACTION, NUM_BUTTONS, NUM_LOGITS, NUM_SHOULDER, NUM_STICK, STICK_NEUTRAL, decode_actions,
     mirrored,
 )
-from cleanmelee.features import (
-    INT_LIMITS, ITEM_FEATURES, TABLE_ROWS, id_columns, item_columns, num_floats, other_columns,
-)
+from cleanmelee.features import INT_LIMITS, ITEMS, NANAS, TABLE_ROWS, id_columns, num_floats
 from cleanmelee.files import atomic_write, read_file
-from cleanmelee.frame import FRAME, NUM_ITEMS
+from cleanmelee.frame import FRAME, NUM_ITEMS, NUM_PLAYERS
 from cleanmelee.games import VecEnv
 from cleanmelee.observation import Observation, Pending, check_timing, observe, schema_hash
 from cleanmelee.plain import Plain
@@ -68,34 +66,40 @@ def _initial_bias(head: str) -> torch.Tensor:
 
 
 class Embedding(nn.Module):
-    """Observation [..., ] -> [..., size]: learned tables for ids, items pooled so that slot order does not matter."""
+    """Observation [..., ] -> [..., size]: learned tables for ids, items pooled so that slot order does not matter,
+    Nanas, who are mostly absent, in a few numbers."""
 
-    def __init__(self, frame_delay: int = 0, action_dim: int = 32, character_dim: int = 8, item_dim: int = 16):
+    def __init__(self, frame_delay: int = 0, action_dim: int = 32, character_dim: int = 8, item_dim: int = 16,
+                 nana_dim: int = 8, name_dim: int = 8):
         super().__init__()
         self.action = nn.Embedding(TABLE_ROWS["action"], action_dim)
         self.character = nn.Embedding(TABLE_ROWS["character"], character_dim)
         self.stage = nn.Embedding(TABLE_ROWS["stage"], character_dim)
         self.item_type = nn.Embedding(TABLE_ROWS["item_type"], item_dim)
-        for table in (self.action, self.character, self.stage, self.item_type):
+        self.nana_action = nn.Embedding(TABLE_ROWS["nana_action"], nana_dim)
+        for table in (self.action, self.character, self.stage, self.item_type, self.nana_action):
             nn.init.normal_(table.weight, std=.3)
-        self.item = linear(len(ITEM_FEATURES), item_dim)
-        other = other_columns(frame_delay)
-        self.register_buffer("item_columns", torch.from_numpy(item_columns().ravel()), persistent=False)
-        self.register_buffer("other_columns", torch.from_numpy(other), persistent=False)
-        self.present = ITEM_FEATURES.index("present")
-        self.actions, self.characters, self.stages, self.items = (
-            id_columns(table) for table in ("action", "character", "stage", "item_type"))
-        self.size = len(other) + 2 * (action_dim + character_dim) + character_dim + item_dim
+        self.name = nn.Embedding(TABLE_ROWS["name"], name_dim)
+        nn.init.zeros_(self.name.weight)                                    # nobody in particular
+        self.item = linear((ITEMS.stop - ITEMS.start) // NUM_ITEMS, item_dim)
+        self.nana = linear((NANAS.stop - NANAS.start) // NUM_PLAYERS, nana_dim)
+        self.actions, self.characters, self.stages, self.items, self.nanas, self.names = (
+            id_columns(table) for table in ("action", "character", "stage", "item_type", "nana_action", "name"))
+        others = num_floats(frame_delay) - ITEMS.stop                       # nanas, items, then what is left as it is
+        self.size = others + 2 * (action_dim + character_dim + nana_dim) + character_dim + item_dim + name_dim
 
     def forward(self, obs: Observation) -> torch.Tensor:
         floats, ints = obs.floats, obs.ints.int()
-        items = floats.index_select(-1, self.item_columns).unflatten(-1, (NUM_ITEMS, -1))       # [..., items, f]
-        embedded = F.relu(self.item(items) + self.item_type(ints[..., self.items]))                    # [..., items, E]
-        pooled = (embedded * items[..., self.present, None]).sum(-2)                            # [..., E]
+        items = floats[..., ITEMS].unflatten(-1, (NUM_ITEMS, -1))                                   # [..., items, f]
+        embedded = F.relu(self.item(items) + self.item_type(ints[..., self.items]))                 # [..., items, E]
+        pooled = (embedded * items[..., :1]).sum(-2)                        # [..., E] of those that are present
+        nanas = floats[..., NANAS].unflatten(-1, (NUM_PLAYERS, -1))                                 # [..., 2, f]
+        climbing = F.relu(self.nana(nanas) + self.nana_action(ints[..., self.nanas])) * nanas[..., :1]
         return torch.cat([
-            floats.index_select(-1, self.other_columns),
+            floats[..., ITEMS.stop:],
             self.action(ints[..., self.actions]).flatten(-2), self.character(ints[..., self.characters]).flatten(-2),
-            self.stage(ints[..., self.stages]).flatten(-2), pooled], -1)
+            self.stage(ints[..., self.stages]).flatten(-2), self.name(ints[..., self.names]).flatten(-2),
+            pooled, climbing.flatten(-2)], -1)
 
 
 class ControllerHead(nn.Module):
@@ -301,8 +305,7 @@ class Policy(nn.Module):
         """`act` for few rows on the CPU, several times faster: all arrays but the state."""
         if self._plain is None:
             layers = len(self.config["hidden"]) if self.config["backbone"] == "mlp" else 0
-            self._plain = Plain({name: p.detach().numpy() for name, p in self.named_parameters()}, layers,
-                                self.frame_delay)
+            self._plain = Plain({name: p.detach().numpy() for name, p in self.named_parameters()}, layers)
         x = self._plain.embed(obs.floats.numpy(), obs.ints.numpy())
         if self.target_return is not None:
             x = np.concatenate([x, np.full((len(x), 1), self.target_return, np.float32)], 1)

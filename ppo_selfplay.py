@@ -48,11 +48,12 @@ from cleanmelee.distributed import (
 )
 from cleanmelee.dolphin import CPU_LEVELS, DolphinArgs, check_dolphin
 from cleanmelee.evaluation import Evaluator
+from cleanmelee.features import NUM_INTS, num_floats
 from cleanmelee.files import append_jsonl, check_writable
 from cleanmelee.frame import FRAME
 from cleanmelee.game import BOTS, warm_up
 from cleanmelee.games import VecEnv, matchups
-from cleanmelee.observation import NUM_INTS, Observation, num_floats, observe
+from cleanmelee.observation import Observation, observe
 from cleanmelee.pictures import plot_winrates
 from cleanmelee.pool import Pool, Ratings, load_opponent, print_elo
 from cleanmelee.population import League, Learner, ParallelUpdates, Turn, make_learners, pbt_round

@@ -48,8 +48,8 @@ _NEAREST_SHOULDER = np.abs(np.arange(0, 141)[:, None] / 140 - SHOULDER_GRID).arg
 def mirrored(frames: np.ndarray) -> np.ndarray:
     """FRAME [...] -> bool [..., 2]: does this player see the frame with left and right exchanged? It does while the
     opponent is to its left. So a policy always has the opponent on its right, and what it learns on one side it can do
-    on the other. Melee's moves and stages are symmetric, but for what no observation shows: Yoshi's cloud, Dream Land's
-    wind."""
+    on the other. Melee's moves and stages are symmetric, and what is not, as Yoshi's cloud and Dream Land's wind, is
+    seen turned like the rest."""
     x = frames["players"]["x"]
     return x[..., ::-1] < x
 

@@ -492,7 +492,11 @@ class DolphinEnv:
             return None
         if self.connect_code and self.menu.frame == FIRST_FRAME:
             self.ports = self._online_ports()
-        self.frame = frame_from_gamestate(self.menu, self.ports)
+        pair = np.empty(2, FRAME)
+        pair[0], pair[1] = self.frame, frame_from_gamestate(self.menu, self.ports)
+        if self.menu.frame != FIRST_FRAME:
+            game.follow(pair)
+        self.frame = pair[1:].reshape(())
         self.controllers = controllers_from_gamestate(self.menu, self.ports)
         if self.connect_code:
             self.frame["players"]["port"] = 0, 1                            # recordings list players by port

@@ -16,10 +16,11 @@ from cleanmelee.cli import UserError, from_flags, lookup
 from cleanmelee.controller import (
     ACTION_SIZE, NUM_BUTTONS, NUM_LOGITS, NUM_SHOULDER, NUM_STICK, decode_actions, mirrored,
 )
+from cleanmelee.features import INT_LIMITS, NUM_INTS, num_floats
 from cleanmelee.frame import CHARACTERS, CONTROLLER, FIGHTERS, FRAME, STAGES, outcomes
 from cleanmelee.game import BOTS
 from cleanmelee.games import VecEnv
-from cleanmelee.observation import INT_LIMITS, NUM_INTS, Observation, Pending, num_floats, observe
+from cleanmelee.observation import Observation, Pending, observe
 from cleanmelee.pool import Pool
 from cleanmelee.rewards import RewardArgs, compute_rewards
 from melee_common import Policy, load_policy, to_torch

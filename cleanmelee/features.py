@@ -3,27 +3,29 @@
 `observation.py` reads a frame by it, the embedding and exported policies find their columns in it, and a change of it
 is a change of schema: no checkpoint of before fits any more."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
-from cleanmelee.frame import BUTTONS, FRAME, NUM_ITEMS
+from cleanmelee.frame import BUTTONS, FRAME, NUM_ITEMS, TIME_LIMIT
 
-TABLE_ROWS = {"action": 512, "character": 64, "stage": 64, "item_type": 256}    # of the learned tables of ids
+TABLE_ROWS = {"action": 512, "nana_action": 512, "character": 64, "stage": 64, "item_type": 256, "name": 64}   # of ids
 
 
 class Feature(NamedTuple):
     """A number that a policy sees. In a mirrored frame it is the `same`, has the other `sign`, or changes places with
-    another one (`swap`): see `controller.mirrored`."""
+    another one, whose name is then given: see `controller.mirrored`."""
     name: str                   # whose, and what: "opponent.percent"
     meaning: str                # with the unit, before scaling
     source: tuple = ()          # where it lies in a FRAME, to player 0: ("players", 1, "percent"); (): computed
     scale: float = 1.           # what it is multiplied by
     mirrored: str = "same"
+    limit: float = math.inf     # larger values, before scaling, count as this one
     table: str = ""             # of an id: the learned table whose row it names
 
 
-_PLAYER_FLOATS = [
+_PLAYER = [
     ("x", .03, "sign", "position to the right of the stage's middle, units"),
     ("y", .03, "same", "height, units"),
     ("self_vx_air", .5, "sign", "own horizontal velocity in the air, units a frame"),
@@ -35,55 +37,88 @@ _PLAYER_FLOATS = [
     ("percent", .01, "same", "damage taken, 0 to 999"),
     ("shield", 1 / 60, "same", "strength of the shield, 0 to 60"),
     ("hitlag", .1, "same", "frames of hitlag left"),
-    ("hitstun", .05, "same", "frames of hitstun left")]
-_PLAYER_SMALL_INTS = [
+    ("hitstun", .05, "same", "frames of hitstun left"),
     ("action_frame", .03, "same", "frames of the action so far"), ("stocks", .25, "same", "stocks left"),
     ("jumps", .5, "same", "jumps left"), ("airborne", 1, "same", "1 in the air"),
     ("in_hitstun", 1, "same", "1 in hitstun"), ("fastfall", 1, "same", "1 while falling fast"),
     ("hurtbox", .5, "same", "0 vulnerable, 1 invulnerable, 2 intangible")]
-_ITEM_FLOATS = [
+_STORED = [  # cleanmelee/game/stored.py
+    ("charge", 1, "same", "how full the store is, 0 to 1: Shadow Ball, Charge Shot, needles, the bow, the bucket"),
+    ("hammer", 1 / 9, "same", "Game & Watch's last hammer of Judge, 1 to 9; 0 none yet"),
+    ("hammer_before", 1 / 9, "same", "the hammer before that"),
+    ("holding", 1, "same", "1 with a bomb or a turnip in the hand")]
+_EDGES = [  # computed from the stage's table
+    ("edge_left", .03, "edge_right", "how far the stage's left edge is to the left, units, below 0 beyond it"),
+    ("edge_right", .03, "edge_left", "how far its right edge is to the right"),
+    ("blast_left", .01, "blast_right", "how far the left blast zone is to the left, units"),
+    ("blast_right", .01, "blast_left", "how far the right one is to the right"),
+    ("blast_bottom", .01, "same", "how far the lower one is below"),
+    ("blast_top", .01, "same", "how far the upper one is above")]
+_NANA = [
+    ("present", 1, "same", "1 while there is a Nana; else all of hers is 0"), *(
+        row for row in _PLAYER if row[0] in ("x", "y", "facing", "percent", "hitstun", "action_frame", "airborne"))]
+_ITEM = [
+    ("present", 1, "same", "1 if there is such an item; slots are filled from 0, oldest first"),
     ("x", .03, "sign", "position, units"), ("y", .03, "same", "height, units"),
     ("vx", .3, "sign", "horizontal velocity, units a frame"), ("vy", .3, "same", "vertical velocity, units a frame"),
-    ("facing", 1, "sign", "1 to the right, -1 to the left")]
-_ITEM_SMALL_INTS = [
-    ("present", 1, "same", "1 if there is such an item; slots are filled from 0, oldest first"),
-    ("charge", .1, "same", "Slippi's byte for charge, of the items that have one")]
-_PLAYERS = (("player", 0), ("opponent", 1))
-_ITEMS = tuple((f"item{slot}", slot) for slot in range(NUM_ITEMS))
+    ("facing", 1, "sign", "1 to the right, -1 to the left"),
+    ("state", .2, "same", "the item's own state: 0 is in the hand or just made; 20 if more", 20),
+    ("timer", .01, "same", "frames until it is gone, or bursts; 300 if more", 300)]
+_STAGE = [
+    ("platform_left", .03, "platform_right", "height of Fountain of Dreams' left platform, units"),
+    ("platform_right", .03, "platform_left", "height of Fountain of Dreams' right platform, units")]
+TRANSFORMATIONS = {3: "fire", 4: "grass", 6: "rock", 9: "water"}                # Slippi's ids of Stadium's
+_ITEMS = [(f"item{slot}", slot) for slot in range(NUM_ITEMS)]
 
 
-def _read(who: tuple, records: str, fields: list) -> list[Feature]:
-    """Features of these (name, index) that lie as they are in a FRAME's `records`."""
-    return [Feature(f"{name}.{field}", meaning, (records, k, field), scale, mirrored)
-            for name, k in who for field, scale, mirrored, meaning in fields]
+def _read(who: str, fields: list, *place) -> list[Feature]:
+    """Features that lie as they are in a record at this place of a FRAME."""
+    return [Feature(f"{who}.{field}", meaning, (*place, field), scale,
+                    f"{who}.{mirrored}" if mirrored not in ("same", "sign") else mirrored, *limit)
+            for field, scale, mirrored, meaning, *limit in fields]
 
 
-FLOATS = [  # the columns of Observation.floats
-    *_read(_PLAYERS, "players", _PLAYER_FLOATS),
-    *(Feature(f"stage.{side}", f"height of Fountain of Dreams' {way} platform, units", (side,), .03, "swap")
-      for side, way in (("platform_left", "left"), ("platform_right", "right"))),
-    *_read(_ITEMS, "items", _ITEM_FLOATS),
-    *_read(_PLAYERS, "players", _PLAYER_SMALL_INTS),
-    *_read(_ITEMS, "items", _ITEM_SMALL_INTS),
+def _fighter(who: str, player: int) -> list[Feature]:
+    return [*_read(who, _PLAYER, "players", player), *_read(who, _STORED, "stored", player),
+            *(feature._replace(source=()) for feature in _read(who, _EDGES))]
+
+
+# The columns of Observation.floats. What the embedding takes apart comes first, so that the rest is one piece.
+FLOATS = [
+    *_read("player.nana", _NANA, "nanas", 0), *_read("opponent.nana", _NANA, "nanas", 1),
+    *(feature for item, slot in _ITEMS for feature in (
+        *_read(item, _ITEM, "items", slot), Feature(f"{item}.mine", "1 if it belongs to the player"),
+        Feature(f"{item}.charge", "Slippi's byte for charge, of the items that have one", scale=.1))),
+    *_fighter("player", 0), *_fighter("opponent", 1),
     Feature("opponent.dx", "how far the opponent is to the right, units", (), .03, "sign"),
     Feature("opponent.dy", "how far the opponent is above, units", (), .03),
-    *(Feature(f"{item}.mine", "1 if it belongs to the player") for item, _ in _ITEMS),
+    *_read("stage", _STAGE),
+    Feature("stage.clock", "frames since the clock began to run, of eight minutes", ("frame_id",), 1 / TIME_LIMIT),
+    Feature("stage.wind", "Dream Land's wind: 1 to the right, -1 to the left", (), 1, "sign"),
+    Feature("stage.randall_x", "the middle of Randall, Yoshi's cloud, units; 0 on other stages", (), .03, "sign"),
+    Feature("stage.randall_y", "his height", (), .03),
+    *(Feature(f"stage.{kind}", f"1 while Pokemon Stadium is changed to {kind}") for kind in TRANSFORMATIONS.values()),
     *(Feature(f"controller.{axis}", "the own last controller's stick, -1 to 1",
               mirrored="sign" if axis.endswith("x") else "same") for axis in ("main_x", "main_y", "c_x", "c_y")),
     Feature("controller.shoulder", "its trigger that is pressed further, 0 to 1"),
     *(Feature(f"controller.{button}", "1 while the button is held") for button in BUTTONS)]
+_WHOSE = (("player", 0), ("opponent", 1))
 IDS = [  # the columns of Observation.ints
-    *(Feature(f"{who}.{field}", meaning, ("players", k, field), table=field) for who, k in _PLAYERS
-      for field, meaning in (("action", "Melee's action state"), ("character", "internal id of the character"))),
+    *(Feature(f"{who}.action", "Melee's action state", ("players", k, "action"), table="action") for who, k in _WHOSE),
+    *(Feature(f"{who}.character", "internal id of the character", ("players", k, "character"), table="character")
+      for who, k in _WHOSE),
+    *(Feature(f"{who}.nana.action", "Nana's action state", ("nanas", k, "action"), table="nana_action")
+      for who, k in _WHOSE),
     Feature("stage.id", "Slippi's id of the stage", ("stage",), table="stage"),
     *(Feature(f"{item}.type", "Slippi's type of the item", ("items", k, "type"), table="item_type")
-      for item, k in _ITEMS)]
+      for item, k in _ITEMS),
+    Feature("player.name", "whom the player is, of those whom a policy was taught to imitate; 0 anybody else",
+            table="name")]
 FEATURES = [*FLOATS, *IDS]
 
 FLOAT_NAMES, INT_NAMES = [feature.name for feature in FLOATS], [feature.name for feature in IDS]
 NUM_FLOATS, NUM_INTS = len(FLOATS), len(IDS)
 INT_LIMITS = np.array([TABLE_ROWS[feature.table] - 1 for feature in IDS], np.int16)
-ITEM_FEATURES = [name.partition(".")[2] for name in FLOAT_NAMES if name.startswith("item0.")]    # of each slot
 
 
 def columns(names: list[str], first: str, last: str) -> slice:
@@ -91,22 +126,14 @@ def columns(names: list[str], first: str, last: str) -> slice:
     return slice(names.index(first), names.index(last) + 1)
 
 
-def item_columns() -> np.ndarray:
-    """[items, ITEM_FEATURES] columns of Observation.floats"""
-    return np.array([[FLOAT_NAMES.index(f"item{slot}.{name}") for name in ITEM_FEATURES] for slot in range(NUM_ITEMS)])
-
-
-def other_columns(frame_delay: int) -> np.ndarray:
-    """Those that are no item's."""
-    return np.setdiff1d(np.arange(num_floats(frame_delay)), item_columns())
-
-
 def id_columns(table: str) -> slice:
-    """The columns of Observation.ints that name rows of this learned table; they lie evenly apart."""
+    """The columns of Observation.ints that name rows of this learned table; they lie side by side."""
     places = [k for k, feature in enumerate(IDS) if feature.table == table]
-    return slice(places[0], places[-1] + 1, places[1] - places[0] if len(places) > 1 else 1)
+    return slice(places[0], places[-1] + 1)
 
 
+NANAS = columns(FLOAT_NAMES, "player.nana.present", "opponent.nana.airborne")
+ITEMS = columns(FLOAT_NAMES, "item0.present", f"item{NUM_ITEMS - 1}.charge")
 OWN_CONTROLLER = columns(FLOAT_NAMES, "controller.main_x", FLOAT_NAMES[-1])
 NUM_CONTROLLER_FLOATS = OWN_CONTROLLER.stop - OWN_CONTROLLER.start                                  # 13
 
@@ -117,25 +144,16 @@ def num_floats(frame_delay: int) -> int:
     return NUM_FLOATS + frame_delay * NUM_CONTROLLER_FLOATS
 
 
-def _field(source: tuple, player: int) -> tuple[int, np.dtype]:
-    place, dtype = 0, FRAME
-    if player and source[0] == "players":
-        source = (source[0], 1 - source[1], *source[2:])
+def field_of(source: tuple, player: int = 0) -> tuple[int, np.dtype]:
+    """Byte offset in a FRAME, and type, of a feature's source as this player sees it, e.g. of ("players", 1, "x")."""
+    offset, dtype = 0, FRAME
+    if source[0] in ("players", "nanas", "stored"):
+        source = (source[0], source[1] ^ player, *source[2:])
     for step in source:
         if isinstance(step, int):
             dtype = dtype.base
-            place += step * dtype.itemsize
+            offset += step * dtype.itemsize
         else:
             dtype, shift = dtype.fields[step][:2]
-            place += shift
-    return place, dtype
-
-
-def offset(source: tuple, player: int = 0) -> int:
-    """Byte offset in a FRAME of a feature's source as this player sees it, e.g. of ("players", 1, "x")."""
-    return _field(source, player)[0]
-
-
-def dtype_of(source: tuple) -> np.dtype:
-    """Of the field that a feature is read from."""
-    return _field(source, 0)[1]
+            offset += shift
+    return offset, dtype

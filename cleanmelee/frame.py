@@ -38,8 +38,15 @@ ITEM = np.dtype([
     ("present", "i2"),                                 # 1 if this slot is in use
 ])
 
+STORED = np.dtype([  # what a player's character keeps in store, followed over the frames: see game/stored.py
+    ("charge", "f4"),                                  # how full it is, 0..1: Shadow Ball, needles, bow, bucket ..
+    ("hammer", "i2"), ("hammer_before", "i2"),         # Game & Watch's last ones of Judge, 1..9; 0 none yet
+    ("holding", "i2"), ("reserved", "i2"),             # 1 with a bomb or a turnip in the hand
+])
+
 FRAME = np.dtype([
-    ("players", PLAYER, NUM_PLAYERS), ("nanas", PLAYER, NUM_PLAYERS), ("items", ITEM, NUM_ITEMS),
+    ("players", PLAYER, NUM_PLAYERS), ("nanas", PLAYER, NUM_PLAYERS), ("stored", STORED, NUM_PLAYERS),
+    ("items", ITEM, NUM_ITEMS),
     ("platform_left", "f4"), ("platform_right", "f4"),  # heights of Fountain of Dreams' moving platforms, 0 elsewhere
     ("frame_id", "i4"),                                # Slippi's: -123 first, -39 players act, 0 the clock starts
     ("stage", "i2"),                                   # Slippi's external stage id

@@ -1,18 +1,23 @@
-"""What a policy sees: one gather from the frame's bytes, for both players at once. Numpy only."""
+"""What a policy sees: one pass over a frame, by the table of features.py, for both players. No torch."""
 
+import functools
 import hashlib
 from typing import NamedTuple
 
 import numpy as np
 
-from cleanmelee import features
+from cleanmelee import game
 from cleanmelee.cli import UserError
-from cleanmelee.controller import BUTTON_BITS, HEADS, SHOULDER_GRID, STICK_GRID, mirrored
+from cleanmelee.controller import BUTTON_BITS, HEADS, SHOULDER_GRID, STICK_GRID
+from cleanmelee.events import ITEM_CHARGE_BYTE
 from cleanmelee.features import (
-    FLOATS, FLOAT_NAMES, IDS, INT_LIMITS, NUM_CONTROLLER_FLOATS, NUM_FLOATS, NUM_INTS, OWN_CONTROLLER, Feature, columns,
-    dtype_of, num_floats, offset,
+    FEATURES, FLOATS, FLOAT_NAMES, IDS, INT_LIMITS, NUM_INTS, OWN_CONTROLLER, TABLE_ROWS,
+    TRANSFORMATIONS, Feature, field_of, num_floats,
 )
-from cleanmelee.frame import BUTTONS, CONTROLLER, FRAME, NUM_ITEMS
+from cleanmelee.frame import BUTTONS, CONTROLLER, FRAME, NUM_ITEMS, NUM_PLAYERS, STAGES
+from cleanmelee.game.compiler import jit, machine_code
+from cleanmelee.game.ids import YOSHIS_STORY
+from cleanmelee.game.stages import RANDALL_PERIOD, RANDALL_WIDTH
 from cleanmelee.terminal import printable
 
 
@@ -23,34 +28,168 @@ class Observation(NamedTuple):
     ints: np.ndarray    # [..., NUM_INTS] int16: indices into learned tables
 
 
-_STICKS = ("main_x", "main_y", "c_x", "c_y")
+# ---------------------------------------------------------------------------------------------------------------------
+# The table as arrays. The compiled pass is given them, and has nothing of the table in its own code.
+# ---------------------------------------------------------------------------------------------------------------------
+
+class Reads(NamedTuple):
+    """K features that lie in a FRAME as numbers of one type. A side is 0, or 1 for a mirrored player."""
+    places: np.ndarray      # [2 players, 2 sides, K] int32: where in the frame, counted in such numbers
+    columns: np.ndarray     # [K] int32: where in the observation
+    scales: np.ndarray      # [2 sides, K] float32
+    limits: np.ndarray      # [K] float32
 
 
-def _gathered(kind: str) -> tuple[slice, list[Feature]]:
-    """The features that are read from a FRAME as numbers of this type, and their columns, which lie side by side."""
-    names = [feature.name for feature in FLOATS if feature.source and dtype_of(feature.source) == kind]
-    part = columns(FLOAT_NAMES, names[0], names[-1])
-    return part, FLOATS[part]
+def _reads(features: list[Feature], kind: str) -> Reads:
+    chosen = [feature for feature in features if feature.source and field_of(feature.source)[1] == kind]
+    seen_as = {feature.name: feature for feature in chosen}
+    size = np.dtype(kind).itemsize
+    places = [[[field_of(seen_as.get(f.mirrored if side else "", f).source, me)[0] // size for f in chosen]
+               for side in (0, 1)] for me in (0, 1)]
+    scales = [[-f.scale if side and f.mirrored == "sign" else f.scale for f in chosen] for side in (0, 1)]
+    return Reads(np.array(places, np.int32), np.array([features.index(f) for f in chosen], np.int32),
+                 np.array(scales, np.float32), np.array([f.limit for f in chosen], np.float32))
 
 
-def _plan(features: list[Feature], width: int) -> np.ndarray:
-    """[2 players, n] where they lie in a frame that is seen as numbers of `width` bytes."""
-    return np.array([[offset(feature.source, me) // width for feature in features] for me in (0, 1)])
+_FIGHTERS = ("player", "opponent")                                          # columns of the one, then the other's
+_AT = np.dtype([                                                            # the columns of what is computed
+    ("x", "i4", 2), ("y", "i4", 2), ("edges", "i4", 2), ("dx", "i4"), ("wind", "i4"), ("randall", "i4"),
+    ("transformation", "i4"), ("mine", "i4", NUM_ITEMS), ("charge", "i4", NUM_ITEMS), ("controller", "i4")])
 
 
-(_FRAME_FLOATS, _FLOATS), (_FRAME_SMALLS, _SMALLS) = _gathered("f4"), _gathered("i2")
-_FLOAT_PLAN, _SMALL_PLAN, _INT_PLAN = _plan(_FLOATS, 4), _plan(_SMALLS, 2), _plan(IDS, 2)
-_OWNER_PLAN, _PRESENT_PLAN = (
-    np.array([offset(("items", slot, field)) // 2 for slot in range(NUM_ITEMS)]) for field in ("owner", "present"))
-_FLOAT_SCALES = np.array([feature.scale for feature in _FLOATS], np.float32)
-_FLIP = np.array([-1 if feature.mirrored == "sign" else 1 for feature in _FLOATS], np.float32)
-_FLOAT_SCALES = np.stack([_FLOAT_SCALES, _FLIP * _FLOAT_SCALES])            # [2, F]: as it is, mirrored
-_SMALL_SCALES = np.array([feature.scale for feature in _SMALLS], np.float32)
-_PLACE = columns(FLOAT_NAMES, "player.x", "player.y")
-_OPPONENT_PLACE = columns(FLOAT_NAMES, "opponent.x", "opponent.y")
-_RELATIVE = columns(FLOAT_NAMES, "opponent.dx", "opponent.dy")
-_PLATFORMS = columns(FLOAT_NAMES, "stage.platform_left", "stage.platform_right")
-_MINE = columns(FLOAT_NAMES, "item0.mine", f"item{NUM_ITEMS - 1}.mine")
+def _computed() -> np.ndarray:
+    """[1] _AT. Of what lies side by side the first column."""
+    def at(*names):
+        return [FLOAT_NAMES.index(name) for name in names]
+
+    row = (at(*(f"{who}.x" for who in _FIGHTERS)), at(*(f"{who}.y" for who in _FIGHTERS)),
+           at(*(f"{who}.edge_left" for who in _FIGHTERS)), *at("opponent.dx", "stage.wind", "stage.randall_x"),
+           *at(f"stage.{list(TRANSFORMATIONS.values())[0]}"),
+           *(at(*(f"item{slot}.{name}" for slot in range(NUM_ITEMS))) for name in ("mine", "charge")),
+           OWN_CONTROLLER.start)
+    return np.array([row], _AT)
+
+
+def _geometry() -> np.ndarray:
+    """[stages, 6] left and right edge, left, right, lower and upper blast zone; NaN where the game does not know it."""
+    table = np.full((TABLE_ROWS["stage"], 6), np.nan, np.float32)
+    for stage in STAGES.values():
+        s = game.TABLES.stages[stage]
+        table[stage] = [s["floor_left"][0], s["floor_right"][0], *(s[f"blast_{side}"] for side in (
+            "left", "right", "bottom", "top"))]
+    return table
+
+
+class Plan(NamedTuple):
+    floats: Reads
+    halves: Reads
+    longs: Reads
+    ids: Reads
+    id_limits: np.ndarray           # [K of ids] int16
+    at: np.ndarray                  # [1] _AT
+    scales: np.ndarray              # [NUM_FLOATS] float32, of what is computed
+    geometry: np.ndarray            # [stages, 6]
+    randall: np.ndarray             # [RANDALL_PERIOD, 2] float32: his middle's x and his height, by frame
+    transformations: np.ndarray     # [4] int16: Slippi's ids
+    charged: np.ndarray             # [item types] bool: does Slippi log a charge of such an item?
+    buttons: np.ndarray             # [8] int32: bits
+
+
+_IDS = _reads(IDS, "i2")
+PLAN = Plan(
+    *(_reads(FLOATS, kind) for kind in ("f4", "i2", "i4")), _IDS, INT_LIMITS[_IDS.columns], _computed(),
+    np.array([feature.scale for feature in FLOATS], np.float32), _geometry(),
+    np.ascontiguousarray(game.TABLES.randall + np.float32((RANDALL_WIDTH / 2, 0))),
+    np.array(list(TRANSFORMATIONS), np.int16), np.isin(np.arange(TABLE_ROWS["item_type"]), list(ITEM_CHARGE_BYTE)),
+    BUTTON_BITS)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The pass
+# ---------------------------------------------------------------------------------------------------------------------
+
+@jit
+def read(values, reads, me, mirror, out):
+    """What lies in the frame as it is: values [..] of one type, out [F]."""
+    for k in range(len(reads.columns)):
+        value = np.float32(values[reads.places[me, mirror, k]])
+        out[reads.columns[k]] = min(max(value, -reads.limits[k]), reads.limits[k]) * reads.scales[mirror, k]
+
+
+@jit
+def measure(stage, x, y, mirror, first, plan, out):
+    """How far edges and blast zones are from a place. x is mirrored already."""
+    for k in range(6):
+        out[first + k] = 0
+    if not 0 <= stage < len(plan.geometry) or np.isnan(plan.geometry[stage, 0]):
+        return
+    g = plan.geometry[stage]
+    for k in range(0, 4, 2):                           # of edges and blast zones the left one and the right one
+        left, right = (-g[k + 1], -g[k]) if mirror else (g[k], g[k + 1])
+        out[first + k] = (x - left) * plan.scales[first + k]
+        out[first + k + 1] = (right - x) * plan.scales[first + k + 1]
+    out[first + 4] = (y - g[4]) * plan.scales[first + 4]
+    out[first + 5] = (g[5] - y) * plan.scales[first + 5]
+
+
+@jit
+def show_controller(controller, side, buttons, first, out):
+    """13 numbers of a CONTROLLER, in the order of FLOAT_NAMES."""
+    out[first], out[first + 1] = controller.main_x * side, controller.main_y
+    out[first + 2], out[first + 3] = controller.c_x * side, controller.c_y
+    out[first + 4] = max(controller.l, controller.r)
+    for k in range(len(buttons)):
+        out[first + 5 + k] = (controller.buttons & buttons[k]) != 0
+
+
+@jit
+def see(frames, floats, halves, longs, controllers, pending, plan, seen, ids):
+    """frames [N] FRAME, and the same bytes as numbers [N, ..]; for what comes of it see `observe`."""
+    at = plan.at[0]
+    for n in range(len(frames)):
+        frame = frames[n]
+        for me in range(NUM_PLAYERS):
+            out = seen[n, me]
+            mirror = 1 if frame.players[1 - me].x < frame.players[me].x else 0
+            side = np.float32(1 - 2 * mirror)
+            read(floats[n], plan.floats, me, mirror, out)
+            read(halves[n], plan.halves, me, mirror, out)
+            read(longs[n], plan.longs, me, mirror, out)
+            out[at.dx] = out[at.x[1]] - out[at.x[0]]
+            out[at.dx + 1] = out[at.y[1]] - out[at.y[0]]
+            for who in range(2):
+                p = frame.players[me if who == 0 else 1 - me]
+                measure(frame.stage, p.x * side, p.y, mirror, at.edges[who], plan, out)
+            for slot in range(NUM_ITEMS):
+                item = frame.items[slot]
+                out[at.mine[slot]] = item.present != 0 and item.owner == me
+                charged = 0 <= item.type < len(plan.charged) and plan.charged[item.type]
+                out[at.charge[slot]] = item.charge * plan.scales[at.charge[slot]] if charged else np.float32(0)
+            out[at.wind] = -side if frame.wind == 1 else side if frame.wind == 2 else np.float32(0)
+            out[at.randall] = out[at.randall + 1] = 0
+            if frame.stage == YOSHIS_STORY:
+                place = plan.randall[frame.frame_id % RANDALL_PERIOD]
+                out[at.randall] = place[0] * side * plan.scales[at.randall]
+                out[at.randall + 1] = place[1] * plan.scales[at.randall + 1]
+            for k in range(len(plan.transformations)):
+                out[at.transformation + k] = frame.transformation == plan.transformations[k]
+            show_controller(controllers[n, me], side, plan.buttons, at.controller, out)
+            first = len(plan.scales)
+            for late in range(pending.shape[2]):
+                show_controller(pending[n, me, late], side, plan.buttons, first, out)
+                first += len(plan.buttons) + 5
+            for k in range(len(plan.id_limits)):
+                number = halves[n, plan.ids.places[me, mirror, k]]
+                ids[n, me, plan.ids.columns[k]] = min(max(number, 0), plan.id_limits[k])
+
+
+@functools.cache
+def _see():
+    """`see` for whole arrays."""
+    frames, controllers = np.zeros(0, FRAME), np.zeros((0, 2), CONTROLLER)
+    numbers = (np.zeros((0, 1), kind) for kind in (np.float32, np.int16, np.int32))
+    return machine_code(see, frames, *numbers, controllers, np.zeros((0, 2, 0), CONTROLLER), PLAN,
+                        np.zeros((0, 2, 0), np.float32), np.zeros((0, 2, 0), np.int16))
 
 
 def observe(frames: np.ndarray, controllers: np.ndarray, pending: np.ndarray | None = None) -> Observation:
@@ -59,35 +198,17 @@ def observe(frames: np.ndarray, controllers: np.ndarray, pending: np.ndarray | N
     Row [n, p] is frame n as player p sees it: itself first, then the opponent, who is to its right (`mirrored`). The
     own last controller is part of it, because a button acts when it goes down: a policy must know what it holds. The
     opponent's is not. pending CONTROLLER [N, 2, D]: what each player has chosen already for the D frames that follow,
-    of which it sees its own, turned as the frame is (none: it acts at once)."""
+    of which it sees its own, turned as the frame is (none: it acts at once). Who the players are no frame tells: their
+    names are 0."""
     n, depth = len(frames), 0 if pending is None else pending.shape[-1]
-    frames = np.ascontiguousarray(frames)
-    as_floats = frames.view(np.float32).reshape(n, -1)
-    as_ints = frames.view(np.int16).reshape(n, -1)
-    floats, mirror = np.empty((n, 2, num_floats(depth)), np.float32), mirrored(frames)
-    side = np.where(mirror, np.float32(-1), np.float32(1))                  # 1: as it is, -1: left for right
-    np.multiply(as_floats[:, _FLOAT_PLAN], _FLOAT_SCALES[mirror.view(np.int8)], out=floats[..., _FRAME_FLOATS])
-    floats[mirror, _PLATFORMS] = floats[mirror, _PLATFORMS][:, ::-1]
-    np.multiply(as_ints[:, _SMALL_PLAN], _SMALL_SCALES, out=floats[..., _FRAME_SMALLS])
-    floats[..., _RELATIVE] = floats[..., _OPPONENT_PLACE] - floats[..., _PLACE]
-    owner, present = as_ints[:, _OWNER_PLAN], as_ints[:, _PRESENT_PLAN] != 0                         # [N, items]
-    for me in (0, 1):
-        floats[:, me, _MINE] = present & (owner == me)
-    _show_controllers(controllers, side, floats[..., OWN_CONTROLLER])
-    if depth:
-        waiting = np.empty((n, 2, depth, NUM_CONTROLLER_FLOATS), np.float32)
-        _show_controllers(pending, side[..., None], waiting)
-        floats[..., NUM_FLOATS:] = waiting.reshape(n, 2, -1)
-    ints = np.clip(as_ints[:, _INT_PLAN], 0, INT_LIMITS)
-    return Observation(floats, ints)
-
-
-def _show_controllers(controllers: np.ndarray, side: np.ndarray, out: np.ndarray) -> None:
-    """CONTROLLER [...] into out [..., 13], in the order of FLOAT_NAMES; side: -1 where left is right."""
-    for k, axis in enumerate(_STICKS):
-        out[..., k] = controllers[axis] * side if axis.endswith("x") else controllers[axis]
-    out[..., 4] = np.maximum(controllers["l"], controllers["r"])
-    out[..., 5:] = (controllers["buttons"][..., None] & BUTTON_BITS) != 0
+    frames = np.ascontiguousarray(frames, FRAME).reshape(n)
+    controllers = np.ascontiguousarray(controllers, CONTROLLER).reshape(n, 2)
+    pending = np.zeros((n, 2, 0), CONTROLLER) if pending is None else np.ascontiguousarray(pending, CONTROLLER)
+    numbers = (frames.view(kind).reshape(n, FRAME.itemsize // np.dtype(kind).itemsize)
+               for kind in (np.float32, np.int16, np.int32))
+    seen = Observation(np.empty((n, 2, num_floats(depth)), np.float32), np.zeros((n, 2, NUM_INTS), np.int16))
+    _see()(frames, *numbers, controllers, pending.reshape(n, 2, depth), PLAN, *seen)
+    return seen
 
 
 def upcoming(controllers: np.ndarray, frame_delay: int) -> np.ndarray:
@@ -134,7 +255,7 @@ class Pending:
         if not self.queue.size:
             return
         queue = np.frombuffer(np.asarray(state["pending"]).tobytes(), CONTROLLER).reshape(self.queue.shape).copy()
-        if not all((np.abs(queue[axis]) <= 1).all() for axis in (*_STICKS, "l", "r")):
+        if not all((np.abs(queue[axis]) <= 1).all() for axis in ("main_x", "main_y", "c_x", "c_y", "l", "r")):
             raise ValueError("pending is no controllers")
         self.queue = queue
 
@@ -148,9 +269,6 @@ def check_timing(action_repeat, frame_delay) -> None:
 
 def schema_hash() -> str:
     """Changes whenever a checkpoint's inputs or outputs would mean something else."""
-    read = [[(field, scale) for field, scale, *_ in part] for part in (
-        features._PLAYER_FLOATS, features._PLAYER_SMALL_INTS, features._ITEM_FLOATS, features._ITEM_SMALL_INTS)]
-    sideways = sorted({feature.name.split(".")[1] for feature in _FLOATS if feature.mirrored == "sign"})
-    parts = [FRAME.descr, CONTROLLER.descr, *read, sideways, "owners of items that are there", list(BUTTONS),
-             STICK_GRID.tolist(), SHOULDER_GRID.tolist(), list(HEADS), NUM_FLOATS, NUM_INTS]
+    parts = [FRAME.descr, CONTROLLER.descr, [feature._replace(meaning="") for feature in FEATURES], TABLE_ROWS,
+             PLAN.geometry.tolist(), game.STORES, list(BUTTONS), STICK_GRID.tolist(), SHOULDER_GRID.tolist(), HEADS]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]

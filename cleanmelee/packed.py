@@ -1,11 +1,11 @@
 """Parsed games, packed: any stretch of any game is read in place, so that their number costs disk and no memory.
 
-A frame and the controllers that made it are 700 bytes, of which most never change within a game: who plays, Nana, items
+A frame and the controllers that made it are 724 bytes, of which most never change within a game: who plays, Nana, items
 that nobody throws. A packed game holds its first record whole and of every record only the bytes that do change, some
 200 of people's games, without loss and whatever fields a FRAME has:
 
     head      MAGIC, sizes, a checksum of what follows up to the rows
-              the first record [700], which bytes change [n], incomplete frames, scores, a checksum for every BLOCK rows
+              the first record [724], which bytes change [n], incomplete frames, scores, a checksum for every BLOCK rows
     rows      [T, n] bytes
 
 A cache folder holds shards (`PARSER-xxxx.games`, packed games end to end) and beside each an index (`.jsonl`: a line a
@@ -110,7 +110,7 @@ class PackedGame:
         self._rows = np.frombuffer(content, np.uint8, self.frames * columns, ends[-1]).reshape(self.frames, columns)
 
     def read(self, begin: int, end: int, out: np.ndarray, verified: np.ndarray | None = None) -> None:
-        """Frames [begin:end) and their controllers into `out`, the bytes [end - begin, 700] of RECORDs. verified:
+        """Frames [begin:end) and their controllers into `out`, the bytes [end - begin, 724] of RECORDs. verified:
         [blocks] bool, those whose checksums were found right before; it is kept up. Raises DamagedCache."""
         for block in range(begin // BLOCK, -(-end // BLOCK)):
             if verified is not None and verified[block]:

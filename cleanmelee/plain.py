@@ -7,7 +7,8 @@ once."""
 import numpy as np
 
 from cleanmelee.controller import ACTION_SIZE, HEADS, NUM_BUTTONS, NUM_SHOULDER, NUM_STICK
-from cleanmelee.features import ITEM_FEATURES, TABLE_ROWS, id_columns, item_columns, other_columns
+from cleanmelee.features import ITEMS, NANAS, TABLE_ROWS, id_columns
+from cleanmelee.frame import NUM_ITEMS, NUM_PLAYERS
 
 CATEGORICAL = list(HEADS)[1:]                                               # all but the buttons, in order of sampling
 SAFE = np.float32(1e-6)                                                     # float32 cannot tell 1 - 1e-8 from 1
@@ -21,14 +22,13 @@ class Plain:
     """A policy but for a backbone that remembers. melee_common.py has the same in torch: `Embedding`, `Policy.value`,
     `ControllerHead.sample` and `action_logprobs`."""
 
-    def __init__(self, weights: dict[str, np.ndarray], num_layers: int, frame_delay: int):
+    def __init__(self, weights: dict[str, np.ndarray], num_layers: int):
         """weights: float32, by their names in a policy. num_layers: of the mlp (0: another backbone)."""
         def dense(name):
             return weights[f"{name}.weight"].T, weights[f"{name}.bias"]
 
-        self.other, self.items, self.item = other_columns(frame_delay), item_columns(), dense("embedding.item")
+        self.item, self.nana = dense("embedding.item"), dense("embedding.nana")
         self.tables = {name: (weights[f"embedding.{name}.weight"], id_columns(name)) for name in TABLE_ROWS}
-        self.present = ITEM_FEATURES.index("present")
         self.layers = [dense(f"backbone.layers.{2 * k}") for k in range(num_layers)]
         self.value_head, self.project = dense("value_head"), dense("controller_head.project")
         self.logits = {name: dense(f"controller_head.logits.{name}") for name in HEADS}
@@ -37,16 +37,24 @@ class Plain:
 
     def embed(self, floats: np.ndarray, ints: np.ndarray) -> np.ndarray:
         """floats [B, F], ints [B, I] -> [B, n]"""
-        B, (table, columns) = len(floats), self.tables["item_type"]
-        present = floats[:, self.items[:, self.present]]                                            # [B, items]
-        pooled = np.zeros((B, table.shape[1]), np.float32)
-        some = present.any(1)
-        if some.any():                                                      # most frames have no item
-            items = floats[some][:, self.items] @ self.item[0] + self.item[1] + table[ints[some, columns]]
-            pooled[some] = (np.maximum(items, 0) * present[some, :, None]).sum(1)
-        ids = [table[ints[:, columns]].reshape(B, -1) for name, (table, columns) in self.tables.items()
-               if name != "item_type"]
-        return np.concatenate([floats[:, self.other], *ids, pooled], 1)
+        ids = [table[ints[:, columns]].reshape(len(ints), -1) for name, (table, columns) in self.tables.items()
+               if name not in ("item_type", "nana_action")]
+        items = self._present(floats[:, ITEMS].reshape(-1, NUM_ITEMS, self.item[0].shape[0]), self.item, ints,
+                              "item_type")
+        nanas = self._present(floats[:, NANAS].reshape(-1, NUM_PLAYERS, self.nana[0].shape[0]), self.nana, ints,
+                              "nana_action")
+        return np.concatenate([floats[:, ITEMS.stop:], *ids, items.sum(1), nanas.reshape(len(ints), -1)], 1)
+
+    def _present(self, floats, layer, ints, name):
+        """floats [B, k, f], of which the first says whether there is such a thing -> [B, k, n], zeros where not. Most
+        frames have none."""
+        table, columns = self.tables[name]
+        out = np.zeros((*floats.shape[:2], table.shape[1]), np.float32)
+        there = floats[..., 0] != 0
+        if there.any():
+            out[there] = np.maximum(floats[there] @ layer[0] + layer[1] + table[ints[:, columns][there]], 0)
+            out[there] *= floats[there][:, :1]
+        return out
 
     def decide(self, x: np.ndarray, noise: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """x [B, n]: embedded, or a backbone's features; uniform noise [B, 81] in (0, 1), or None for the most likely

@@ -43,7 +43,7 @@ class ReferencePolicy:
         self.config = about["config"]
         self.backbone = self.config["backbone"]
         layers = len(self.config["hidden"]) if self.backbone == "mlp" else 0
-        self.plain = Plain(self.w, layers, self.config["frame_delay"])      # embedding, the mlp and the heads
+        self.plain = Plain(self.w, layers)                               # embedding, the mlp and the heads
 
     # ----------------------------------------------------------------------------------------------------- small parts
 

@@ -15,11 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import rich.progress
 
 from cleanmelee import events, frame, libmelee, packed, signals, slp
 from cleanmelee.events import ReplayError
 from cleanmelee.frame import FIRST_CONTROL_FRAME, same_fighter
+from cleanmelee.game import ids, stored
 from cleanmelee.libmelee import zero_indexed_actions
 from cleanmelee.packed import DamagedCache, Entry, Store, pack_game
 from cleanmelee.slp import MIN_VERSION, Replay, controlled, one_line, read_file, read_replay
@@ -29,7 +31,7 @@ from cleanmelee.workers import end_with_parent
 __all__ = ["Replay", "controlled", "default_cache_dir", "load_replays", "read_replay", "scan_replays"]
 
 # the sources that decide what is read, and how it is kept
-PARSER = [Path(module.__file__) for module in (slp, events, frame, libmelee, packed)]
+PARSER = [Path(module.__file__) for module in (slp, events, frame, libmelee, packed, stored, ids)]
 
 
 def default_cache_dir() -> Path | None:
@@ -76,6 +78,7 @@ def scan_replays(files: str | Path | list, *, num_workers: int | None = None, ma
     summary = {} if summary is None else summary
     cache_dir = None if cache_dir is False else Path(cache_dir) if cache_dir else default_cache_dir()
     zero_indexed_actions()  # once, not in every worker
+    stored.follow(np.zeros(0, frame.FRAME))
     began, min_version = time.perf_counter(), tuple(min_version)
     store = Store(cache_dir, _parser_digest())
     reasons, parsed = _read_new(paths, store, num_workers, min_version, progress)

@@ -19,6 +19,7 @@ from cleanmelee.frame import (
     CONTROLLER, EXTERNAL_CHARACTER, FIRST_CONTROL_FRAME, FIRST_FRAME, FRAME, NUM_PLAYERS, PLATFORM_LEFT,
     PLATFORM_RIGHT, outcomes,
 )
+from cleanmelee.game.stored import follow
 
 MIN_VERSION = (3, 8, 0)       # velocities since 3.5, item owners since 3.6, hitlag since 3.8
 OLDEST_VERSION = (2, 0, 0)    # before it no file says who is in the air
@@ -311,6 +312,7 @@ def _parse_replay(path, data, digest, min_version):
         _estimate_velocities(frames["players"])
         _estimate_velocities(frames["nanas"])
     _check_values(frames, controllers)
+    follow(frames)
     end = b"".join(data[at:at + sizes[GAME_END]] for at in places[GAME_END][:1].tolist())
     info = data[metadata_at:metadata_at + MOST_METADATA]
     try:

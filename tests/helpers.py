@@ -18,7 +18,7 @@ from cleanmelee import game
 from cleanmelee.cli import from_flags, to_flags
 from cleanmelee.controller import NUM_BUTTONS, NUM_STICK, decode_actions
 from cleanmelee.dolphin import controllers_from_gamestate, frame_from_gamestate, keep_raw_events
-from cleanmelee.frame import BUTTON_X, CONTROLLER, FRAME
+from cleanmelee.frame import BUTTON_X, CONTROLLER, FRAME, STAGES
 from cleanmelee.observation import Observation, observe
 from cleanmelee.recording import write_slp
 from melee_common import Policy, to_torch
@@ -131,7 +131,22 @@ def random_frames(rng, n):
     frames["items"]["x"] = rng.normal(size=(n, 8)) * 40
     frames["items"]["owner"] = rng.integers(-1, 2, (n, 8))
     frames["items"]["type"] = rng.integers(0, 200, (n, 8))
-    frames["stage"] = 32
+    for name in ("self_vx_ground", "self_vy", "kb_vx", "hitstun"):
+        players[name] = rng.normal(size=(n, 2)) * 3
+    for name in ("airborne", "in_hitstun", "fastfall", "hurtbox"):
+        players[name] = rng.integers(0, 2, (n, 2))
+    players["action_frame"] = rng.integers(0, 90, (n, 2))
+    frames["nanas"] = np.where(rng.random((n, 2)) < .5, players, np.zeros((), players.dtype))
+    frames["nanas"]["present"] = frames["nanas"]["stocks"] > 0
+    frames["stored"]["charge"], frames["stored"]["holding"] = rng.random((n, 2)), rng.integers(0, 2, (n, 2))
+    for name in ("hammer", "hammer_before"):
+        frames["stored"][name] = rng.integers(0, 10, (n, 2))
+    for name in ("y", "vx", "vy", "facing", "timer"):
+        frames["items"][name] = rng.normal(size=(n, 8)) * 10
+    frames["items"]["state"], frames["items"]["charge"] = rng.integers(0, 9, (2, n, 8))
+    frames["platform_left"], frames["platform_right"] = rng.normal(size=(2, n)) * 10 + 20
+    frames["stage"], frames["wind"] = rng.choice(list(STAGES.values()), n), rng.integers(0, 3, n)
+    frames["transformation"], frames["frame_id"] = rng.choice([0, 3, 4, 6, 9], n), rng.integers(-123, 9999, n)
     return frames
 
 

@@ -22,6 +22,7 @@ and the rules, in the order in which a frame meets them:
     combat       hits: hitboxes and bodies, damage, knockback, shields
     grabs        grabs and throws, and what the victim can do about a blow
     items        projectiles and what is held in the hand
+    stored       what a character keeps in store, as frames of any source tell
     step         the whole frame; a game's start and end
 
 and beside them the bots, who see frames and press buttons:
@@ -41,6 +42,7 @@ from cleanmelee.game.knowledge import BOT, BOTS
 from cleanmelee.game.randomness import random_uniform
 from cleanmelee.game.state import HIDDEN
 from cleanmelee.game.step import game_over, reset_games, step_games
+from cleanmelee.game.stored import STORES, follow
 from cleanmelee.game.tables import TABLES
 from cleanmelee.game.terrain import floor_height
 
@@ -54,4 +56,5 @@ def warm_up():
                 np.zeros(1, np.uint64))
     bot_controllers(frames, bots, controllers)
     step_games(frames, hidden, controllers)
+    follow(frames)
     random_uniform(np.uint64(0), 0, 0)

@@ -84,7 +84,8 @@ GUARD_ROWS = {  # (first action, last action, what it does, first frame, last fr
     ZELDA: [(341, 342, GUARD_REFLECT, 3, 40), (353, 353, GUARD_DODGE, 0, 20)],
     SHEIK: [(355, 355, GUARD_DODGE, 17, 35), (358, 358, GUARD_DODGE, 17, 35), (359, 359, GUARD_DODGE, 0, 20)],
     MARTH: [(369, 369, GUARD_COUNTER, 4, 28), (371, 371, GUARD_COUNTER, 4, 28)],
-    GAMEANDWATCH: [(375, 375, GUARD_ABSORB, 4, 600), (378, 378, GUARD_ABSORB, 4, 600)]}
+    GAMEANDWATCH: [(375, 375, GUARD_ABSORB, 4, 600), (378, 378, GUARD_ABSORB, 4, 600),
+                   *((action, action, GUARD_ABSORB, 0, 600) for action in BUCKET_CATCHES)]}
 INTANGIBLE_ROWS = {  # further untouchable frames of specials: (first action, last action, first frame, last); public
     ZELDA: [(341, 342, 3, 10), (355, 355, 33, 42), (357, 357, 33, 42)], SHEIK: [(361, 361, 26, 35), (363, 363, 26, 35)]}
 JAB_ROWS = {  # A again: (action, what follows, from which frame); measured but for Marth's, Link's and Game & Watch's

@@ -36,6 +36,7 @@ LEDGE_COOLDOWN = 30                                    # frames before the ledge
 MISS_FOOT = 251                                        # slides backward off the edge, hurt or in a shield
 CONFUSED, CONFUSED_LAST = 301, 304                     # held by Mewtwo's Confusion; the second is in the air: 302
 CAUGHT_IN_DIVE, FROZEN = 275, 325
+BUCKET_CATCHES = 376, 379                              # Game & Watch's bucket takes a shot: on the ground, in the air
 FIRST_OWN_ACTION, SECOND_FSMASH, HOOKSHOT = 341, 341, 360  # from here on every character has his own; Link's
 SHINE_FIRST, SHINE, SHINE_END, SHINE_TURN, SHINE_AIR, SHINE_LAST, SHINE_IN_AIR = 360, 361, 363, 364, 366, 369, 5
 

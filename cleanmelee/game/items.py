@@ -393,7 +393,9 @@ def fly(item, s, t, a, ah, v, vh, vc, victim):
     if v.hurtbox == 1 and guarding != GUARD_REFLECT:
         return stays
     if guarding == GUARD_ABSORB and item.type != BOOMERANG:
-        vh.bucket, vh.bucket_damage = min(vh.bucket + 1, FILLED_BUCKET), vh.bucket_damage + item_damage(item, kind)
+        if vh.bucket < FILLED_BUCKET:
+            vh.bucket, vh.bucket_damage = vh.bucket + 1, vh.bucket_damage + item_damage(item, kind)
+        set_action(v, vh, BUCKET_CATCHES[v.airborne])
         return False
     if guarding == GUARD_REFLECT:
         turn_back(item, t, victim, REFLECTED, 1.0)

@@ -26,6 +26,7 @@ from cleanmelee.game.motion import air_velocity, ground_velocity, knockback_deca
 from cleanmelee.game.randomness import random_uniform
 from cleanmelee.game.stages import MOVING
 from cleanmelee.game.state import HIDDEN
+from cleanmelee.game.stored import update_stored
 from cleanmelee.game.tables import TABLES
 from cleanmelee.game.terrain import (
     blow, collide_in_air, floor_height, floor_under, held_ledge, ledge_motion, move_platforms, past_blast_zone,
@@ -255,6 +256,7 @@ def step_all(frames, hidden, controllers, tables, moving):
         c = t.characters[p.character if 0 <= p.character < NUM_CHARACTERS else 1]
         d = t.characters[q.character if 0 <= q.character < NUM_CHARACTERS else 1]
         frame.frame_id += 1
+        action, action_frame, other_action, other_action_frame = p.action, p.action_frame, q.action, q.action_frame
         if frame.stage == FOUNTAIN or frame.stage == YOSHIS_STORY:
             moving[0] = s
             s = moving[0]
@@ -300,6 +302,8 @@ def step_all(frames, hidden, controllers, tables, moving):
             update_hurtbox(player, secrets, own)
             if 0 <= player.action < NUM_ACTIONS:
                 player.action_frame = int(player.state_age) + own.zero_indexed[player.action]
+        update_stored(frame.stored[0], p, action, action_frame, frame.items, 0)
+        update_stored(frame.stored[1], q, other_action, other_action_frame, frame.items, 1)
 
 
 def step_games(frames, hidden, controllers, tables=TABLES):

@@ -8,8 +8,9 @@ public. What no replay has shown, such as Giant Punch, is not followed.
 import numpy as np
 
 from cleanmelee.frame import FIGHTERS, GAMEANDWATCH, LINK, MEWTWO, NUM_ITEMS, NUM_PLAYERS, SHEIK
+from cleanmelee.game.characters import FILLED_BUCKET, JUDGE_AIR, JUDGE_FIRST
 from cleanmelee.game.compiler import jit
-from cleanmelee.game.ids import BOMB, REBIRTH_WAIT, SHADOW_BALL
+from cleanmelee.game.ids import BOMB, BUCKET_CATCHES, FIRST_OWN_ACTION, REBIRTH_WAIT, SHADOW_BALL
 
 SAMUS, YOUNG_LINK = FIGHTERS["samus"], FIGHTERS["young_link"]
 CHARGE_SHOT, YOUNG_LINK_BOMB, TURNIP = 94, 59, 99
@@ -17,10 +18,8 @@ CHARGES, LEAVES, CATCHES, HAMMER = 1, 2, 3, 10         # what an action does to 
 STORES = {  # actions that charge it, those with which it is gone, frames or catches until it is full
     MEWTWO: ((342, 343, 347, 348), (345, 350), 119), SAMUS: ((344,), (346, 348), 119),
     SHEIK: ((342, 346), (344, 348), 90), LINK: ((345, 348), (346, 349), 60), YOUNG_LINK: ((345, 348), (346, 349), 60),
-    GAMEANDWATCH: ((), (377, 380), 3)}
-BUCKET_CATCHES, FIRST_HAMMER, NUM_HAMMERS = (376, 379), 355, 9  # the hammers' actions in the air follow
+    GAMEANDWATCH: ((), (377, 380), FILLED_BUCKET)}
 CHARGE_STEPS = 7                                       # of the byte that Slippi logs for a ball in the hand
-FIRST_OWN = 341                                        # from here on every character has his own actions
 
 
 def _tables():
@@ -30,8 +29,8 @@ def _tables():
         effect[character, list(charges)], effect[character, list(leaves)] = CHARGES, LEAVES
         gain[character] = 1 / full
     effect[GAMEANDWATCH, list(BUCKET_CATCHES)] = CATCHES
-    for k in range(NUM_HAMMERS):
-        effect[GAMEANDWATCH, [FIRST_HAMMER + k, FIRST_HAMMER + NUM_HAMMERS + k]] = HAMMER + 1 + k
+    for k in range(JUDGE_AIR):
+        effect[GAMEANDWATCH, [JUDGE_FIRST + k, JUDGE_FIRST + JUDGE_AIR + k]] = HAMMER + 1 + k
     return effect, gain
 
 
@@ -66,7 +65,7 @@ def holds_item(items, index):
 
 
 @jit
-def update(stored, p, action, action_frame, items, index):
+def update_stored(stored, p, action, action_frame, items, index):
     """One frame on. stored: STORED of the frame before, changed in place. p: the player's record of this frame; action
     and action_frame: those of the frame before."""
     if p.action <= REBIRTH_WAIT:                       # dead, or coming back: nothing is left but what Judge remembers
@@ -75,13 +74,13 @@ def update(stored, p, action, action_frame, items, index):
     stored.holding = holds_item(items, index)
     before, now = effect_of(p.character, action), effect_of(p.character, p.action)
     if before == CHARGES:
-        if p.action < FIRST_OWN:                       # hit, grabbed: it is lost
+        if p.action < FIRST_OWN_ACTION:                       # hit, grabbed: it is lost
             stored.charge = 0
         elif p.hitlag <= 0:
             stored.charge = min(stored.charge + GAIN[p.character], 1)
     elif before == LEAVES and now != LEAVES:
         stored.charge = 0
-    if now == CHARGES:
+    if now == CHARGES and before == CHARGES:           # on its first frame the embedded game's ball has no byte
         byte = ball_in_hand(items, index)
         if byte >= 0:                                  # as exactly as the game tells
             stored.charge = min(max(stored.charge, byte / CHARGE_STEPS), (byte + 1) / CHARGE_STEPS, 1)
@@ -100,7 +99,7 @@ def follow_all(frames):
             stored, last, p = frame.stored[index], before.stored[index], before.players[index]
             stored.charge, stored.holding = last.charge, last.holding
             stored.hammer, stored.hammer_before = last.hammer, last.hammer_before
-            update(stored, frame.players[index], p.action, p.action_frame, frame.items, index)
+            update_stored(stored, frame.players[index], p.action, p.action_frame, frame.items, index)
 
 
 def follow(frames):

@@ -29,10 +29,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import bc  # noqa: E402 (after the path is set)
 from cleanmelee import replays
 from cleanmelee.dataset import Windows, open_games, prefetch
+from cleanmelee.features import NUM_FLOATS, NUM_INTS
 from cleanmelee.frame import CHARACTERS, STAGES
 from cleanmelee.game import BOTS
 from cleanmelee.games import VecEnv
-from cleanmelee.observation import NUM_FLOATS, NUM_INTS
 from cleanmelee.packed import Store, pack_game
 from melee_common import Policy
 from results import save

@@ -122,7 +122,8 @@ def judge(args: Args, folder: str, checkpoint: str, **flags) -> dict:
         return figures
     row = found["games"]
     style = {name.removeprefix("style/"): value for name, value in row.items() if "style/" in name}
-    wins = {name: row[f"eval/winrate_{name}"] for name in ("level1", "level3", "level5", "initial")}
+    wins = {name: [row[f"eval/winrate_{name}{end}"] for end in ("", "_low", "_high")]
+            for name in ("level1", "level3", "level5", "initial")}
     return figures | {"distance": distance_to_people(style), "style": style, "winrates": wins}
 
 

@@ -185,7 +185,7 @@ def imitation(show: str) -> str:
             line += [f"{rows[0]['parameters']:,}", f"{rows[0]['learns']:,.0f}", f"{rows[0]['step']:.0f}"]
         if about["games"]:
             games = len(rows) * about["games"]
-            wins = [sum(row["winrates"][level] for row in rows) * about["games"] for level in ("level1", "level3")]
+            wins = [sum(row["winrates"][level][0] for row in rows) * about["games"] for level in ("level1", "level3")]
             line += [percent(won / games, *wilson_interval(won, games)) for won in wins]
             line.append(" / ".join(f"{row['distance']:.2f}" for row in rows))
         lines.append(line)

@@ -13,11 +13,10 @@ from cleanmelee import dataset, inference
 from cleanmelee.cli import UserError
 from cleanmelee.controller import NEUTRAL_ACTION, NUM_BUTTONS, decode_actions, encode_controllers, mirrored
 from cleanmelee.environment import MeleeEnv, MeleeParallelEnv
+from cleanmelee.features import NUM_CONTROLLER_FLOATS, NUM_FLOATS, OWN_CONTROLLER, num_floats
 from cleanmelee.frame import CONTROLLER
 from cleanmelee.games import BOT_SLOT, VecEnv
-from cleanmelee.observation import (
-    NUM_CONTROLLER_FLOATS, NUM_FLOATS, OWN_CONTROLLER, Observation, Pending, num_floats, observe, upcoming,
-)
+from cleanmelee.observation import Observation, Pending, observe, upcoming
 from cleanmelee.replays import Replay, load_replays
 from helpers import FRAMES, made_up_game, metrics, random_actions, random_frames, tiny, write_games
 from melee_common import Policy, act, load_policy, play_games, save_checkpoint

@@ -12,10 +12,11 @@ from gymnasium.utils.env_checker import check_env
 from cleanmelee.cli import UserError
 from cleanmelee.controller import ACTION_SIZE, NEUTRAL_ACTION, NUM_LOGITS, decode_actions, mirrored
 from cleanmelee.environment import MeleeEnv, MeleeParallelEnv
+from cleanmelee.features import NUM_FLOATS, NUM_INTS
 from cleanmelee.frame import CONTROLLER
 from cleanmelee.game import BOTS
 from cleanmelee.games import VecEnv
-from cleanmelee.observation import NUM_FLOATS, NUM_INTS, Observation, observe
+from cleanmelee.observation import Observation, observe
 from cleanmelee.pool import Pool
 from helpers import FINAL_DESTINATION, FOX, random_actions
 from melee_common import Policy, save_checkpoint, to_torch

@@ -9,6 +9,7 @@ import ppo_selfplay
 from cleanmelee.controller import NEUTRAL_ACTION, NUM_BUTTONS, NUM_STICK, decode_actions, encode_controllers, mirrored
 from cleanmelee.dataset import pack, subjects
 from cleanmelee.environment import MeleeEnv
+from cleanmelee.features import FLOATS, FLOAT_NAMES, OWN_CONTROLLER
 from cleanmelee.frame import CHARACTERS, CONTROLLER, STAGES
 from cleanmelee.games import VecEnv
 from cleanmelee.observation import observe
@@ -30,23 +31,48 @@ def towards(frames, controllers) -> bool:
 def reflected(frames, controllers):
     """The same game on the other side of a mirror."""
     frames, controllers = frames.copy(), controllers.copy()
-    for part, names in (
-        ("players", ("x", "self_vx_air", "self_vx_ground", "kb_vx", "facing")), ("items", ("x", "vx", "facing"))):
+    sideways = ("x", "self_vx_air", "self_vx_ground", "kb_vx", "facing")
+    for part, names in (("players", sideways), ("nanas", sideways), ("items", ("x", "vx", "facing"))):
         for name in names:
             frames[part][name] *= -1
     frames["platform_left"], frames["platform_right"] = frames["platform_right"].copy(), frames["platform_left"].copy()
+    frames["wind"] = np.array([0, 2, 1])[frames["wind"]]
     for name in ("main_x", "c_x"):
         controllers[name] *= -1
     return frames, controllers
 
 
 def test_a_policy_cannot_tell_a_game_from_its_mirror_image():
+    """On stages that are their own image, which Yoshi's Story is not."""
     rng = np.random.default_rng(0)
     frames, controllers = random_frames(rng, 50), decode_actions(random_actions(rng, 50, 2))
+    frames["stage"][frames["stage"] == STAGES["yoshis_story"]] = STAGES["battlefield"]
     obs, image = observe(frames, controllers), observe(*reflected(frames, controllers))
     assert np.array_equal(obs.floats, image.floats) and np.array_equal(obs.ints, image.ints)
     frames["players"]["x"] = 3                                              # nobody is on the right: as it is
-    assert not mirrored(frames).any() and np.allclose(observe(frames, controllers).floats[..., 0], .09)
+    assert not mirrored(frames).any() and np.allclose(
+        observe(frames, controllers).floats[..., FLOAT_NAMES.index("player.x")], .09)
+
+
+def test_every_feature_is_mirrored_as_the_table_says():
+    """In every frame one player sees what is there and the other its image, with the players' parts exchanged."""
+    rng = np.random.default_rng(7)
+    frames = random_frames(rng, 400)
+    obs, n = observe(frames, np.zeros((400, 2), CONTROLLER)).floats, np.arange(400)
+    image = mirrored(frames)[:, 1].astype(int)                              # which of the two is mirrored
+    assert (mirrored(frames).sum(1) == 1).all() and 100 < image.sum() < 300
+    plain, turned = obs[n, 1 - image], obs[n, image]
+    exchanged = {"player": "opponent", "opponent": "player"}
+    for column, feature in enumerate(FLOATS[:OWN_CONTROLLER.start]):
+        partner = feature.name if feature.mirrored in ("same", "sign") else feature.mirrored
+        who, _, what = partner.partition(".")
+        seen = plain[:, FLOAT_NAMES.index(partner if what in ("dx", "dy") else f"{exchanged.get(who, who)}.{what}")]
+        if what == "mine":
+            item = frames["items"][:, int(who.removeprefix("item"))]
+            seen = (item["present"] > 0) & (item["owner"] == image)
+        sign = (-1 if feature.mirrored == "sign" else 1) * (-1 if what in ("dx", "dy") else 1)
+        assert len(np.unique(turned[:, column])) > 1, feature.name
+        np.testing.assert_allclose(turned[:, column], sign * seen, atol=1e-5, err_msg=feature.name)
 
 
 def test_what_a_mirrored_player_chose_is_mirrored_back():

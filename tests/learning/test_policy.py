@@ -14,8 +14,9 @@ from cleanmelee.controller import (
     ACTION_SIZE, HEADS, NUM_LOGITS, STICK_GRID, STICK_NEUTRAL, STICK_TABLE, decode_actions, encode_controllers,
     mirrored,
 )
+from cleanmelee.features import FLOAT_NAMES, NUM_FLOATS, NUM_INTS, OWN_CONTROLLER
 from cleanmelee.frame import CONTROLLER, FRAME
-from cleanmelee.observation import NUM_FLOATS, NUM_INTS, OWN_CONTROLLER, Observation, observe
+from cleanmelee.observation import Observation, observe
 from melee_common import (
     BACKBONES, Policy, StackedPolicies, action_logprobs, load_checkpoint, load_policy, parse_hidden, reset_state,
     save_checkpoint, to_torch,
@@ -81,20 +82,22 @@ def test_observation_shows_each_player_itself_first():
     obs = observe(frames, controllers)
     assert obs.floats.shape == (5, 2, NUM_FLOATS) and obs.ints.shape == (5, 2, NUM_INTS)
     swapped = frames.copy()
-    swapped["players"] = frames["players"][:, ::-1]
+    for who in ("players", "nanas", "stored"):
+        swapped[who] = frames[who][:, ::-1]
     owner = frames["items"]["owner"]
     swapped["items"]["owner"] = np.where(owner < 0, owner, 1 - owner)
     other = observe(swapped, controllers[:, ::-1])
     assert np.array_equal(other.floats, obs.floats[:, ::-1]) and np.array_equal(other.ints, obs.ints[:, ::-1])
     side = np.where(mirrored(frames), -1, 1)                                # [N, 2]
     assert len(np.unique(side)) == 2
-    assert np.allclose(obs.floats[..., 0], side * frames["players"]["x"] * .03)
+    assert np.allclose(obs.floats[..., FLOAT_NAMES.index("player.x")], side * frames["players"]["x"] * .03)
     assert (obs.ints[:, 1, 0] == frames["players"]["action"][:, 1]).all()
     for player in (0, 1):
-        own = OWN_CONTROLLER.start - 8                                      # one column an item slot: is it mine?
-        assert np.array_equal(obs.floats[:, player, own:own + 8], (owner == player) & (frames["items"]["present"] > 0))
+        mine = [FLOAT_NAMES.index(f"item{slot}.mine") for slot in range(8)]
+        assert np.array_equal(obs.floats[:, player, mine], (owner == player) & (frames["items"]["present"] > 0))
         opponent = frames["players"]["x"][:, 1 - player] - frames["players"]["x"][:, player]
-        assert np.allclose(obs.floats[:, player, own - 2], np.abs(opponent) * .03, atol=1e-4)
+        assert np.allclose(
+            obs.floats[:, player, FLOAT_NAMES.index("opponent.dx")], np.abs(opponent) * .03, atol=1e-4)
         assert np.array_equal(
             obs.floats[:, player, OWN_CONTROLLER][:, 0], side[:, player] * controllers["main_x"][:, player])
 

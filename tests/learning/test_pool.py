@@ -12,7 +12,8 @@ import torch
 
 import bench_pool
 from cleanmelee.cli import UserError
-from cleanmelee.observation import NUM_FLOATS, NUM_INTS, Observation
+from cleanmelee.features import NUM_FLOATS, NUM_INTS
+from cleanmelee.observation import Observation
 from cleanmelee.pool import Pool, Ratings, fit_elo, print_elo
 from melee_common import Policy, act, load_checkpoint, save_checkpoint, swap_policy
 

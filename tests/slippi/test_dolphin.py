@@ -26,7 +26,8 @@ from cleanmelee.observation import observe
 from melee_common import load_checkpoint
 from helpers import dolphin_of, processes, random_actions
 
-FOX, FALCO, MARTH, SHEIK = (CHARACTERS[name] for name in ("fox", "falco", "marth", "sheik"))
+FOX, FALCO, MARTH, SHEIK, WATCH = (
+    CHARACTERS[name] for name in ("fox", "falco", "marth", "sheik", "gameandwatch"))
 FD = STAGES["final_destination"]
 STAND_IN = Path(__file__).resolve().parents[1] / "tools" / "fake_dolphin.py"
 NOBODY = np.zeros((1, 2), CONTROLLER)
@@ -91,18 +92,18 @@ def packed(frames):
 
 def test_the_same_inputs_give_the_same_games_as_the_embedded_game(dolphin):
     rng = np.random.default_rng(0)
-    games, items = 0, 0
-    with VecEnv(1, [FALCO, FOX], FD, dolphin=dolphin(FAKE_SEED=7, FAKE_STOCKS=1), max_episode_frames=0) as envs:
+    games, items, hammers = 0, 0, set()
+    with VecEnv(1, [FALCO, WATCH], FD, dolphin=dolphin(FAKE_SEED=7, FAKE_STOCKS=1), max_episode_frames=0) as envs:
         frames, hidden = np.zeros(1, FRAME), np.zeros(1, game.HIDDEN)
         while games < 3:
-            game.reset_games(frames, hidden, np.ones(1, bool), [[FALCO, FOX]], [FD], [7 + games])
+            game.reset_games(frames, hidden, np.ones(1, bool), [[FALCO, WATCH]], [FD], [7 + games])
             frames["players"]["stocks"] = 1
             assert frames["frame_id"][0] == FIRST_CONTROL_FRAME - 1 and envs.frames.tobytes() == frames.tobytes()
             assert not envs.controllers.view(np.uint8).any()
             over = False
             while not over:
                 asked = decode_actions(random_actions(rng, 1, 2))
-                if frames["frame_id"][0] > 250:                             # enough: Fox goes to the edge and beyond
+                if frames["frame_id"][0] > 250:                             # enough: Game & Watch goes off the edge
                     asked["main_x"][0, 1], asked["main_y"][0, 1], asked["buttons"][0, 1] = 1, 0, 0
                 game.step_games(frames, hidden, asked)
                 terminated, truncated, broken = envs.step(asked)
@@ -113,8 +114,9 @@ def test_the_same_inputs_give_the_same_games_as_the_embedded_game(dolphin):
                 for ours, theirs in zip(observe(packed(frames), asked), observe(seen, inputs), strict=True):
                     assert ours.tobytes() == theirs.tobytes()
                 items += int(seen["items"]["present"].sum())
+                hammers.add(int(seen["stored"]["hammer"][0, 1]))
             games += 1
-    assert items > 100                                                      # lasers flew
+    assert items > 100 and len(hammers) > 2                                 # lasers flew, and hammers fell
 
 
 @pytest.mark.parametrize("version", ["exiai", "exiai-mainline", "mainline", "netplay"])

@@ -276,8 +276,11 @@ def test_int8_is_written_only_where_it_gains(checkpoint, tmp_path, gain, us, wri
 
 
 def test_a_file_is_timed(checkpoint, tmp_path, monkeypatch, capfd):
-    run(monkeypatch, "--checkpoint", checkpoint, "--output", tmp_path / "p.onnx", "--steps", 4)
-    (tmp_path / "policy.pt").unlink()
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    checkpoint.rename(folder / "best.pt")                                   # a run's folder means its best checkpoint
+    run(monkeypatch, "--checkpoint", tmp_path / "run", "--output", tmp_path / "p.onnx", "--steps", 4)
+    (folder / "best.pt").unlink()
     before = capfd.readouterr().out
     run(monkeypatch, "--benchmark", tmp_path / "p.onnx")
     out = capfd.readouterr().out

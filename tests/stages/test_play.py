@@ -22,9 +22,10 @@ from cleanmelee import inference, statistics
 from cleanmelee.cli import CHARACTER_PRESETS, UserError, from_flags, run_script
 from cleanmelee.controller import NEUTRAL_ACTION, NUM_BUTTONS, NUM_LOGITS, decode_actions
 from cleanmelee.dolphin import HUMAN
+from cleanmelee.features import NUM_FLOATS, NUM_INTS
 from cleanmelee.frame import CHARACTERS, STAGES, outcomes
 from cleanmelee.games import VecEnv
-from cleanmelee.observation import NUM_FLOATS, NUM_INTS, Observation, schema_hash
+from cleanmelee.observation import Observation, schema_hash
 from cleanmelee.replays import read_replay
 from melee_common import Policy, play_games, save_checkpoint
 from cleanmelee.inference import Pace

@@ -16,6 +16,7 @@ from cleanmelee import evaluation, selfplay
 import melee_common
 import ppo_selfplay
 from cleanmelee.cli import UserError
+from cleanmelee.features import FLOAT_NAMES
 from cleanmelee.games import BOT_SLOT
 from cleanmelee.observation import Observation, observe
 from cleanmelee.pool import Pool, Ratings
@@ -258,14 +259,15 @@ def test_next_values_are_those_of_the_frame_that_followed(tmp_path, monkeypatch,
     the game's last frame if it was cut off there."""
     features, unroll, step, compute_gae = (
         Policy.features, Policy.unroll, ppo_selfplay.VecEnv.step, ppo_selfplay.compute_gae)
-    first = lambda x, obs: torch.cat([obs.floats[..., :1], x[..., 1:]], -1)
+    own_x = FLOAT_NAMES.index("player.x")
+    first = lambda x, obs: torch.cat([obs.floats[..., own_x:own_x + 1], x[..., 1:]], -1)
     x_after, seen = [], []
 
     def watched_step(self, controllers):
         ends = step(self, controllers)
         done = ends[0] | ends[1]
         frames = np.where(done, self.final_frames, self.frames)
-        x_after.append(observe(frames, self.controllers).floats[..., 0])
+        x_after.append(observe(frames, self.controllers).floats[..., own_x])
         return ends
 
     def watched_gae(rewards, values, next_values, *rest):

@@ -24,10 +24,11 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 from cleanmelee.controller import NUM_BUTTONS, NUM_LOGITS, NUM_SHOULDER, NUM_STICK, decode_actions, mirrored
+from cleanmelee.features import NUM_FLOATS, NUM_INTS
 from cleanmelee.frame import CHARACTERS, STAGES
 from cleanmelee.game import BOTS
 from cleanmelee.games import VecEnv
-from cleanmelee.observation import NUM_FLOATS, NUM_INTS, observe, schema_hash
+from cleanmelee.observation import observe, schema_hash
 from cleanmelee.onnx import onnx_session
 from cleanmelee.recording import write_slp
 

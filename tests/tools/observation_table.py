@@ -25,7 +25,13 @@ date. `observe` makes from a frame, for either player, {NUM_FLOATS} floats and {
 `controller.*` again.
 
 A policy has its opponent on its right: where it is not so, it sees the frame in a mirror. `sign`: such a number changes
-its sign in a mirrored frame; `swap`: it changes places with its partner; `same`: it stays.
+its sign in a mirrored frame; `same`: it stays; another name: it changes places with that one.
+
+What a character stores (`stored` of a frame: a charge, needles, the bucket, the last hammers) no single frame of Slippi
+tells. `cleanmelee/game/stored.py` follows it from the game's begin over the actions and items of the frames, for files,
+Dolphin and the embedded game alike, and a frame carries it along; so a window from the middle of a game knows it too.
+Giant Punch and other stores that no replay at hand has shown are not followed. The clock, Randall and the edges follow
+from the frame's id and the stage. Neither the opponent's controller nor anything that comes later is seen.
 
 Columns count from 0. Where a row stands for several columns, they are all of that kind, in order.
 
@@ -50,10 +56,11 @@ def rows(features: list) -> str:
     groups: dict[tuple, list] = {}
     for column, (feature, scale) in enumerate(features):
         pattern = re.sub(r"item\d", "item*", feature.name)
-        pattern = re.sub("^(player|opponent)(?=.)", "player, opponent ", pattern) if feature.source else pattern
+        pattern = re.sub(r"^(player|opponent)(?!\.d[xy])", "player, opponent ", pattern)
         pattern = re.sub(r"controller\.[A-Z].*", "controller.BUTTON", pattern)
         source = ".".join("*" if isinstance(step, int) else step for step in feature.source) or "computed"
-        key = (pattern.replace(" .", "."), scale, source, feature.mirrored, feature.meaning)
+        mirrored = feature.mirrored.rpartition(".")[2] if "." in feature.mirrored else feature.mirrored
+        key = (pattern.replace(" .", "."), scale, source, mirrored, feature.meaning)
         groups.setdefault(key, []).append(column)
     return "\n".join(
         f"| {_ranges(where)} | `{name}` | {scale} | {source} | {mirrored} | {meaning} |"
