@@ -385,7 +385,8 @@ def main(args: Args) -> None:
         if args.eval_games:
             save_checkpoint(run / "checkpoints" / "initial.pt", judged)
         has_begun(run)
-    evaluator = Evaluator(run, played, step, keep_best=False, log=console.print, on_row=tracker.log)
+    evaluator = Evaluator(run, played, step, keep_best=False, log=console.print,
+                          on_row=lambda row: tracker.log_evaluation(run, row, [], {}))
     exhausted = args.patience and state["worse"] >= args.patience
     left = 0 if exhausted else num_updates - step
     todo = lambda: itertools.islice(windows.schedule(args.epochs, step), left)
