@@ -45,7 +45,9 @@ def machine() -> dict:
 def save(file: str, rows: list[dict], began: float, **facts) -> None:
     """Prints what has measured `rows`, and for how long since `began` (time.time()); writes all of it to `file`, if
     that is not empty. facts: what else a table says."""
-    about = {"command": shlex.join(["python", *(word.removeprefix(f"{ROOT}/") for word in sys.argv)]),
+    words = ["REPLAYS" if before == "--replays" else word.removeprefix(f"{ROOT}/")     # where they lie is nobody's
+             for before, word in zip(["", *sys.argv], sys.argv, strict=False)]
+    about = {"command": shlex.join(["python", *words]),
              "date": time.strftime("%Y-%m-%d", time.gmtime(began)), "minutes": round((time.time() - began) / 60, 1),
              "machine": machine(), "versions": versions()}
     print(f"{about['machine']['cores']} cores ({about['machine']['processor']}), load {about['machine']['load']}, "
