@@ -443,8 +443,7 @@ def act(policies: list[Policy], assignment: np.ndarray, obs: Observation, states
         seats.append((k, rows, to_torch(mine), state, noise))
     if stacked is None:
         seats = [seat for seat in seats if len(seat[1])]
-        chosen = [(policies[k].act_plainly if len(rows) <= FEW_ROWS else policies[k].act)(mine, state, noise)
-                  for k, rows, mine, state, noise in seats]
+        chosen = [_way_to_act(policies[k], len(rows))(mine, state, noise) for k, rows, mine, state, noise in seats]
     else:
         chosen = stacked.act(*(list(column) for column in list(zip(*seats, strict=True))[2:]))
     for (k, rows, *_), (choice, new, *judged) in zip(seats, chosen, strict=True):
@@ -454,6 +453,13 @@ def act(policies: list[Policy], assignment: np.ndarray, obs: Observation, states
         if k < learners:
             told.reshape(2, 2 * n)[:, rows] = np.stack([np.asarray(x) for x in judged])
     return actions.reshape(n, 2, ACTION_SIZE)
+
+
+def _way_to_act(policy, rows: int):
+    """What is fastest for so many rows. An exported policy has one way, and learns nothing."""
+    if not isinstance(policy, Policy):
+        return policy.step
+    return policy.act_plainly if rows <= FEW_ROWS else policy.act
 
 
 def swap_policy(policies: list[Policy], assignment: np.ndarray, states: list[tuple], game: int, port: int,

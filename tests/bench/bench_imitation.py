@@ -17,6 +17,7 @@ somebody who stands. Counted are the entries into --action, a minute, in the rep
 
 import functools
 import hashlib
+import itertools
 import json
 import os
 import sys
@@ -171,16 +172,15 @@ def closed_drill(policy: Policy, own: int, other: int, stage: int, args: Args, d
 
 
 def compare(args: Args, folder: str, rows: list[dict]) -> None:
-    for name, flags in SHOWS[args.show].items():
-        flags = DEFAULT | flags
+    for seed, name in itertools.product(range(1, args.seeds + 1), SHOWS[args.show]):
+        flags = DEFAULT | SHOWS[args.show][name]
         fps, latency, parameters = speed(flags["backbone"], flags["hidden"])
-        for seed in range(1, args.seeds + 1):
-            checkpoint, used = learn(args, folder, f"{name or 'policy'}{seed}".replace(" ", "_"), seed, flags, fps)
-            for target in TARGETS if args.show == "returns" else (None,):
-                asked = {} if target is None else {"target-return": target}
-                rows.append({"row": name if target is None else str(target), "seed": seed, "parameters": parameters,
-                             "learns": fps, "step": latency, "used": used, **judge(args, folder, checkpoint, **asked)})
-                print({name: value for name, value in rows[-1].items() if name != "style"}, flush=True)
+        checkpoint, used = learn(args, folder, f"{name or 'policy'}{seed}".replace(" ", "_"), seed, flags, fps)
+        for target in TARGETS if args.show == "returns" else (None,):
+            asked = {} if target is None else {"target-return": target}
+            rows.append({"row": name if target is None else str(target), "seed": seed, "parameters": parameters,
+                         "learns": fps, "step": latency, "used": used, **judge(args, folder, checkpoint, **asked)})
+            print({name: value for name, value in rows[-1].items() if name != "style"}, flush=True)
 
 
 def main(args: Args) -> None:

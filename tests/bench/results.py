@@ -9,6 +9,7 @@ A file holds the figures (`rows`), the command, the commit, the minutes, the mac
 the texts a table stands between <!-- NAME --> and <!-- /NAME -->, and nobody edits it there.
 """
 
+import functools
 import json
 import os
 import platform
@@ -25,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 from cleanmelee.cli import UserError  # noqa: E402 (after the path is set)
 from cleanmelee.files import atomic_write, read_json  # noqa: E402
 from cleanmelee.runs import versions  # noqa: E402
+from cleanmelee.statistics import wilson_interval  # noqa: E402
 
 FOLDER = ROOT / "docs" / "results"
 TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -174,6 +176,29 @@ def matchmaking() -> str:
     return f"{table(['strategy', *columns], lines)}\n\n{source(about)}"
 
 
+def imitation(show: str) -> str:
+    """Of bench_imitation.py: a line a policy, its seeds beside each other, the games of all of them together."""
+    about, lines = load(f"imitation-{show}"), []
+    for name in dict.fromkeys(row["row"] for row in about["rows"]):
+        rows = [row for row in about["rows"] if row["row"] == name]
+        each = lambda form, key: " / ".join(form.format(row[key]) for row in rows)
+        games = len(rows) * about["games"]
+        wins = [sum(row["winrates"][level][0] for row in rows) * about["games"] for level in ("level1", "level3")]
+        cost = [f"{rows[0]['parameters']:,}", f"{rows[0]['learns']:,.0f}", f"{rows[0]['step']:.0f}"]
+        lines.append([name, *(cost if show == "backbones" else []), each("{:.3f}", "nll"), each("{:.2f}", "nll_changed"),
+                      *(percent(won / games, *wilson_interval(won, games)) for won in wins), each("{:.2f}", "distance")])
+    cost = ["parameters", "learns frames/s", "step, us"] if show == "backbones" else []
+    header = ["", *cost, "loss", "new inputs", "level 1", "level 3", "distance to people"]
+    return f"{table(header, lines)}\n\n{source(about)}"
+
+
+def drill() -> str:
+    about = load("imitation-drill")
+    how = {None: "", False: "sampled", True: "the likeliest"}
+    lines = [[row["row"], how[row["deterministic"]], f"{row['rate']:.0f}"] for row in about["rows"]]
+    return f"{table(['', 'choices', 'a minute'], lines)}\n\n{source(about)}"
+
+
 def summary() -> str:
     """README's own: a line of each file that there is."""
     def learnt(about):
@@ -220,6 +245,8 @@ def summary() -> str:
 
 TABLES = {make.__name__: make for make in (
     learning, game, fidelity, selfplay, cloning, export, play, web, data, backbones, matchmaking, summary)}
+TABLES |= {f"imitation-{show}": functools.partial(imitation, show)
+           for show in ("backbones", "delay", "memory", "returns")} | {"imitation-drill": drill}
 
 
 def regenerated(text: str) -> str:

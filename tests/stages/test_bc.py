@@ -16,6 +16,7 @@ import torch
 
 import bc
 from cleanmelee import dataset, imitation
+from cleanmelee.fingerprint import distance_to_people, usual
 from cleanmelee.frame import BUTTONS
 from cleanmelee.rewards import RewardArgs, compute_rewards
 from cleanmelee.cli import UserError
@@ -642,6 +643,14 @@ def test_eval_only_plays(tmp_path, monkeypatch, capsys):
     assert "nine of ten people" in out and "distance to people" in out
     found = json.loads(Path("report.json").read_text())["games"]
     assert found["games"] == 2 and {"eval/winrate_level3", "eval/winrate_control"} <= found.keys()
+
+
+def test_distance_to_people():
+    middle = {name: (low + high) / 2 for name, (low, high) in usual().items()}
+    far = {name: high + 5 * (high - low) for name, (low, high) in usual().items()}
+    assert distance_to_people(middle) == 0 and distance_to_people(far) == distance_to_people({}) == 1
+    name, (low, high) = list(usual().items())[1]
+    assert distance_to_people(middle | {name: low - .4 * (high - low)}) == pytest.approx(.4 / len(middle))
 
 
 def test_matchups_that_the_embedded_game_has():

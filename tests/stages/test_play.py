@@ -247,6 +247,24 @@ def test_play_is_what_training_plays(folder, tmp_path):
             assert np.array_equal(frames["players"][field][-1], final["players"][field][g])
 
 
+def test_a_target_return_is_asked_for_where_there_is_one(folder, tmp_path):
+    policy = Policy("mlp", (16,), target_return=.5)
+    with torch.no_grad():
+        policy.backbone.layers[0].weight[:, -1] = 3.                        # of the return
+        for layer in policy.controller_head.logits.values():
+            layer.weight.normal_()
+    save_checkpoint(tmp_path / "asked.pt", policy)
+    asked = str(tmp_path / "asked.pt")
+    default, same, other = (read(Path(record)) for record in [
+        run(folder, tmp_path, asked, record=str(tmp_path / name), **given) and tmp_path / name
+        for name, given in (("a", {}), ("b", {"target_return": .5}), ("c", {"target_return": -2.}))])
+    games = [[controllers.tobytes() for _, controllers, _ in games] for games in (default, same, other)]
+    assert games[0] == games[1] != games[2]
+    for policy, said in (("gru.pt", "was not trained with --return-conditioning"), ("gru.onnx", "is an export")):
+        with pytest.raises(UserError, match=f"^--target-return 1.0: .*{said}"):
+            run(folder, tmp_path, policy, target_return=1.)
+
+
 def test_an_exported_policy_plays_like_its_checkpoint(folder, tmp_path):
     for deterministic in (False, True):
         rows = [run(folder, tmp_path, name, deterministic=deterministic, num_games=4)
