@@ -130,14 +130,6 @@ def cloning() -> str:
             f"{table(['', 'before', 'after', 'right'], lines)}\n\n{source(about)}")
 
 
-def export() -> str:
-    about = load("export")
-    lines = [[row["policy"], row["form"], f"{row['p50']:.0f} / {row['p99']:.0f}", f"{row['kilobytes']:.0f}",
-              "" if row["logits"] is None else f"{row['logits']:.1g}"] for row in about["rows"]]
-    header = ["policy", "", "one step, us: median / 99th percentile", "kB", "largest logit error"]
-    return f"{table(header, lines)}\n\n{source(about)}"
-
-
 def play() -> str:
     about = load("play")
     lines = [[row["play"], f"{row['frames_per_second']:.1f}", f"{row['frames_missed']:,}"] for row in about["rows"]]
@@ -228,23 +220,18 @@ def summary() -> str:
         return (f"cloning {about['games']} games, loss on held-out games",
                 f"{row['before']:.2f} -> {row['after']:.2f}, {about['frames_per_second']:,} frames/s")
 
-    def fitted(about):
-        row = next(row for row in about["rows"] if row["policy"] == "mlp 64,64" and row["form"] == "onnx float32")
-        return "a step of a distilled mlp 64,64 in ONNX", f"{row['p50']:.0f} us, 99th percentile {row['p99']:.0f} us"
-
     def kept(about):
         row = about["rows"][-1]
         return (f"learning from {row['games']:,} games on disk", f"{row['peak'] / 1024:.1f} GB of memory; the loader "
                 f"is {row['cpu'] / row['learner']:.0f} times as fast as the learner")
 
-    parts = {"learning": learnt, "game": fast, "fidelity": true, "web": shown, "cloning": cloned, "export": fitted,
-             "data": kept}
+    parts = {"learning": learnt, "game": fast, "fidelity": true, "web": shown, "cloning": cloned, "data": kept}
     return table(["", "measured"], [list(part(load(name))) for name, part in parts.items()
                                     if (FOLDER / f"{name}.json").exists()])
 
 
 TABLES = {make.__name__: make for make in (
-    learning, game, fidelity, selfplay, cloning, export, play, web, data, backbones, matchmaking, summary)}
+    learning, game, fidelity, selfplay, cloning, play, web, data, backbones, matchmaking, summary)}
 TABLES |= {f"imitation-{show}": functools.partial(imitation, show)
            for show in ("backbones", "delay", "memory", "returns")} | {"imitation-drill": drill}
 
