@@ -38,8 +38,13 @@ ATTRIBUTE_ROWS = {
         (.13, 2.0, 2.6, .04, .02, .78, .02, 109, 5, 17)),
 }
 
-LEDGE_BOX = {FOX: -8.8, SHEIK: -9.0, MEWTWO: -8.8, MARTH: -11.3, FALCO: -8.4, GAMEANDWATCH: -9.5}  # top of the box
-# that reaches for the ledge
+LEDGE_BOX = {  # reaches for the ledge: width and highest position that still catches, from the corner; height. Public
+    # for Fox, Falco, Captain Falcon and Marth, where replays agree; Sheik, Mewtwo and Game & Watch within .5 by catches
+    # and misses in replays, their heights guessed; the others as who is built alike
+    FOX: (13.7, -8.5, 9), FALCO: (13.7, -8.5, 9), CAPTAIN_FALCON: (12.0, -11.5, 11), MARTH: (14.7, -11.5, 11),
+    SHEIK: (14.8, -9.5, 11), MEWTWO: (12.6, -8.0, 11), GAMEANDWATCH: (14.5, -10.0, 11), LINK: (14.7, -11.5, 11),
+    ZELDA: (14.8, -9.5, 11), GANONDORF: (12.0, -11.5, 11)}
+SPECIAL_REACH = 1.2                                    # how much wider the box is in specials, which stretch the body
 BODY_ROWS = {  # shield's radius held lightly, speed of a broken shield, jump off a wall, jump from the ledge; public
     FOX: (13.8, 3.3, (1.4, 3.3), (1.1, 4.0)), CAPTAIN_FALCON: (14.55, 2.7, (1.4, 3.1), (1.0, 3.3)),
     LINK: (14.18, 2.7, (1.3, 2.6), (1.0, 2.6)), SHEIK: (16.28, 3.0, (1.4, 2.8), (1.0, 2.8)),
@@ -147,8 +152,9 @@ GRAB_REACH = {  # how far in front the caught victim stands while pulled in, and
     FALCO: (6.57, 9.49)}
 WALL_JUMPERS = FOX, CAPTAIN_FALCON, SHEIK, FALCO       # who jump off walls without a tech; public
 BRAKE_FRAMES = {FOX: 18, CAPTAIN_FALCON: 28, MEWTWO: 30, MARTH: 26, FALCO: 18, GAMEANDWATCH: 30}  # of a run; measured
-RUN_TURNS = {MEWTWO: (20, 36)}                         # frame on which a running turn waits for the speed to change its
-RUN_TURN = 9, 30                                       # sign, and its length; measured for Marth too, else guesses
+RUN_TURNS = {  # frame on which a running turn waits for the speed to change its sign, and its length; measured for
+    MEWTWO: (20, 36), FOX: (9, 20), FALCO: (9, 20), CAPTAIN_FALCON: (9, 22)}  # Mewtwo, public for the other three
+RUN_TURN = 9, 30                                       # public and measured for Marth, a guess for the others
 LANDING_LAG_ROWS = {  # frames that a special's landing takes: (first action, last action, straight out of it, after the
     # helpless fall); 0 is the ordinary landing, below 0 he may act once the animation is as far as an ordinary landing.
     # Measured but for Falco's up special and all of Sheik's, Link's, Zelda's and Ganondorf's
@@ -161,7 +167,6 @@ LANDS_HALFWAY = SHEIK, MARTH                           # an air dodge out of the
 PUSH_WIDTH = {CAPTAIN_FALCON: 3.5}                     # half of how close two may stand; 3.3 for the others
 WALL_WIDTH = {  # by action; 2 elsewhere
     GAMEANDWATCH: {29: 1.67, 27: 2.42, 28: 2.42, 66: 2.68, 69: 4.11, 263: 4.08, 347: 2.65, 373: 4.03, 374: 4.03}}
-LEDGE_BOX_WIDTH, LEDGE_BOX_HEIGHT = 14.5, 11.5
 LEDGE_SPECIALS = {  # that can catch a ledge; seen in replays for Falco, Sheik and Game & Watch, public for the others
     FOX: (352, 354, 356, 358, 359), FALCO: (352, 354, 356, 358, 359), CAPTAIN_FALCON: (353, 354), GANONDORF: (353, 354),
     LINK: (357, 360), SHEIK: (358, 360), ZELDA: (352, 354), MEWTWO: (356, 358), MARTH: (367, 368),
@@ -255,7 +260,8 @@ CHARACTER = np.dtype([(name, "f4") for name in ATTRIBUTES] + [
     ("num_extra_shots", "i2"), ("extra_shots", EXTRA_SHOT, MAX_EXTRA_SHOTS), ("has_items", "i2"),
     ("held_type", "i2", NUM_ACTIONS), ("held_x", "f4", NUM_ACTIONS), ("held_y", "f4", NUM_ACTIONS),
     ("catches", "i2", NUM_ACTIONS),                    # a special that can catch a ledge
-    ("ledge_top", "f4"), ("ledge_jump", "f4", 2), ("pull_reach", "f4"), ("dash_pull_reach", "f4"), ("hold_reach", "f4"),
+    ("ledge_width", "f4"), ("ledge_top", "f4"), ("ledge_height", "f4"), ("ledge_jump", "f4", 2),
+    ("pull_reach", "f4"), ("dash_pull_reach", "f4"), ("hold_reach", "f4"),
     ("push_width", "f4"), ("shield_size", "f4"),
     ("dive_damage", "f4"), ("dive_throw", "f4"), ("dive_strikes", "i2", MAX_FRAMES),
     ("wall_width", "f4", NUM_ACTIONS), ("wall_jump", "f4", 2), ("wall_jumps", "i2"),  # speeds, who can

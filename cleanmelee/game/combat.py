@@ -18,6 +18,7 @@ SHIELD_MIDDLE, SHIELD_FORWARD = .65, 1.5               # where it is: share of t
 SMASH_FRAMES, SMASH_GAIN = 60, .3671                   # a smash held so long does so much more
 FREEZE_FRAMES = 90                                     # a guess
 GUARD_PUSH = .1207                                     # a blow's push by the frames of the stun, measured
+LOW_LANDING = 8                                        # frames for which a landing is as low as a crouch; fitted
 RESET_DAMAGE = 7                                       # less than that does not lift who lies; measured
 SHIELD_HEALTH, SHIELD_REGEN, TUMBLE_KNOCKBACK, MAX_KNOCKBACK = 60.0, .07, 80.0, 2500.0
 
@@ -82,12 +83,17 @@ def is_vulnerable(p):
 def body(p, c):
     """The hurtboxes as one upright capsule: (radius, bottom, top, forward). Fitted to who hit whom in real games."""
     action = p.action
-    if CROUCH_START <= action <= CROUCH_END or action == DTILT:
+    lands = action == LANDING and 0 < p.state_age <= LOW_LANDING
+    if CROUCH_START <= action <= CROUCH_END or action == DTILT or lands:
         return 4.0, 0.0, c.height * .75, 2.0
     if action == DOWN_BOUND_UP or action == DOWN_BOUND_DOWN:
         return 4.0, 1.5, c.height * .6, 0.0
     if DOWN_WAIT_UP <= action < TECH:                  # lying
         return 3.0, 0.0, c.height * .6, 2.0
+    if p.airborne and c.aerial[action] >= 0:           # legs drawn up, bent forward
+        return 5.0, 1.5, c.height * .95, 1.0
+    if p.airborne and action >= FIRST_OWN_ACTION:
+        return 5.0, 1.5, c.height * 1.1, 1.0
     if p.airborne:
         return 5.0, 0.0, c.height * 1.1, 0.0
     return 4.5, 0.0, c.height * 1.1, 1.0

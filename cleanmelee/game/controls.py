@@ -7,7 +7,7 @@ from cleanmelee.game.actions import in_damage, in_shine, is_flying, leave_ground
 from cleanmelee.game.compiler import jit
 from cleanmelee.game.ids import *  # noqa: F403
 from cleanmelee.game.inputs import (
-    c_stick_up, dash_flick, jump_pressed, pressed, shield_held, special_direction,
+    c_stick_up, dash_flick, jump_begins, jump_pressed, pressed, shield_held, special_direction,
 )
 from cleanmelee.game.starts import (
     ground_attack, start_dash, start_double_jump, start_from_air, start_from_stand, start_ground_attack,
@@ -59,14 +59,13 @@ def air_inputs(p, h, c):
 
 @jit
 def meteor_cancel(p, h, c):
-    """Blown straight down: a jump or an up special stops it, but who presses too early has lost the chance."""
-    jumps = pressed(h, BUTTON_XY) or (h.stick_y >= JUMP_Y > h.last_stick_y)
-    rises = special_direction(h) == 3 and c.special_start[1, 3] > 0
-    if not jumps and not rises:
+    """Blown straight down: a jump or an up special stops it, if it was not pressed a little before, even before the
+    blow. The two do not spoil each other."""
+    jumps = jump_begins(h) and h.jump_lockout > 0 and p.jumps > 0
+    rises = special_direction(h) == 3 and h.rise_lockout > 0 and c.special_start[1, 3] > 0
+    if h.action_frames < METEOR_WAIT or not (jumps or rises):
         return
     h.meteor, h.jump_buffer = 0, 0
-    if h.action_frames < METEOR_WAIT or (not rises and p.jumps == 0):
-        return
     p.in_hitstun, p.hitstun, p.kb_vx, p.kb_vy = 0, 0, 0, 0
     if rises:
         start_special(p, h, c, 3)
@@ -168,7 +167,7 @@ def jab_again(p, h, c):
 def walk_inputs(p, h, c):
     if start_from_stand(p, h, c, True, False):
         return
-    if h.stick_y <= CROUCH_Y and -h.stick_y > abs(h.stick_x):
+    if h.stick_y <= CROUCH_Y:
         set_action(p, h, CROUCH_START)
     elif abs(h.stick_x) < WALK_X:
         set_action(p, h, WAIT)
@@ -304,7 +303,7 @@ def crouch_inputs(p, h, c, on_platform):
             start_dash(p, h)
         else:
             set_action(p, h, TURN)
-    elif settled and h.stick_y > CROUCH_Y:
+    elif settled and h.stick_y > STAY_DOWN_Y:
         set_action(p, h, CROUCH_END)
 
 
@@ -333,11 +332,11 @@ def shield_inputs(p, h, on_platform):
 
 @jit
 def hold_inputs(p, h):
-    """Holding somebody: A pummels, a new tilt of the stick throws."""
+    """Holding somebody: A pummels, a new tilt of the stick throws, and so does the c-stick, also if it is held."""
     x, y = h.stick_x, h.stick_y
     fresh = h.tilt_x_age < 1 if abs(x) > abs(y) else h.tilt_y_age < 1
     if max(abs(h.c_x), abs(h.c_y)) >= TILT:
-        x, y, fresh = h.c_x, h.c_y, max(abs(h.last_c_x), abs(h.last_c_y)) < TILT
+        x, y, fresh = h.c_x, h.c_y, True
     if pressed(h, BUTTON_A | BUTTON_Z):
         set_action(p, h, PUMMEL)
     elif fresh and max(abs(x), abs(y)) >= .25:

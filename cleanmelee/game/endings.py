@@ -4,7 +4,7 @@ import numpy as np
 
 from cleanmelee.frame import BUTTON_A
 from cleanmelee.game.actions import (
-    in_damage, in_shine, is_down_damage, is_held, leave_ground, leaves_ledge, on_ledge, set_action,
+    in_damage, in_shine, is_down_damage, is_held, leave_ground, on_ledge, set_action,
 )
 from cleanmelee.game.characters import MAX_FRAMES
 from cleanmelee.game.combat import REBOUND_FRAMES
@@ -43,8 +43,6 @@ def action_length(p, h, c):
     if c.aerial_landing[action] >= 0:
         lag = int(c.landing_lag[c.aerial_landing[action]])
         return lag // 2 if h.landed_cancel == 1 else lag
-    if leaves_ledge(action):
-        return 45
     if action == DASH:
         return int(c.dash_frames)
     if action == REBOUND:
@@ -128,7 +126,7 @@ def end_of_action(p, h, c):
         p.fastfall = 0
         return
     length = action_length(p, h, c)
-    if action == TURN_RUN:                             # its animation has stood still for a while
+    if action == TURN_RUN or (in_shine(p) and action == SHINE_END):  # stood still for a while; began in the air
         frames = int(p.state_age)
     if length <= 0 or frames < length:
         return
@@ -175,6 +173,8 @@ def end_of_action(p, h, c):
         p.jumps = 1
     if action == c.transform_action[p.airborne]:
         p.character, following = c.transforms_into, c.transform_end[p.airborne]
+    if action == ROLL_FORWARD or action == ROLL_BACKWARD:
+        p.self_vx_ground = 0
     asked = action == AIR_DODGE or following == c.rapid_jab[0]
     if following < 0 or (following == WAIT and p.airborne) or (following == FALL_SPECIAL and not p.airborne):
         following = FALL if p.airborne else WAIT

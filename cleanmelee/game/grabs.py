@@ -19,6 +19,7 @@ from cleanmelee.game.terrain import shift
 CONFUSION_FRAMES, CONFUSION_DAMAGE = 27, 10            # measured
 NEAR_FLOOR = 1                                         # a guess
 SDI_STEP, ASDI_STEP, SDI_WINDOW = 6, 3, 4              # units, units, frames; public
+SHIELD_SDI = .66                                       # share of it that a shield leaves, sideways; public
 DIVE_ATTACK = 20                                       # Slippi's attack id of up specials
 
 
@@ -272,10 +273,14 @@ def is_far_out(x, y):
 
 @jit
 def smash_influence(p, h, s):
-    """A tilt of the stick during hitlag shifts the victim by six units along it, once."""
-    if not in_damage(p.action) or not p.in_hitstun or not is_far_out(h.stick_x, h.stick_y):
+    """A tilt of the stick during hitlag shifts the victim by six units along it, once; who shields, along the floor."""
+    hurt = in_damage(p.action) and p.in_hitstun
+    if not (hurt or p.action == SHIELD_STUN) or not is_far_out(h.stick_x, h.stick_y):
         return
     age = min(h.tilt_x_age, h.tilt_y_age)
     if age < 1 or (age < SDI_WINDOW and not is_far_out(h.last_stick_x, h.last_stick_y)):
-        shift(p, h, s, SDI_STEP * h.stick_x, SDI_STEP * h.stick_y)
+        if hurt:
+            shift(p, h, s, SDI_STEP * h.stick_x, SDI_STEP * h.stick_y)
+        else:
+            shift(p, h, s, SHIELD_SDI * SDI_STEP * h.stick_x, 0.0)
         h.tilt_x_age, h.tilt_y_age = MAX_TIMER, MAX_TIMER

@@ -67,11 +67,13 @@ FREE_LANDING = 1                                       # this landing from a hel
 # ---------------------------------------------------------------------------------------------------------------------
 
 BUTTON_XY, BUTTON_LR, BUTTON_LRZ = BUTTON_X | BUTTON_Y, BUTTON_L | BUTTON_R, BUTTON_L | BUTTON_R | BUTTON_Z
-TILT, JUMP_Y, SMASH, DASH_X, WALK_X, CROUCH_Y, DROP_Y, UP_SPECIAL = .28, .66, .66, .8, .275, -.6125, -.66, .55
+TILT, JUMP_Y, SMASH, DASH_X, WALK_X, DROP_Y, UP_SPECIAL = .28, .66, .66, .8, .275, -.66, .55
+CROUCH_Y, STAY_DOWN_Y = -.69, -.62                     # to crouch, to go on crouching; measured
 RUN_X = .62                                            # to go on running
 MAX_TIMER = 254                                        # where the timers of the stick and the triggers stop
 TECH_LOCKOUT, DIZZY_FRAMES = 40, 490                   # frames
 JUMP_BUFFER = 10                                       # frames in which a jump pressed in hitstun waits; measured
-METEOR_LOW, METEOR_HIGH, METEOR_WAIT = 260, 280, 8      # degrees, frames of stun before it can be cancelled; a guess
+METEOR_LOW, METEOR_HIGH, METEOR_WAIT = 260, 280, 8      # degrees; frames after hitlag before a jump ends it; public
+METEOR_LOCKOUT = 40                                    # frames in which a second press does not cancel it; public
 SHIFT_STICK = .7                                       # how far the stick must be out for SDI, automatic or not; public
 WALL_HOLD = 5                                          # frames that a tech holds on to a wall; measured

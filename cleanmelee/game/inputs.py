@@ -49,13 +49,23 @@ def read_controller(h, pad):
     h.trigger_age = 0 if fresh else min(h.trigger_age + 1, MAX_TIMER)
     h.tilt_side_age = min(h.tilt_side_age + 1, MAX_TIMER)
     h.jump_buffer = JUMP_BUFFER if jump_begins(h) else max(h.jump_buffer - 1, 0)
+    h.jump_lockout = locked_out(h.jump_lockout, jump_begins(h))
+    h.rise_lockout = locked_out(h.rise_lockout, special_direction(h) == 3)
     if h.tilt_x_age == 0:
         h.tilt_side, h.tilt_side_age = 1 if h.stick_x > 0 else -1, 0
     h.tech_lockout = max(h.tech_lockout - 1, 0)
-    if fresh:                                          # pressing again and again does not help
+    if pressed(h, BUTTON_LR):                          # a light press is none, and pressing again does not help
         h.tech_void = h.tech_lockout > 0
         if not h.tech_void:
             h.tech_lockout = TECH_LOCKOUT
+
+
+@jit
+def locked_out(frames, fresh):
+    """Frames until the next press counts as the first again; below zero if this one came too soon after another."""
+    if fresh:
+        return METEOR_LOCKOUT if frames == 0 else -METEOR_LOCKOUT
+    return max(abs(frames) - 1, 0) * (1 if frames > 0 else -1)
 
 
 @jit

@@ -189,10 +189,10 @@ def start_from_stand(p, h, c, may_turn, may_move):
         set_action(p, h, JUMPSQUAT)
     elif may_turn and dash_flick(h) and h.stick_x * p.facing > 0:
         start_dash(p, h)
-    elif may_turn and h.stick_x * p.facing <= -TILT:
-        set_action(p, h, TURN)
-    elif may_move and h.stick_y <= CROUCH_Y and -h.stick_y > abs(h.stick_x):
+    elif may_move and h.stick_y <= CROUCH_Y:
         set_action(p, h, CROUCH_START)
+    elif may_turn and h.stick_x * p.facing <= -TILT and h.stick_y > CROUCH_Y:
+        set_action(p, h, TURN)
     elif may_move and h.stick_x * p.facing >= WALK_X:
         start_walk(p, h, c)
     else:

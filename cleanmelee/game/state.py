@@ -24,6 +24,7 @@ HIDDEN_PLAYER = np.dtype([
     ("guard_frames", "i4"), ("poked", "i4"),           # shield stun left; this frame's hit reaches past the shield
     ("shield_push", "f4"),                             # speed at which the shield he has struck pushes him away
     ("meteor", "i4"),                                  # blown straight down in the air: a jump or up special may end it
+    ("jump_lockout", "i4"), ("rise_lockout", "i4"),    # see locked_out: of jumps and up specials against meteors
     ("jump_buffer", "i4"),                             # frames for which a jump pressed in hitstun still counts
     ("grab_timer", "i4"),                              # frames until the held player breaks free
     ("combo_timer", "i4"), ("throw_frames", "i4"),     # length of the throw in progress

@@ -85,7 +85,8 @@ def step_dead(p, h, s, index):
         set_action(p, h, REBIRTH_WAIT)
         p.self_vy = 0
     if p.action == REBIRTH_WAIT:
-        moved = h.stick_x != 0 or h.stick_y != 0 or (h.buttons & (BUTTON_A | BUTTON_B | BUTTON_XY | BUTTON_LRZ))
+        moved = h.stick_x != 0 or h.stick_y <= CROUCH_Y or h.stick_y >= JUMP_Y
+        moved = moved or (h.buttons & (BUTTON_A | BUTTON_B | BUTTON_XY | BUTTON_LRZ)) != 0
         if moved or h.action_frames >= 240:
             set_action(p, h, FALL)
             h.hurt_kind, h.hurt_timer = 1, 120

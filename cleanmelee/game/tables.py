@@ -51,7 +51,7 @@ def build_tables(folder=DATA):
         row = characters[character]
         for name, value in zip(ATTRIBUTES, (value for block in blocks for value in block), strict=True):
             row[name] = value
-        row["ledge_top"] = LEDGE_BOX.get(character, -9.0)
+        row["ledge_width"], row["ledge_top"], row["ledge_height"] = LEDGE_BOX[character]
         row["shield_size"], _, row["wall_jump"], row["ledge_jump"] = BODY_ROWS[character]
         frames, row["dive_damage"], row["dive_throw"] = DIVE_STRIKES.get(character, ((), 0, 0))
         row["dive_strikes"][list(frames)] = 1
@@ -238,12 +238,20 @@ def build_tables(folder=DATA):
                 row["hit_row"][action, frame] = len(hitboxes)
                 hitboxes.append(np.zeros((), HITBOXES))
             fill_hitbox(hitboxes[row["hit_row"][action, frame]], box, move, line["size"], line["x"], line["y"])
+    public = {}
+    for line in read_rows("attacks.csv"):              # libmelee's may break off, and it marks where a jab can go on
+        row, action, length, first = (int(value) for value in line.values())
+        public[row, action] = length
+        characters[row]["frames"][action] = max(characters[row]["frames"][action], length)
+        characters[row]["interruptible"][action] = first or characters[row]["interruptible"][action]
     for line in read_rows("actions.csv"):              # sorted: what anyone does comes before what one does
         character, action = int(line["character"]), int(line["action"])
         if character == ANYONE:
             unknown = characters["frames"][:, action] == 0
             characters["frames"][unknown, action] = int(line["frames"])
             characters["next_action"][:, action] = int(line["next_action"])
+            continue
+        if int(line["seen"]) < 2 and public.get((character, action), 0) > 0:
             continue
         row = characters[character]
         row["frames"][action], row["next_action"][action] = int(line["frames"]), int(line["next_action"])

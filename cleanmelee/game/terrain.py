@@ -6,7 +6,7 @@ from cleanmelee.frame import LINK, PLATFORM_UNIT, PLATFORM_ZERO
 from cleanmelee.game.actions import (
     in_damage, is_down_damage, is_flying, is_held, leave_ground, on_ledge, set_action,
 )
-from cleanmelee.game.characters import LEDGE_BOX_HEIGHT, LEDGE_BOX_WIDTH, MAX_FRAMES
+from cleanmelee.game.characters import MAX_FRAMES, SPECIAL_REACH
 from cleanmelee.game.compiler import jit
 from cleanmelee.game.ids import *  # noqa: F403
 from cleanmelee.game.inputs import jump_held
@@ -100,7 +100,7 @@ def lands_face_down(action, h):
     if action == TUMBLE:
         return h.flag == 1
     if action == DAMAGE_FLY_TOP:
-        return h.action_frames >= 40
+        return h.action_frames >= 44
     return action == DAMAGE_LAST or (action <= DAMAGE_FLY and h.action_frames >= 20)
 
 
@@ -226,7 +226,7 @@ def meet_wall(p, h, side):
 
 @jit
 def tech_ready(h):
-    return h.trigger_age < TECH_WINDOW and not h.tech_void
+    return h.tech_lockout > TECH_LOCKOUT - TECH_WINDOW and not h.tech_void
 
 
 @jit
@@ -266,12 +266,13 @@ def collide_in_air(p, h, c, s, old_x, old_y):
                 land(p, h, c, y)
                 return
     if falling:
-        catch_ledge(p, h, c, s)
+        catch_ledge(p, h, c, s, old_x, old_y)
 
 
 @jit
-def catch_ledge(p, h, c, s):
-    """The corner lies inside the box in front of a falling character who does not hold down, and nobody hangs there."""
+def catch_ledge(p, h, c, s, old_x, old_y):
+    """The corner lies inside the box in front of a falling character, swept along the frame's way. He does not hold
+    down, and nobody hangs there."""
     action = p.action
     able = JUMP_FORWARD <= action <= 37 or action == TUMBLE or action == PLATFORM_DROP or action == MISS_FOOT
     able = able or c.catches[action]
@@ -280,11 +281,13 @@ def catch_ledge(p, h, c, s):
     if not able or h.ledge_cooldown > 0 or h.stick_y <= -.6 or below >= -2 or h.air_frames <= 2:
         return
     reach = TETHER_REACH if action == HOOKSHOT and p.character == LINK and 10 <= h.action_frames <= 24 else 0
+    width = c.ledge_width + reach + (SPECIAL_REACH if c.catches[action] else 0)
+    lowest = c.ledge_top - c.ledge_height - reach
     for side in (-1, 1):
         corner = s.floor_right[0] * side
-        outside = (p.x - corner) * side
-        if 0 < outside < LEDGE_BOX_WIDTH + reach and p.facing == -side and h.ledge_taken != side and \
-                c.ledge_top - LEDGE_BOX_HEIGHT - reach < below < c.ledge_top:
+        outside, before = (p.x - corner) * side, (old_x - corner) * side
+        if outside > 0 and min(outside, before) < width and p.facing == -side and h.ledge_taken != side and \
+                below < c.ledge_top and old_y - height > lowest:
             set_action(p, h, LEDGE_CATCH)
             p.x, p.y = corner + side * c.ledge_pose[0, 0], height + c.ledge_pose[0, 1]
             p.self_vx_air, p.self_vy, p.jumps, p.fastfall = 0, 0, 1, 0

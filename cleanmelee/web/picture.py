@@ -116,9 +116,9 @@ def stage_shape(stage: int) -> dict:
 def fighter_shape(character: int) -> dict:
     """A character's name, height, hurtboxes, hitboxes and names of actions.
 
-    bodies: [radius, bottom, top, forward] of the upright capsule, in "air", on "ground", and by action where it is
-    another. hitboxes: by action and by the frame of the action, from 1, lists of [x, y, radius, damage, is a grab]; x
-    points forward."""
+    bodies: [radius, bottom, top, forward] of the upright capsule, in "air", on "ground", in a "special" in the air, and
+    by action where it is another; that a landing is low at first is not shown. hitboxes: by action and by the frame of
+    the action, from 1, lists of [x, y, radius, damage, is a grab]; x points forward."""
     row = fighter(character)
     player = np.zeros((), PLAYER)
     player["character"] = character
@@ -127,8 +127,10 @@ def fighter_shape(character: int) -> dict:
         player["action"], player["airborne"] = action, airborne
         return [round(float(value), 2) for value in body(player[()], row)]
 
-    bodies = {"ground": capsule(game.WAIT, 0), "air": capsule(game.FALL, 1)}
+    bodies = {"ground": capsule(game.WAIT, 0), "air": capsule(game.FALL, 1),
+              "special": capsule(game.FIRST_OWN_ACTION, 1)}
     bodies |= {action: shape for action in range(game.TECH) if (shape := capsule(action, 0)) != bodies["ground"]}
+    bodies |= {action: capsule(action, 1) for action in np.flatnonzero(row["aerial"] >= 0).tolist()}
     hitboxes = {}
     for action in np.flatnonzero(row["hit_row"].any(1)).tolist():
         for at in np.flatnonzero(row["hit_row"][action]).tolist():

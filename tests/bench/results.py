@@ -173,14 +173,18 @@ def imitation(show: str) -> str:
     about, lines = load(f"imitation-{show}"), []
     for name in dict.fromkeys(row["row"] for row in about["rows"]):
         rows = [row for row in about["rows"] if row["row"] == name]
-        each = lambda form, key: " / ".join(form.format(row[key]) for row in rows)
-        games = len(rows) * about["games"]
-        wins = [sum(row["winrates"][level][0] for row in rows) * about["games"] for level in ("level1", "level3")]
-        cost = [f"{rows[0]['parameters']:,}", f"{rows[0]['learns']:,.0f}", f"{rows[0]['step']:.0f}"]
-        lines.append([name, *(cost if show == "backbones" else []), each("{:.3f}", "nll"), each("{:.2f}", "nll_changed"),
-                      *(percent(won / games, *wilson_interval(won, games)) for won in wins), each("{:.2f}", "distance")])
-    cost = ["parameters", "learns frames/s", "step, us"] if show == "backbones" else []
-    header = ["", *cost, "loss", "new inputs", "level 1", "level 3", "distance to people"]
+        line = [name, " / ".join(f"{row['nll']:.3f}" for row in rows),
+                " / ".join(f"{row['nll_changed']:.2f}" for row in rows)]
+        if show == "backbones":
+            line += [f"{rows[0]['parameters']:,}", f"{rows[0]['learns']:,.0f}", f"{rows[0]['step']:.0f}"]
+        if about["games"]:
+            games = len(rows) * about["games"]
+            wins = [sum(row["winrates"][level] for row in rows) * about["games"] for level in ("level1", "level3")]
+            line += [percent(won / games, *wilson_interval(won, games)) for won in wins]
+            line.append(" / ".join(f"{row['distance']:.2f}" for row in rows))
+        lines.append(line)
+    header = ["", "loss", "new inputs", *["parameters", "learns frames/s", "step, us"] * (show == "backbones"),
+              *["level 1", "level 3", "distance to people"] * bool(about["games"])]
     return f"{table(header, lines)}\n\n{source(about)}"
 
 

@@ -121,6 +121,28 @@ def test_a_swing_that_was_wrong_for_long_is_wrong_once():
     assert found["swing_precision"] == 50 and found["predicted_swings"] == 2 and found["swing_recall"] == 100
 
 
+@pytest.mark.parametrize("action", [13, 184, 192])
+def test_lying_and_waiting_on_the_platform_of_light_go_on_when_their_animation_begins_anew(action):
+    state = np.zeros(200, fidelity.STATE)
+    state["action"], state["age"] = action, np.arange(200) % 70
+    fidelity.derive_action_timers(state)
+    assert state["t_act"][-1] == 199
+
+
+def test_strangers_are_in_the_way_and_do_nothing():
+    """Samus, who is not in the game, presses A beside Fox: nobody is hit, and throws know her weight."""
+    state, inputs = np.zeros((1, 2), fidelity.STATE), np.zeros((1, 2), fidelity.INPUT)
+    state["char"], state["action"], state["stocks"], state["facing"] = [game.FOX, 13], game.WAIT, 4, [1, -1]
+    state["x"], state["y"], state["shield"], state["percent"] = [0, 7], .0001, 60, 0
+    inputs["btn"] = [0, game.BUTTON_A]
+    for _ in range(20):
+        state = fidelity_adapter.step(state, inputs, 32)
+        inputs["btn"] = 0
+    assert state["action"][0, 0] == game.WAIT and state["percent"][0, 0] == 0
+    assert fidelity_adapter.Simulator(game.TABLES).tables.characters["weight"][13] == 110
+    assert game.TABLES.characters["weight"][13] == 0
+
+
 def test_a_first_frame_that_freezes_is_not_a_new_swing():
     """A blow on the first frame of its action: the action stands still at frame 0, and has hit."""
     own, other = np.zeros(6, fidelity.STATE), np.zeros(6, fidelity.STATE)

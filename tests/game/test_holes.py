@@ -310,7 +310,8 @@ def test_the_air_jump_comes_back_only_on_floor_or_ledge():
         alive = is_alive(players) & (before["action"] > game.REBIRTH_WAIT)
         air = (before["airborne"] == 1) & (players["airborne"] == 1) & alive
         again = air & (players["jumps"] > before["jumps"]) & ~on_ledge(players["action"]) & ~on_ledge(before["action"])
-        again &= (players["action"] < 75) | (players["action"] > 91)  # landed, and struck on the same frame
+        again &= (players["action"] < 75) | (players["action"] > 91)  # landed, and struck or caught on the same frame
+        again &= ~is_held(players["action"]) & (players["action"] != game.CAUGHT_IN_DIVE)
         again &= ROW["restores_jump"][players["character"]] != before["action"]  # Falcon Kick and Wizard's Foot may
         found |= set(zip(players["character"][again], before["action"][again], players["action"][again]))
     print(f"jumps back in the air: {sorted((int(a), int(b), int(c)) for a, b, c in found)}")

@@ -35,10 +35,15 @@ def flying(character=FOX, x=0.0, y=60.0, **fields):
     return match
 
 
+def press_for_a_tech(match, frames):
+    """L went down so many frames before the next one."""
+    match.hidden["players"]["tech_lockout"][0, 0] = max(game.TECH_LOCKOUT + 1 - frames, 0)
+
+
 def falling_on_the_floor(pressed_before):
     """Tumbling, one frame above the floor; L was pressed so many frames before that."""
     match = flying(y=1, action=game.TUMBLE, self_vy=-2.0, facing=1)
-    match.hidden["players"]["trigger_age"][0, 0] = pressed_before - 1
+    press_for_a_tech(match, pressed_before)
     match.hidden["players"]["air_frames"][0, 0] = 2
     return match
 
@@ -153,6 +158,41 @@ def test_dash_out_of_a_turn_turns_back_at_once():
     assert match.step(dict(main_x=1.0))["action"][0] == game.TURN
 
 
+@pytest.mark.parametrize("character", [FOX, FALCO])
+def test_a_roll_stands_still_at_its_end_also_on_the_edge(character):
+    match = settled(character, x=-60)
+    match.step(SHIELD, frames=8)
+    match.step(dict(main_x=-1.0, **SHIELD))
+    assert match.players["action"][0] == game.ROLL_BACKWARD
+    match.players["x"][0] = -80
+    while match.players["action"][0] == game.ROLL_BACKWARD:
+        before = match.players["x"][0]
+        match.step()
+    assert match.players["action"][0] == game.WAIT and match.players["x"][0] == before
+    assert before == pytest.approx(-85.5657, abs=.01)
+
+
+@pytest.mark.parametrize("character, action, first", [(FALCON, game.JAB_1, 16), (FOX, game.JAB_1, 16), (MARTH, 44, 26),
+                                                      (MEWTWO, game.DASH_ATTACK, 38)])
+def test_attacks_are_interruptible_from_the_public_frame(character, action, first):
+    """Not from where a jab may go on, which libmelee marks alike."""
+    match = settled(character)
+    match.players["action"][0] = action
+    match.hidden["players"]["action_frames"][0, 0] = first - 3
+    assert match.step(dict(main_y=-1.0))["action"][0] == action
+    assert match.step(dict(main_y=-1.0))["action"][0] == game.CROUCH_START
+
+
+@pytest.mark.parametrize("character, action, length", [(FALCON, 46, 31), (FOX, game.USMASH, 41), (MEWTWO, 50, 49)])
+def test_attacks_last_as_long_as_public_frame_data_say(character, action, length):
+    match = settled(character)
+    match.players["action"][0], match.hidden["players"]["action_frames"][0, 0] = action, 2
+    frames = 3
+    while match.step()["action"][0] == action:
+        frames += 1
+    assert frames == length
+
+
 def test_captain_falcons_dash_lasts_28_frames():
     match = settled(FALCON)
     match.step(dict(main_x=1.0))
@@ -162,7 +202,8 @@ def test_captain_falcons_dash_lasts_28_frames():
     assert frames == 28
 
 
-@pytest.mark.parametrize("character, waits_on, length", [(MARTH, 9, 30), (MEWTWO, 20, 36)])
+@pytest.mark.parametrize("character, waits_on, length", [(MARTH, 9, 30), (MEWTWO, 20, 36), (FOX, 9, 20), (FALCO, 9, 20),
+                                                         (FALCON, 9, 22)])
 def test_running_turn_waits_until_the_speed_has_changed_its_sign(character, waits_on, length):
     match = settled(character, x=-40)
     match.step(dict(main_x=1.0), frames=40)
@@ -294,10 +335,35 @@ def test_hanging_acts_on_its_first_frame():
     assert match.step(dict(buttons=game.BUTTON_X))["action"][0] == game.LEDGE_JUMP
 
 
+@pytest.mark.parametrize("character", ALL)
+def test_the_box_that_catches_the_ledge_has_the_characters_own_size(character):
+    """From just above its highest point one falls past; a fall through the whole box in one frame is caught."""
+    corner, (width, top, height) = 85.5657, game.characters.LEDGE_BOX[character]
+
+    def falls_from(x, y, speed):
+        match = flying(character, -corner - x, y, facing=1, self_vy=-speed, fastfall=1)
+        return match.step()["action"][0] == game.LEDGE_CATCH
+
+    fall = float(ROW[character]["fast_fall"])
+    for y, caught in ((top + .1, False), (top - .1, True), (top - height - .1, False)):
+        after = y + (0 if y > top - height else -fall)
+        assert falls_from(1, after + fall, fall) == caught
+    assert falls_from(1, top - height + .1, fall)      # it was in the box, and is below by now
+    for x, caught in ((width - .1, True), (width + .1, False)):
+        assert falls_from(x, top - .1 + fall, fall) == caught
+
+
 def test_level_flight_does_not_catch_the_ledge():
     match = flying(x=-90, y=-14, action=game.FALL, facing=1, self_vy=float(ROW[FOX]["gravity"]))
     assert match.step()["action"][0] == game.FALL
     assert match.step()["action"][0] == game.LEDGE_CATCH
+
+
+@pytest.mark.parametrize("pad, leaves", [(dict(main_y=-.66), False), (dict(main_y=.5), False), (dict(main_y=-.7), True),
+                                         (dict(main_x=.3), True), (dict(buttons=game.BUTTON_A), True)])
+def test_platform_of_light_is_left_sideways_or_far_down(pad, leaves):
+    match = flying(action=game.REBIRTH_WAIT)
+    assert (match.step(pad)["action"][0] == game.FALL) == leaves
 
 
 def test_platform_of_light_is_left_when_the_way_down_ends():
@@ -322,6 +388,34 @@ def test_tilt_turn_takes_its_frames():
         if match.players["facing"][0] == -1 and turned_at is None:
             turned_at = frame
     assert turned_at == ROW[MARTH]["turn_frames"]
+
+
+@pytest.mark.parametrize("pad, action", [
+    (dict(main_y=-.7), game.CROUCH_START), (dict(main_y=-.6875), game.WAIT), (dict(main_x=-.7, main_y=-.7),
+                                                                           game.CROUCH_START),
+    (dict(main_x=-.72, main_y=-.6875), game.TURN), (dict(main_x=.7, main_y=-.7), game.CROUCH_START)])
+def test_crouch_needs_the_stick_further_down_than_public_and_goes_before_a_turn(pad, action):
+    """44 of 44 walks and stands in replays that saw the stick between -.6125 and -.6875 did not crouch."""
+    match = settled()
+    match.step(dict(main_x=.4 if action == game.WAIT else 0, main_y=-.4))
+    match.players["action"][0] = game.WAIT
+    assert match.step(pad)["action"][0] == action
+
+
+@pytest.mark.parametrize("stick, stays", [(-.625, True), (-.6125, False)])
+def test_who_crouches_stays_down_longer_than_it_took_to_go_down(stick, stays):
+    match = settled()
+    match.step(dict(main_y=-1.0), frames=12)
+    assert (match.step(dict(main_y=stick))["action"][0] == game.CROUCH) == stays
+
+
+def test_a_landing_that_ends_with_the_stick_down_and_back_crouches():
+    match = flying(y=1.0, facing=1)
+    while match.step()["action"][0] != game.LANDING:
+        assert match.players["airborne"][0]
+    while match.players["action"][0] == game.LANDING:
+        match.step(dict(main_x=-.7, main_y=-.7))
+    assert match.players["action"][0] == game.CROUCH and match.players["facing"][0] == 1
 
 
 def test_crouch_from_a_stick_held_down():
@@ -606,6 +700,15 @@ def test_only_some_specials_catch_the_ledge(character, action, caught):
     assert (game.LEDGE_CATCH in seen) == caught
 
 
+@pytest.mark.parametrize("character, frames", [(FALCON, 32), (FALCO, 43), (MARTH, 39), (game.GAMEANDWATCH, 25)])
+def test_the_jump_from_the_ledge_lasts_as_long_as_each_ones_own(character, frames):
+    match = flying(character, y=150, action=game.LEDGE_JUMP + 1)
+    for _ in range(frames - 1):
+        match.step()
+    assert match.players["action"][0] == game.LEDGE_JUMP + 1
+    assert match.step()["action"][0] == game.FALL
+
+
 def test_ledge_gives_the_double_jump_back():
     match = flying(x=-88, y=-6, facing=1, self_vy=-1.0, jumps=0)
     match.step(frames=3)
@@ -667,6 +770,19 @@ def test_ledge_getup_stands_on_the_stage():
     assert abs(match.players["x"][0]) < 85.6
 
 
+@pytest.mark.parametrize("pads, techs", [
+    ([dict(buttons=game.BUTTON_L)], True), ([dict(l=.5), dict(buttons=game.BUTTON_L, l=1.0)], True),
+    ([dict(l=.5)], False), ([dict(buttons=game.BUTTON_Z)], False)])
+def test_only_a_hard_press_techs_and_a_light_one_before_it_does_no_harm(pads, techs):
+    """In replays 107 of 112 first hard presses teched, whatever the trigger did before them."""
+    match = launched((0.0, 0.0), y=15)
+    for pad in pads:
+        match.step(pad)
+    while match.players["airborne"][0]:
+        match.step()
+    assert match.players["action"][0] == (game.TECH if techs else game.DOWN_BOUND_UP)
+
+
 def test_tech_lockout_lasts_forty_frames():
     for early_press, action in ((False, game.TECH), (True, game.DOWN_BOUND_UP)):
         match = Game()
@@ -679,7 +795,7 @@ def test_tech_lockout_lasts_forty_frames():
             match.players["action"][0], match.players["self_vy"][0] = game.TUMBLE, -1
             match.players["self_vx_air"][0] = 0
         match.step(frames=2)
-        match.step(p1=dict(buttons=game.BUTTON_Z))
+        match.step(p1=dict(buttons=game.BUTTON_R))
         match.players["action"][0] = game.TUMBLE
         for _ in range(30):
             if match.players["airborne"][0]:
@@ -853,6 +969,17 @@ def test_smash_di_shifts_six_units_and_the_automatic_one_three():
     assert match.players["x"][0] == pytest.approx(-3, abs=.1)
 
 
+def test_smash_di_of_a_shield_goes_along_the_floor_and_two_thirds_as_far():
+    for stick, moved in ((dict(main_x=1.0), .66 * 6), (dict(main_y=1.0), 0), (dict(main_x=.6), 0)):
+        match = Game()
+        match.step(SHIELD, frames=10)
+        match.players["action"][0], match.players["hitlag"][0], start = game.SHIELD_STUN, 5, match.players["x"][0]
+        match.step({**SHIELD, **stick})
+        assert match.players["x"][0] - start == pytest.approx(moved, abs=1e-3) and not match.players["airborne"][0]
+        match.step({**SHIELD, **stick}, frames=2)
+        assert match.players["x"][0] - start == pytest.approx(moved, abs=1e-3)
+
+
 def test_a_jump_held_in_hitstun_comes_out_at_its_end():
     match = launched((0.0, 0.0), hitstun=3, y=100)
     match.players["state_age"][0] = 40
@@ -920,7 +1047,7 @@ def test_a_shift_into_the_wall_can_be_teched_wherever_the_blow_sends():
         match = launched((1.0, .5), hitlag=1, y=-8)
         match.players["x"][0], match.players["facing"][0] = 86.5, 1
         match.hidden["players"]["stick_x"][0, 0] = -1.0
-        match.hidden["players"]["trigger_age"][0, 0] = pressed_before
+        press_for_a_tech(match, pressed_before)
         match.step()
         assert match.players["action"][0] == action
 
@@ -953,13 +1080,28 @@ def test_a_jump_pressed_in_the_last_ten_frames_of_hitstun_comes_out(before, jump
     assert (match.players["jumps"][0] == 0) == jumps
 
 
-def test_who_is_blown_straight_down_stops_it_by_a_jump_after_eight_frames():
-    for pressed_at, stops in ((3, False), (12, True)):
-        match = launched((0.0, -2.0), hitstun=60, y=150)
-        match.hidden["players"]["meteor"][0, 0] = 1
-        for frame in range(16):
-            match.step(dict(buttons=game.BUTTON_X if frame in (pressed_at, 14) else 0))
-        assert (match.players["jumps"][0] == 0) == stops and (match.players["kb_vy"][0] == 0) == stops
+JUMP, RISE = dict(buttons=game.BUTTON_X), dict(buttons=game.BUTTON_B, main_y=1.0)
+
+
+@pytest.mark.parametrize("pads, stops", [
+    ({7: JUMP}, True), ({6: JUMP}, False), ({3: JUMP, 12: JUMP}, False), ({3: JUMP, 50: JUMP}, True),
+    ({7: RISE}, True), ({3: RISE, 12: RISE}, False), ({3: dict(buttons=game.BUTTON_X), 12: RISE}, True),
+    ({-20: JUMP, 12: JUMP}, False), ({-30: JUMP, 12: JUMP}, True)])
+def test_a_meteor_is_cancelled_from_the_eighth_frame_by_a_press_that_no_other_went_before(pads, stops):
+    """Forty frames spoil a second press of the same kind, even if the first came before the blow."""
+    match = launched((0.0, -.5), y=150)
+    match.players["jumps"][0] = 0
+    for frame in range(-40, 0):
+        match.step(pads.get(frame))
+    match.players["jumps"][0], match.players["action"][0], match.players["in_hitstun"][0] = 1, game.DAMAGE_FLY, 1
+    match.players["hitstun"][0], match.players["kb_vy"][0], match.players["y"][0] = 90, -.5, 150
+    match.hidden["players"]["meteor"][0, 0], match.hidden["players"]["action_frames"][0, 0] = 1, 0
+    for frame in range(60):
+        match.players["kb_vy"][0], match.players["y"][0] = -.5, 100  # neither fades away nor lands meanwhile
+        match.step(pads.get(frame))
+        if not match.players["in_hitstun"][0]:
+            break
+    assert (frame < 59) == stops and (frame < 59) == (match.players["kb_vy"][0] == 0)
 
 
 def test_fast_fall_once_hitstun_is_over():
@@ -1072,6 +1214,48 @@ def test_grab_and_throw():
     assert match.players["action"][0] == game.HOLD and match.players["action"][1] == game.HELD
     heights = [float(match.step(dict(main_y=1.0))["y"][1]) for _ in range(40)]
     assert match.players["percent"][1] == 4 and max(heights) > 15
+
+
+def test_a_c_stick_held_through_the_pummel_throws_at_its_end():
+    match = Game(FALCON, FALCON)
+    match.place(0, 0, facing=1)
+    match.place(1, 9, facing=-1)
+    match.step(dict(buttons=game.BUTTON_Z))
+    while match.players["action"][0] != game.HOLD:
+        match.step()
+    match.step(dict(buttons=game.BUTTON_A))
+    assert match.players["action"][0] == game.PUMMEL
+    while match.players["action"][0] == game.PUMMEL:
+        match.step(dict(c_y=-1.0))
+    assert match.players["action"][0] == game.THROW_DOWN
+
+
+@pytest.mark.parametrize("frames, action", [(43, game.DOWN_BOUND_UP), (44, game.DOWN_BOUND_DOWN)])
+def test_who_flies_straight_up_has_rolled_over_after_44_frames(frames, action):
+    match = flying(y=1, action=game.DAMAGE_FLY_TOP, self_vy=-2.0, in_hitstun=1, hitstun=60)
+    match.hidden["players"]["action_frames"][0, 0] = frames - 1
+    match.hidden["players"]["air_frames"][0, 0] = 2
+    assert match.step()["action"][0] == action
+
+
+@pytest.mark.parametrize("action, frame, hit", [(game.WAIT, 0, True), (game.LANDING, 4, False),
+                                                (game.LANDING, 12, True)])
+def test_who_has_just_landed_is_as_low_as_who_crouches(action, frame, hit):
+    """Blows at head height pass over him; fitted to the 12 hits and 15 misses of replays there."""
+    match = Game(FOX, FALCON)
+    match.players["action"][1], match.players["state_age"][1] = action, frame
+    match.place(1, 0)
+    victim, row = match.players_record(1), ROW[FALCON]
+    radius, _, top, _ = game.combat.body(victim, row)
+    assert (top >= row["height"]) == hit and radius < top
+
+
+def test_legs_are_drawn_up_in_aerials_and_specials():
+    bottoms = {}
+    for action in (game.FALL, game.NAIR, 354):
+        match = flying(FALCON, action=action)
+        bottoms[action] = game.combat.body(match.players_record(0), ROW[FALCON])[1]
+    assert bottoms == {game.FALL: 0, game.NAIR: 1.5, 354: 1.5}
 
 
 def test_nobody_hits_a_thrower_in_his_first_eight_frames():
@@ -1351,7 +1535,7 @@ def flung_at_the_wall(pressed_before=None, **pad):
     match.place(0, -90, -8)
     match.hidden["players"]["air_frames"][0, 0] = 20
     if pressed_before is not None:
-        match.hidden["players"]["trigger_age"][0, 0] = pressed_before
+        press_for_a_tech(match, pressed_before)
     for _ in range(4):
         match.step(pad)
         if match.players["action"][0] != game.DAMAGE_FLY:

@@ -170,7 +170,8 @@ def test_shapes_are_those_that_hits_are_tested_against():
             shape = fighter_shape(int(p["character"]))
             drawn = shape["hitboxes"][int(p["action"])][int(p["state_age"]) + 1]
             assert [box[2] for box in drawn] == pytest.approx(boxes["size"][boxes["size"] > 0].tolist(), abs=.006)
-            body = shape["bodies"].get(int(p["action"]), shape["bodies"]["air" if p["airborne"] else "ground"])
+            usual = "ground" if not p["airborne"] else "special" if p["action"] >= game.FIRST_OWN_ACTION else "air"
+            body = shape["bodies"].get(int(p["action"]), shape["bodies"][usual])
             assert body == pytest.approx(game.combat.body(p, row), abs=.006)
             found += 1
     assert found > 100

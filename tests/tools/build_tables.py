@@ -2,7 +2,7 @@
 
     python tests/tools/build_tables.py replays/         # actions, feet, velocities, ledge_poses, specials, dodges,
                                                         # thrown, held
-    python tests/tools/build_tables.py --frame-data folder replays/  # also moves.csv and aerials.csv
+    python tests/tools/build_tables.py --frame-data folder replays/  # also moves.csv, aerials.csv and attacks.csv
 
 Replays need Slippi 3.8 or later (velocities and hitlag) and two players. The frame data folder holds hitboxes_all.csv
 and moves_all.csv. All numbers are modes or medians of what the game itself logged, and the column seen says how often;
@@ -26,6 +26,7 @@ ANYONE = -1                                            # a row for every charact
 MAX_FRAMES, NUM_ACTIONS = game.characters.MAX_FRAMES, game.characters.NUM_ACTIONS
 REPEATING = (14, 15, 16, 17, 21, 29, 32, 35, 38, 40)   # actions that start over by themselves
 LEDGE_ACTIONS = (254, 255, 256, 257, 258, 259, 260, 262)
+JUMPS = (25, 26, 27, 28, 261, 263)                     # from the ledge, too: they seldom last to their end
 FALLING = (29, 30, 31, 32, 33, 34, 35, 38)
 FEET_LOCKED = 10                                       # frames in the air before the feet follow the animation
 HOLDS = (213, 215, 216)                                # pulling in, also out of a dash, and holding
@@ -109,7 +110,7 @@ def action_frames(player):
 # ---------------------------------------------------------------------------------------------------------------------
 
 def measure_endings(player, endings):
-    """How long an action lasts when nothing cuts it short, and what follows."""
+    """How long an action lasts when nothing cuts it short, and what follows; 0 follows a jump that was cut short."""
     action, frame = player["action"], player["frame"]
     start = 0
     while start < len(action) - 1:
@@ -124,6 +125,8 @@ def measure_endings(player, endings):
             lands |= now in WALKING or (following == 40 and now != 39)  # what the stick ends is no length
             if following in NATURAL_NEXT and following != now and not (special or lands or touches):
                 endings[player["character"][start], now][end + 1 - start, following] += 1
+            elif now in JUMPS:
+                endings[player["character"][start], now][end + 1 - start, 0] += 1
         start = end + 1
 
 
@@ -340,17 +343,25 @@ def listed_frames():
 
 def action_rows(endings):
     rows, known, by_action, listed = {}, set(game.CHARACTERS.values()), collections.defaultdict(list), listed_frames()
+    longest = {key: max(frames for frames, _ in counts) for key, counts in endings.items()}
     for (character, action), counts in endings.items():
-        (frames, following), times = max(counts.items(), key=lambda item: (item[1], item[0][0]))  # longest of equals
+        whole = {ending: times for ending, times in counts.items() if ending[1]}
+        if not whole:
+            continue
+        (frames, following), times = max(whole.items(), key=lambda item: (item[1], item[0][0]))  # longest of equals
         longer = 44 <= action <= 64 and frames > listed[character, action]  # than libmelee has it
-        enough = times >= 2 or 25 <= action <= 28 or longer  # jumps seldom last to their end
+        enough = times >= 2 or action in JUMPS or longer
         if enough and character in known and action < NUM_ACTIONS:
             rows[character, action] = [frames, following, times]
             if action < 341:
                 by_action[action].append((frames, following))
     for action, values in by_action.items():
         following = collections.Counter(value[1] for value in values).most_common(1)[0][0]
-        rows[ANYONE, action] = [int(np.median([value[0] for value in values])), following, len(values)]
+        usual = int(np.median([value[0] for value in values]))
+        rows[ANYONE, action] = [usual, following, len(values)]
+        for character in known if action in JUMPS else ():  # nobody's ends before the longest that was seen of him
+            if longest.get((character, action), 0) > rows.get((character, action), [usual])[0]:
+                rows[character, action] = [longest[character, action], following, 0]
     return [[*key, *row] for key, row in sorted(rows.items())]
 
 
@@ -613,6 +624,22 @@ def build_moves(folder):
              line["autocancel_after"]] for line in csv.DictReader(open(folder / "moves_all.csv", newline=""))
             if line["char"] in FRAME_DATA_NAMES and line["move"] in aerials]
     write("aerials.csv", ["character", "action", "landing_lag", "autocancel_before", "autocancel_after"], sorted(rows))
+    build_attacks(folder)
+
+
+def build_attacks(folder):
+    """Lengths of attacks, and the frame from which anything may follow, 0 none; of throws, which wait for the victim,
+    throws.csv has them."""
+    rows = []
+    for line in csv.DictReader(open(folder / "moves_all.csv", newline="")):
+        character, name = FRAME_DATA_NAMES.get(line["char"]), line["move"]
+        if character is None or name not in COMMON_MOVES or name in ("pummel", "edge") or name.endswith("throw"):
+            continue
+        for action in COMMON_MOVES[name][0]:
+            if character == game.GAMEANDWATCH:
+                action = game.characters.GAMEANDWATCH_ACTIONS.get(action, action)
+            rows.append([character, action, *(int(float(line[field] or 0)) for field in ("total", "iasa"))])
+    write("attacks.csv", ["character", "action", "frames", "interruptible"], sorted(rows))
 
 
 def main():

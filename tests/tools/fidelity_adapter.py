@@ -19,7 +19,7 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from cleanmelee import game
 from cleanmelee.game.state import HIDDEN_PLAYER
-from cleanmelee.game.tables import build_tables
+from cleanmelee.game.tables import WHOLE, build_tables, packed
 
 CHARS = set(game.CHARACTERS.values())
 
@@ -40,6 +40,9 @@ LEDGE_INTANGIBLE, UNKNOWN_TIMER = 37, 10
 QUIET_FRAME = 690                                      # no wind yet, no platform moves, Randall is under the stage
 THROWS = (53, 54, 55, 56)                              # Slippi's attack ids
 NEAR_PLATFORM = 20, 5, 40                              # |x| from, y from and to: who stands there is on a moving one
+WEIGHTS = {0: 100, 3: 114, 4: 70, 5: 117, 8: 94, 9: 90, 10: 88, 11: 88, 12: 80, 13: 110, 14: 108, 15: 60, 17: 100,
+           20: 85, 21: 100, 23: 55}                    # of characters that the game does not know; public
+HELD = *range(game.CAUGHT_AIR, game.BREAK_FREE), *range(game.THROWN_FORWARD, game.THROWN_DOWN + 1)
 KNOWN_ITEMS = np.zeros(game.NUM_ITEM_TYPES, bool)
 KNOWN_ITEMS[[*game.characters.PROJECTILE_ROWS, *(row[2] for rows in game.characters.HELD_ROWS.values()
                                                  for row in rows)]] = True
@@ -51,7 +54,10 @@ class Simulator:
     CHARS, MEMORY = CHARS, MEMORY
 
     def __init__(self, tables):
-        self.tables = tables
+        self.tables = tables = packed(*(getattr(tables, name) for name in WHOLE.names))  # a copy
+        for stranger, weight in WEIGHTS.items():       # is in the way, can be thrown, and does nothing
+            tables.characters[stranger] = tables.characters[game.FOX]
+            tables.characters["weight"][stranger] = weight
         active = tables.characters["hit_row"] > 0
         frames = np.arange(active.shape[-1] - 1)
         starts = np.where(active[..., 1:] & ~active[..., :-1], frames, 0)
@@ -73,7 +79,12 @@ class Simulator:
             players[ours] = state[theirs]
         for theirs, ours in TO_CONTROLLER.items():
             controllers[ours] = inputs[theirs]
-        players["character"][~np.isin(state["char"], list(CHARS))] = game.FOX  # not scored, but in the way
+        strangers = ~np.isin(state["char"], list(CHARS))
+        players["character"][strangers & ~np.isin(state["char"], list(WEIGHTS))] = game.FOX
+        controllers[strangers] = np.zeros((), game.CONTROLLER)
+        held = np.isin(state["action"], HELD)
+        idle = strangers & ~held[:, ::-1] & ~held & (state["action"] > game.REBIRTH_WAIT)
+        players["action"][idle] = np.where(state["airborne"], game.FALL, game.WAIT)[idle]
         players["present"], players["port"] = 1, [0, 1]
         frames["stage"], frames["frame_id"] = stage, QUIET_FRAME
         if "memory" in state.dtype.names:
@@ -114,6 +125,7 @@ class Simulator:
         secrets["throw_frames"] = self.throw_lengths(frames["players"])
         secrets["grab_timer"] = UNKNOWN_TIMER * 10
         secrets["guard_frames"] = guard_lengths(state)
+        secrets["tech_lockout"] = np.maximum(game.TECH_LOCKOUT - state["t_lr"], 0)
         secrets["jump_buffer"] = np.where(state["p_btn"] & game.BUTTON_XY, 5, 0)  # when it was pressed is not known
         secrets["feet"] = self.feet(state)
 
