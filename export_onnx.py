@@ -1,38 +1,40 @@
 """A checkpoint becomes one ONNX file that plays without torch: one recurrent step, state in and state out.
 
-    python export_onnx.py --checkpoint policy.pt --output policy.onnx                    # float32, 8 s
-    python export_onnx.py --checkpoint policy.pt --output policy.onnx --int8 dynamic     # weights in eight bits
+    python export_onnx.py --checkpoint policy.pt --output policy.onnx                    # float32, 10 s
+    python export_onnx.py --checkpoint policy.pt --output policy.onnx --int8 static --calibration-replays REPLAYS
+    python export_onnx.py --checkpoint policy.pt --output policy.onnx --npz policy.npz   # and its weights for numpy
+    python export_onnx.py --benchmark policy.onnx                                        # how fast is this file here?
 
     inputs    floats [B, F] float32, ints [B, I] int16     one row of `observe` for each player; the floats end with
                                                            the queue of what it chose and what has not acted yet
               noise [B, 81] float32                        uniform in (0, 1), one number for each logit
-              state_0 [B, H] ...                           zeros at a game's start (the mlp has none)
+              deterministic [B] bool                       true: the most likely action, whatever the noise
+              state_0 [B, ...] ...                         zeros at a game's start (the mlp has none)
     outputs   actions [B, 13] int64                        for `decode_actions`
-              next_state_0 [B, H] ...                      the next frame's state
+              next_state_0 [B, ...] ...                    the next frame's state
 
-The file draws no random numbers: sampling is a function of `noise`, the same in torch and here. Noise .5 for the
-buttons and 1/e for every other logit shifts nothing and gives the most likely action. metadata_props say the rest:
-schema, network sizes, action repeat, frame delay, the checkpoint's hash, versions.
+The file draws no random numbers: sampling is a function of `noise`, the same in torch and here. Its metadata say all
+that another program needs to play with it; docs/export.md explains them.
 
-Before anything is written, the export plays `--steps` frames beside the policy, each carrying its own state:
+Before anything is written, the export plays `--steps` decisions of several players beside the policy, each version
+with a memory of its own:
     states     largest difference of any state number
-    logits     largest difference, both scored on the actions that torch chose: logits of a later head depend on the
-               earlier ones, so after the first action that differs they could not be compared otherwise. For this a
-               twin of the file is exported (and quantised) that returns logits in place of actions.
-    actions    frames on which any of the 13 numbers differs, given the same noise
+    logits     largest difference, both scored on the actions that were taken there: logits of a later head depend on
+               the earlier ones, so after the first action that differs they could not be compared otherwise
+    actions    decisions in which any of the 13 numbers differs, given the same noise
+    loss       cross-entropy of the actions that were taken there
+
+--int8 leaves layers in float32 until enough decisions stay the same and the loss stays low. What comes out is written
+only if it is a gain (--int8-gain); if not, a line says so and the file is float32.
 """
 
 if __name__ == "__main__":
     import cleanmelee.startup                               # before the imports that take seconds
 
-import contextlib
 import hashlib
 import io
 import json
-import logging
-import tempfile
 import time
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -43,209 +45,258 @@ from rich.table import Table
 
 from cleanmelee.cli import PATH, SEEDS, Range, UserError, check_ranges, lookup, run_script
 from cleanmelee.controller import ACTION_SIZE, NUM_LOGITS
+from cleanmelee.features import NUM_INTS
 from cleanmelee.files import atomic_write, check_writable
-from cleanmelee.frame import CHARACTERS, FIRST_CONTROL_FRAME, STAGES
-from cleanmelee.game import BOTS
-from cleanmelee.games import VecEnv
-from cleanmelee.observation import NUM_INTS, Observation, observe, schema_hash, upcoming
-from cleanmelee.onnx import check_model, onnx_session
+from cleanmelee.frame import CHARACTERS
+from cleanmelee.observation import Observation, schema_hash
+from cleanmelee.onnx import MOST_LIKELY, OnnxPolicy, check_model, interface, onnx_session
+from cleanmelee.quantisation import (
+    Frames, Quantiser, Result, agreement, choose_layers, game_frames, measure, quiet, replay_frames, steps_of,
+)
+from cleanmelee.reference import pack_weights
 from cleanmelee.runs import versions
-from cleanmelee.terminal import Terminal
+from cleanmelee.terminal import Terminal, printable, warn
 from melee_common import Policy, load_policy, to_torch
 
 OPSET = 18                                                               # the exporter's own; higher ones are converted
 MAX_LOGIT_ERROR = 1e-3                                                      # of a float32 export; measured: below 1e-5
+MIN_AGREEMENT, MAX_LOSS_GROWTH = .98, .01                                   # of int8, against float32
 LATENCY_STEPS, WARM_UP_STEPS = 2000, 200
 
 
 @dataclass
 class Args:
-    checkpoint: Annotated[str, PATH]
-    """policy to export, a .pt file"""
-    output: Annotated[str, PATH]
-    """file to write, ends in .onnx"""
-    int8: Literal["none", "dynamic"] = "none"
-    """dynamic: weights of all matrix products in eight bits, activations quantised on the fly (off: none, float32)"""
+    checkpoint: Annotated[str, PATH] = ""
+    """policy to export, a .pt file; needed but for --benchmark"""
+    output: Annotated[str, PATH] = ""
+    """file to write, ends in .onnx; needed but for --benchmark"""
+    int8: Literal["none", "dynamic", "static"] = "none"
+    """matrix products of eight-bit numbers; dynamic: activations get their scales on the fly; static: beforehand, from
+    --calibration-replays or the embedded game (off: none, float32)"""
+    int8_gain: Literal["faster", "smaller", "either"] = "either"
+    """what int8 must be than float32 to be written, here and now; if it is not, the file is float32"""
+    calibration_replays: Annotated[str, PATH] = ""
+    """folder of .slp files whose frames calibrate --int8 and measure every export (off: empty, the policy plays itself
+    in the embedded game)"""
+    npz: Annotated[str, PATH] = ""
+    """file for the weights as numpy arrays, with which cleanmelee/reference.py plays; ends in .npz (off: empty)"""
+    benchmark: Annotated[str, PATH] = ""
+    """an exported file to time; nothing else is done (off: empty)"""
     steps: Annotated[int, Range(1, 10 ** 6)] = 200
-    """frames of the parity check, from a game between two random players"""
+    """decisions of each player in the parity check and the calibration"""
     character: str = "mewtwo"
-    """character of both players in the parity check"""
+    """character of both players in the embedded game"""
     seed: Annotated[int, SEEDS] = 1
-    """seed of the parity check's game and noise"""
+    """seed of that game and of the noise"""
 
 
 class Act(torch.nn.Module):
-    """What is exported: one frame of play. Tensors in, tensors out."""
+    """What is exported: one frame of play. Beside what is chosen, for the checks alone, logits of actions that were
+    `taken`; `cut` takes these out again."""
 
     def __init__(self, policy: Policy):
         super().__init__()
         self.policy = policy
+        self.register_buffer("most_likely", torch.from_numpy(MOST_LIKELY))
 
-    def forward(self, floats, ints, noise, *state):
-        actions, state = self.policy.step(Observation(floats, ints), state, noise)
-        return actions, *state                                              # [B, 13], [B, H] ...
-
-
-class Score(Act):
-    """Its twin for the parity check: logits of given actions."""
-
-    def forward(self, floats, ints, actions, *state):
+    def forward(self, floats, ints, noise, deterministic, taken, *state):
+        noise = torch.where(deterministic[:, None], self.most_likely, noise)                        # [B, 81]
         features, state = self.policy.features(Observation(floats, ints), state)
-        return self.policy.logits(features, actions), *state                # [B, 81], [B, H] ...
+        actions, _ = self.policy.controller_head.sample(features, noise)
+        return actions, self.policy.logits(features, taken), *state         # [B, 13], [B, 81], [B, ...] ...
 
 
-@contextlib.contextmanager
-def quiet():
-    """The exporter and the quantiser report a page of their own affairs."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
-
-
-def export(module: Act, third: torch.Tensor, names: tuple[str, str]):
-    """-> onnx.ModelProto of Act or Score; names are those of the third input and of the first output."""
-    rows = len(third)                                                      # not 1, or the batch size becomes a constant
-    state = module.policy.initial_state(rows)
-    inputs = (torch.zeros(rows, module.policy.num_floats), torch.zeros(rows, NUM_INTS, dtype=torch.int16), third,
-              *state)
+def export(policy: Policy):
+    """-> onnx.ModelProto of Act. UserError: the exporter lacks something that the network does."""
+    rows = 2                                                               # not 1, or the batch size becomes a constant
+    state = policy.initial_state(rows)
+    inputs = (torch.zeros(rows, policy.num_floats), torch.zeros(rows, NUM_INTS, dtype=torch.int16),
+              torch.rand(rows, NUM_LOGITS), torch.zeros(rows, dtype=torch.bool),
+              torch.zeros(rows, ACTION_SIZE, dtype=torch.long), *state)
     batch = {0: torch.export.Dim("batch", min=1)}
-    shapes = [batch] * 3 + [tuple(batch for _ in state)] * bool(state)
-    with quiet(), torch.inference_mode():
-        model = torch.onnx.export(
-            module.eval(), inputs, dynamo=True, opset_version=OPSET, dynamic_shapes=tuple(shapes), verbose=False,
-            input_names=["floats", "ints", names[0], *(f"state_{k}" for k in range(len(state)))],
-            output_names=[names[1], *(f"next_state_{k}" for k in range(len(state)))]).model_proto
+    shapes = [batch] * 5 + [tuple(batch for _ in state)] * bool(state)
+    try:
+        with quiet(), torch.inference_mode():
+            model = torch.onnx.export(
+                Act(policy).eval(), inputs, dynamo=True, opset_version=OPSET, dynamic_shapes=tuple(shapes),
+                verbose=False, output_names=["actions", "logits", *(f"next_state_{k}" for k in range(len(state)))],
+                input_names=["floats", "ints", "noise", "deterministic", "taken",
+                             *(f"state_{k}" for k in range(len(state)))]).model_proto
+    except Exception as error:  # a type for each of the exporter's passes
+        lines = [line for line in str(error.__cause__ or error).splitlines() if line.strip()]
+        raise UserError(f"the exporter cannot turn this network into ONNX ({printable(lines[0], 200)}); change what it "
+                        "computes in cleanmelee/backbones.py") from None
     del model.graph.value_info[:]                                   # the quantiser transposes weights and trips over it
     return model
 
 
-def quantise(model):
-    """-> the model with int8 weights in every matrix product. Tables, state and sums stay float32.
-
-    The scale of the activations is taken over the whole batch, so a row's result depends a little on its neighbours."""
-    with quiet(), tempfile.TemporaryDirectory() as folder:
-        import onnx
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-        path = Path(folder) / "model.onnx"
-        quantize_dynamic(model, path, op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8)
-        return onnx.load(path)
-
-
-def game_frames(steps: int, character: str, seed: int, frame_delay: int = 0) -> Observation:
-    """Observations [steps, 1, ...] of player 0 in a game between two random players, from the frame on which they
-    move, as who acts so late sees them."""
-    frames = []
-    controllers = []
-    with VecEnv(1, lookup(CHARACTERS, character, "character"), STAGES["final_destination"], seed=seed,
-                bot_kinds=BOTS["random"], max_episode_frames=0) as envs:
-        while len(frames) < steps + 1 + frame_delay:
-            envs.step(envs.controllers.copy())
-            if envs.frames["frame_id"][0] >= FIRST_CONTROL_FRAME:
-                frames.append(envs.frames.copy())
-                controllers.append(envs.controllers.copy())
-    pending = upcoming(np.concatenate(controllers), frame_delay)            # [steps, 2, frame_delay]
-    obs = observe(np.concatenate(frames[:steps]), np.concatenate(controllers[:steps]), pending)
-    return Observation(obs.floats[:, :1], obs.ints[:, :1])
+def cut(model, metadata: dict[str, str]):
+    """-> the model as it is written: what is chosen alone, with metadata."""
+    import onnx
+    inputs, outputs = ([x.name for x in some if x.name not in ("taken", "logits")]
+                       for some in (model.graph.input, model.graph.output))
+    part = onnx.utils.Extractor(model).extract_model(inputs, outputs)
+    del part.graph.value_info[:]
+    onnx.helper.set_model_props(part, metadata)
+    check_model(part.SerializeToString())                                   # what play.py asks of a file
+    return part
 
 
-def parity(policy: Policy, acting, scoring, obs: Observation, noise: torch.Tensor) -> dict:
-    """The policy and its export side by side over obs [T, 1, ...] with noise [T, 1, 81], each with its own state."""
-    state = policy.initial_state(1)
-    onnx_state = [s.numpy() for s in state]
-    worst_state = 0.
-    worst_logit = 0.
-    different = 0
-    for t in range(len(noise)):
-        now = to_torch(Observation(obs.floats[t], obs.ints[t]))
-        features, _ = policy.features(now, state)
-        actions, state = policy.step(now, state, noise[t])
-        logits = policy.logits(features, actions)
-
-        feed = {"floats": obs.floats[t], "ints": obs.ints[t], **{f"state_{k}": s for k, s in enumerate(onnx_state)}}
-        onnx_logits = scoring.run(["logits"], feed | {"actions": actions.numpy()})[0]
-        onnx_actions, *onnx_state = acting.run(None, feed | {"noise": noise[t].numpy()})
-        worst_logit = float(np.maximum(worst_logit, np.abs(onnx_logits - logits.numpy()).max()))  # keeps NaN
-        different += int((onnx_actions != actions.numpy()).any())
-        for mine, theirs in zip(state, onnx_state, strict=True):
-            worst_state = float(np.maximum(worst_state, np.abs(theirs - mine.numpy()).max()))
+@torch.inference_mode()
+def parity(policy: Policy, model, frames: Frames) -> dict:
+    """The policy and its export side by side over `frames`, each with its own state."""
+    state = policy.initial_state(frames.begins.shape[1])
+    worst_state, worst_logit, different = 0., 0., 0
+    for t, (_, (theirs, their_logits, *their_state)) in enumerate(steps_of(onnx_session(model.SerializeToString()),
+                                                                          frames)):
+        state = tuple(part.index_fill(0, torch.from_numpy(np.flatnonzero(frames.begins[t])), 0) for part in state)
+        now = to_torch(Observation(frames.obs.floats[t], frames.obs.ints[t]))
+        features, state = policy.features(now, state)
+        actions, _ = policy.controller_head.sample(features, torch.from_numpy(frames.noise[t]))
+        logits = policy.logits(features, torch.from_numpy(frames.actions[t]))
+        worst_logit = float(np.maximum(worst_logit, np.abs(their_logits - logits.numpy()).max()))   # keeps NaN
+        different += int((theirs != actions.numpy()).any(-1).sum())
+        for mine, other in zip(state, their_state, strict=True):
+            worst_state = float(np.maximum(worst_state, np.abs(other - mine.numpy()).max()))
     return {"states": worst_state, "logits": worst_logit, "actions": different}
 
 
-def latency(step) -> tuple[float, float]:
-    """-> p50 and p99 of one step in microseconds, warm."""
-    times = np.zeros(WARM_UP_STEPS + LATENCY_STEPS)
-    for i in range(len(times)):
-        tick = time.perf_counter()
-        step()
-        times[i] = time.perf_counter() - tick
-    return tuple(np.percentile(times[WARM_UP_STEPS:] * 1e6, [50, 99]).tolist())
+def latencies(steps: dict) -> dict[str, tuple[float, float]]:
+    """Functions that each make one step -> p50 and p99 of each in microseconds, warm. They take turns, so that whatever
+    else the machine does falls on all of them."""
+    times = np.zeros((WARM_UP_STEPS + LATENCY_STEPS, len(steps)))
+    for row in times:
+        for k, step in enumerate(steps.values()):
+            tick = time.perf_counter()
+            step()
+            row[k] = time.perf_counter() - tick
+    found = np.percentile(times[WARM_UP_STEPS:] * 1e6, [50, 99], axis=0)
+    return {name: tuple(found[:, k].tolist()) for k, name in enumerate(steps)}
+
+
+def stepper(model: bytes):
+    """-> a function that makes one step of an exported file for one player, without a look at what comes out."""
+    session = onnx_session(model)
+    kinds = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int16)": np.int16, "tensor(bool)": bool}
+    feed = {i.name: np.zeros((1, *i.shape[1:]), kinds[i.type]) for i in session.get_inputs()}
+    return lambda: session.run(None, feed)
+
+
+def speed_table(found: dict[str, tuple[float, float]], sizes: dict[str, str]) -> Table:
+    table = Table("one step, batch 1", "p50 us", "p99 us", "file kB", title=f"{LATENCY_STEPS} warm steps, one thread")
+    for name, (p50, p99) in found.items():
+        table.add_row(name, f"{p50:.0f}", f"{p99:.0f}", sizes[name])
+    return table
+
+
+def benchmark(path: Path) -> None:
+    """--benchmark: what an exported file is, and how fast."""
+    OnnxPolicy(path)                                                        # UserError: it is none
+    model = path.read_bytes()
+    said = check_model(model)
+    console = Terminal()
+    console.print(speed_table(latencies({path.name: stepper(model)}), {path.name: f"{len(model) / 1e3:.0f}"}))
+    console.print(f"{path}: config {printable(said.get('config'), 300)}, int8 {printable(said.get('int8'), 20)}, frame "
+                  f"delay {said['frame_delay']}, action repeat {said['action_repeat']}")
+
+
+def check_paths(args: Args) -> tuple[Path, Path]:
+    """Raises UserError for names that are missing or end otherwise than they must."""
+    checkpoint, output = Path(args.checkpoint), Path(args.output)
+    for flag, value in (("--checkpoint", args.checkpoint), ("--output", args.output)):
+        if not value:
+            raise UserError(f"{flag} is missing: name the policy's .pt file with --checkpoint and the .onnx file to "
+                            "write with --output")
+    if output.suffix != ".onnx":
+        raise UserError(f"--output {output}: must end in .onnx, by which play.py knows what it is")
+    if args.npz and Path(args.npz).suffix != ".npz":
+        raise UserError(f"--npz {args.npz}: must end in .npz")
+    return checkpoint, output
 
 
 def main(args: Args) -> None:
-    checkpoint = Path(args.checkpoint)
-    output = Path(args.output)
     check_ranges(args)
-    if output.suffix != ".onnx":
-        raise UserError(f"--output {output}: must end in .onnx, by which play.py knows what it is")
-    lookup(CHARACTERS, args.character, "character")
-    policy, _ = load_policy(checkpoint)
-    check_writable("--output", output)
-    console = Terminal()
     torch.set_num_threads(1)                                                # as in play, or latencies mean nothing
+    if args.benchmark:
+        return benchmark(Path(args.benchmark))
+    checkpoint, output = check_paths(args)
+    character = lookup(CHARACTERS, args.character, "character")
+    policy, saved = load_policy(checkpoint)
+    check_writable("--output", output)
+    if args.npz:
+        check_writable("--npz", Path(args.npz))
+    console = Terminal()
 
     # ----------------------------------------------------------------------------------------------------------- export
-    models = {"float32": (export(Act(policy), torch.rand(2, NUM_LOGITS), ("noise", "actions")),
-                          export(Score(policy), torch.zeros(2, ACTION_SIZE, dtype=torch.long), ("actions", "logits")))}
-    if args.int8 == "dynamic":
-        models["int8"] = tuple(map(quantise, models["float32"]))
-    metadata = {
+    if args.calibration_replays:
+        calibration, frames = replay_frames(policy, args.calibration_replays, args.steps, args.seed)
+    else:
+        calibration, frames = game_frames(policy, args.steps, character, args.seed)
+    models = {"float32": export(policy)}
+    trained_on = saved.get("args", {}).get("character")
+    metadata = interface(policy.frame_delay, policy.initial_state(1)) | {
         "program": "CleanMelee", "schema": schema_hash(), "config": json.dumps(policy.config),
         "action_repeat": str(policy.action_repeat), "frame_delay": str(policy.frame_delay),
+        "character": printable(trained_on, 200) if isinstance(trained_on, str) else "",
         "checkpoint": checkpoint.name, "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
-        "int8": args.int8, "opset": str(OPSET), "versions": json.dumps(versions())}
-    for acting, _ in models.values():
-        for key, value in metadata.items():
-            acting.metadata_props.add(key=key, value=value)
-        try:
-            check_model(acting.SerializeToString())                         # what play.py asks of a file
-        except ValueError as error:
-            raise UserError(f"{checkpoint}: its network, exported, {error}") from None
+        "opset": str(OPSET), "versions": json.dumps(versions())}
+    in_float = []
+    if args.int8 != "none":
+        quantiser = Quantiser(models["float32"], args.int8, calibration)
+        chosen = choose_layers(quantiser, frames, MIN_AGREEMENT, MAX_LOSS_GROWTH)
+        in_float = [name for name in quantiser.layers if name not in chosen]
+        models |= {"int8": quantiser(chosen)} if chosen else {}
+    try:
+        files = {name: cut(model, metadata | {"int8": args.int8 if name == "int8" else "none"}).SerializeToString()
+                 for name, model in models.items()}
+    except ValueError as error:
+        raise UserError(f"{checkpoint}: its network, exported, {error}") from None
 
     # ---------------------------------------------------------------------------------------------- parity and latency
-    obs = game_frames(args.steps, args.character, args.seed, policy.frame_delay)
-    noise = torch.rand(args.steps, 1, NUM_LOGITS, generator=torch.Generator().manual_seed(args.seed))
-    found = Table("parity", "states differ by", "logits differ by", "actions differ",
-                  title=f"{args.steps} frames, same noise")
-    speed = Table("one step, batch 1", "p50 us", "p99 us", "file kB", title=f"{LATENCY_STEPS} warm steps, one thread")
-    first = to_torch(Observation(obs.floats[0], obs.ints[0]))
-    state = policy.initial_state(1)
+    first = to_torch(Observation(frames.obs.floats[0, :1], frames.obs.ints[0, :1]))
+    state, noise = policy.initial_state(1), torch.from_numpy(frames.noise[0, :1])
     with torch.inference_mode():
-        p50, p99 = latency(lambda: policy.step(first, state, noise[0]))
-        speed.add_row("torch float32", f"{p50:.0f}", f"{p99:.0f}",
-                      f"{checkpoint.stat().st_size / 1e3:.0f} (checkpoint)")
-        for name, (acting, scoring) in models.items():
-            player = onnx_session(acting.SerializeToString())
-            error = parity(policy, player, onnx_session(scoring.SerializeToString()), obs, noise)
-            found.add_row(name, f"{error['states']:.1e}" if state else "no state", f"{error['logits']:.1e}",
-                          f"{error['actions']} of {args.steps}")
-            if name == "float32" and not error["logits"] < MAX_LOGIT_ERROR:
-                raise RuntimeError(f"the export is not the policy: logits differ by {error['logits']:.2g}, "
-                                   f"more than {MAX_LOGIT_ERROR}; nothing was written")
-            feed = {"floats": obs.floats[0], "ints": obs.ints[0], "noise": noise[0].numpy(),
-                    **{f"state_{k}": s.numpy() for k, s in enumerate(state)}}
-            p50, p99 = latency(lambda: player.run(None, feed))
-            speed.add_row(f"onnx {name}", f"{p50:.0f}", f"{p99:.0f}", f"{acting.ByteSize() / 1e3:.0f}")
+        speed = latencies({"torch float32": lambda: policy.step(first, state, noise)} | {
+            f"onnx {name}": stepper(file) for name, file in files.items()})
+    players = frames.begins.shape[1]
+    found = Table("parity", "states differ by", "logits differ by", "actions differ", "loss", title=(
+        f"{args.steps} decisions of {players} players, same noise"))
+    measured: dict[str, Result] = {}
+    for name, model in models.items():
+        error, measured[name] = parity(policy, model, frames), measure(model, frames)
+        found.add_row(name, f"{error['states']:.1e}" if state else "no state", f"{error['logits']:.1e}",
+                      f"{error['actions']} of {args.steps * players}", f"{measured[name].loss:.4f}")
+        if name == "float32" and not error["logits"] < MAX_LOGIT_ERROR:
+            raise RuntimeError(f"the export is not the policy: logits differ by {error['logits']:.2g}, "
+                               f"more than {MAX_LOGIT_ERROR}; nothing was written")
 
     # ------------------------------------------------------------------------------------------------------------ write
-    content = (models["int8"] if args.int8 == "dynamic" else models["float32"])[0].SerializeToString()
-    atomic_write(output, content)
-    console.print(found, speed)
-    console.print(f"wrote {output} ({len(content) / 1e3:.0f} kB, {'int8' if args.int8 == 'dynamic' else 'float32'})")
+    sizes = {"torch float32": f"{checkpoint.stat().st_size / 1e3:.0f} (checkpoint)"} | {
+        f"onnx {name}": f"{len(file) / 1e3:.0f}" for name, file in files.items()}
+    console.print(found, speed_table(speed, sizes))
+    written = "float32"
+    if "int8" in files:
+        faster = speed["onnx int8"][0] < speed["onnx float32"][0]
+        smaller = len(files["int8"]) < len(files["float32"])
+        console.print(f"int8 {args.int8}: {len(chosen)} of {len(quantiser.layers)} layers, "
+                      f"{agreement(measured['int8'], measured['float32']):.2%} of the decisions stay the same, loss "
+                      f"{measured['int8'].loss / measured['float32'].loss - 1:+.2%}; in float32, for what they would "
+                      f"cost: {', '.join(in_float) or 'none'}")
+        if {"faster": faster, "smaller": smaller, "either": faster or smaller}[args.int8_gain]:
+            written = "int8"
+        else:
+            warn(f"--int8 {args.int8}: no gain here (--int8-gain {args.int8_gain}): {speed['onnx int8'][0]:.0f} us "
+                 f"against {speed['onnx float32'][0]:.0f}, {len(files['int8']) / 1e3:.0f} kB against "
+                 f"{len(files['float32']) / 1e3:.0f}; {output} is float32")
+    elif args.int8 != "none":
+        warn(f"--int8 {args.int8}: no layer of this policy bears it; {output} is float32")
+    if args.npz:
+        weights = io.BytesIO()
+        np.savez(weights, **pack_weights(policy.config, {k: v.numpy() for k, v in policy.state_dict().items()}))
+        atomic_write(Path(args.npz), weights.getbuffer())
+    atomic_write(output, files[written])
+    console.print(f"wrote {output} ({len(files[written]) / 1e3:.0f} kB, {written})" +
+                  (f" and {args.npz}" if args.npz else ""))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from cleanmelee.features import (
 from cleanmelee.files import atomic_write, read_file
 from cleanmelee.frame import FRAME, NUM_ITEMS
 from cleanmelee.games import VecEnv
-from cleanmelee.observation import Observation, Pending, observe, schema_hash
+from cleanmelee.observation import Observation, Pending, check_timing, observe, schema_hash
 from cleanmelee.plain import Plain
 from cleanmelee.runs import versions
 from cleanmelee.terminal import printable
@@ -190,13 +190,6 @@ MAX_HIDDEN = 65536
 STATE_SIZE = 2 ** 20                                                    # numbers that a policy may remember of a game
 
 
-def check_timing(action_repeat, frame_delay) -> None:
-    """Raises UserError unless a policy can act on every `action_repeat`-th frame, `frame_delay` frames late."""
-    for name, value, low in (("action_repeat", action_repeat, 1), ("frame_delay", frame_delay, 0)):
-        if type(value) is not int or not low <= value <= 3600:
-            raise UserError(f"{name} {printable(repr(value), 60)}: must be a whole number from {low} to 3600")
-
-
 def check_target(target_return) -> None:
     """Raises UserError unless a policy can play for this return, in stocks."""
     if type(target_return) not in (int, float) or not abs(target_return) <= 100:
@@ -315,7 +308,7 @@ class Policy(nn.Module):
             x = np.concatenate([x, np.full((len(x), 1), self.target_return, np.float32)], 1)
         if not self._plain.layers:
             features, state = self.backbone.step(torch.from_numpy(x), state)
-            x = features.numpy()
+            x = features.detach().numpy()
         actions, *judged = self._plain.decide(x, None if noise is None else noise.numpy())
         return actions, state, *judged
 
@@ -381,7 +374,6 @@ def network_flags(policy: Policy, **given) -> dict:
 # Matches between policies
 # ---------------------------------------------------------------------------------------------------------------------
 
-BOT_SLOT = -1                                                           # in `assignment`: the game's own bot plays here
 FEW_ROWS = 64                                                           # up to which numpy decides faster than torch
 
 
@@ -443,7 +435,8 @@ def act(policies: list[Policy], assignment: np.ndarray, obs: Observation, states
         seats.append((k, rows, to_torch(mine), state, noise))
     if stacked is None:
         seats = [seat for seat in seats if len(seat[1])]
-        chosen = [_way_to_act(policies[k], len(rows))(mine, state, noise) for k, rows, mine, state, noise in seats]
+        chosen = [(policies[k].act_plainly if len(rows) <= FEW_ROWS else policies[k].act)(mine, state, noise)
+                  for k, rows, mine, state, noise in seats]
     else:
         chosen = stacked.act(*(list(column) for column in list(zip(*seats, strict=True))[2:]))
     for (k, rows, *_), (choice, new, *judged) in zip(seats, chosen, strict=True):
@@ -453,13 +446,6 @@ def act(policies: list[Policy], assignment: np.ndarray, obs: Observation, states
         if k < learners:
             told.reshape(2, 2 * n)[:, rows] = np.stack([np.asarray(x) for x in judged])
     return actions.reshape(n, 2, ACTION_SIZE)
-
-
-def _way_to_act(policy, rows: int):
-    """What is fastest for so many rows. An exported policy has one way, and learns nothing."""
-    if not isinstance(policy, Policy):
-        return policy.step
-    return policy.act_plainly if rows <= FEW_ROWS else policy.act
 
 
 def swap_policy(policies: list[Policy], assignment: np.ndarray, states: list[tuple], game: int, port: int,

@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-import torch
 import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -44,19 +43,13 @@ from cleanmelee.dolphin import CPU_LEVELS, HUMAN, DolphinArgs, NetplayArgs, chec
 from cleanmelee.files import append_jsonl, check_writable
 from cleanmelee.frame import CHARACTERS, STAGES, outcomes
 from cleanmelee.game import BOTS, warm_up as warm_up_game
-from cleanmelee.games import VecEnv
+from cleanmelee.games import BOT_SLOT, VecEnv
 from cleanmelee.inference import Hands, Pace, warm_up
 from cleanmelee.observation import observe
-from cleanmelee.onnx import OnnxPolicy, load_player
-from cleanmelee.pool import Ratings
+from cleanmelee.onnx import load_player
 from cleanmelee.recording import Recorder
 from cleanmelee.statistics import Game, print_matchups, summarise
-from cleanmelee.tournament import enter, print_standings, standings, write_tournament
 from cleanmelee.terminal import Terminal
-from cleanmelee.web.library import LATEST, Library, latest_folder
-from cleanmelee.web.match import Games, Opponents
-from cleanmelee.web.server import Site, run as run_page
-from melee_common import BOT_SLOT, Policy, load_policy
 
 FRAME_TIME = 1 / 60                                                         # seconds; Melee's 59.94 Hz, near enough
 RUNS, RECORDINGS = Path("runs"), "recordings"                               # where `latest` looks, --serve records
@@ -140,13 +133,13 @@ class Args:
 
 # ------------------------------------------------------------------------------------------------------------ the games
 
-def play(envs: VecEnv, policies: list[Policy | OnnxPolicy], assignment: np.ndarray, num_games: int,
-         generator: torch.Generator | None, pace: Pace, recorder: Recorder | None = None, asynchronous: bool = False,
-         own_clock: bool = True) -> Iterator[Game]:
+def play(envs: VecEnv, policies: list, assignment: np.ndarray, num_games: int, rng: np.random.Generator | None,
+         pace: Pace, recorder: Recorder | None = None, asynchronous: bool = False, own_clock: bool = True
+         ) -> Iterator[Game]:
     """Plays `num_games` (0: without end) in every slot of `envs`, and yields each as it ends.
 
     assignment [N, 2]: which of `policies` plays a slot; BOT_SLOT: the game itself does
-    generator: None for likeliest actions
+    rng: of the noise, None for likeliest actions
     asynchronous: 60 frames a second; a decision that is late acts when it comes, the controller holds until then
     own_clock: the game is as fast as we let it be; a Dolphin with a window keeps time itself"""
     N = envs.num_games
@@ -154,7 +147,7 @@ def play(envs: VecEnv, policies: list[Policy | OnnxPolicy], assignment: np.ndarr
     damage = np.zeros((N, 2))                                               # percent taken in the game that is on
     stocks = envs.frames["players"]["stocks"].copy()                        # at its start
     begins = np.ones(N, bool)
-    hands = Hands(policies, assignment, generator, pace, asynchronous)
+    hands = Hands(policies, assignment, rng, pace, asynchronous)
     start = time.perf_counter() - pace.seconds
     deadline = time.perf_counter()
     try:
@@ -228,6 +221,8 @@ TOURNAMENT_FLAGS = {"tournament", "tournament_bots", "max_pairs", "num_games", "
 
 def tournament(args: Args) -> None:
     """Everybody in the pool against everybody, or against as many as --max-pairs allows: strengths on one scale."""
+    from cleanmelee.pool import Ratings                                     # here, as in `page`: these take torch
+    from cleanmelee.tournament import enter, print_standings, standings, write_tournament
     only_known(args, TOURNAMENT_FLAGS, "in a tournament")
     if args.num_games < 2 or args.num_games % 2:
         raise UserError(f"--num-games {args.num_games}: must be even in a tournament, and 2 or more, since half are "
@@ -236,7 +231,6 @@ def tournament(args: Args) -> None:
     stage = lookup(STAGES, args.stage, "stage")
     bots = parse_names(args.tournament_bots, BOTS, "bot") if args.tournament_bots else []
     folder = Path(args.tournament)
-    torch.set_num_threads(1)                                                # small batches only wait for threads
     policies, names, pairs = enter(folder, bots, args.max_pairs, args.seed)
     check_games(f"--num-games {args.num_games}: {len(pairs)} pairs", len(pairs) * args.num_games)
 
@@ -246,7 +240,7 @@ def tournament(args: Args) -> None:
     N = len(seats)
     assignment = np.where(seats < len(policies), seats, BOT_SLOT)
     bot_kinds = np.array([0] * len(policies) + [BOTS[name] for name in bots])[seats]
-    generator = None if args.deterministic else torch.Generator().manual_seed(args.seed)
+    rng = None if args.deterministic else np.random.default_rng(args.seed)
     ratings = Ratings()
     pace = Pace()
     done = 0
@@ -256,7 +250,7 @@ def tournament(args: Args) -> None:
                 N, character, stage, seed=args.seed, num_workers=min(args.num_workers, N), bot_kinds=bot_kinds,
                 max_episode_frames=args.max_episode_frames) as envs:
             task = progress.add_task("games", total=N)
-            for game in play(envs, policies, assignment, 1, generator, pace):
+            for game in play(envs, policies, assignment, 1, rng, pace):
                 one, two = (names[k] for k in seats[game.slot])
                 ratings.record(one, two, (1 + float(outcomes(game.final[None])[0])) / 2)
                 done += 1
@@ -289,16 +283,18 @@ SERVE_FLAGS = {"serve", "host", "web_port", "record", "character", "opponent_cha
 
 def page(args: Args) -> None:
     """Games to watch or to play in a browser, until Ctrl-C."""
+    from cleanmelee.web.library import LATEST, Library, latest_folder
+    from cleanmelee.web.match import Games, Opponents
+    from cleanmelee.web.server import Site, run as run_page
     if args.watch and args.serve:
         raise UserError("--watch and --serve: one of them; the page of --serve shows the games that it has recorded")
     only_known(args, WATCH_FLAGS if args.watch else SERVE_FLAGS, "for the page")
-    torch.set_num_threads(1)                                                # small batches only wait for threads
     token = secrets.token_urlsafe(16) if args.host else ""
     if args.watch:
         library = Library(latest_folder(RUNS) if args.watch == LATEST else args.watch)
         if args.policy.endswith(".onnx"):
             raise UserError(f"--policy {args.policy}: an export tells no values; name the checkpoint (.pt) behind it")
-        policy = load_policy(args.policy)[0] if args.policy else None
+        policy = load_player(args.policy).policy if args.policy else None
         return run_page(Site(library, policy, Path(args.policy).name, token=token), args.host, args.web_port)
     opponents = Opponents(latest_folder(RUNS) if args.serve == LATEST else args.serve)
     opponents.load(opponents.first)                                         # what is wrong with it is told at once
@@ -400,10 +396,10 @@ def main(args: Args) -> None:
                         f"{policies[0].frame_delay} frames and plays with no other; leave the flag out, or train a "
                         "policy for it")
     if args.target_return is not None:
-        if isinstance(policies[0], OnnxPolicy):
+        if args.policy.endswith(".onnx"):
             raise UserError(f"--target-return {args.target_return}: {args.policy} is an export, in which its target is "
                             "a constant; name the checkpoint (.pt) behind it, or leave the flag out")
-        policies[0].aim_for(args.target_return)
+        policies[0].policy.aim_for(args.target_return)
     policies[0].config["action_repeat"] = args.action_repeat or policies[0].action_repeat
     name = Path(args.policy).name
     opponent_name = args.opponent                                           # of a bot, a computer player, a person
@@ -418,7 +414,6 @@ def main(args: Args) -> None:
     if args.deterministic:
         print("warning: --deterministic: a cloned policy that always takes its most likely action tends to stand "
               "still; sampling usually plays better", file=sys.stderr)
-    torch.set_num_threads(1)                                                # small batches only wait for threads
 
     # -------------------------------------------------------------------------------------------------- who sits where
     # fixtures: (matchup, the policy's player index). All are played side by side, or in real time one after the other.
@@ -433,7 +428,7 @@ def main(args: Args) -> None:
     warm_up(policies, 2 * len(sessions[0][0]))
 
     # ------------------------------------------------------------------------------------------------------- the games
-    generator = None if args.deterministic else torch.Generator().manual_seed(args.seed)
+    rng = None if args.deterministic else np.random.default_rng(args.seed)
     played = [[] for _ in matchups]                                         # of each matchup: (Game, the policy's side)
     paces = [Pace() for _ in matchups] if len(sessions) > 1 else [Pace()] * len(matchups)  # side by side they share one
     interrupted = False
@@ -458,7 +453,7 @@ def main(args: Args) -> None:
                 with VecEnv(N, characters, stages, seed=args.seed, num_workers=min(args.num_workers, N),
                             bot_kinds=bot_kinds, cpu_levels=levels, max_episode_frames=args.max_episode_frames,
                             max_restarts=args.max_restarts, dolphin=dolphin) as envs:
-                    for game in play(envs, policies, assignment, games, generator, paces[fixtures[0][0]], recorder,
+                    for game in play(envs, policies, assignment, games, rng, paces[fixtures[0][0]], recorder,
                                      args.async_inference, own_clock=not dolphin or dolphin.headless):
                         matchup, mine = fixtures[game.slot]
                         played[matchup].append((game, mine))

@@ -21,14 +21,15 @@ from cleanmelee.files import append_jsonl, atomic_write, read_file, read_jsonl
 from cleanmelee.fingerprint import Fingerprint, unlike_people
 from cleanmelee.frame import BUTTONS, outcomes
 from cleanmelee.game import BOTS
-from cleanmelee.games import VecEnv, matchups
+from cleanmelee.games import BOT_SLOT, VecEnv, matchups
 from cleanmelee.inference import Hands, Pace
 from cleanmelee.observation import observe
+from cleanmelee.player import TorchPolicy
 from cleanmelee.recording import write_slp
 from cleanmelee.statistics import wilson_interval
 from cleanmelee.terminal import warn
 from cleanmelee.workers import end_with_parent
-from melee_common import BOT_SLOT, Policy, load_checkpoint, load_policy, play_games, save_checkpoint
+from melee_common import Policy, load_checkpoint, load_policy, play_games, save_checkpoint
 
 
 def measure_strength(policy: Policy, initial: Policy, step: int, *, seed: int, games: int, opponents: list[str],
@@ -128,7 +129,7 @@ def film(policy: Policy, path: Path, step: int, *, seed: int, combinations: list
     characters, stages = matchups(combinations[:1], np.zeros(1, int), np.zeros(1, int))
     seed = seed + 1_000_003 * (step + 1)
     everyone, begins = np.zeros((1, 2), int), np.ones(1, bool)
-    hands = Hands([policy], everyone, torch.Generator().manual_seed(seed), Pace(), asynchronous=False)
+    hands = Hands([TorchPolicy(policy)], everyone, np.random.default_rng(seed), Pace(), asynchronous=False)
     with VecEnv(1, characters, stages, seed=seed, max_episode_frames=max_episode_frames) as envs:
         frames, controllers, over = [envs.frames.copy()], [envs.controllers.copy()], begins
         while len(frames) == 1 or not over.any():

@@ -18,6 +18,8 @@ from cleanmelee.frame import CHARACTERS, CONTROLLER, FRAME, SHEIK, STAGES
 from cleanmelee.runs import check_state
 from cleanmelee.workers import ForkServer, Worker, worker_loop
 
+BOT_SLOT = -1                                                           # in `assignment`: the game's own bot plays here
+
 
 def _mix(*numbers: int) -> int:
     """A 64-bit hash of whole numbers: seeds for (run, game slot, episode) that do not depend on what happened

@@ -1,5 +1,8 @@
 """Decisions in time: policies answer at once, or beside a game that does not wait, and a clock says how well they keep
-up."""
+up. Numpy only: an exported policy plays without torch.
+
+A policy here has `initial_state(batch)`, `step(obs, state, noise)`, `action_repeat`, `frame_delay` and `num_floats`:
+OnnxPolicy (cleanmelee/onnx.py), TorchPolicy (cleanmelee/player.py)."""
 
 import collections
 import concurrent.futures
@@ -8,13 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 
-from cleanmelee.controller import NUM_LOGITS, decode_actions
+from cleanmelee.controller import ACTION_SIZE, NEUTRAL_ACTION, NUM_LOGITS, decode_actions
 from cleanmelee.frame import CONTROLLER
-from cleanmelee.observation import NUM_INTS, Observation
-from cleanmelee.onnx import OnnxPolicy
-from melee_common import BOT_SLOT, Policy, act
+from cleanmelee.games import BOT_SLOT
+from cleanmelee.features import NUM_INTS
+from cleanmelee.observation import Observation
 
 
 @dataclass
@@ -38,20 +40,57 @@ class Pace:
                 "frames_missed": self.missed, "frames_per_second": self.frames / max(self.seconds, 1e-9)}
 
 
+def act(policies: list, seats: list[np.ndarray], turn: np.ndarray, obs: Observation, states: list[tuple],
+        begins: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+    """One frame of play for N games: one step for each policy, over all its games and ports that have a turn [N, 2].
+
+    seats[k]: which of the 2N slots policy k plays; states[k] is what it remembers of those, updated in place of the
+    list. obs is as deep as the latest policy sees; each is shown as much as it was trained to see. begins [N]: games
+    that begin with this frame. rng: of the noise, None for the most likely action. Returns actions int8 [N, 2, 13],
+    neutral where nobody has a turn."""
+    n = len(turn)
+    floats, ints, turn = obs.floats.reshape(2 * n, -1), obs.ints.reshape(2 * n, -1), turn.reshape(-1)
+    actions = np.repeat(NEUTRAL_ACTION[None], 2 * n, 0)
+    fresh = begins.repeat(2) if begins.any() else None
+    for k, (policy, slots) in enumerate(zip(policies, seats, strict=True)):
+        if fresh is not None:
+            for part in states[k]:
+                part[fresh[slots]] = 0
+        decides = turn[slots]
+        everyone = decides.all()
+        rows = slots if everyone else slots[decides]
+        if not len(rows):
+            continue
+        seen = floats[rows]
+        if policy.num_floats < seen.shape[1]:
+            seen = np.ascontiguousarray(seen[:, :policy.num_floats])
+        state = states[k] if everyone else tuple(part[decides] for part in states[k])
+        noise = None if rng is None else rng.random((len(rows), NUM_LOGITS), np.float32)
+        actions[rows], state = policy.step(Observation(seen, ints[rows]), state, noise)
+        if everyone:
+            states[k] = state
+        else:
+            for part, new in zip(states[k], state, strict=True):
+                part[decides] = new
+    return actions.reshape(n, 2, ACTION_SIZE)
+
+
 class Inference:
     """The policies' decisions: made at once, or (asynchronous) in a thread of its own, which skips to the newest
     frame."""
 
-    def __init__(self, policies: list[Policy | OnnxPolicy], assignment: np.ndarray, generator: torch.Generator | None,
-                 pace: Pace, asynchronous: bool, thread: concurrent.futures.ThreadPoolExecutor | None = None):
-        """thread: one that others share, in place of an own one, if asynchronous."""
-        self.policies, self.assignment, self.generator, self.pace = policies, assignment, generator, pace
-        self.states = [policy.initial_state(assignment.size) for policy in policies]
+    def __init__(self, policies: list, assignment: np.ndarray, rng: np.random.Generator | None, pace: Pace,
+                 asynchronous: bool, thread: concurrent.futures.ThreadPoolExecutor | None = None):
+        """thread: one that others share, in place of an own one, if asynchronous. Others as in `act`."""
+        self.policies, self.rng, self.pace = policies, rng, pace
+        self.seats = [np.flatnonzero(assignment == k) for k in range(len(policies))]
+        self.states = [policy.initial_state(len(slots)) for policy, slots in zip(policies, self.seats, strict=True)]
         self.begins = np.zeros(len(assignment), bool)                       # games that began since the last decision
         self.own = asynchronous and thread is None
         self.thread = concurrent.futures.ThreadPoolExecutor(1) if self.own else thread
         self.asked = -1                                                     # number of the last question
         self.futures = collections.deque()
+        self.made = collections.deque()                                     # answers, where nobody waits for a thread
 
     def ask(self, tick: int, obs: Observation, mirror: np.ndarray, turn: np.ndarray, begins: np.ndarray) -> None:
         """tick: the question's number. mirror [N, 2]: who sees this frame `mirrored`. turn [N, 2]: who decides. begins
@@ -60,13 +99,15 @@ class Inference:
         if self.thread:
             self.futures.append(self.thread.submit(self._decide, tick, obs, mirror, turn, begins))
         else:
-            self.futures.append(concurrent.futures.Future())
-            self.futures[-1].set_result(self._decide(tick, obs, mirror, turn, begins))
+            self.made.append(self._decide(tick, obs, mirror, turn, begins))
 
     def answers(self, until: float) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """(tick, turn [N, 2], controllers [N, 2]) of the decisions made since the last call. Waits for the last
         question's, but no longer than `until`, in time.perf_counter's seconds."""
-        concurrent.futures.wait(list(self.futures)[-1:], max(0., until - time.perf_counter()))
+        while self.made:
+            yield self.made.popleft()
+        if self.futures:
+            concurrent.futures.wait([self.futures[-1]], max(0., until - time.perf_counter()))
         while self.futures and self.futures[0].done():
             answer = self.futures.popleft().result()
             if answer is not None:
@@ -83,9 +124,7 @@ class Inference:
         if tick < self.asked:                                               # a newer frame is waiting
             return None
         start = time.perf_counter()
-        with torch.inference_mode():                                        # a setting of each thread
-            deciding = np.where(turn, self.assignment, BOT_SLOT)
-            actions = act(self.policies, deciding, obs, self.states, self.begins, self.generator)
+        actions = act(self.policies, self.seats, turn, obs, self.states, self.begins, self.rng)
         self.begins[:] = False
         self.pace.inference.append(time.perf_counter() - start)
         return tick, turn, decode_actions(actions, mirror)
@@ -100,47 +139,54 @@ class Hands:
 
         clock [N]       frames of the game that is on"""
 
-    def __init__(self, policies: list[Policy | OnnxPolicy], assignment: np.ndarray, generator: torch.Generator | None,
-                 pace: Pace, asynchronous: bool, thread: concurrent.futures.ThreadPoolExecutor | None = None):
+    def __init__(self, policies: list, assignment: np.ndarray, rng: np.random.Generator | None, pace: Pace,
+                 asynchronous: bool, thread: concurrent.futures.ThreadPoolExecutor | None = None):
         """assignment [N, 2]: which of `policies` plays a slot; BOT_SLOT: none of them. Others as `Inference`."""
-        self.assignment, self.pace = assignment, pace
+        self.pace, self.asynchronous = pace, asynchronous
         N = len(assignment)
+        self.plays, self.judged = assignment != BOT_SLOT, assignment == 0
         repeat = [*(policy.action_repeat for policy in policies), 1]        # the last is BOT_SLOT's
         self.repeat = np.array(repeat)[assignment]                          # [N, 2]
         self.delay = np.array([*(policy.frame_delay for policy in policies), 0])[assignment]
         self.size = int(self.delay.max()) + 1
         self.queue = np.zeros((self.size, N, 2), CONTROLLER)                # what acts at clock c lies at c % size
         self.newest = np.zeros((N, 2), CONTROLLER)                          # the last decision, held until the next
+        self.nothing = np.zeros((N, 2, 0), CONTROLLER)
         self.due = np.zeros((self.size, N, 2), bool)                        # is that clock's decision still to come?
         self.clock = np.full(N, -1)
         self.began_at = np.zeros(N, int)
         self.tick = -1
-        self.slots, self.sides = np.arange(N)[:, None], np.arange(2)
-        self.inference = Inference(policies, assignment, generator, pace, asynchronous, thread)
+        self.slots = np.arange(2 * N).reshape(N, 2)
+        self.inference = Inference(policies, assignment, rng, pace, asynchronous, thread)
 
     def advance(self, begins: np.ndarray) -> None:
         """To the next frame, of the games in begins [N] the first one."""
         self.tick += 1
         self.clock += 1
-        self.queue[:, begins] = np.zeros((), CONTROLLER)
-        self.newest[begins] = np.zeros((), CONTROLLER)
-        self.due[:, begins] = False
-        self.clock[begins] = 0
-        self.began_at[begins] = self.tick
+        if begins.any():
+            self.queue[:, begins] = np.zeros((), CONTROLLER)
+            self.newest[begins] = np.zeros((), CONTROLLER)
+            self.due[:, begins] = False
+            self.clock[begins] = 0
+            self.began_at[begins] = self.tick
+
+    def _at(self, ahead) -> np.ndarray:
+        """[N, 2] where in `queue` and `due`, flat, lies what acts so many frames from now."""
+        return (self.clock[:, None] + ahead) % self.size * self.slots.size + self.slots
 
     def turn(self, live: np.ndarray) -> np.ndarray:
         """[N, 2] which policies decide now, in games that are still `live` [N]; everyone else holds the controller."""
-        turn = (self.assignment != BOT_SLOT) & live[:, None] & (self.clock[:, None] % self.repeat == 0)
-        latest = (self.clock[:, None] + self.delay) % self.size
-        self.queue[latest, self.slots, self.sides] = self.newest
-        self.due[latest, self.slots, self.sides] = turn
+        turn = self.plays & live[:, None] & (self.clock[:, None] % self.repeat == 0)
+        latest = self._at(self.delay)
+        self.queue.reshape(-1)[latest] = self.newest
+        self.due.reshape(-1)[latest] = turn
         return turn
 
     def pending(self) -> np.ndarray:
         """CONTROLLER [N, 2, D]: what is chosen already for the D frames that follow, as `observe` shows it; D is the
         longest delay."""
-        coming = self.queue[(self.clock[:, None] + np.arange(self.size - 1)) % self.size, self.slots]   # [N, D, 2]
-        return np.moveaxis(coming, 1, 2)
+        coming = [self._at(ahead) for ahead in range(self.size - 1)]
+        return self.queue.reshape(-1)[np.stack(coming, -1)] if coming else self.nothing
 
     def ask(self, obs: Observation, mirror: np.ndarray, turn: np.ndarray, begins: np.ndarray) -> None:
         """As `Inference.ask`, about this frame."""
@@ -148,26 +194,29 @@ class Hands:
 
     def take(self, until: float) -> np.ndarray:
         """CONTROLLER [N, 2] that make the next frame. until: as in `Inference.answers`."""
+        queue, due = self.queue.reshape(-1), self.due.reshape(-1)
         for asked_at, who, controllers in self.inference.answers(until):
             age = self.tick - asked_at
             who = who & (asked_at >= self.began_at)[:, None]                # nothing from a game that is over
             self.newest[who] = controllers[who]
-            for ahead in range(self.size):                                  # from its own time on, unless that is past
-                rows = (who & (ahead >= self.delay - age) & (ahead <= self.delay)).nonzero()
-                at = (self.clock[rows[0]] + ahead) % self.size
-                self.queue[at, *rows] = controllers[rows]
-                self.due[at, *rows] &= ahead != (self.delay - age)[rows]
-        acting = self.clock[:, None] % self.size
-        self.pace.missed += int((self.due[acting, self.slots, self.sides] & (self.assignment == 0)).any(1).sum())
-        return self.queue[acting, self.slots, self.sides]
+            for held in range(min(age, self.size - 1) + 1):                 # from its own time on, unless that is past
+                rows = who & (held <= self.delay)
+                at = self._at(self.delay - held)[rows]
+                queue[at] = controllers[rows]
+                if held == age:
+                    due[at] = False
+        acting = self._at(0)
+        if self.asynchronous:                                               # who waits for every decision misses none
+            self.pace.missed += int((due[acting] & self.judged).any(1).sum())
+        return queue[acting]
 
     def close(self) -> None:
         self.inference.close()
 
 
-def warm_up(policies: list[Policy | OnnxPolicy], rows: int) -> None:
+def warm_up(policies: list, rows: int) -> None:
     """The first forwards take a hundred times longer than the others: not within a game."""
     for policy in policies:
-        obs = Observation(torch.zeros(rows, policy.num_floats), torch.zeros(rows, NUM_INTS, dtype=torch.int16))
+        obs = Observation(np.zeros((rows, policy.num_floats), np.float32), np.zeros((rows, NUM_INTS), np.int16))
         for _ in range(10):
-            policy.step(obs, policy.initial_state(rows), torch.full((rows, NUM_LOGITS), .5))
+            policy.step(obs, policy.initial_state(rows), np.full((rows, NUM_LOGITS), .5, np.float32))

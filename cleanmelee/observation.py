@@ -13,6 +13,7 @@ from cleanmelee.features import (
     dtype_of, num_floats, offset,
 )
 from cleanmelee.frame import BUTTONS, CONTROLLER, FRAME, NUM_ITEMS
+from cleanmelee.terminal import printable
 
 
 class Observation(NamedTuple):
@@ -136,6 +137,13 @@ class Pending:
         if not all((np.abs(queue[axis]) <= 1).all() for axis in (*_STICKS, "l", "r")):
             raise ValueError("pending is no controllers")
         self.queue = queue
+
+
+def check_timing(action_repeat, frame_delay) -> None:
+    """Raises UserError unless a policy can act on every `action_repeat`-th frame, `frame_delay` frames late."""
+    for name, value, low in (("action_repeat", action_repeat, 1), ("frame_delay", frame_delay, 0)):
+        if type(value) is not int or not low <= value <= 3600:
+            raise UserError(f"{name} {printable(repr(value), 60)}: must be a whole number from {low} to 3600")
 
 
 def schema_hash() -> str:

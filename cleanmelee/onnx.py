@@ -5,32 +5,35 @@ no functions, no operators of other domains; what it asks for in memory and in t
 checked."""
 
 import functools
+import json
 import math
 import os
 import threading
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from cleanmelee.cli import UserError
-from cleanmelee.controller import ACTION_SIZE, HEADS, NUM_BUTTONS, NUM_LOGITS
+from cleanmelee.controller import (
+    ACTION_SIZE, HEADS, NUM_BUTTONS, NUM_LOGITS, SHOULDER_GRID, STICK_GRID, STICK_TABLE,
+)
 from cleanmelee.files import read_file
-from cleanmelee.observation import INT_LIMITS, NUM_INTS, Observation, num_floats, schema_hash
+from cleanmelee.frame import BUTTONS
+from cleanmelee.features import FLOATS, IDS, INT_LIMITS, NUM_INTS, OWN_CONTROLLER, TABLE_ROWS, num_floats
+from cleanmelee.observation import Observation, check_timing, schema_hash
 from cleanmelee.terminal import printable
-from melee_common import Policy, check_timing, load_policy
 
-# All that an export can be told: uniform numbers that become noise of 0. Gumbel at 1/e, logistic at .5.
-MOST_LIKELY = torch.full((NUM_LOGITS,), 1 / np.e)
+# Uniform numbers that become noise of 0: Gumbel at 1/e, logistic at .5.
+MOST_LIKELY = np.full(NUM_LOGITS, 1 / np.e, np.float32)
 MOST_LIKELY[:NUM_BUTTONS] = .5
-ACTION_LIMITS = np.array([1] * NUM_BUTTONS + [n - 1 for n in list(HEADS.values())[1:]])             # [13]
+ACTION_LIMITS = np.array([1] * NUM_BUTTONS + [n - 1 for n in list(HEADS.values())[1:]], np.uint64)  # [13]
 
 FILE_BYTES = 2 ** 27
 DESCRIPTION_BYTES, DESCRIPTION_FIELDS = 2 ** 22, 2 ** 16       # of all but the weights; a parser needs a hundredfold
 ARENA_BYTES = 2 ** 29                                                       # of all sessions of this process together
 STATE_SIZE = 2 ** 20                                                        # numbers that a player may remember
 FIRST_STEP_SECONDS = 10
-STATE_TYPES = {"tensor(float)": torch.float32, "tensor(int64)": torch.int64}
+STATE_TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
 # What a step of a network is made of. Not: control flow, randomness, sequences, strings, images.
 OPERATORS = set("""
     Abs Add And ArgMax ArgMin Cast Ceil Clip Concat Constant ConstantOfShape Cos CumSum DequantizeLinear Div
@@ -40,6 +43,22 @@ OPERATORS = set("""
     ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Round
     ScatterElements ScatterND Shape Sigmoid Sign Sin Size Slice Softmax Softplus Softsign Split Sqrt Squeeze Sub Sum
     Tanh Tile TopK Transpose Trilu Unsqueeze Where Xor""".split())
+
+
+def interface(frame_delay: int, state: tuple) -> dict[str, str]:
+    """What another program must know to ask an export and to press what it answers, as metadata: a JSON text for each
+    key of docs/export.md. state: of `initial_state`."""
+    floats, ints = ([{name: value for name, value in feature._asdict().items() if value not in ("", math.inf)} |
+                     ({"rows": TABLE_ROWS[feature.table]} if feature.table else {}) for feature in some]
+                    for some in (FLOATS, IDS))
+    controller = {
+        "buttons": BUTTONS, "heads": HEADS, "stick_grid": STICK_GRID.tolist(), "shoulder_grid": SHOULDER_GRID.tolist(),
+        "sticks": np.rint(STICK_TABLE * 80).astype(int).tolist()}           # [17, 17, 2] in 1/80
+    queue = {"frames": frame_delay, "columns": [OWN_CONTROLLER.start, OWN_CONTROLLER.stop]}
+    states = [{"input": f"state_{k}", "output": f"next_state_{k}", "shape": list(part.shape[1:]),
+               "type": str(part.dtype).removeprefix("torch.")} for k, part in enumerate(state)]
+    return {name: json.dumps(value) for name, value in (
+        ("floats", floats), ("ints", ints), ("queue", queue), ("states", states), ("controller", controller))}
 
 
 def check_model(model: bytes) -> dict[str, str]:
@@ -144,8 +163,8 @@ def onnx_session(model: bytes):
 
 
 class OnnxPolicy:
-    """An exported policy with what Policy has for playing, so that `act` does not know the difference: `initial_state`,
-    `step`, `config` and in it `action_repeat` and `frame_delay`."""
+    """An exported policy, to play with: `initial_state`, `step`, `config` with `action_repeat` and `frame_delay`, and
+    what the file has `said` of itself."""
 
     def __init__(self, path: Path):
         if not os.path.lexists(path):
@@ -165,6 +184,7 @@ class OnnxPolicy:
         if metadata.get("schema") != schema_hash():
             raise UserError(f"{path}: exported for frame schema {printable(metadata.get('schema'), 40)}, this code has "
                             f"{schema_hash()}; export a checkpoint of this revision")
+        self.said = metadata
         self.config = {name: whole_number(metadata.get(name)) for name in ("action_repeat", "frame_delay")}
         try:
             check_timing(**self.config)
@@ -172,20 +192,20 @@ class OnnxPolicy:
             raise UserError(f"{path}: its {error}; {again}") from None
         self._check_signature(f"{path}: its inputs and outputs are not those of this revision's exports; {again}",
                               len(model))
-        self.states = [(i.shape[1:], STATE_TYPES[i.type]) for i in self.session.get_inputs()[3:]]
-        rows = 3
-        obs = Observation(10. * (torch.arange(rows)[:, None] - 1).repeat(1, self.num_floats),        # -10, 0, 10
-                          torch.from_numpy(np.stack([0 * INT_LIMITS, INT_LIMITS // 2, INT_LIMITS])))
+        self.states = [(i.shape[1:], STATE_TYPES[i.type]) for i in self.session.get_inputs()[4:]]
+        self.state_names = [f"state_{k}" for k in range(len(self.states))]
+        floats = np.repeat(np.float32([[-10], [0], [10]]), self.num_floats, 1)
+        obs = Observation(floats, np.stack([0 * INT_LIMITS, INT_LIMITS // 2, INT_LIMITS]))
         self._check_first_step(obs)
 
     def _check_signature(self, message: str, size: int) -> None:
         """Raises UserError(message) unless this is a policy's step. size: bytes of the file."""
         inputs = [("floats", "tensor(float)", [self.num_floats]), ("ints", "tensor(int16)", [NUM_INTS]),
-                  ("noise", "tensor(float)", [NUM_LOGITS])]
+                  ("noise", "tensor(float)", [NUM_LOGITS]), ("deterministic", "tensor(bool)", [])]
         outputs = [("actions", "tensor(int64)", [ACTION_SIZE])]
         found = [[(x.name, x.type, x.shape or []) for x in some] for some in (
             self.session.get_inputs(), self.session.get_outputs())]
-        for k, (_, kind, shape) in enumerate(found[0][3:]):
+        for k, (_, kind, shape) in enumerate(found[0][4:]):
             inputs.append((f"state_{k}", kind, shape[1:]))
             outputs.append((f"next_state_{k}", kind, shape[1:]))
             sound = kind in STATE_TYPES and all(type(n) is int and n > 0 for n in shape[1:])
@@ -219,29 +239,28 @@ class OnnxPolicy:
     def num_floats(self) -> int:
         return num_floats(self.frame_delay)
 
-    def initial_state(self, batch: int) -> tuple[torch.Tensor, ...]:
-        return tuple(torch.zeros(batch, *shape, dtype=dtype) for shape, dtype in self.states)
+    def initial_state(self, batch: int) -> tuple[np.ndarray, ...]:
+        return tuple(np.zeros((batch, *shape), dtype) for shape, dtype in self.states)
 
-    def step(self, obs: Observation, state: tuple, noise: torch.Tensor | None, options=None
-             ) -> tuple[torch.Tensor, tuple]:
+    def step(self, obs: Observation, state: tuple, noise: np.ndarray | None, options=None
+             ) -> tuple[np.ndarray, tuple]:
         """obs [B, ...], uniform noise [B, 81] (None: the most likely action) -> actions [B, 13], new state. UserError:
         what the file answers is no such thing. options: onnxruntime's RunOptions."""
-        if noise is None:
-            noise = MOST_LIKELY.repeat(len(obs.floats), 1)
-        feed = {"floats": obs.floats.numpy(), "ints": obs.ints.numpy(), "noise": noise.numpy(),
-                **{f"state_{k}": s.numpy() for k, s in enumerate(state)}}
+        B = len(obs.floats)
+        feed = {"floats": obs.floats, "ints": obs.ints, "deterministic": np.full(B, noise is None),
+                "noise": np.zeros((B, NUM_LOGITS), np.float32) if noise is None else noise,
+                **dict(zip(self.state_names, state, strict=True))}
         try:
             actions, *new = self.session.run(None, feed, options)           # [B, 13], [B, H] ...
         except Exception as error:  # one type for each way that an operator can fail
             raise UserError(f"{self.path}: cannot be played ({printable(error, 200)}); export the checkpoint again"
                             ) from None
-        if actions.shape != (len(noise), ACTION_SIZE) or (actions < 0).any() or (actions > ACTION_LIMITS).any():
+        if actions.shape != (B, ACTION_SIZE) or (actions.view(np.uint64) > ACTION_LIMITS).any():    # or negative
             raise UserError(f"{self.path}: answers with what is no action; export the checkpoint again")
-        new = tuple(map(torch.from_numpy, new))
-        if any(a.shape != b.shape or not torch.isfinite(a).all() for a, b in zip(new, state, strict=True)):
+        if any(a.shape != b.shape or not math.isfinite(np.vdot(a, a)) for a, b in zip(new, state, strict=True)):
             raise UserError(f"{self.path}: its state is no longer finite, or of another size; export the checkpoint "
                             "again")
-        return torch.from_numpy(actions), new
+        return actions, tuple(new)
 
 
 def whole_number(text: str | None) -> int | str | None:
@@ -249,7 +268,10 @@ def whole_number(text: str | None) -> int | str | None:
     return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 10 else text
 
 
-def load_player(path: str | Path) -> Policy | OnnxPolicy:
-    """A policy that can play, from a checkpoint or from an export (.onnx). UserError says what is wrong with a file."""
+def load_player(path: str | Path):
+    """An OnnxPolicy of an export (.onnx), a TorchPolicy of a checkpoint. UserError says what is wrong with a file."""
     path = Path(path)
-    return OnnxPolicy(path) if path.suffix == ".onnx" else load_policy(path)[0]
+    if path.suffix == ".onnx":
+        return OnnxPolicy(path)
+    from cleanmelee.player import load_torch_policy                         # here: it takes torch, which takes seconds
+    return load_torch_policy(path)

@@ -12,13 +12,13 @@ from cleanmelee.cli import UserError
 from cleanmelee.dolphin import CPU_LEVELS
 from cleanmelee.frame import outcomes
 from cleanmelee.game import BOTS
-from cleanmelee.games import VecEnv
+from cleanmelee.games import BOT_SLOT, VecEnv
 from cleanmelee.observation import Observation, Pending
 from cleanmelee.pool import Pool, Ratings, Rotation
 from cleanmelee.population import Learner
 from cleanmelee.runs import check_state
 from cleanmelee.terminal import warn
-from melee_common import BOT_SLOT, Policy, StackedPolicies, act
+from melee_common import Policy, StackedPolicies, act
 
 MIRROR = ""                                             # an opponent: the learner itself, both sides learn
 ARRAYS = ("learner_of", "port", "dones", "rated", "may_change", "lengths", "paid")

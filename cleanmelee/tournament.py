@@ -10,10 +10,10 @@ from rich.table import Table
 from cleanmelee.cli import UserError
 from cleanmelee.files import atomic_write, check_writable
 from cleanmelee.pictures import payoff_matrix, png
+from cleanmelee.player import TorchPolicy, load_torch_policy
 from cleanmelee.pool import Pool, Ratings, fit_elo
 from cleanmelee.statistics import print_wide
 from cleanmelee.terminal import warn
-from melee_common import Policy, load_policy
 
 
 def draw_pairs(entrants: int, limit: int, rng: np.random.Generator) -> list[tuple[int, int]]:
@@ -26,7 +26,7 @@ def draw_pairs(entrants: int, limit: int, rng: np.random.Generator) -> list[tupl
 
 
 def enter(folder: Path, bots: list[str], max_pairs: int, seed: int
-          ) -> tuple[list[Policy], list[str], list[tuple[int, int]]]:
+          ) -> tuple[list[TorchPolicy], list[str], list[tuple[int, int]]]:
     """The active checkpoints of the pool in `folder`, then `bots` -> the policies, the names of all entrants, and pairs
     of them that meet. A checkpoint that cannot be read stays away, with a warning."""
     if len(set(bots)) < len(bots):
@@ -39,7 +39,7 @@ def enter(folder: Path, bots: list[str], max_pairs: int, seed: int
     names = []
     for name in pool.ids():
         try:
-            policies.append(load_policy(pool.path(name))[0])
+            policies.append(load_torch_policy(pool.path(name)))
             names.append(name)
         except UserError as error:
             warn(f"does not take part: {error}")

@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
@@ -24,15 +23,15 @@ from cleanmelee.cli import UserError, lookup
 from cleanmelee.controller import mirrored
 from cleanmelee.frame import BUTTONS, CHARACTERS, CONTROLLER, NUM_PLAYERS, SHEIK, STAGES, ZELDA, outcomes
 from cleanmelee.game import BOTS
-from cleanmelee.games import VecEnv
+from cleanmelee.games import BOT_SLOT, VecEnv
 from cleanmelee.inference import Hands, Pace, warm_up
 from cleanmelee.observation import observe
 from cleanmelee.onnx import OnnxPolicy, load_player
+from cleanmelee.player import TorchPolicy
 from cleanmelee.recording import Recorder
 from cleanmelee.terminal import printable
 from cleanmelee.web.picture import pictures, scene
 from cleanmelee.web.thoughts import FACTS, THOUGHT, Thinker, unmirror
-from melee_common import BOT_SLOT, Policy
 
 FRAME_TIME = 1 / 60                                                         # seconds
 READY = 1.                                                                  # seconds before a game's first frame
@@ -84,7 +83,7 @@ class Opponents:
     def names(self) -> list[str]:
         return [*self.files(), *BOTS]
 
-    def load(self, name: str) -> Policy | OnnxPolicy | None:
+    def load(self, name: str) -> TorchPolicy | OnnxPolicy | None:
         """The policy of that name, None for a bot. UserError: there is none, or it cannot be read."""
         if name in BOTS:
             return None
@@ -98,7 +97,7 @@ class Opponents:
 
 
 @functools.lru_cache(maxsize=8)
-def load_warm(path: Path, time: int) -> Policy | OnnxPolicy:
+def load_warm(path: Path, time: int) -> TorchPolicy | OnnxPolicy:
     policy = load_player(path)
     warm_up([policy], 1)
     return policy
@@ -153,14 +152,14 @@ class Match:
             if policy is None:
                 bot_kinds[0, side] = BOTS.get(name, 0)
                 continue
-            if isinstance(policy, Policy):
-                policy = self.thinkers[side] = Thinker(policy)
+            if isinstance(policy, TorchPolicy):
+                policy = self.thinkers[side] = Thinker(policy.policy)
             assignment[0, side] = len(policies)
             policies.append(policy)
-        generator = None if deterministic else torch.Generator().manual_seed(seed)
+        rng = None if deterministic else np.random.default_rng(seed)
         self.envs = VecEnv(1, characters, STAGES[order.stage], seed=seed, bot_kinds=bot_kinds,
                            max_episode_frames=max_episode_frames)
-        self.hands = Hands(policies, assignment, generator, Pace(), True, thread)
+        self.hands = Hands(policies, assignment, rng, Pace(), True, thread)
         self.begins, self.over = np.ones(1, bool), False
         self.frame, self.controllers = self.envs.frames[0].copy(), self.envs.controllers[0].copy()
         self.held = np.zeros((), CONTROLLER)                                # the last input

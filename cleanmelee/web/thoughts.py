@@ -8,6 +8,7 @@ from cleanmelee.controller import (
 )
 from cleanmelee.frame import FIRST_CONTROL_FRAME, NUM_PLAYERS
 from cleanmelee.observation import Observation, observe
+from cleanmelee.player import TorchPolicy
 from cleanmelee.replays import Replay
 from cleanmelee.web.picture import layout
 from melee_common import Policy, to_torch
@@ -54,18 +55,14 @@ def unmirror(thoughts: np.ndarray, mirror: np.ndarray) -> np.ndarray:
     return thoughts
 
 
-class Thinker:
-    """A Policy that remembers what it thought, of every few decisions; `act` plays it like any other."""
+class Thinker(TorchPolicy):
+    """A policy that remembers what it thought, of every few decisions; it plays like any other."""
 
     def __init__(self, policy: Policy):
-        self.policy, self.config, self.thought, self.decisions = policy, policy.config, None, 0
-        self.action_repeat, self.frame_delay = policy.action_repeat, policy.frame_delay
-        self.num_floats = policy.num_floats
+        super().__init__(policy)
+        self.thought, self.decisions = None, 0
 
-    def initial_state(self, batch: int) -> tuple[torch.Tensor, ...]:
-        return self.policy.initial_state(batch)
-
-    def step(self, obs: Observation, state: tuple, noise: torch.Tensor | None) -> tuple[torch.Tensor, tuple]:
+    def decide(self, obs: Observation, state: tuple, noise: torch.Tensor | None) -> tuple[torch.Tensor, tuple]:
         features, state = self.policy.features(obs, state)
         actions, _ = self.policy.controller_head.sample(features, noise)
         if self.decisions % EVERY == 0:

@@ -14,13 +14,13 @@ from cleanmelee.cli import UserError
 from cleanmelee.controller import NEUTRAL_ACTION, NUM_BUTTONS, decode_actions, encode_controllers, mirrored
 from cleanmelee.environment import MeleeEnv, MeleeParallelEnv
 from cleanmelee.frame import CONTROLLER
-from cleanmelee.games import VecEnv
+from cleanmelee.games import BOT_SLOT, VecEnv
 from cleanmelee.observation import (
     NUM_CONTROLLER_FLOATS, NUM_FLOATS, OWN_CONTROLLER, Observation, Pending, num_floats, observe, upcoming,
 )
 from cleanmelee.replays import Replay, load_replays
 from helpers import FRAMES, made_up_game, metrics, random_actions, random_frames, tiny, write_games
-from melee_common import BOT_SLOT, Policy, act, load_policy, play_games, save_checkpoint
+from melee_common import Policy, act, load_policy, play_games, save_checkpoint
 
 NEUTRAL = np.zeros((), CONTROLLER)
 
@@ -134,10 +134,10 @@ def test_nothing_later_is_seen(delay):
 def test_a_game_seen_live_is_the_game_read_from_its_file(monkeypatch):
     """What a late policy was shown in play, and what it chose, frame by frame; bit for bit."""
     save_checkpoint("late.pt", lively(frame_delay=4))
-    shown, chosen = [], []
+    shown, chosen, decide = [], [], inference.act
 
-    def watched(policies, assignment, obs, *rest):
-        actions = act(policies, assignment, obs, *rest)
+    def watched(policies, seats, turn, obs, *rest):
+        actions = decide(policies, seats, turn, obs, *rest)
         shown.append(obs)
         chosen.append(actions[0, 0])
         return actions

@@ -14,11 +14,11 @@ from cleanmelee.controller import NEUTRAL_ACTION, decode_actions
 from cleanmelee.statistics import wilson_interval
 from cleanmelee.frame import CHARACTERS, CONTROLLER, FRAME, STAGES, outcomes
 from cleanmelee.game import BOTS
-from cleanmelee.games import Games, VecEnv
+from cleanmelee.games import BOT_SLOT, Games, VecEnv
 from cleanmelee.observation import observe
 from cleanmelee.rewards import RewardArgs, compute_rewards
 from cleanmelee.workers import ForkServer
-from melee_common import BOT_SLOT, Policy, act
+from melee_common import Policy, act
 from ppo_selfplay import compute_gae
 from helpers import random_actions, slow_gae
 

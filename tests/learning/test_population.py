@@ -22,11 +22,11 @@ from cleanmelee.controller import HEADS, NEUTRAL_ACTION, NUM_BUTTONS, NUM_LOGITS
 from cleanmelee.evaluation import Evaluator
 from cleanmelee.frame import CHARACTERS, STAGES
 from cleanmelee.game import BOTS
-from cleanmelee.games import VecEnv, matchups
+from cleanmelee.games import BOT_SLOT, VecEnv, matchups
 from cleanmelee.observation import Observation
 from cleanmelee.pool import Pool, Ratings
 from cleanmelee.population import Turn, make_learners, pbt_round
-from melee_common import BOT_SLOT, Policy, action_kl, action_logprobs, load_checkpoint, load_policy, save_checkpoint
+from melee_common import Policy, action_kl, action_logprobs, load_checkpoint, load_policy, save_checkpoint
 from cleanmelee.selfplay import MIRROR, SelfPlay
 from ppo_selfplay import OPPONENT, Matchmaker, assign_opponents, compute_gae, evaluation_settings
 from ppo_selfplay import Args, main

@@ -21,9 +21,9 @@ from cleanmelee.controller import SHOULDER_GRID, STICK_TABLE, decode_actions
 from cleanmelee.dolphin import CPU_LEVELS, HUMAN, ISO_SIZE, DolphinArgs, DolphinEnv, DolphinError, check_dolphin
 from cleanmelee.frame import CHARACTERS, CONTROLLER, FIRST_CONTROL_FRAME, FRAME, ITEM, STAGES, ZELDA
 from cleanmelee.game import BOTS
-from cleanmelee.games import VecEnv
+from cleanmelee.games import BOT_SLOT, VecEnv
 from cleanmelee.observation import observe
-from melee_common import BOT_SLOT, load_checkpoint
+from melee_common import load_checkpoint
 from helpers import dolphin_of, processes, random_actions
 
 FOX, FALCO, MARTH, SHEIK = (CHARACTERS[name] for name in ("fox", "falco", "marth", "sheik"))

@@ -14,13 +14,14 @@ FLOORS = [  # a room may import from those above it in this list, and from its o
     {"archive", "backbones", "events", "files", "game", "workers"},
     {"runs", "slp", "rewards", "fingerprint"},
     {"packed", "features", "pictures", "tracking"}, {"replays", "recording", "dolphin", "controller"},
-    {"observation", "plain"}, {"games"}, {"melee_common"}, {"pool", "dataset", "onnx", "learning"},
-    {"population", "evaluation", "imitation", "environment", "inference", "resume", "tournament"},
+    {"observation", "plain"}, {"games"}, {"melee_common"}, {"pool", "dataset", "player", "learning"},
+    {"onnx", "reference"},
+    {"population", "evaluation", "imitation", "environment", "inference", "quantisation", "resume", "tournament"},
     {"selfplay", "web"}, set(STAGES)]
 WITHOUT_TORCH = (
     "frame", "cli", "libmelee", "terminal", "signals", "startup", "files", "archive", "events", "slp", "packed",
     "replays", "recording", "rewards", "workers", "runs", "game", "fingerprint", "dolphin", "controller", "features",
-    "observation", "games", "plain", "pictures", "tracking")
+    "observation", "games", "onnx", "inference", "plain", "reference", "pictures", "tracking")
 SOURCES = sorted(p for p in ROOT.rglob("*.py") if not {".venv", "runs", "__pycache__"} & set(p.relative_to(ROOT).parts))
 
 

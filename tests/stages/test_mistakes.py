@@ -13,8 +13,7 @@ import export_onnx
 import play
 import ppo_selfplay
 from cleanmelee.cli import UserError, run_script
-from cleanmelee.controller import NUM_LOGITS
-from export_onnx import Act, export
+from export_onnx import cut, export
 from helpers import tiny, write_games
 from melee_common import Policy, save_checkpoint
 
@@ -44,7 +43,7 @@ def folder(tmp_path_factory):
     (path / "torn.pt").write_bytes((path / "good.pt").read_bytes()[:1000])
     torch.save({"weights": torch.zeros(3)}, path / "foreign.pt")
     torch.save(torch.load(path / "good.pt", weights_only=True) | {"schema": "000000000000"}, path / "schema.pt")
-    model = export(Act(policy), torch.rand(2, NUM_LOGITS), ("noise", "actions"))
+    model = cut(export(policy), {})
     onnx.save(model, path / "bare.onnx")
     (path / "torn.onnx").write_bytes((path / "bare.onnx").read_bytes()[:5000])
     onnx.helper.set_model_props(model, {"program": "CleanMelee", "schema": "000000000000"})
@@ -82,7 +81,15 @@ MISTAKES = [                                                                # sc
     ("export_onnx", "checkpoint", "schema.pt", "schema"), ("export_onnx", "output", "out.pt", ".onnx"),
     ("export_onnx", "output", "good.pt/out.onnx", "cannot write"),
     ("export_onnx", "output", "folder.onnx", "not a regular file"), ("export_onnx", "steps", 0, "--steps 0"),
-    ("export_onnx", "character", "mew", "mewtwo"), ("export_onnx", "seed", -1, "--seed -1"),
+    ("export_onnx", "checkpoint", "", "--checkpoint is missing"), ("export_onnx", "output", "", "--output"),
+    ("export_onnx", "npz", "out.txt", "must end in .npz"), ("export_onnx", "npz", "good.pt/out.npz", "cannot write"),
+    ("export_onnx", "calibration-replays", "empty", "no .slp files"),
+    ("export_onnx", "calibration-replays", "junk", "none of 1 replays"),
+    ("export_onnx", "calibration-replays", "single", "two are needed"),
+    ("export_onnx", "benchmark", "torn.onnx", "not a readable ONNX"),
+    ("export_onnx", "benchmark", "bare.onnx", "no CleanMelee policy"),
+    ("export_onnx", "benchmark", "schema.onnx", "schema"), ("export_onnx", "character", "mew", "mewtwo"),
+    ("export_onnx", "seed", -1, "--seed -1"),
 
     ("play", "policy", "", "--policy is missing"), ("play", "policy", "nowhere.pt", "no such"),
     ("play", "policy", "nowhere.onnx", "no such"), ("play", "policy", "torn.onnx", "not a readable ONNX"),

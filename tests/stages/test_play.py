@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import play
-from export_onnx import Act, export
+from export_onnx import cut, export
 from cleanmelee import inference, statistics
 from cleanmelee.cli import CHARACTER_PRESETS, UserError, from_flags, run_script
 from cleanmelee.controller import NEUTRAL_ACTION, NUM_BUTTONS, NUM_LOGITS, decode_actions
@@ -48,7 +48,7 @@ def folder(tmp_path_factory):
         for p in gru.parameters():
             p.add_(torch.randn_like(p) * .1)
     save_checkpoint(path / "gru.pt", gru)
-    model = export(Act(gru), torch.rand(2, NUM_LOGITS), ("noise", "actions"))
+    model = cut(export(gru), {})
     onnx.save(model, path / "bare.onnx")
     facts = {"program": "CleanMelee", "schema": schema_hash(), "action_repeat": "3", "frame_delay": "0"}
     onnx.helper.set_model_props(model, facts)
@@ -235,13 +235,15 @@ def test_each_policy_decides_as_often_as_it_was_trained_to(folder, tmp_path):
         assert (gru[1:, 0] != gru[:-1, 0]).any() and (mlp[:, 0] != mlp[:, 1]).any()
 
 
-def test_play_is_what_training_plays(folder, tmp_path):
+def test_play_is_what_training_plays(folder, tmp_path, monkeypatch):
     """The same games as `play_games`, where the environment repeats the action."""
     run(folder, tmp_path, "gru.pt", "gru.pt", record=str(tmp_path), seed=7)
-    policy = play.load_player(folder / "gru.pt")
+    policy = play.load_player(folder / "gru.pt").policy
+    noise = np.random.default_rng(7)                                        # that of play.py in the place of torch's
+    monkeypatch.setattr(torch, "rand", lambda *shape, generator: torch.from_numpy(noise.random(shape, np.float32)))
     with VecEnv(2, CHARACTERS["mewtwo"], STAGES["final_destination"], seed=7, max_episode_frames=LENGTH,
                 action_repeat=3) as envs:
-        final = play_games([policy], envs, np.zeros((2, 2), int), torch.Generator().manual_seed(7))
+        final = play_games([policy], envs, np.zeros((2, 2), int), torch.Generator())
     for g, (frames, _, _) in enumerate(read(tmp_path)):
         for field in ("x", "y", "percent", "stocks", "action"):
             assert np.array_equal(frames["players"][field][-1], final["players"][field][g])
@@ -265,31 +267,75 @@ def test_a_target_return_is_asked_for_where_there_is_one(folder, tmp_path):
             run(folder, tmp_path, policy, target_return=1.)
 
 
-def test_an_exported_policy_plays_like_its_checkpoint(folder, tmp_path):
-    for deterministic in (False, True):
-        rows = [run(folder, tmp_path, name, deterministic=deterministic, num_games=4)
-                for name in ("gru.pt", "gru.onnx")]
-        assert without(rows[0], "policy") == without(rows[1], "policy")
-        assert rows[0]["action_repeat"] == 3
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_an_exported_policy_plays_its_checkpoints_games(folder, tmp_path, deterministic):
+    """Under one seed, every frame and input of every game."""
+    rows, games = [], []
+    for name in ("gru.pt", "gru.onnx"):
+        rows.append(run(folder, tmp_path, name, deterministic=deterministic, record=str(tmp_path / name), num_games=4))
+        games.append(read(tmp_path / name))
+    assert without(rows[0], "policy") == without(rows[1], "policy") and rows[0]["action_repeat"] == 3
+    for (frames, controllers, _), (others, other_controllers, _) in zip(*games, strict=True):
+        assert np.array_equal(controllers, other_controllers) and np.array_equal(frames, others)
+
+
+WITHOUT_TORCH = """
+import sys
+import play
+play.main(play.Args(sys.argv[1], "idle", num_games=1, max_episode_frames=5, results=""))
+print("decided", {name.split(".")[0] for name in sys.modules} & {"torch", "matplotlib", "wandb", "melee", "websockets"})
+"""
+
+
+def test_an_exported_policy_plays_without_torch(folder):
+    """Nor with anything else that takes long to import and has nothing to do."""
+    ended = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, str(folder / "gru.onnx")], timeout=120, text=True,
+                           cwd=Path(play.__file__).parent, capture_output=True)
+    assert ended.stdout.splitlines()[-1] == "decided set()", ended.stderr
 
 
 def test_most_likely_noise_shifts_nothing():
-    assert (torch.logit(MOST_LIKELY[:NUM_BUTTONS]) == 0).all()
-    assert (-torch.log(-torch.log(MOST_LIKELY[NUM_BUTTONS:]))).abs().max() < 1e-6
+    likely = torch.from_numpy(MOST_LIKELY)
+    assert (torch.logit(likely[:NUM_BUTTONS]) == 0).all()
+    assert (-torch.log(-torch.log(likely[NUM_BUTTONS:]))).abs().max() < 1e-6
 
 
 def test_onnx_policy_keeps_the_rows_of_a_batch_apart(folder):
     policy = OnnxPolicy(folder / "gru.onnx")
-    obs = Observation(torch.randn(5, NUM_FLOATS), torch.zeros(5, NUM_INTS, dtype=torch.int16))
-    noise = torch.rand(5, NUM_LOGITS)
-    state = tuple(torch.randn_like(s) for s in policy.initial_state(5))
+    rng = np.random.default_rng(0)
+    obs = Observation(rng.standard_normal((5, NUM_FLOATS), np.float32), np.zeros((5, NUM_INTS), np.int16))
+    noise = rng.random((5, NUM_LOGITS), np.float32)
+    state = tuple(rng.standard_normal(s.shape, np.float32) for s in policy.initial_state(5))
     actions, after = policy.step(obs, state, noise)
     for row in range(5):
         one = slice(row, row + 1)
         seen = Observation(obs.floats[one], obs.ints[one])
         alone, alone_after = policy.step(seen, tuple(s[one] for s in state), noise[one])
-        assert torch.equal(alone[0], actions[row])
-        torch.testing.assert_close(alone_after[0][0], after[0][row])
+        assert np.array_equal(alone[0], actions[row])
+        np.testing.assert_allclose(alone_after[0][0], after[0][row], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["gru.pt", "gru.onnx"])
+def test_a_policy_with_a_turn_leaves_the_others_memories_alone(folder, kind):
+    """Rows that decide alone, or together with others, remember the same; a game that begins is forgotten."""
+    policy, rng = play.load_player(folder / kind), np.random.default_rng(1)
+    seats = [np.array([0, 3])]                                              # player 1 of game 0, player 2 of game 1
+    obs = Observation(rng.standard_normal((2, 2, NUM_FLOATS), np.float32), np.zeros((2, 2, NUM_INTS), np.int16))
+    no = np.zeros(2, bool)
+
+    def states(*turns, begins=no):
+        memory = [policy.initial_state(2)]
+        for turn in turns:
+            inference.act([policy], seats, np.array(turn), obs, memory, begins, None)
+        return memory[0][0]
+
+    first, second, both = [[1, 0], [0, 0]], [[0, 0], [0, 1]], [[1, 1], [1, 1]]
+    first, second, both = (np.array(turn, bool) for turn in (first, second, both))
+    together = states(both)
+    np.testing.assert_allclose(states(first, second), together, rtol=1e-5, atol=1e-6)
+    assert not states(first)[1].any() and states(first)[0].any()
+    np.testing.assert_allclose(states(both, both, begins=np.array([True, False]))[0], together[0], rtol=1e-5, atol=1e-6)
+    assert abs(states(both, both)[0] - together[0]).max() > 1e-3
 
 
 def test_seeds_and_workers(folder, tmp_path):
@@ -308,9 +354,9 @@ def numbered(monkeypatch, seconds=0.):
     """Decisions that tell which they are: the k-th moves the main stick to its bin k % 17. Returns what they press."""
     decisions = []
 
-    def act(policies, assignment, *_):
+    def act(policies, seats, turn, *_):
         time.sleep(seconds)
-        actions = np.tile(NEUTRAL_ACTION, (*assignment.shape, 1))
+        actions = np.tile(NEUTRAL_ACTION, (*turn.shape, 1))
         actions[:, :, NUM_BUTTONS] = len(decisions) % 17                    # the main stick's x
         decisions.append(decode_actions(actions[:1, 0])[0])
         return actions
@@ -382,11 +428,10 @@ def test_an_error_of_the_inference_thread_is_not_lost(folder, tmp_path, monkeypa
 
 def test_a_recurrent_policy_begins_each_game_without_memory(folder):
     """Also when the first question of a game came while the thread was busy and was never answered."""
-    generator, pace = torch.Generator().manual_seed(0), Pace()
+    rng, pace = np.random.default_rng(0), Pace()
     player = play.load_player(folder / "gru.pt")
-    rng = np.random.default_rng(0)
     obs = Observation(rng.standard_normal((1, 2, NUM_FLOATS), np.float32), np.zeros((1, 2, NUM_INTS), np.int16))
-    decider = inference.Inference([player], np.zeros((1, 2), int), generator, pace, True)
+    decider = inference.Inference([player], np.zeros((1, 2), int), None, pace, True)
     turn, yes, no = np.ones((1, 2), bool), np.ones(1, bool), np.zeros(1, bool)
     states = []
     for begins in ((yes, no), (no, yes, no)):                            # as asked while the thread is busy, one by one
@@ -395,9 +440,9 @@ def test_a_recurrent_policy_begins_each_game_without_memory(folder):
             decider.ask(10 * len(states) + tick, obs, np.zeros((1, 2), bool), turn, begin)
         answers = list(decider.answers(time.perf_counter() + 10))
         assert [tick for tick, _, _ in answers] == [10 * len(states) + len(begins) - 1]
-        states.append(decider.states[0][0].clone())
+        states.append(decider.states[0][0].copy())
     decider.close()
-    assert torch.equal(*states) and states[0].any()
+    assert np.array_equal(*states) and states[0].any()
 
 
 def test_policies_are_warm_before_the_first_frame(folder, tmp_path, monkeypatch):
@@ -442,11 +487,11 @@ def test_stopping_after_a_game(folder, tmp_path):
 
 
 def test_games_without_end(folder, tmp_path, monkeypatch):
-    def act(policies, assignment, *_):
+    def act(policies, seats, turn, *_):
         ticks.append(1)
         if len(ticks) == 50:
             raise KeyboardInterrupt
-        return np.tile(NEUTRAL_ACTION, (*assignment.shape, 1))
+        return np.tile(NEUTRAL_ACTION, (*turn.shape, 1))
 
     ticks = []
     monkeypatch.setattr(inference, "act", act)

@@ -16,10 +16,11 @@ from cleanmelee import evaluation, selfplay
 import melee_common
 import ppo_selfplay
 from cleanmelee.cli import UserError
+from cleanmelee.games import BOT_SLOT
 from cleanmelee.observation import Observation, observe
 from cleanmelee.pool import Pool, Ratings
 from cleanmelee.runs import lock_run
-from melee_common import BOT_SLOT, Policy, evaluate_actions, load_checkpoint, load_policy, save_checkpoint
+from melee_common import Policy, evaluate_actions, load_checkpoint, load_policy, save_checkpoint
 from ppo_selfplay import Args, main
 from helpers import FRAMES, as_flags, command, metrics, read_wandb, tiny
 

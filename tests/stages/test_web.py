@@ -29,7 +29,7 @@ from cleanmelee.games import VecEnv
 from cleanmelee.inference import Pace
 from cleanmelee.recording import Recorder, write_slp
 from cleanmelee.replays import controlled, read_replay
-from cleanmelee.web import match as matches
+from cleanmelee.web import match as matches, server
 from cleanmelee.web.library import Library, encode_recording
 from cleanmelee.web.match import HEAD, INPUT, Games, Match, Opponents, Order, legal
 from cleanmelee.web.picture import PICTURE, fighter_shape, layout, pictures
@@ -252,7 +252,7 @@ def test_a_thinker_plays_like_its_policy_and_a_recording_shows_what_it_thought(p
     """What was thought at play is what is thought of the recording: values, and the heat under the stick."""
     one = play_out(policies, tmp_path, 120, "checkpoints/latest.pt", "level3")
     replay = Library(tmp_path).read(one.path.name)
-    policy = play.load_player(policies / "checkpoints" / "latest.pt")
+    policy = play.load_player(policies / "checkpoints" / "latest.pt").policy
     again = recorded_thoughts(policy, replay)[-120:, 1]
     assert again["known"].all() and len(np.unique(again["value"])) > 20
     live = one.thoughts[::2 * EVERY, 1]                                     # two frames each; every third of them
@@ -308,7 +308,7 @@ def test_a_policy_plays_the_page_as_it_plays_a_match(policies, tmp_path):
 
     with Watched(1, [CHARACTERS["fox"], CHARACTERS["marth"]], STAGES["battlefield"], seed=1, max_episode_frames=200,
                  bot_kinds=[[game.BOTS["level3"], 0]]) as envs:
-        games = list(play.play(envs, [policy], np.array([[-1, 0]]), 1, torch.Generator().manual_seed(1), Pace()))
+        games = list(play.play(envs, [policy], np.array([[-1, 0]]), 1, np.random.default_rng(1), Pace()))
     assert len(games) == 1 and games[0].frames == 200 and np.array_equal(np.array(seen), page.frames)
 
 
@@ -371,7 +371,7 @@ def test_what_a_page_sends_becomes_a_legal_controller():
 
 @pytest.fixture(scope="module")
 def watching(folder, policies):
-    policy = play.load_player(policies / "checkpoints" / "latest.pt")
+    policy = play.load_player(policies / "checkpoints" / "latest.pt").policy
     with served(lambda: Site(Library(folder), policy, "latest.pt")) as (address, _):
         yield address
 
@@ -739,7 +739,7 @@ def test_the_server_stops_with_games_on(tmp_path):
     ({"watch": ".", "policy": "small.onnx"}, "an export tells no values")])
 def test_mistakes_are_one_line(flags, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(play, "run_page", lambda *_: pytest.fail("it has started"))
+    monkeypatch.setattr(server, "run", lambda *_: pytest.fail("it has started"))
     with pytest.raises(UserError, match=said) as error:
         play.main(from_flags(play.Args, flags))
     assert "\n" not in str(error.value)
@@ -755,7 +755,7 @@ def test_a_port_in_use_is_one_line(folder, watching):
 
 def test_the_flags_reach_the_page(policies, folder, tmp_path, monkeypatch):
     started = []
-    monkeypatch.setattr(play, "run_page", lambda *given: started.append(given))
+    monkeypatch.setattr(server, "run", lambda *given: started.append(given))
     monkeypatch.chdir(tmp_path)
     shutil.copytree(policies, tmp_path / "runs" / "mine")
     play.main(from_flags(play.Args, {"serve": "latest", "character": "fox", "stage": "dream_land", "web_port": 1,
