@@ -40,13 +40,11 @@ from cleanmelee.files import append_jsonl, atomic_write, check_writable, keep_js
 from cleanmelee.imitation import by_matchup, closed_loop, combinations, measure, report, summary
 from cleanmelee.learning import choose_device, learning_rate, memory_for
 from cleanmelee.observation import NUM_FLOATS, OWN_CONTROLLER
-from cleanmelee.resume import resumed_args, warn_of_changes
-from cleanmelee.runs import check_begun, has_begun, iteration_progress, lock_run, start_run, stop_on_interrupt
+from cleanmelee.resume import resume_run
+from cleanmelee.runs import has_begun, iteration_progress, start_run, stop_on_interrupt
 from cleanmelee.terminal import Terminal
 from cleanmelee.tracking import Tracker, WandbArgs
-from melee_common import (
-    Policy, action_logprobs, load_checkpoint, load_policy, network_flags, parse_hidden, save_checkpoint,
-)
+from melee_common import Policy, action_logprobs, load_policy, network_flags, parse_hidden, save_checkpoint
 
 BELOW_1 = Range(0, 1 - 1e-9)
 MAY_CHANGE = {"resume", "epochs", "max_updates", "device", "num_workers", "loader_workers"}     # where a run goes on
@@ -264,19 +262,6 @@ def evaluation_settings(args: Args, games: Games) -> dict:
             "max_episode_frames": EVAL_FRAMES, "combinations": combinations(games)}
 
 
-def resume_run(args: Args) -> tuple[Path, Args, object, dict]:
-    """--resume: -> run folder, the arguments it was started with, its lock (hold on to it) and its checkpoint."""
-    run = Path(args.resume)
-    args = resumed_args(run, args, may_change=MAY_CHANGE)
-    lock = lock_run(run)
-    check_begun(run)
-    saved = load_checkpoint(run / "checkpoints" / "last.pt")
-    if saved.get("stage") != "bc" or "state" not in saved:
-        raise UserError(f"{run}: its checkpoint is not of this run; use --pretrained to start a run from a checkpoint")
-    warn_of_changes(run, saved, to_flags(args))
-    return run, args, lock, saved
-
-
 def restore(run: Path, args: Args, saved: dict, policy: Policy, averaged: AveragedModel | None, optimizer) -> dict:
     """Weights, moments, noise and logs are again as they were at the checkpoint `saved` -> its `state`, see `main`."""
     try:
@@ -307,7 +292,7 @@ def main(args: Args) -> None:
     if args.eval_only:
         return judge(args)
     console = Terminal()
-    run, args, lock, saved = resume_run(args) if args.resume else (None, args, None, None)
+    run, args, lock, saved = resume_run(args, MAY_CHANGE, "bc") if args.resume else (None, args, None, None)
     if args.checkpoint:
         check_writable("--checkpoint", Path(args.checkpoint))
     device = choose_device(args.device)

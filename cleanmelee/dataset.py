@@ -5,7 +5,8 @@
     Windows[epoch, k]           Rows [T, B]        batch k of an epoch, a function of the seed and these two numbers
     Streams[epoch, k]           Rows [T, B]        the same over whole games, each going on where batch k - 1 ended
     prefetch(windows, keys)     Rows ..            batches in order, made ahead of the learner
-    load_sequences(folder, ..)  Sequences          every row in memory, for what draws single frames
+    portions(games, seed)       sides, sides ..    some games at a time, for what needs each of them whole
+    load_sides(games, sides)    Sequences          all their rows in memory
 
 A policy that has seen frames[t] learns controllers[t + 1 + delay]; what it has chosen already and is not in effect yet,
 controllers[t + 1] to controllers[t + delay], is part of what it sees."""
@@ -493,32 +494,51 @@ class Sequences:
         return Observation(self.obs.floats[rows], self.obs.ints[rows]), self.actions[rows]
 
 
+PORTION_ROWS = 2 ** 18                                  # rows of whole games in memory at once, some 560 bytes each
+
+
+def portions(games: Games, seed: tuple[int, ...] | None = None) -> list[np.ndarray]:
+    """Every side once, in parts of about PORTION_ROWS rows: in random order, or (seed None) in the order of `games`."""
+    sides = np.arange(len(games.sides))
+    if seed is not None:
+        sides = np.random.default_rng(seed).permutation(sides)
+    return np.array_split(sides, max(1, round(games.frames / PORTION_ROWS))) if len(sides) else []
+
+
+def load_sides(games: Games, sides: Iterable[int], stride: int = 1) -> Sequences:
+    """All rows of these sides. stride 3: as who acts on every third frame sees a game, which makes three sequences of
+    it, from each of its first three frames on."""
+    parts, lengths = [], []
+    for side in sides:
+        count = int(games.rows[side])
+        rows = games.read(np.array([side]), np.array([0]), count)
+        order = torch.cat([torch.arange(phase, count, stride) for phase in range(stride)])
+        parts.append(rows.map(lambda x: x[order, 0]) if stride > 1 else rows.map(lambda x: x[:, 0]))
+        lengths += [len(range(phase, count, stride)) for phase in range(stride)]
+    obs = Observation(*(torch.cat([part.obs[k] for part in parts]) for k in range(2)))
+    names = "actions", "weights", "changed", "returns"
+    return Sequences(obs, *(torch.cat([getattr(part, name) for part in parts]) for name in names),
+                     np.cumsum([0, *lengths]))
+
+
 def load_all(games: Games) -> Sequences:
-    """Some 560 bytes a row."""
-    parts = [games.read(np.array([s]), np.array([0]), int(games.rows[s])) for s in range(len(games.sides))]
-
-    def joined(tensors):
-        return torch.cat([tensor[:, 0] for tensor in tensors])
-
-    return Sequences(
-        Observation(*(joined([part.obs[k] for part in parts]) for k in range(2))),
-        *(joined([getattr(part, name) for part in parts]) for name in ("actions", "weights", "changed", "returns")),
-        np.cumsum([0, *games.rows]))
+    return load_sides(games, range(len(games.sides)))
 
 
-def walk(starts: np.ndarray, stride: int = 1, lanes: int = 32, size: int = 256):
+def walk(starts: np.ndarray, lanes: int = 16, size: int = 64):
     """Every row of every sequence once, in the order of play, for policies that remember. Yields rows [T, B], real [T,
-    B] (False: a stand-in after the end of a shorter game) and whether the games begin here. stride 3: as a policy sees
-    a game that acts on every third frame, from each of its first three frames on."""
-    begins = (starts[:-1, None] + np.arange(stride)).ravel()
-    lengths = -(-(np.repeat(starts[1:], stride) - begins) // stride)
+    B] (False: a stand-in after the end of a shorter game, or for one that is missing) and whether the games begin here.
+    T and B are always the same: what a policy computes of a row then does not depend, to the last bit, on what else is
+    walked through."""
+    lengths = starts[1:] - starts[:-1]
     by_length = np.argsort(lengths, kind="stable")
-    for group in np.array_split(by_length, -(-len(by_length) // lanes)):
-        longest = int(lengths[group].max())
-        for t in range(0, longest, size):
-            at = np.arange(t, min(t + size, longest))[:, None]                              # [T, 1]
-            rows = begins[group] + stride * np.minimum(at, lengths[group] - 1)              # [T, B]
-            yield torch.from_numpy(rows), torch.from_numpy(at < lengths[group]), t == 0
+    for low in range(0, len(by_length), lanes):
+        group = np.resize(by_length[low:low + lanes], lanes)                # the first ones again, if there are fewer
+        once = np.arange(lanes) < len(by_length) - low
+        for t in range(0, int(lengths[group].max()), size):
+            at = np.arange(t, t + size)[:, None]                                                    # [T, 1]
+            rows = starts[group] + np.minimum(at, lengths[group] - 1)                               # [T, B]
+            yield torch.from_numpy(rows), torch.from_numpy((at < lengths[group]) & once), t == 0
 
 
 def load_sequences(folder: str, **options) -> tuple[Sequences, Sequences, dict]:

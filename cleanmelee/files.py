@@ -85,13 +85,20 @@ def check_writable(flag: str, path: Path) -> None:
 
 def atomic_write(path: Path, content: bytes | memoryview) -> None:
     """Writes a temporary file beside `path`, flushes it to disk, renames it into place: whole or not at all."""
+    with atomic_file(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path):
+    """As `atomic_write`, for what is written piece by piece: a file to write bytes to, in place when the block ends."""
     check_writable("output", path)
     temporary = path.parent / f".{path.name[:100]}.{os.getpid()}.tmp"
     try:
         with names_file(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(temporary, "wb") as file:
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)

@@ -7,7 +7,7 @@ from pathlib import Path
 from cleanmelee.cli import UserError, as_flag, from_flags, to_flags
 from cleanmelee.files import atomic_write, keep_jsonl, read_json, read_jsonl
 from cleanmelee.pool import Pool
-from cleanmelee.runs import check_begun
+from cleanmelee.runs import check_begun, lock_run
 from cleanmelee.terminal import warn
 from melee_common import load_checkpoint, machine
 
@@ -38,6 +38,20 @@ def resumed_args(run: Path, given, may_change: set[str]):
         return from_flags(type(given), flags | {name: changed[name] for name in changed if name != "resume"})
     except UserError as error:
         raise UserError(f"{file}: {error}; restore it") from None
+
+
+def resume_run(given, may_change: set[str], stage: str) -> tuple[Path, object, object, dict]:
+    """--resume of a `stage` that saves checkpoints/last.pt with a "state" -> run folder, the arguments it was started
+    with, its lock (hold on to it) and its checkpoint."""
+    run = Path(given.resume)
+    args = resumed_args(run, given, may_change)
+    lock = lock_run(run)
+    check_begun(run)
+    saved = load_checkpoint(run / "checkpoints" / "last.pt")
+    if saved.get("stage") != stage or "state" not in saved:
+        raise UserError(f"{run}: its checkpoint is not of this run; restore it, or start a new run")
+    warn_of_changes(run, saved, to_flags(args))
+    return run, args, lock, saved
 
 
 def load_latest(run: Path, path: str | Path, flags: dict, *, stage: str, action_repeat: int, frames: int,

@@ -14,6 +14,8 @@ import export_onnx
 import play
 import ppo_selfplay
 from cleanmelee.cli import UserError
+from cleanmelee.dataset import load_sides, open_games
+from cleanmelee.labels import Lesson
 from cleanmelee.onnx import OnnxPolicy
 from helpers import FRAMES, metrics, tiny, write_games
 from melee_common import Policy, load_policy, network_flags, save_checkpoint
@@ -94,11 +96,13 @@ def test_a_student_that_remembers_learns_windows_of_what_it_will_see(games):
     rows = [json.loads(line) for line in Path("runs/run/metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["eval/kl"] < .7 * rows[0]["eval/kl"]
     assert load_policy("s.pt")[0].action_repeat == 3 and {len(floats) for floats in seen} == {10}
-    train, _, _ = distill.load_sequences(games, num_workers=0, min_frames=60)
-    first = distill.first_rows(train, 10, 3, torch.Generator())
-    rows = first + 3 * torch.arange(10)[:, None]
-    game = np.searchsorted(train.starts, rows.numpy(), "right")
-    assert (game == game[0]).all() and len(first) >= (len(train.weights) - 30 * (len(train.starts) - 1)) // 30
+    data = load_sides(open_games(games, num_workers=0)[0], [0, 1], 3)
+    lesson = Lesson(data.obs, data.actions, data.weights, data.weights, torch.empty(0), data.starts)
+    first = distill.windows_of(lesson, 10, torch.Generator())
+    rows = first + torch.arange(10)[:, None]
+    sequence = np.searchsorted(data.starts, rows.numpy(), "right")
+    assert (sequence == sequence[0]).all() and len(first) >= sum(n // 10 - 1 for n in np.diff(data.starts))
+    np.testing.assert_array_equal(np.diff(first[sequence[0] == 1]), 10)
 
 
 def test_flags_that_do_not_fit_the_network_are_told(games):

@@ -16,8 +16,9 @@ FLOORS = [  # a room may import from those above it in this list, and from its o
     {"packed", "features", "pictures", "tracking"}, {"replays", "recording", "dolphin", "controller"},
     {"observation", "plain"}, {"games"}, {"melee_common"}, {"pool", "dataset", "player", "learning"},
     {"onnx", "reference"},
-    {"population", "evaluation", "imitation", "environment", "inference", "quantisation", "resume", "tournament"},
-    {"selfplay", "web"}, set(STAGES)]
+    {"population", "evaluation", "imitation", "environment", "inference", "labels", "quantisation", "resume",
+     "tournament"},
+    {"agreement", "selfplay", "web"}, set(STAGES)]
 WITHOUT_TORCH = (
     "frame", "cli", "libmelee", "terminal", "signals", "startup", "files", "archive", "events", "slp", "packed",
     "replays", "recording", "rewards", "workers", "runs", "game", "fingerprint", "dolphin", "controller", "features",

@@ -290,7 +290,7 @@ def test_every_flag_that_names_a_file_or_folder_is_a_path(script):
                 yield field.name
 
     names = {"bc": "replays manifest pretrained checkpoint report resume runs_dir",
-             "distill": "teacher replays output runs_dir",
+             "distill": "teacher replays output save_soft_labels soft_labels resume runs_dir",
              "export_onnx": "checkpoint output calibration_replays npz benchmark",
              "play": "policy opponent results record tournament user_json watch serve",
              "ppo_selfplay": "pretrained opponent held_out resume checkpoint runs_dir"}[script.__name__]

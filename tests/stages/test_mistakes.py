@@ -73,7 +73,11 @@ MISTAKES = [                                                                # sc
     ("distill", "alpha", 1.5, "--alpha 1.5"), ("distill", "hidden", "64,,64", "--hidden"),
     ("distill", "epochs", 0, "--epochs 0"), ("distill", "batch-size", 0, "--batch-size 0"),
     ("distill", "character", "falco", "none of 2 replays"), ("distill", "output", "text.txt/a.pt", "cannot write"),
-    ("distill", "seed", -1, "--seed -1"),
+    ("distill", "seed", -1, "--seed -1"), ("distill", "teacher", "", "--teacher is empty"),
+    ("distill", "teacher", "good.pt,late.pt", "--teacher late.pt: would act 18 frames late"),
+    ("distill", "replays", "", "--replays: give a folder"), ("distill", "soft-labels", "text.txt", "no soft labels"),
+    ("distill", "on-policy-opponents", "self,level99", "unknown opponent 'level99'"),
+    ("distill", "play-character", "waluigi", "unknown character"), ("distill", "stage", "moon", "unknown stage"),
 
     ("export_onnx", "checkpoint", "nowhere.pt", "no such checkpoint"),
     ("export_onnx", "checkpoint", "torn.pt", "not a readable"),
