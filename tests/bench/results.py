@@ -47,7 +47,9 @@ def machine() -> dict:
 def save(file: str, rows: list[dict], began: float, **facts) -> None:
     """Prints what has measured `rows`, and for how long since `began` (time.time()); writes all of it to `file`, if
     that is not empty. facts: what else a table says."""
-    about = {"command": shlex.join(["python", *(word.removeprefix(f"{ROOT}/") for word in sys.argv)]),
+    words = ["REPLAYS" if before == "--replays" else word.removeprefix(f"{ROOT}/")     # where they lie is nobody's
+             for before, word in zip(["", *sys.argv], sys.argv, strict=False)]
+    about = {"command": shlex.join(["python", *words]),
              "date": time.strftime("%Y-%m-%d", time.gmtime(began)), "minutes": round((time.time() - began) / 60, 1),
              "machine": machine(), "versions": versions()}
     print(f"{about['machine']['cores']} cores ({about['machine']['processor']}), load {about['machine']['load']}, "
@@ -126,14 +128,6 @@ def cloning() -> str:
             f"loss a frame on held-out games before and after {about['epochs']} epochs, and the share of choices that "
             f"were the likeliest:\n\n"
             f"{table(['', 'before', 'after', 'right'], lines)}\n\n{source(about)}")
-
-
-def export() -> str:
-    about = load("export")
-    lines = [[row["policy"], row["form"], f"{row['p50']:.0f} / {row['p99']:.0f}", f"{row['kilobytes']:.0f}",
-              "" if row["logits"] is None else f"{row['logits']:.1g}"] for row in about["rows"]]
-    header = ["policy", "", "one step, us: median / 99th percentile", "kB", "largest logit error"]
-    return f"{table(header, lines)}\n\n{source(about)}"
 
 
 def play() -> str:
@@ -230,23 +224,18 @@ def summary() -> str:
         return (f"cloning {about['games']} games, loss on held-out games",
                 f"{row['before']:.2f} -> {row['after']:.2f}, {about['frames_per_second']:,} frames/s")
 
-    def fitted(about):
-        row = next(row for row in about["rows"] if row["policy"] == "mlp 64,64" and row["form"] == "onnx float32")
-        return "a step of a distilled mlp 64,64 in ONNX", f"{row['p50']:.0f} us, 99th percentile {row['p99']:.0f} us"
-
     def kept(about):
         row = about["rows"][-1]
         return (f"learning from {row['games']:,} games on disk", f"{row['peak'] / 1024:.1f} GB of memory; the loader "
                 f"is {row['cpu'] / row['learner']:.0f} times as fast as the learner")
 
-    parts = {"learning": learnt, "game": fast, "fidelity": true, "web": shown, "cloning": cloned, "export": fitted,
-             "data": kept}
+    parts = {"learning": learnt, "game": fast, "fidelity": true, "web": shown, "cloning": cloned, "data": kept}
     return table(["", "measured"], [list(part(load(name))) for name, part in parts.items()
                                     if (FOLDER / f"{name}.json").exists()])
 
 
 TABLES = {make.__name__: make for make in (
-    learning, game, fidelity, selfplay, cloning, export, play, web, data, backbones, matchmaking, summary)}
+    learning, game, fidelity, selfplay, cloning, play, web, data, backbones, matchmaking, summary)}
 TABLES |= {f"imitation-{show}": functools.partial(imitation, show)
            for show in ("backbones", "delay", "memory", "returns")} | {"imitation-drill": drill}
 
