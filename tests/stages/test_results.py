@@ -15,6 +15,7 @@ import report
 import results
 from cleanmelee.cli import UserError
 from cleanmelee.files import read_json
+from cleanmelee.onnx import load_player
 from helpers import tiny
 from ppo_selfplay import main
 
@@ -63,6 +64,12 @@ def test_a_measurement_is_kept_whole(tmp_path, monkeypatch, capsys):
         "python tests/bench/bench_game.py --json out.json", 1.5, 7, [{"games": 8}])
     assert f"{about['machine']['cores']} cores" in capsys.readouterr().out
     assert results.main(["nothing"]) == 2 and "no such measurement" in capsys.readouterr().err
+
+
+def test_the_reference_policy_can_be_played_against():
+    """It is refused when what a policy sees has changed: then train and export it anew."""
+    file = results.ROOT / "docs" / "reference.onnx"
+    assert file.stat().st_size <= 600_000 and load_player(file).action_repeat == 3
 
 
 def test_measurements_write_what_their_tables_read(tmp_path, monkeypatch):
