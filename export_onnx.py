@@ -127,6 +127,8 @@ def export(policy: Policy):
         raise UserError(f"the exporter cannot turn this network into ONNX ({printable(lines[0], 200)}); change what it "
                         "computes in cleanmelee/backbones.py") from None
     del model.graph.value_info[:]                                   # the quantiser transposes weights and trips over it
+    for part in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        del part.metadata_props[:]                                          # where in whose files it was computed
     return model
 
 

@@ -261,6 +261,7 @@ def test_command_line_writes_a_file_that_says_what_it_is(checkpoint, tmp_path, i
                       for policy in (load_player(output), ReferencePolicy(output.with_suffix(".npz"))))
     same = chosen == others
     assert same.mean() > .95 and (same.all() or int8 != "none")
+    assert b".py" not in output.read_bytes()                          # nor where on whose machine it was made
 
 
 @pytest.mark.parametrize("gain, us, written", [("faster", 50, "none"), ("faster", 5, "static"),
