@@ -265,11 +265,12 @@ def test_torchrun_ends_in_good_order(tmp_path):
     flags = flags_of(tmp_path, "run", 10 ** 6)
     with open(tmp_path / "said", "w") as output:
         torchrun = subprocess.Popen(
-            [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0",
+            [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
              "ppo_selfplay.py", *flags], cwd=ROOT, stdout=output, stderr=output)
         try:
-            log = tmp_path / "run" / "metrics.jsonl"
+            log, deadline = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 200
             while torchrun.poll() is None and not (log.exists() and len(log.read_bytes().splitlines()) > 3):
+                assert time.monotonic() < deadline, (tmp_path / "said").read_text()
                 time.sleep(.1)
             torchrun.terminate()
             torchrun.wait(60)
