@@ -419,7 +419,9 @@ def test_ports_that_are_taken_and_sheik_as_a_computer_player(dolphin):
 OWNER = """
 import sys, time
 sys.path[:0] = {paths!r}
-from melee_common import *
+from cleanmelee.dolphin import DolphinArgs
+from cleanmelee.frame import CONTROLLER
+from cleanmelee.games import VecEnv
 try:
     with VecEnv(2, 1, 32, dolphin=DolphinArgs(dolphin={dolphin!r}, iso={iso!r})) as envs:
         print(*(worker.pid for worker in envs._workers), envs._forks._pid, flush=True)
