@@ -201,9 +201,9 @@ def test_a_seed_is_a_number_of_whatever_type():
     assert games[0] == games[1] == games[2] != games[3]
 
 
-def test_the_readme_loop_runs(tmp_path, capsys):
-    readme = (ROOT / "README.md").read_text()
-    code = re.search(r"```python\n(from cleanmelee.environment import MeleeEnv\n.*?)```", readme, re.S)[1]
+def test_the_loop_of_the_docs_runs(tmp_path, capsys):
+    text = (ROOT / "docs" / "self-play.md").read_text()
+    code = re.search(r"```python\n(from cleanmelee.environment import MeleeEnv\n.*?)```", text, re.S)[1]
     assert len(code.splitlines()) <= 10 and "runs/ppo/pool" in code
     pool = Pool(tmp_path)
     name = pool.add(Policy("mlp", (8,)), "main", 1)
