@@ -29,6 +29,7 @@ from cleanmelee.learning import choose_device, learning_rate
 from cleanmelee.observation import Observation, observe
 from cleanmelee.recording import write_slp
 from cleanmelee.replays import load_replays
+from cleanmelee.resume import resumed_args
 from melee_common import Policy, action_logprobs, load_policy, save_checkpoint, to_torch
 from helpers import made_up_game, read_wandb, write_games
 
@@ -231,7 +232,7 @@ def test_every_parameter_moves_and_the_loss_falls(tmp_path):
     fresh = Policy("gru", (24,)).state_dict()
     policy, data = load_policy("runs/run/checkpoints/last.pt")
     still = [name for name, value in policy.state_dict().items() if torch.equal(value, fresh[name])]
-    assert not still
+    assert not [name for name in still if "nana" not in name]               # nobody was an Ice Climber
     rows = rows_of("run")
     assert [row["epoch"] for row in rows] == list(range(13))
     assert rows[-1]["eval/nll"] < .5 * rows[0]["eval/nll"]
@@ -507,8 +508,8 @@ def test_a_policy_does_what_its_target_return_asks_for(tmp_path, monkeypatch):
 
     bc.main(small(games, pretrained="runs/run/checkpoints/best.pt", run_name="on", hidden=None, epochs=1))
     again = load_policy("runs/on/checkpoints/last.pt")[0]
-    assert again.target_return == 1. and bc.resumed_args(Path("runs/on"), bc.Args(resume="runs/on"),
-                                                         may_change=bc.MAY_CHANGE).return_conditioning
+    assert again.target_return == 1. and resumed_args(
+        Path("runs/on"), bc.Args(resume="runs/on"), may_change=bc.MAY_CHANGE).return_conditioning
 
 
 def test_flags_that_do_not_fit_are_refused(tmp_path):

