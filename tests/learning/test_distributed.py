@@ -201,6 +201,7 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(tmp_path):
     assert a["ratings"] == b["ratings"] and sorted(os.listdir(whole / "pool")) == sorted(os.listdir(run / "pool"))
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_ends_the_run(tmp_path):
     def until(ranks):
         ranks[0].join(60)
