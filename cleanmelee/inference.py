@@ -59,12 +59,12 @@ def act(policies: list, seats: list[np.ndarray], turn: np.ndarray, obs: Observat
         if fresh is not None:
             for part in states[k]:
                 part[fresh[slots]] = 0
-        decides = turn[slots]
+        decides = turn.take(slots)
         everyone = decides.all()
         rows = slots if everyone else slots[decides]
         if not len(rows):
             continue
-        seen = Observation(floats[rows], ints[rows])
+        seen = Observation(floats.take(rows, 0), ints.take(rows, 0))
         if policy.num_floats < floats.shape[1]:
             seen = Observation(np.ascontiguousarray(seen.floats[:, :policy.num_floats]), seen.ints)
         state = states[k] if everyone else tuple(part[decides] for part in states[k])
