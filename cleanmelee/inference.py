@@ -147,7 +147,7 @@ class Hands:
         """assignment [N, 2]: which of `policies` plays a slot; BOT_SLOT: none of them. Others as `Inference`."""
         self.pace, self.asynchronous = pace, asynchronous
         N = len(assignment)
-        assignment = np.ascontiguousarray(assignment)                       # so is what is made of it, as `compiled` takes
+        assignment = np.ascontiguousarray(assignment)                       # as `compiled` takes what is made of it
         self.plays, self.judged = assignment != BOT_SLOT, assignment == 0
         repeat = [*(policy.action_repeat for policy in policies), 1]        # the last is BOT_SLOT's
         self.repeat = np.array(repeat)[assignment]                          # [N, 2]

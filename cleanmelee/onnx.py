@@ -194,7 +194,7 @@ class OnnxPolicy:
                               len(model))
         self.states = [(i.shape[1:], STATE_TYPES[i.type]) for i in self.session.get_inputs()[4:]]
         self.state_names = [f"state_{k}" for k in range(len(self.states))]
-        self.answers = [output.name for output in self.session.get_outputs()]                       # asked for each time
+        self.answers = [output.name for output in self.session.get_outputs()]                   # asked for each time
         floats = np.repeat(np.float32([[-10], [0], [10]]), self.num_floats, 1)
         obs = Observation(floats, np.stack([0 * INT_LIMITS, INT_LIMITS // 2, INT_LIMITS]))
         self._check_first_step(obs)

@@ -6,9 +6,9 @@
 
 Every student learns by distill.py from the teacher alone, once on --replays (left out without them) and once on games
 of its own, for about as many seconds. Printed, and written to --json: parameters, the loss of what was played on
-held-out replays, KL(teacher || student) in nats a decision on those and on fresh games of the student, the median of one
-step of the exported file, seconds of processor time for learning, and win rates in one-minute games with Wilson's 95 %
-intervals.
+held-out replays, KL(teacher || student) in nats a decision on those and on fresh games of the student, the median of
+one step of the exported file, seconds of processor time for learning, and win rates in one-minute games with Wilson's
+95 % intervals.
 """
 
 import sys
@@ -33,6 +33,7 @@ from melee_common import Policy, load_policy, play_games
 from results import save
 
 LEVELS = "level1", "level3", "level5"
+CHECK_GAMES, MAX_FRAMES = 24, 3600                                          # own games of each, frames of a game
 
 
 @dataclass
@@ -67,7 +68,7 @@ def win_rates(policy: Policy, games: int, seed: int) -> dict[str, list[float]]:
     assignment[number, 1 - port] = BOT_SLOT
     bot_kinds[number, 1 - port] = np.array([BOTS[name] for name in LEVELS])[level]
     characters, stages = matchups([("mewtwo", "mewtwo", "final_destination")], number, port)
-    with VecEnv(len(number), characters, stages, seed=seed, bot_kinds=bot_kinds, max_episode_frames=3600,
+    with VecEnv(len(number), characters, stages, seed=seed, bot_kinds=bot_kinds, max_episode_frames=MAX_FRAMES,
                 action_repeat=policy.action_repeat) as envs:
         final = play_games([policy], envs, assignment, torch.Generator().manual_seed(seed))
     scores = (outcomes(final) * (1 - 2 * port) + 1) / 2
@@ -89,7 +90,8 @@ def learn(args: Args, size: str, own: bool) -> tuple[Policy, dict, float]:
 
 def main(args: Args) -> None:
     torch.set_num_threads(1)
-    began, check = time.time(), distill.Args(args.teacher, on_policy_games=24)
+    began, check = time.time(), distill.Args(
+        args.teacher, on_policy_games=CHECK_GAMES, max_episode_frames=MAX_FRAMES)
     teacher, _ = load_policy(args.teacher)
     table = Table("student", "learned from", "parameters", "loss", "teacher's", "KL, held out", "KL, own games",
                   "step, us", "CPU s", *LEVELS)
