@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import runpy
 import shutil
 import time
 
@@ -18,6 +19,14 @@ from cleanmelee.files import read_json
 from cleanmelee.onnx import load_player
 from helpers import tiny
 from ppo_selfplay import main
+
+
+COMMANDS = [path for folder in ("bench", "tools") for path in sorted((results.ROOT / "tests" / folder).glob("*.py"))]
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.stem)
+def test_a_command_finds_all_that_it_imports(path):
+    runpy.run_path(str(path), run_name="loaded")
 
 
 def outside_of_tables(text: str) -> str:
