@@ -110,6 +110,12 @@ def test_same_noise_same_actions_and_state(exported, frames):
     assert error["actions"] == 0 and error["states"] < 1e-5 and error["logits"] < 1e-4
 
 
+def test_a_step_is_few_operations(exported):
+    """What a small network's step takes is mostly their number; as torch exports it an mlp of two layers has 98."""
+    policy, model = exported
+    assert len(cut(model, {}).graph.node) <= {"mlp": 74, "gru": 93}[policy.config["backbone"]]
+
+
 def test_parity_sees_a_wrong_export(exported, frames):
     policy, model = exported
     error = parity(make_policy(policy.config["backbone"], policy.config["hidden"], scale=.12), model, frames[1])
