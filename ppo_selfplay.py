@@ -822,6 +822,7 @@ def main(args: Args) -> None:
         max_episode_frames=args.max_episode_frames, action_repeat=args.action_repeat, timeout=args.worker_timeout,
         max_restarts=args.max_restarts, cpu_levels=cpu_levels, log=console.print, scattered=args.scattered,
         dolphin=args.live if args.game_type == "dolphin" else None)
+    envs.stagger()
     hyper = {"learning_rate": args.learning_rate, "entropy_coef": args.entropy_coef, "ppo_clip": args.ppo_clip}
     learners = make_learners(
         initial, hyper, seed=seed, size=P, league=args.league, same_start=bool(args.pretrained), vary=args.pbt,

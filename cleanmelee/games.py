@@ -260,6 +260,11 @@ class VecEnv:
             bots[game] = 0
             bots[game, player] = kind
 
+    def stagger(self) -> None:
+        """Spreads the ends of games evenly: of the first ones each is cut short by another part of a game. Games that
+        end by time would for ever end together, and a rollout would show all of them at the same age."""
+        self.games.episode_frames[:] = np.arange(self.num_games) * self.max_episode_frames // self.num_games
+
     def set_matchup(self, games: np.ndarray, characters: np.ndarray, stages: np.ndarray) -> None:
         """Characters [n, 2] and stages [n] of these slots from their next games on; the games that run are not
         touched."""

@@ -173,6 +173,15 @@ def test_action_repeat_is_the_same_as_holding_the_controller():
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
+def test_staggered_games_end_one_after_the_other(num_workers):
+    """For good, not only the first time."""
+    with make(8, action_repeat=2, max_episode_frames=80, num_workers=num_workers) as envs:
+        envs.stagger()
+        ended = [np.flatnonzero(envs.step(np.zeros((8, 2), CONTROLLER))[1]).tolist() for _ in range(120)]
+    assert ended == [[7 - step // 5 % 8] if step % 5 == 4 else [] for step in range(120)]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
 def test_state_dict_continues_exactly(num_workers):
     bots = [[0, BOTS["attacker"]]] * 4
     with make(bot_kinds=bots, num_workers=num_workers) as a, make(bot_kinds=bots, seed=99) as b:
