@@ -279,7 +279,7 @@ def open_games(folder: str | list[str], *, character: str = "", player_port: int
                         max_files=max_files or None, character=number, min_frames=min_frames + delay,
                         one_file_a_game=True, summary=about)
     for path, entry in scan:
-        meta, sides, own = entry.meta, [], [0, 0]
+        meta, sides, own = entry.meta, [], (0, 0)                           # whose, and what they are called
         if split and split[str(path)][1] != meta["hash"]:
             raise UserError(f"{manifest}: {path} is not the replay that it names; restore that file, or make the "
                             "manifest anew")
@@ -295,12 +295,13 @@ def open_games(folder: str | list[str], *, character: str = "", player_port: int
             else:
                 sides.append(port)
                 if (player or players) and (names := names_of(meta, port)):
-                    own[port] = labels.setdefault(names[0], len(labels))
-                    wanted |= {own[port]} if called(player, names) else set()
+                    label = labels.setdefault(names[0], len(labels))
+                    own = (own[0], label) if port else (label, own[1])
+                    wanted |= {label} if called(player, names) else set()
         if sides:
-            chosen.append(meta["game"])
+            chosen.append(meta["game"][:8])                                 # as much as is_held_out looks at
             found.append((str(path), meta["hash"], entry.source, entry.at, entry.size, meta["frames"],
-                          meta["characters"], sides, tuple(own)))
+                          meta["characters"], sides, own))
     on_test = [split[game[0]][0] == "held_out" for game in found] if split else is_held_out(chosen, held_out)
     for game, held in zip(found, on_test, strict=True):
         (test if held else train).add(*game)

@@ -96,7 +96,7 @@ def learner_speed(rows) -> float:
         if k == 1:
             began = time.process_time()
         optimizer.zero_grad()
-        nll, value = bc.losses(policy, rows)
+        nll, value, _ = bc.losses(policy, rows, policy.initial_state(rows.weights.shape[1]))
         ((nll + value) / rows.weights.sum()).backward()
         optimizer.step()
     return 5 * rows.weights.numel() / (time.process_time() - began)

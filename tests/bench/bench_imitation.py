@@ -38,10 +38,10 @@ from cleanmelee.files import read_json
 from cleanmelee.fingerprint import FRAMES_PER_MINUTE, distance_to_people
 from cleanmelee.frame import CHARACTERS, STAGES
 from cleanmelee.game import BOTS
-from cleanmelee.games import VecEnv
+from cleanmelee.games import BOT_SLOT, VecEnv
 from cleanmelee.recording import write_slp
 from cleanmelee.replays import Replay, read_replay
-from melee_common import BOT_SLOT, Policy, load_policy, parse_hidden, play_games
+from melee_common import Policy, load_policy, parse_hidden, play_games
 from bench_backbones import learning, step
 from results import ROOT, save
 

@@ -30,11 +30,11 @@ from cleanmelee.files import atomic_write, check_writable
 from cleanmelee.fingerprint import Fingerprint
 from cleanmelee.frame import CHARACTERS, STAGES, outcomes
 from cleanmelee.game import BOTS
-from cleanmelee.games import VecEnv, matchups
+from cleanmelee.games import BOT_SLOT, VecEnv, matchups
 from cleanmelee.pool import Pool
 from cleanmelee.statistics import wilson_interval
 from cleanmelee.terminal import Terminal
-from melee_common import BOT_SLOT, Policy, load_policy, play_games
+from melee_common import Policy, load_policy, play_games
 
 OPPONENTS = "idle,level1,level3,level5,level7,level9,level10,level11,level12,attacker"
 
