@@ -7,8 +7,9 @@ The games are played by scripted bots in the embedded game and go straight into 
 thousand .slp files would take an hour to write and to parse. Beside them lie empty files of the replays' names, so that
 bc.py's own way finds them: names and times, index, filters, windows. A row is a process of its own with so many of the
 games: seconds until the first batch (from the folder's name on, imports apart), frames a second of the loader alone, in
-wall and in processor time, distinct games a batch, the peak of what the index takes for a game while it is read, the peak of
-resident memory, and what the rows would have taken in memory. The learner is bc.py's default network on one batch over and over.
+wall and in processor time, distinct games a batch, how many bytes a game the index takes at most while it is read, the
+peak of resident memory, and what the rows would have taken in memory. The learner is bc.py's default network on one
+batch over and over.
 """
 
 import json
@@ -113,7 +114,7 @@ def measure_row(files: list[str]) -> dict:
     open_games(files, num_workers=0, min_active=defaults.min_active)
     index = tracemalloc.get_traced_memory()[1] / len(files)
     tracemalloc.stop()
-    began += time.perf_counter() - began - opened                           # that was not on the way to a batch
+    began = time.perf_counter() - opened                                    # that was not on the way to a batch
     windows = Windows(train, defaults.window_size, defaults.window_size, defaults.batch_size, seed=1)
     ahead = prefetch(windows, windows.schedule(1))
     rows = next(ahead)
