@@ -176,8 +176,8 @@ class Args:
     """updates from one evaluation and checkpoint to the next, beside those at the end of every epoch (off: 0)"""
     eval_games: Annotated[int, Range(0, 65536)] = 0
     """games of a minute, half from either port, that the policy plays against each of level1, level3, level5, itself
-    and what it was before it learned, on the embedded game: at every evaluation, in a process of its own; with
-    --eval-only beside the loss (off: 0)"""
+    and what it was before it learned, on the embedded game: at every evaluation, in a process of its own, with a game
+    against itself in the run's games/, for play.py --watch; with --eval-only beside the loss (off: 0)"""
     eval_only: bool = False
     """judge the policy in --checkpoint on held-out games, by character and matchup, and learn nothing (off: False)"""
     report: Annotated[str, PATH] = ""
@@ -414,7 +414,7 @@ def main(args: Args) -> None:
             save_checkpoint(run / "checkpoints" / "initial.pt", judged)
         if first:
             has_begun(run)
-    evaluator = Evaluator(run, played, step, keep_best=False, log=console.print,
+    evaluator = Evaluator(run, played, step, keep_best=False, log=console.print, film_every=1,
                           on_row=lambda row: tracker.log_evaluation(run, row, [], {})) if first else None
     exhausted = args.patience and state["worse"] >= args.patience
     left = 0 if exhausted else num_updates - step

@@ -392,9 +392,8 @@ def fly(item, s, t, a, ah, v, vh, vc, victim):
         item.state = 1
     if v.hurtbox == 1 and guarding != GUARD_REFLECT:
         return stays
-    if guarding == GUARD_ABSORB and item.type != BOOMERANG:
-        if vh.bucket < FILLED_BUCKET:
-            vh.bucket, vh.bucket_damage = vh.bucket + 1, vh.bucket_damage + item_damage(item, kind)
+    if guarding == GUARD_ABSORB and vh.bucket < FILLED_BUCKET and item.type != BOOMERANG:
+        vh.bucket, vh.bucket_damage = vh.bucket + 1, vh.bucket_damage + item_damage(item, kind)
         set_action(v, vh, BUCKET_CATCHES[v.airborne])
         return False
     if guarding == GUARD_REFLECT:

@@ -82,18 +82,27 @@ def percent(rate: float, low: float, high: float) -> str:
     return f"{100 * rate:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
 
 
+LEARNT = ["", "game frames", "minutes of one core", "stocks lost alone a minute", "draws against itself",
+          "least against its past", "against the other seeds"]
+
+
 def learning() -> str:
-    """A line a seed, then the median and the worst of them."""
+    """A line a seed, then the median and the worst of them, then what else is known of them."""
     about = load("learning")
-    opponents = list(about["rows"][0]["winrates"])
-    lines = [[f"seed {row['seed']}", f"{row['frames'] / 1e6:.1f} M", f"{row['minutes']:.1f}",
-              *(percent(*row["winrates"][name]) for name in opponents)] for row in about["rows"]]
+    rows, opponents = about["rows"], list(about["rows"][0]["winrates"])
+    lines = [[f"seed {row['seed']}", *(percent(*row["winrates"][name]) for name in opponents)] for row in rows]
     if len(lines) > 1:
         for what, of in (("median", statistics.median), ("worst", min)):
-            lines.append([what, "", "", *(f"{100 * of(row['winrates'][name][0] for row in about['rows']):.0f} %"
-                                          for name in opponents)])
-    return (f"`{about['training']}`, win rates in {about['rows'][0]['games']} games each with 95 % intervals, minutes "
-            f"of processor time:\n\n{table(['', 'game frames', 'minutes', *opponents], lines)}\n\n{source(about)}")
+            lines.append([what, *(f"{100 * of(row['winrates'][name][0] for row in rows):.0f} %" for name in opponents)])
+    facts = [[f"seed {row['seed']}", f"{row['frames'] / 1e6:.1f} M", f"{row['minutes']:.1f}",
+              f"{row['self_destructs']:.2f}", f"{row['draws_itself']:.1%}",
+              percent(*row["past"]["least"]) if "past" in row else "",
+              ", ".join(percent(*(of if pair["first"] == row["run"] else [1 - x for x in (of[0], of[2], of[1])]))
+                        for pair in about["cross_play"] for of in [pair["rate"]]
+                        if row["run"] in (pair["first"], pair["second"]))] for row in rows]
+    return (f"`{about['training']}`, win rates in {rows[0]['games']} games each with 95 % intervals:\n\n"
+            f"{table(['', *opponents], lines)}\n\n"
+            f"{table(LEARNT, facts)}\n\n{source(about)}")
 
 
 def game() -> str:

@@ -659,6 +659,9 @@ def test_oil_panic_catches_three_shots_and_pours_them_out():
         match.step(p1=dict(buttons=B * (int(match.frames["frame_id"][0]) % 4 == 0)), p2=dict(buttons=B, main_y=-1.))
         assert match.frames["frame_id"][0] < 600, "the bucket never filled"
     assert match.players["percent"][1] == 0
+    for _ in range(120):                               # a full one takes no more
+        match.step(p1=dict(buttons=B * (int(match.frames["frame_id"][0]) % 4 == 0)), p2=dict(buttons=B, main_y=-1.))
+    assert match.players["percent"][1] > 0
     match.step(frames=120)
     match.place(0, 0)
     match.place(1, 12, facing=-1)

@@ -104,7 +104,7 @@ def test_the_same_inputs_give_the_same_games_as_the_embedded_game(dolphin):
             while not over:
                 asked = decode_actions(random_actions(rng, 1, 2))
                 if frames["frame_id"][0] > 250:                             # enough: Game & Watch goes off the edge
-                    asked["main_x"][0, 1], asked["main_y"][0, 1], asked["buttons"][0, 1] = 1, 0, 0
+                    asked["main_x"][0, 1], asked["main_y"][0, 1], asked["buttons"] = 1, 0, 0
                 game.step_games(frames, hidden, asked)
                 terminated, truncated, broken = envs.step(asked)
                 over = bool(game.game_over(frames)[0])

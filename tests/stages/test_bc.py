@@ -17,21 +17,20 @@ import torch
 
 import bc
 from cleanmelee import dataset, imitation
-from cleanmelee.features import FLOAT_NAMES, NUM_FLOATS, NUM_INTS, OWN_CONTROLLER, STRANGER
-from cleanmelee.fingerprint import distance_to_people, usual
-from cleanmelee.frame import BUTTONS
-from cleanmelee.rewards import RewardArgs, compute_rewards
 from cleanmelee.cli import UserError
 from cleanmelee.controller import ACTION_SIZE, HEADS, NEUTRAL_ACTION, decode_actions
 from cleanmelee.dataset import subjects
-from cleanmelee.frame import BUTTON_X, CHARACTERS, CONTROLLER, FIRST_CONTROL_FRAME, STAGES
+from cleanmelee.features import FLOAT_NAMES, NUM_FLOATS, NUM_INTS, OWN_CONTROLLER, STRANGER
+from cleanmelee.fingerprint import distance_to_people, usual
+from cleanmelee.frame import BUTTON_X, BUTTONS, CHARACTERS, CONTROLLER, FIRST_CONTROL_FRAME, STAGES
 from cleanmelee.games import VecEnv
 from cleanmelee.learning import choose_device, learning_rate
 from cleanmelee.names import MOST_NAMES, choose_names, names_of
 from cleanmelee.observation import Observation, observe
 from cleanmelee.recording import write_slp
-from cleanmelee.replays import load_replays
+from cleanmelee.replays import load_replays, read_replay
 from cleanmelee.resume import resumed_args
+from cleanmelee.rewards import RewardArgs, compute_rewards
 from melee_common import Policy, action_logprobs, load_policy, save_checkpoint, to_torch
 from helpers import made_up_game, read_wandb, write_games
 
@@ -735,6 +734,9 @@ def test_games_on_the_side(tmp_path, monkeypatch):
     assert [row["global_step"] for row in rows] == [row["step"] for row in rows_of("run")[1:]]
     assert all({"eval/winrate_level1_low", "eval/winrate_level5", "style/hits"} <= row.keys() for row in rows)
     assert "eval/is_best" not in rows[0]
+    games = sorted(Path("runs/run/games").glob("*.slp"))                    # to be watched, and sent to wandb
+    assert [path.stem for path in games] == [f"step_{row['global_step']:012d}" for row in rows]
+    assert {read_replay(path).frames["frame_id"][-1] for path in games} == {FIRST_CONTROL_FRAME + bc.EVAL_FRAMES - 1}
     best = load_policy("runs/run/checkpoints/best.pt")[1]
     assert best["stage"] == "bc" and not list(Path("runs/run/checkpoints").glob("eval_*"))
 

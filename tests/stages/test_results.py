@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import runpy
 import shutil
 import time
 
@@ -18,6 +19,14 @@ from cleanmelee.files import read_json
 from cleanmelee.onnx import load_player
 from helpers import tiny
 from ppo_selfplay import main
+
+
+COMMANDS = [path for folder in ("bench", "tools") for path in sorted((results.ROOT / "tests" / folder).glob("*.py"))]
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.stem)
+def test_a_command_finds_all_that_it_imports(path):
+    runpy.run_path(str(path), run_name="loaded")
 
 
 def outside_of_tables(text: str) -> str:
@@ -107,17 +116,27 @@ def seeds(tmp_path_factory):
     return [folder / seed for seed in ("1", "2", "3")]
 
 
-def test_learning_is_judged_from_finished_runs(seeds, tmp_path):
-    for games in (0, 4):
-        bench_learning.main(bench_learning.Args(tuple(map(str, seeds)), games=games, json=str(tmp_path / "l.json")))
-        about = read_json(tmp_path / "l.json")
-        assert about["training"] == "python ppo_selfplay.py --num-games 4"
-        assert [row["seed"] for row in about["rows"]] == [1, 2, 3] and about["rows"][0]["frames"] == 384
-        assert all(row["games"] == (games or 2) for row in about["rows"])
-        assert all(set(row["winrates"]) == {"idle", "attacker"} for row in about["rows"])
+def test_learning_is_judged_from_finished_runs(seeds, tmp_path, monkeypatch, capsys):
+    flags = {"games": 4, "opponents": "idle,attacker", "max_episode_frames": 60}
+    bench_learning.main(bench_learning.Args(tuple(map(str, seeds)), json=str(tmp_path / "learning.json"), **flags))
+    about = read_json(tmp_path / "learning.json")
+    assert about["training"] == "python ppo_selfplay.py --num-games 4"
+    assert [row["seed"] for row in about["rows"]] == [1, 2, 3] and about["rows"][0]["frames"] == 384
+    assert all(set(row["winrates"]) == {"idle", "attacker"} for row in about["rows"])
+    assert all(row["past"]["checkpoints"] > 1 for row in about["rows"])
+    assert [pair["rate"][0] for pair in about["cross_play"]] == [.5] * 3    # they are copies, and a minute is a draw
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    assert "| worst | 50 % | 50 % |" in results.learning() and results.learning().count("50 % [15, 85], 50 %") == 3
+
     (seeds[2] / "command.txt").write_text("python ppo_selfplay.py --num-games 8\n")
-    with pytest.raises(UserError, match="not seeds of one recipe: .*num-games 4; .*num-games 8"):
-        bench_learning.main(bench_learning.Args(tuple(map(str, seeds)), games=0))
+    for runs, said in (seeds, "num-games 4; .*num-games 8"), ([seeds[0] / "checkpoints" / "latest.pt"], "checkpoints"):
+        with pytest.raises(UserError, match=f"a table is of seeds of one recipe, and these are .*{said}"):
+            bench_learning.main(bench_learning.Args(tuple(map(str, runs)), json=str(tmp_path / "l.json"), **flags))
+    capsys.readouterr()
+    bench_learning.main(bench_learning.Args((str(seeds[0]), str(seeds[2] / "checkpoints" / "initial.pt")), best=True,
+                                            past=False, character="fox,marth", stage="all", **flags | {"games": 24}))
+    said = capsys.readouterr().out
+    assert all(said.count(f"  {name}: idle ") == 2 for name in ("fox", "marth", "battlefield", "yoshis_story"))
 
 
 def test_report_of_three_seeds(seeds, tmp_path):
