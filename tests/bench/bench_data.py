@@ -159,8 +159,8 @@ def main(args: Args) -> None:
             row["in_memory"] = row["rows"] * bytes_a_row / 2 ** 20
             rows.insert(0, row)
             print(f"{row['games']:7,d}{row['rows']:13,d}{row['opened']:9.2f}{row['first']:15.2f}{row['wall']:11,.0f}"
-                  f"{row['cpu']:14,.0f}{row['learner']:9,.0f}{times:7.1f}{row['distinct']:10.1f}{row['index']:9,.0f}{row['peak']:9,.0f}"
-                  f"{row['in_memory']:14,.0f}", flush=True)
+                  f"{row['cpu']:14,.0f}{row['learner']:9,.0f}{times:7.1f}{row['distinct']:10.1f}{row['index']:9,.0f}"
+                  f"{row['peak']:9,.0f}{row['in_memory']:14,.0f}", flush=True)
             if row["peak"] > MEMORY_FLOOR:
                 failed.append(f"{row['peak']:,.0f} MB, more than {MEMORY_FLOOR}")
             if times < SPEED_FLOOR:

@@ -561,6 +561,9 @@ def test_a_policy_plays_as_the_person_it_is_told(tmp_path, monkeypatch):
     obs = Observation(torch.zeros(1, NUM_FLOATS), torch.zeros(1, NUM_INTS, dtype=torch.int16))
     assert [pressing(policy, obs, who) for who in (None, *PEOPLE)] == [0, 1, 0, 0]
 
+    bc.main(small(games, eval_only=True, checkpoint="runs/run/checkpoints/best.pt", player=PEOPLE[1], tag=PEOPLE[0],
+                  held_out=1, report="report.json"))                        # who played is told, whomever it plays as
+    assert json.loads(Path("report.json").read_text())["all"]["eval/accuracy_buttons"] > .99
     told.clear()                                                            # the names are the checkpoint's
     more = {"pretrained": "runs/run/checkpoints/best.pt", "hidden": None, "epochs": 1, "tag": PEOPLE[0]}
     bc.main(small(games, run_name="on", **more))

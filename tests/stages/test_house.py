@@ -1,7 +1,6 @@
 """The house: arrows go down, no stage imports a stage, no test a test, and lines end where a page does."""
 
 import ast
-import importlib.util
 import re
 from pathlib import Path
 
@@ -77,18 +76,6 @@ def test_what_needs_no_torch_does_not_import_it():
     for path in ROOMS:
         if room_of(path) in WITHOUT_TORCH:
             assert "torch" not in {name.split(".")[0] for name in imported(path)}, path
-
-
-@pytest.mark.parametrize("path", [path for path in SOURCES if path.parent.name in ("bench", "tools")],
-                         ids=lambda path: path.stem)
-def test_what_a_benchmark_imports_is_there(path):
-    """Most of them run for minutes, and no test runs them."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and rooms_of({node.module}):
-            module = importlib.import_module(node.module)
-            for alias in node.names:
-                within = hasattr(module, "__path__") and importlib.util.find_spec(f"{node.module}.{alias.name}")
-                assert hasattr(module, alias.name) or within, alias.name
 
 
 def test_no_test_imports_another():
