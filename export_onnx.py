@@ -31,9 +31,11 @@ only if it is a gain (--int8-gain); if not, a line says so and the file is float
 if __name__ == "__main__":
     import cleanmelee.startup                               # before the imports that take seconds
 
+import copy
 import hashlib
 import io
 import json
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,13 +43,14 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from rich.table import Table
 
 from cleanmelee.cli import PATH, SEEDS, Range, UserError, check_ranges, lookup, run_script
-from cleanmelee.controller import ACTION_SIZE, NUM_LOGITS
-from cleanmelee.features import NUM_INTS
+from cleanmelee.controller import ACTION_SIZE, HEADS, NUM_LOGITS
+from cleanmelee.features import ITEMS, NANAS, NUM_INTS, TABLE_ROWS, id_columns
 from cleanmelee.files import atomic_write, check_writable
-from cleanmelee.frame import CHARACTERS
+from cleanmelee.frame import CHARACTERS, NUM_ITEMS, NUM_PLAYERS
 from cleanmelee.observation import Observation, schema_hash
 from cleanmelee.onnx import MOST_LIKELY, OnnxPolicy, check_model, interface, onnx_session
 from cleanmelee.quantisation import (
@@ -90,20 +93,84 @@ class Args:
     """seed of that game and of the noise"""
 
 
+# Of a small network each operation takes longer to begin than to compute, so embedding and sampling are exported in as
+# few as can be. The parity check holds them to what the policy itself does.
+
+class Embed(torch.nn.Module):
+    """As Embedding. Ids are looked up all at once, in one table: all tables, cut into pieces as wide as the narrowest,
+    below each other. Items and Nanas keep tables of their own, which hold their layers' bias."""
+
+    def __init__(self, embedding: torch.nn.Module):
+        super().__init__()
+        self.item, self.nana = embedding.item.weight, embedding.nana.weight
+        tables = {name: getattr(embedding, name).weight.detach() for name in TABLE_ROWS}
+        own = {"item_type": tables.pop("item_type") + embedding.item.bias.detach(),
+               "nana_action": tables.pop("nana_action") + embedding.nana.bias.detach()}
+        width = math.gcd(*(table.shape[1] for table in tables.values()))
+        columns, offsets, pieces = [], [], []                               # of ints; of each one's row; of the table
+        for name in ("action", "character", "stage", "name"):               # as Embedding puts them side by side
+            rows, parts = sum(map(len, pieces)), tables[name].split(width, 1)
+            for column in range(NUM_INTS)[id_columns(name)]:
+                columns += [column] * len(parts)
+                offsets += [rows + k * TABLE_ROWS[name] for k in range(len(parts))]
+            pieces += parts
+        self.sizes = [len(columns)]
+        for name in own:
+            more = range(NUM_INTS)[id_columns(name)]
+            self.sizes.append(len(more))
+            columns, offsets = [*columns, *more], [*offsets, *[0] * len(more)]
+        for name, value in (("table", torch.cat(pieces)), ("columns", torch.tensor(columns)), *own.items(),
+                            ("offsets", torch.tensor(offsets, dtype=torch.int32))):
+            self.register_buffer(name, value)
+
+    def forward(self, obs: Observation) -> torch.Tensor:
+        """[B, F], [B, I] -> [B, n]"""
+        ids, items, nanas = (obs.ints.int().index_select(1, self.columns) + self.offsets).split(self.sizes, 1)
+        of_nanas, of_items, others = obs.floats.split(
+            [NANAS.stop, ITEMS.stop - ITEMS.start, obs.floats.shape[1] - ITEMS.stop], 1)
+        items = self._present(of_items.unflatten(1, (NUM_ITEMS, -1)), self.item, F.embedding(items, self.item_type))
+        nanas = self._present(of_nanas.unflatten(1, (NUM_PLAYERS, -1)), self.nana, F.embedding(nanas, self.nana_action))
+        return torch.cat([others, F.embedding(ids, self.table).flatten(1), items.sum(1), nanas.flatten(1)], 1)
+
+    @staticmethod
+    def _present(floats, weight, looked_up):
+        """[B, k, f], of which the first says whether there is such a thing -> [B, k, n]"""
+        return F.relu(F.linear(floats, weight) + looked_up) * floats[..., :1]
+
+
 class Act(torch.nn.Module):
     """What is exported: one frame of play. Beside what is chosen, for the checks alone, logits of actions that were
     `taken`; `cut` takes these out again."""
 
     def __init__(self, policy: Policy):
         super().__init__()
-        self.policy = policy
+        self.policy = copy.deepcopy(policy)
+        self.policy.embedding = Embed(policy.embedding)
+        biases = [layer.bias.detach() for layer in policy.controller_head.logits.values()]
+        self.register_buffer("biases", torch.cat(biases[1:]))               # [73]
         self.register_buffer("most_likely", torch.from_numpy(MOST_LIKELY))
 
     def forward(self, floats, ints, noise, deterministic, taken, *state):
         noise = torch.where(deterministic[:, None], self.most_likely, noise)                        # [B, 81]
         features, state = self.policy.features(Observation(floats, ints), state)
-        actions, _ = self.policy.controller_head.sample(features, noise)
+        actions = self._sample(features, noise)
         return actions, self.policy.logits(features, taken), *state         # [B, 13], [B, 81], [B, ...] ...
+
+    def _sample(self, features, noise):
+        """[B, H], [B, 81] -> [B, 13], as ControllerHead. Bias and noise are added to logits as they are multiplied."""
+        head, (num_buttons, *sizes) = self.policy.controller_head, HEADS.values()
+        coins, choices = noise.clamp(1e-6, 1 - 1e-6).split([num_buttons, sum(sizes)], 1)
+        shifts = (self.biases - (-choices.log()).log()).split(sizes, 1)     # with Gumbel noise
+        seen = head.project(features)
+        pressed = head.logits["buttons"](F.relu(seen)).sigmoid() > 1 - coins            # logit and logistic noise > 0
+        seen = F.linear(pressed.float(), head.seen_buttons.weight, seen)
+        actions = [pressed.long()]
+        for name, shift in zip(list(HEADS)[1:], shifts, strict=True):
+            logits = F.linear(F.relu(seen), head.logits[name].weight, shift)
+            actions.append(logits.argmax(-1, keepdim=True))
+            if name in head.seen:
+                seen = seen + F.embedding(actions[-1], head.seen[name].weight)[:, 0]
+        return torch.cat(actions, -1)
 
 
 def export(policy: Policy):

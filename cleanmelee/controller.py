@@ -1,10 +1,13 @@
 """The controller codec: CONTROLLER records <-> discrete heads. One object for labels, play, distillation and export.
 
-Numpy only. A policy chooses 13 numbers: eight buttons, an index for each axis of both sticks, one for the shoulder."""
+No torch. A policy chooses 13 numbers: eight buttons, an index for each axis of both sticks, one for the shoulder."""
+
+import functools
 
 import numpy as np
 
 from cleanmelee.frame import BUTTONS, CONTROLLER
+from cleanmelee.game.compiler import jit, machine_code
 
 BUTTON_BITS = np.array(list(BUTTONS.values()), np.int32)
 
@@ -71,14 +74,43 @@ def encode_controllers(controllers: np.ndarray, mirror: np.ndarray | None = None
 
 
 def decode_actions(actions: np.ndarray, mirror: np.ndarray | None = None) -> np.ndarray:
-    """Integers [..., 13] -> CONTROLLER [...]. Always a legal controller: sticks lie in the unit circle. mirror [...]:
-    who chose these actions on a `mirrored` frame; whatever a policy chose goes back through it."""
-    numbers = np.zeros((*actions.shape[:-1], len(CONTROLLER)), np.float32)  # a record's, side by side: half the time
-    x = actions[..., _STICKS_X] if mirror is None else _exchanged(actions, mirror)
-    numbers[..., :4] = STICK_TABLE[x, actions[..., _STICKS_Y]].reshape(*numbers.shape[:-1], 4)
-    numbers[..., 4] = SHOULDER_GRID[actions[..., 12]]                       # on l; r stays 0
-    numbers.view(np.int32)[..., 6] = actions[..., :NUM_BUTTONS].astype(np.int32) @ BUTTON_BITS
-    return numbers.view(CONTROLLER)[..., 0]
+    """Integers [..., 13] -> CONTROLLER [...]. Always a legal controller: sticks lie in the unit circle, and an index
+    beyond a grid is its end. mirror [...]: who chose these actions on a `mirrored` frame; whatever a policy chose goes
+    back through it."""
+    shape = actions.shape[:-1]
+    chosen = np.ascontiguousarray(actions, np.int64).reshape(-1, ACTION_SIZE)
+    turned = np.zeros(len(chosen), bool)
+    if mirror is not None:
+        turned.reshape(shape)[...] = mirror
+    pressed = np.empty(len(chosen), CONTROLLER)
+    _decode()(chosen, turned, STICK_TABLE, SHOULDER_GRID, BUTTON_BITS, pressed)
+    return pressed.reshape(shape)
+
+
+@jit
+def decode(chosen, turned, sticks, shoulders, bits, pressed):
+    """chosen [n, 13], turned [n], pressed CONTROLLER [n]"""
+    end = len(sticks) - 1
+    for n in range(len(chosen)):
+        action, controller = chosen[n], pressed[n]
+        main_x, main_y = min(max(action[8], 0), end), min(max(action[9], 0), end)
+        c_x, c_y = min(max(action[10], 0), end), min(max(action[11], 0), end)
+        if turned[n]:
+            main_x, c_x = end - main_x, end - c_x
+        controller.main_x, controller.main_y = sticks[main_x, main_y, 0], sticks[main_x, main_y, 1]
+        controller.c_x, controller.c_y = sticks[c_x, c_y, 0], sticks[c_x, c_y, 1]
+        controller.l = shoulders[min(max(action[12], 0), len(shoulders) - 1)]
+        controller.r = 0
+        controller.buttons = 0
+        for k in range(len(bits)):
+            controller.buttons |= bits[k] * (action[k] != 0)
+
+
+@functools.cache
+def _decode():
+    """`decode` for whole arrays."""
+    return machine_code(decode, np.zeros((0, ACTION_SIZE), int), np.zeros(0, bool), STICK_TABLE, SHOULDER_GRID,
+                        BUTTON_BITS, np.zeros(0, CONTROLLER))
 
 
 def _exchanged(actions, mirror):

@@ -196,6 +196,7 @@ class OnnxPolicy:
                               len(model))
         self.states = [(i.shape[1:], STATE_TYPES[i.type]) for i in self.session.get_inputs()[4:]]
         self.state_names = [f"state_{k}" for k in range(len(self.states))]
+        self.answers = [output.name for output in self.session.get_outputs()]                   # asked for each time
         floats = np.repeat(np.float32([[-10], [0], [10]]), self.num_floats, 1)
         obs = Observation(floats, np.stack([0 * INT_LIMITS, INT_LIMITS // 2, INT_LIMITS]))
         self._check_first_step(obs)
@@ -260,7 +261,7 @@ class OnnxPolicy:
                 "noise": np.zeros((B, NUM_LOGITS), np.float32) if noise is None else noise,
                 **dict(zip(self.state_names, state, strict=True))}
         try:
-            actions, *new = self.session.run(None, feed, options)           # [B, 13], [B, H] ...
+            actions, *new = self.session.run(self.answers, feed, options)          # [B, 13], [B, H] ...
         except Exception as error:  # one type for each way that an operator can fail
             raise UserError(f"{self.path}: cannot be played ({printable(error, 200)}); export the checkpoint again"
                             ) from None

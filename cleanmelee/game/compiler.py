@@ -131,8 +131,8 @@ class Kept(FunctionCache):
         self.what = what
 
     def load_overload(self, sig, target_context):
-        try:
-            code = super().load_overload(sig, target_context)
+        try:                                           # numba's own first learns all that it can compile: .2 s, and
+            code = self._load_overload(sig, target_context)     # what is compiled already does not need it
         except Exception:                              # an empty or torn file: pickle and LLVM raise what they like
             code = None
             self.forget()
@@ -164,29 +164,47 @@ class NotKept(NullCache):
         announce(self.what)
 
 
-def compiled(function, folder, what):
-    """numpy's error model: a division by zero is no exception. Without numba's runtime nobody counts who
-    holds an array, which took two fifths of a frame in atomic operations; so no rule may make one."""
-    dispatcher = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, _nrt=False)(function)
-    try:
-        dispatcher._cache = Kept(function, PLACE / folder, what) if PLACE else NotKept(what)
-    except RuntimeError:                               # the folder can no longer be written
-        dispatcher._cache = NotKept(what)
-    return dispatcher
+class Compiled:
+    """A function that is compiled at its first call. numba's own object for it takes half a millisecond to make, and
+    hundreds are seen by those alone that call them, who are compiled already."""
+
+    def __init__(self, function, folder, what):
+        functools.update_wrapper(self, function)
+        self.folder, self.what = folder, what
+
+    @functools.cached_property
+    def dispatcher(self):
+        """numpy's error model: a division by zero is no exception. Without numba's runtime nobody counts who
+        holds an array, which took two fifths of a frame in atomic operations; so no rule may make one."""
+        function = self.__wrapped__
+        dispatcher = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, _nrt=False)(function)
+        try:
+            dispatcher._cache = Kept(function, PLACE / self.folder, self.what) if PLACE else NotKept(self.what)
+        except RuntimeError:                           # the folder can no longer be written
+            dispatcher._cache = NotKept(self.what)
+        return dispatcher
+
+    @property
+    def _numba_type_(self):                            # what numba sees in it
+        return self.dispatcher._numba_type_
+
+    def __call__(self, *arguments):
+        return self.dispatcher(*arguments)
 
 
 def jit(function):
     """Compiles a rule of the game, at its first call."""
-    return compiled(function, f"rules-{RULES_DIGEST}", "rules and bots")
+    return Compiled(function, f"rules-{RULES_DIGEST}", "rules and bots")
 
 
 def bot_jit(function):
     """Compiles a part of a bot. Only the files in BOT_FILES may use it, and no other file may import from them."""
-    return compiled(function, f"bots-{BOTS_DIGEST}", "bots")
+    return Compiled(function, f"bots-{BOTS_DIGEST}", "bots")
 
 
 def machine_code(function, *arguments):
     """The entry of a compiled function for arguments of these types. A call of it skips numba's look at the types,
     which takes longer than a frame of a game; so the caller has to have looked."""
-    function.compile(tuple(map(numba.typeof, arguments)))
-    return function.overloads[tuple(map(numba.typeof, arguments))].entry_point
+    types = tuple(map(numba.typeof, arguments))
+    function.dispatcher.compile(types)
+    return function.dispatcher.overloads[types].entry_point

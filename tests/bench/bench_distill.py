@@ -5,12 +5,12 @@
     python tests/bench/bench_distill.py --teacher TEACHER --games 4 --epochs 1 --students 8     # does it work?
 
 Every student learns by distill.py from the teacher alone, once on --replays (left out without them) and once on games
-of its own, for about as many seconds. Printed, and written to --output as JSON: parameters, KL(teacher || student) in
-nats a decision on held-out replays and on fresh games of the student, the median of one step of play in torch, seconds
-of processor time for learning, and win rates in one-minute games with Wilson's 95 % intervals.
+of its own, for about as many seconds. Printed, and written to --json: parameters, the loss of what was played on
+held-out replays, KL(teacher || student) in nats a decision on those and on fresh games of the student, the median of
+one step of the exported file, seconds of processor time for learning, and win rates in one-minute games with Wilson's
+95 % intervals.
 """
 
-import json
 import sys
 import time
 from dataclasses import dataclass
@@ -22,18 +22,18 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import distill  # noqa: E402 (after the path is set)
-from cleanmelee.agreement import step_latency
 from cleanmelee.cli import run_script
-from cleanmelee.files import atomic_write
 from cleanmelee.frame import outcomes
 from cleanmelee.game import BOTS
 from cleanmelee.games import BOT_SLOT, VecEnv, matchups
-from cleanmelee.runs import versions
 from cleanmelee.statistics import wilson_interval
 from cleanmelee.terminal import Terminal
+from export_onnx import cut, export, latencies, stepper
 from melee_common import Policy, load_policy, play_games
+from results import save
 
 LEVELS = "level1", "level3", "level5"
+CHECK_GAMES, MAX_FRAMES = 24, 3600                                          # own games of each, frames of a game
 
 
 @dataclass
@@ -56,8 +56,8 @@ class Args:
     """games against each level"""
     seed: int = 1
     """seed of learning and games"""
-    output: str = "distillation.json"
-    """file for what is measured"""
+    json: str = ""
+    """file for the figures (off: empty)"""
 
 
 def win_rates(policy: Policy, games: int, seed: int) -> dict[str, list[float]]:
@@ -68,7 +68,7 @@ def win_rates(policy: Policy, games: int, seed: int) -> dict[str, list[float]]:
     assignment[number, 1 - port] = BOT_SLOT
     bot_kinds[number, 1 - port] = np.array([BOTS[name] for name in LEVELS])[level]
     characters, stages = matchups([("mewtwo", "mewtwo", "final_destination")], number, port)
-    with VecEnv(len(number), characters, stages, seed=seed, bot_kinds=bot_kinds, max_episode_frames=3600,
+    with VecEnv(len(number), characters, stages, seed=seed, bot_kinds=bot_kinds, max_episode_frames=MAX_FRAMES,
                 action_repeat=policy.action_repeat) as envs:
         final = play_games([policy], envs, assignment, torch.Generator().manual_seed(seed))
     scores = (outcomes(final) * (1 - 2 * port) + 1) / 2
@@ -90,25 +90,28 @@ def learn(args: Args, size: str, own: bool) -> tuple[Policy, dict, float]:
 
 def main(args: Args) -> None:
     torch.set_num_threads(1)
+    began, check = time.time(), distill.Args(
+        args.teacher, on_policy_games=CHECK_GAMES, max_episode_frames=MAX_FRAMES)
     teacher, _ = load_policy(args.teacher)
-    table = Table(
-        "student", "learned from", "parameters", "KL, held out", "KL, own games", "step, us", "CPU s", *LEVELS)
-    rows, check = [], distill.Args(args.teacher, on_policy_games=24)
+    table = Table("student", "learned from", "parameters", "loss", "teacher's", "KL, held out", "KL, own games",
+                  "step, us", "CPU s", *LEVELS)
+    rows = []
     todo = [(size, own) for size in args.students.split() for own in (False, True) if own or args.replays]
-    for size, own in [("teacher", None), *todo]:
+    for size, own in [("the teacher", None), *todo]:
         policy, best, seconds = learn(args, size, own) if own is not None else (teacher, {}, 0.)
         lesson, _ = distill.student_plays(policy, [teacher], check, seed=args.seed + 10 ** 6)
+        found = latencies({"": stepper(cut(export(policy), {}).SerializeToString())})
         rows.append({
             "student": size, "learned_from": {None: "", True: "its own games", False: "replays"}[own],
-            "parameters": sum(p.numel() for p in policy.parameters()), "kl_held_out": best.get("eval/kl"),
+            "parameters": sum(p.numel() for p in policy.parameters()), "loss": best.get("eval/student_nll"),
+            "teacher_loss": best.get("eval/teacher_nll"), "kl_held_out": best.get("eval/kl"),
             "kl_own_games": distill.measure(policy, [lesson], 1., 1., "own")["own/kl"],
-            "step_us": step_latency(policy), "seconds": seconds, "win_rates": win_rates(policy, args.games, args.seed)})
+            "step_us": found[""][0], "seconds": seconds, "winrates": win_rates(policy, args.games, args.seed)})
         *cells, rates = rows[-1].values()
         found = [f"{rate:.1%} [{low:.1%}, {high:.1%}]" for rate, low, high in rates.values()]
         table.add_row(*["" if x is None else f"{x:.3f}" if isinstance(x, float) else str(x) for x in cells], *found)
-        found = {"games": args.games, "versions": versions(), "rows": rows}
-        atomic_write(Path(args.output), (json.dumps(found, indent=1) + "\n").encode())
     Terminal().print(table)
+    save(args.json, rows, began, games=args.games)
 
 
 if __name__ == "__main__":

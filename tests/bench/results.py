@@ -204,6 +204,41 @@ def drill() -> str:
     return f"{table(['', 'choices', 'a minute'], lines)}\n\n{source(about)}"
 
 
+def export() -> str:
+    about, lines = load("export"), []
+    for row in about["rows"]:
+        exact, small, parity = row["float32"], row["int8"], row["parity"]
+        pair = lambda times: "{:.2f} / {:.2f}".format(*times)
+        states = f"{parity['states']:.0e}" if row["backbone"] != "mlp" else "none"
+        lines.append([
+            f"{row['backbone']} {','.join(map(str, row['sizes']))}", f"{row['parameters']:,}",
+            f"{exact['bytes'] / 1e3:,.0f}, {small['bytes'] / 1e3:,.0f}", f"{states}, {parity['logits']:.0e}",
+            f"{parity['actions']:,} of {about['steps'] * row['players']:,}", f"{row['agreement']:.2%}",
+            f"{exact['loss']:.3f}", f"{small['loss'] / exact['loss'] - 1:+.2%}", pair(exact["step"]),
+            pair(small["step"]), pair(row["goal"]) if row["goal"] else ""])
+    header = ["", "parameters", "kB float32, int8", "states, logits differ by", "actions differ", "int8: the same",
+              "loss", "int8", "step, ms", "int8", "goal"]
+    start = about["start"]
+    return (f"{table(header, lines)}\n\nSteps: median / 99th percentile of {about['frames']:,} frames; int8 is "
+            f"{about['int8']}. From the start of Python until `play.py` is imported {start['imported']:.2f} s, until "
+            f"the first action {start['first_action']:.2f} s, {start['processor']:.2f} s of processor time. "
+            f"{source(about)}")
+
+
+def distill() -> str:
+    about = load("distill")
+    number = lambda value: "" if value is None else f"{value:.3f}"
+    levels = list(about["rows"][0]["winrates"])
+    lines = [[row["student"], row["learned_from"], f"{row['parameters']:,}", number(row["loss"]),
+              number(row["teacher_loss"]), number(row["kl_held_out"]),
+              number(row["kl_own_games"] if row["learned_from"] else None),
+              f"{row['step_us']:.0f}", f"{row['seconds']:.0f}" if row["seconds"] else "",
+              *(percent(*row["winrates"][level]) for level in levels)] for row in about["rows"]]
+    header = ["", "learned from", "parameters", "loss", "teacher's", "KL, held out", "KL, own games", "file, us",
+              "learning, CPU s", *levels]
+    return f"{table(header, lines)}\n\n{about['games']} games a level. {source(about)}"
+
+
 def summary() -> str:
     """README's own: a line of each file that there is."""
     def learnt(about):
@@ -244,7 +279,7 @@ def summary() -> str:
 
 
 TABLES = {make.__name__: make for make in (
-    learning, game, fidelity, selfplay, cloning, play, web, data, backbones, matchmaking, summary)}
+    learning, game, fidelity, selfplay, cloning, play, web, data, backbones, matchmaking, export, distill, summary)}
 TABLES |= {f"imitation-{show}": functools.partial(imitation, show)
            for show in ("backbones", "delay", "memory", "returns")} | {"imitation-drill": drill}
 

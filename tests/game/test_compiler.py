@@ -48,14 +48,15 @@ class Small:
         assert old in path.read_text()
         path.write_text(path.read_text().replace(old, new))
 
-    def play(self, full=False, **environment):
-        """One start of a program, full: on a disk without room -> what it computes, what it says."""
+    def play(self, full=False, more="", **environment):
+        """One start of a program, full: on a disk without room, more: code that follows -> what it computes, what it
+        says."""
         def no_room():
             resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
         clean = {name: value for name, value in os.environ.items() if name not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")}
         clean |= dict(HOME=str(self.home), TMPDIR=str(self.temporary), PYTHONDONTWRITEBYTECODE="1")
-        result = subprocess.run([sys.executable, "-c", PLAY], cwd=self.root, env=clean | environment,
+        result = subprocess.run([sys.executable, "-c", PLAY + more], cwd=self.root, env=clean | environment,
                                 text=True, capture_output=True, preexec_fn=no_room if full else None)
         assert result.returncode == 0, result.stderr
         return result.stdout.split(), result.stderr
@@ -83,6 +84,13 @@ def test_an_edit_is_seen_wherever_its_caller_stands_and_old_code_goes(small):
         small.edit(name, old, new)
         assert small.play()[0] == values and not any(folder.exists() for folder in before)
         assert len(small.folders("rules")) == len(small.folders("bots")) == 1
+
+
+def test_a_start_loads_what_it_calls_and_nothing_that_only_compiling_needs(small):
+    look = "\nimport sys; from small.game.motion import fall\n" \
+           "print('dispatcher' in vars(fall), 'numba.np.linalg' in sys.modules)"
+    assert small.play(more=look)[0] == ["4", "40", "True", "True"]
+    assert small.play(more=look)[0] == ["4", "40", "False", "False"]
 
 
 def test_an_edit_of_a_bot_compiles_the_bots_alone(small):

@@ -16,13 +16,17 @@ import onnxruntime
 import pytest
 import torch
 
+import bench_distill
+import bench_export
 import export_onnx
+import results
 from export_onnx import Args, cut, export, parity
 from cleanmelee import quantisation
 from cleanmelee.backbones import BACKBONES
 from cleanmelee.cli import UserError, run_script
 from cleanmelee.controller import NUM_LOGITS, decode_actions, mirrored
 from cleanmelee.features import FLOATS, IDS, NUM_FLOATS, NUM_INTS
+from cleanmelee.files import read_json
 from cleanmelee.frame import CHARACTERS, CONTROLLER
 from cleanmelee.observation import Observation, observe, schema_hash
 from cleanmelee.onnx import load_player, onnx_session
@@ -105,6 +109,12 @@ def test_same_noise_same_actions_and_state(exported, frames):
     policy, model = exported
     error = parity(policy, model, frames[1])
     assert error["actions"] == 0 and error["states"] < 1e-5 and error["logits"] < 1e-4
+
+
+def test_a_step_is_few_operations(exported):
+    """What a small network's step takes is mostly their number; as torch exports it an mlp of two layers has 98."""
+    policy, model = exported
+    assert len(cut(model, {}).graph.node) <= {"mlp": 74, "gru": 93}[policy.config["backbone"]]
 
 
 def test_parity_sees_a_wrong_export(exported, frames):
@@ -320,6 +330,40 @@ def test_what_the_exporter_lacks_is_told_in_one_line(monkeypatch):
     with pytest.raises(UserError, match="cannot turn this network into ONNX.*bessel") as error:
         export(policy)
     assert "\n" not in str(error.value)
+
+
+def test_exports_are_measured_into_a_table(exported, tmp_path, monkeypatch):
+    policy, model = exported
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    for name, value in (("cloned", lambda *_: policy), ("export", lambda _: model), ("STARTS", 1)):
+        monkeypatch.setattr(bench_export, name, value)
+    monkeypatch.chdir(tmp_path)
+    backbone = policy.config["backbone"]
+    bench_export.main(bench_export.Args(backbones=backbone, steps=4, frames=3, json="export.json"))
+    row, = (about := read_json(tmp_path / "export.json"))["rows"]
+    assert row["parity"]["actions"] == 0 and row["agreement"] > .9 and row["int8"]["bytes"] < row["float32"]["bytes"]
+    assert 0 < about["start"]["imported"] < about["start"]["first_action"] and row["float32"]["step"][0] > 0
+    assert f"| {backbone} 24,16 | " in results.export() and " | 0 of 32 | " in results.export()
+    with pytest.raises(UserError, match="--backbones rnn: choose among mlp"):
+        bench_export.main(bench_export.Args(backbones="rnn"))
+
+
+def test_students_are_measured_into_a_table(exported, tmp_path, monkeypatch):
+    """What they have learned apart, which test_distill.py has."""
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    monkeypatch.setattr(export_onnx, "LATENCY_STEPS", 20)
+    teacher, model = exported
+    students = [{"eval/student_nll": 2., "eval/teacher_nll": 1.5, "eval/kl": .25}, {}]
+    for name, value in (("CHECK_GAMES", 6), ("MAX_FRAMES", 60), ("export", lambda _: model),
+                        ("learn", lambda args, size, own: (Policy("mlp", (8,)), students[own], 3.))):
+        monkeypatch.setattr(bench_distill, name, value)
+    path = save_checkpoint(tmp_path / "teacher.pt", teacher)
+    bench_distill.main(bench_distill.Args(str(path), "games", "8", games=2, json=str(tmp_path / "distill.json")))
+    rows = read_json(tmp_path / "distill.json")["rows"]
+    assert [row["learned_from"] for row in rows] == ["", "replays", "its own games"]
+    assert rows[0]["kl_own_games"] < .01 < rows[1]["kl_own_games"] and rows[1]["step_us"] > 0
+    assert set(rows[0]["winrates"]) == {"level1", "level3", "level5"}
+    assert "| 8 | replays | " in results.distill() and " | 2.000 | 1.500 | 0.250 | " in results.distill()
 
 
 # ------------------------------------------------------------------------------------------------------ other programs
