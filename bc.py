@@ -45,9 +45,10 @@ from cleanmelee.features import NUM_FLOATS, OWN_CONTROLLER
 from cleanmelee.files import append_jsonl, atomic_write, check_writable, keep_jsonl
 from cleanmelee.imitation import by_matchup, closed_loop, combinations, measure, report, summary
 from cleanmelee.learning import choose_device, learning_rate, memory_for
+from cleanmelee.names import number
 from cleanmelee.resume import resume_run
 from cleanmelee.runs import has_begun, iteration_progress, start_run, stop_on_interrupt
-from cleanmelee.terminal import Terminal
+from cleanmelee.terminal import Terminal, printable
 from cleanmelee.tracking import Tracker, WandbArgs
 from melee_common import Policy, action_logprobs, load_policy, network_flags, parse_hidden, save_checkpoint
 
@@ -73,6 +74,10 @@ class Args:
     """learn only from this port, 1 to 4 (off: 0, both players of every game)"""
     tag: str = ""
     """learn only from who has this name, connect code or in-game tag (off: empty, everybody)"""
+    player: str = ""
+    """imitate who has this name, connect code or in-game tag: everybody is learned from all the same (--tag would leave
+    them out), but the policy is told who plays, of the 62 commonest, and afterwards plays as this one, or as another
+    of them with play.py --player; also with --eval-only (off: empty, it is not told)"""
     cpu_players: bool = False
     """learn from the game's own CPU players too"""
     min_active: Annotated[float, BELOW_1] = 0.01
@@ -111,6 +116,10 @@ class Args:
     return_conditioning: bool | None = None
     """let the policy see the discounted reward that followed each frame, so that in play it can be asked for one (off:
     False; default: False, or as --pretrained)"""
+    ablate: str | None = None
+    """features of docs/observation.md that the policy never sees, in learning and in play, by commas: a name
+    (opponent.percent) or a part of names (percent, nana, item, controller) (off: empty; default: none, or those of
+    --pretrained)"""
     target_return: Annotated[float | None, Range(-100, 100)] = None
     """that which such a policy asks for in play, in stocks, kept in its checkpoint; with --eval-only instead of it
     (default: .5, or that of the checkpoint)"""
@@ -197,10 +206,16 @@ def losses(policy: Policy, rows: Rows, memory: tuple) -> tuple[torch.Tensor, tor
     return -(logprobs.sum(-1) * rows.weights).sum(), (value_error * rows.weights).sum(), memory
 
 
+def names_in(text: str) -> list[str]:
+    """"b, a" -> ["a", "b"]"""
+    return sorted({name.strip() for name in text.split(",")} - {""})
+
+
 def fill_in(args: Args, policy: Policy) -> None:
     """What the command line left open: the sizes of a --pretrained network."""
-    names = ["backbone", "hidden", *OPTIONS, "frame_delay"]
+    names = ["backbone", "hidden", *OPTIONS, "frame_delay", "ablate"]
     names.remove("window_size")                                             # games may be cut otherwise
+    args.ablate = None if args.ablate is None else ",".join(names_in(args.ablate))
     own = network_flags(policy, **{name: getattr(args, name) for name in names})
     vars(args).update({name: own[name] for name in names})
     conditioned = policy.target_return is not None
@@ -224,7 +239,8 @@ def open_data(args: Args, policy: Policy, manifest: str):
         cpu_players=args.cpu_players, min_active=args.min_active, held_out=args.held_out, max_files=args.max_files,
         num_workers=args.num_workers,
         min_frames=max(args.min_frames, 2 if args.eval_only or args.truncate_bptt else args.window_size + 1),
-        manifest=manifest, gamma=args.gamma, delay=policy.frame_delay)      # the last frame has no next controller
+        manifest=manifest, gamma=args.gamma, delay=policy.frame_delay,      # the last frame has no next controller
+        player="" if args.eval_only else args.player, players=policy.players)
 
 
 def judge(args: Args) -> None:
@@ -240,6 +256,8 @@ def judge(args: Args) -> None:
     policy = load_policy(args.checkpoint)[0]
     if args.target_return is not None:
         policy.aim_for(args.target_return)
+    if args.player:
+        policy.play_as(args.player)
     _, games, about = open_data(args, policy, args.manifest)
     if not len(games):
         raise UserError(f"{args.replays}: no game to judge by ({about['idle_players']} idle and {about['cpu_players']} "
@@ -320,7 +338,8 @@ def main(args: Args) -> None:
             del options["window_size"]
         hidden = parse_hidden("256" if args.hidden is None else args.hidden)
         target = TARGET_RETURN if args.return_conditioning else None
-        policy = Policy(backbone, hidden, frame_delay=args.frame_delay or 0, target_return=target, **options)
+        policy = Policy(backbone, hidden, frame_delay=args.frame_delay or 0, target_return=target,
+                        ablate=names_in(args.ablate or ""), **options)
     policy.config |= {"action_repeat": 1}                                   # people act on every frame
     fill_in(args, policy)
     tracker = Tracker(args.wandb if first else WandbArgs())
@@ -331,6 +350,10 @@ def main(args: Args) -> None:
     with contextlib.redirect_stderr(sys.stderr if first else io.StringIO()):    # and need not tell what was skipped
         train, held_out, about = data or open_data(args, policy, manifest)
     check_both(train, held_out, about, args.replays)
+    if args.player:
+        number_of = number(args.player, policy.players) if policy.players else 1
+        policy.imitate(about["players"], number_of)
+        args.player = policy.players[number_of - 1]                         # as it is known from now on
     played = evaluation_settings(args, train) if args.eval_games else {}
     if first and not saved:
         name = f"bc_{args.backbone}_seed{args.seed}_{time.strftime('%Y%m%d_%H%M%S')}"
@@ -365,7 +388,8 @@ def main(args: Args) -> None:
                   f"{about['train_players']} players in {about['train_games']} games, {train.frames:,} frames to "
                   f"learn from; {about['held_out_players']} in {about['held_out_games']}, {held_out.frames:,} "
                   f"frames held out; left out: {about['idle_players']} idle and {about['cpu_players']} CPU players; "
-                  f"run folder {run}")
+                  f"run folder {run}" + (f"\nimitates {printable(args.player, 64)}, one of {len(policy.players)} names "
+                                         "that it is told" if args.player else ""))
 
     def save(*paths: Path) -> None:
         stats = torch.stack(state["stats"]) if state["stats"] else torch.zeros(0, 3)

@@ -306,6 +306,7 @@ def main(args: Args) -> None:
     metadata = interface(policy.frame_delay, policy.initial_state(1)) | {
         "program": "CleanMelee", "schema": schema_hash(), "config": json.dumps(policy.config),
         "action_repeat": str(policy.action_repeat), "frame_delay": str(policy.frame_delay),
+        "players": json.dumps(policy.players), "player": str(policy.config.get("player", 0)),
         "character": printable(trained_on, 200) if isinstance(trained_on, str) else "",
         "checkpoint": checkpoint.name, "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
         "opset": str(OPSET), "versions": json.dumps(versions())}

@@ -18,6 +18,7 @@ import copy
 import functools
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +33,13 @@ from cleanmelee.controller import (
     ACTION_SIZE, HEADS, NEUTRAL_ACTION, NUM_BUTTONS, NUM_LOGITS, NUM_SHOULDER, NUM_STICK, STICK_NEUTRAL, decode_actions,
     mirrored,
 )
-from cleanmelee.features import INT_LIMITS, ITEMS, NANAS, TABLE_ROWS, id_columns, num_floats
+from cleanmelee.features import (
+    INT_LIMITS, ITEMS, NANAS, TABLE_ROWS, Lens, check_ablated, id_columns, make_lens, num_floats,
+)
 from cleanmelee.files import atomic_write, read_file
 from cleanmelee.frame import FRAME, NUM_ITEMS, NUM_PLAYERS
 from cleanmelee.games import VecEnv
+from cleanmelee.names import check_players, number
 from cleanmelee.observation import Observation, Pending, check_timing, observe, schema_hash
 from cleanmelee.plain import Plain
 from cleanmelee.runs import versions
@@ -87,9 +91,18 @@ class Embedding(nn.Module):
             id_columns(table) for table in ("action", "character", "stage", "item_type", "nana_action", "name"))
         others = num_floats(frame_delay) - ITEMS.stop                       # nanas, items, then what is left as it is
         self.size = others + 2 * (action_dim + character_dim + nana_dim) + character_dim + item_dim + name_dim
+        self.has_lens = False
+
+    def look_through(self, lens: Lens | None) -> None:
+        self.has_lens = lens is not None
+        for name, part in lens._asdict().items() if lens else ():           # buffers, to go where the weights go
+            part = torch.from_numpy(part).to(self.action.weight.device)
+            self.register_buffer(f"lens_{name}", part, persistent=False)
 
     def forward(self, obs: Observation) -> torch.Tensor:
         floats, ints = obs.floats, obs.ints.int()
+        if self.has_lens:
+            floats, ints = Lens(self.lens_floats, self.lens_ids, self.lens_own).show(floats, ints)
         items = floats[..., ITEMS].unflatten(-1, (NUM_ITEMS, -1))                                   # [..., items, f]
         embedded = F.relu(self.item(items) + self.item_type(ints[..., self.items]))                 # [..., items, E]
         pooled = (embedded * items[..., :1]).sum(-2)                        # [..., E] of those that are present
@@ -207,11 +220,13 @@ class Policy(nn.Module):
     State is explicit: a flat tuple of tensors [B, ...], empty for the mlp. `config` rebuilds the policy, and says how
     it acts: it decides on every `action_repeat`-th game frame and holds that, and a decision takes effect `frame_delay`
     frames late. With a `target_return` the backbone is also given the return that is to follow (Chen et al. 2021): this
-    one, unless `unroll` is told which one did follow. options: those of the backbone, in cleanmelee/backbones.py (None:
-    its default)."""
+    one, unless `unroll` is told which one did follow. `players` are people whom it tells apart, by player.name of the
+    observation: k + 1 for players[k]; where nobody is told it plays as `player`, which is such a number. `ablate` names
+    features that it never sees. options: those of the backbone, in cleanmelee/backbones.py (None: its default)."""
 
     def __init__(self, backbone: str = "mlp", hidden: tuple[int, ...] = (512, 512), action_repeat: int = 1,
-                 frame_delay: int = 0, target_return: float | None = None, **options: int | None):
+                 frame_delay: int = 0, target_return: float | None = None, players: Sequence[str] = (),
+                 player: int = 0, ablate: Sequence[str] = (), **options: int | None):
         super().__init__()
         if not isinstance(backbone, str) or backbone not in BACKBONES:
             raise UserError(f"unknown backbone {printable(repr(backbone), 60)}: choose one of {', '.join(BACKBONES)}")
@@ -225,7 +240,13 @@ class Policy(nn.Module):
         if target_return is not None:
             check_target(target_return)
             self.config["target_return"] = target_return
+        if not isinstance(ablate, list | tuple):
+            raise UserError(f"ablate {printable(repr(ablate), 60)}: must be names of features")
+        check_ablated(ablate)
+        if ablate:
+            self.config["ablate"] = list(ablate)
         self.embedding = Embedding(frame_delay)
+        self.imitate(players, player)
         n_in = self.embedding.size + (target_return is not None)
         self.backbone = BACKBONES[backbone](n_in, tuple(hidden), **options)
         remembered = sum(part[0].numel() for part in self.backbone.initial_state(1, torch.device("meta")))
@@ -233,7 +254,6 @@ class Policy(nn.Module):
             raise UserError(f"{backbone} {list(hidden)} would remember {remembered:,} numbers of every game, and at "
                             f"most {STATE_SIZE:,} are possible; make it smaller")
         self.value_head = linear(self.backbone.size, 1, 1.)
-        self._plain = None                                                  # its weights as arrays, once asked for
         self.controller_head = ControllerHead(self.backbone.size)
 
     @property
@@ -255,6 +275,25 @@ class Policy(nn.Module):
             raise UserError(f"--target-return {target_return}: the policy was not trained with --return-conditioning; "
                             "leave it out, or choose one that was")
         self.config["target_return"] = target_return
+
+    @property
+    def players(self) -> list[str]:
+        return self.config.get("players", [])
+
+    def imitate(self, players: Sequence[str], player: int) -> None:
+        """These are the people whom it tells apart, and this one it plays as."""
+        check_players(players, player)
+        if players:
+            self.config |= {"players": list(players), "player": player}
+        self.embedding.look_through(self._lens())
+        self._plain = None                                                  # its weights as arrays, once asked for
+
+    def _lens(self) -> Lens | None:
+        return make_lens(self.frame_delay, self.config.get("ablate", ()), self.config.get("player", 0))
+
+    def play_as(self, player: str) -> None:
+        """UserError unless it was told this name in training."""
+        self.imitate(self.players, number(player, self.players))
 
     @property
     def num_floats(self) -> int:
@@ -305,7 +344,8 @@ class Policy(nn.Module):
         """`act` for few rows on the CPU, several times faster: all arrays but the state."""
         if self._plain is None:
             layers = len(self.config["hidden"]) if self.config["backbone"] == "mlp" else 0
-            self._plain = Plain({name: p.detach().numpy() for name, p in self.named_parameters()}, layers)
+            weights = {name: p.detach().numpy() for name, p in self.named_parameters()}
+            self._plain = Plain(weights, layers, self._lens())
         x = self._plain.embed(obs.floats.numpy(), obs.ints.numpy())
         if self.target_return is not None:
             x = np.concatenate([x, np.full((len(x), 1), self.target_return, np.float32)], 1)
@@ -363,7 +403,8 @@ def parse_hidden(text: str) -> tuple[int, ...]:
 def network_flags(policy: Policy, **given) -> dict:
     """backbone, hidden, its options (None: the backbone has no such option) and action_repeat of a policy as flags hold
     them. UserError for one that was `given` (None: it was not) and that the policy does not have."""
-    own = {**dict.fromkeys(OPTIONS), **policy.config, "hidden": ",".join(map(str, policy.config["hidden"]))}
+    own = {**dict.fromkeys(OPTIONS), **policy.config, "hidden": ",".join(map(str, policy.config["hidden"])),
+           "ablate": ",".join(policy.config.get("ablate", []))}
     for name, value in given.items():
         wish = ",".join(map(str, parse_hidden(value))) if name == "hidden" and value is not None else value
         if wish not in (None, own[name]):
@@ -617,11 +658,12 @@ def _check_weights(weights: dict, config: dict, size: int, damaged: str) -> None
         hidden, num_layers = config["hidden"], config.get("num_layers", 1)
         if type(hidden) is not list or not all(type(n) is int for n in [*hidden, num_layers]):
             raise ValueError
-        options = config.keys() - {"backbone", "hidden", "action_repeat", "frame_delay", "target_return"}
+        options = config.keys() - {"backbone", "hidden", "action_repeat", "frame_delay", "target_return", "players",
+                                   "player", "ablate"}
         if not options <= OPTIONS.keys() or max(len(hidden), num_layers) > len(weights):            # a weight a layer
             raise ValueError
         check_timing(config["action_repeat"], config["frame_delay"])
-        expected = _layout(**config | {"hidden": tuple(hidden)})
+        expected = _layout(**{name: tuple(x) if type(x) is list else x for name, x in config.items()})
     except UserError as error:
         raise UserError(f"{damaged} config makes no policy here: {error}") from None
     except (KeyError, TypeError, ValueError, RuntimeError):

@@ -97,6 +97,8 @@ class Args:
     target_return: Annotated[float | None, Range(-100, 100)] = None
     """discounted return, in stocks, that a policy cloned with --return-conditioning plays for (default: as its
     checkpoint says)"""
+    player: str = ""
+    """as whom a policy cloned with --player plays: a name that it was told there (default: as its file says)"""
     num_workers: Annotated[int, Range(0, 65536)] = 0
     """processes that step the games (off: 0, in this process, which is fastest for the embedded game)"""
     max_restarts: Annotated[int, COUNT_OR_OFF] = 20
@@ -400,6 +402,8 @@ def main(args: Args) -> None:
             raise UserError(f"--target-return {args.target_return}: {args.policy} is an export, in which its target is "
                             "a constant; name the checkpoint (.pt) behind it, or leave the flag out")
         policies[0].policy.aim_for(args.target_return)
+    if args.player:
+        policies[0].play_as(args.player)
     policies[0].config["action_repeat"] = args.action_repeat or policies[0].action_repeat
     name = Path(args.policy).name
     opponent_name = args.opponent                                           # of a bot, a computer player, a person

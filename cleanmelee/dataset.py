@@ -12,8 +12,8 @@ A policy that has seen frames[t] learns controllers[t + 1 + delay]; what it has 
 controllers[t + 1] to controllers[t + delay], is part of what it sees."""
 
 import json
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,14 +27,17 @@ from cleanmelee.cli import UserError, lookup
 from cleanmelee.controller import encode_controllers, mirrored
 from cleanmelee.distributed import rank, world_size
 from cleanmelee.events import ReplayError
+from cleanmelee.features import INT_NAMES, STRANGER
 from cleanmelee.files import atomic_write, read_json
 from cleanmelee.frame import CONTROLLER, FIGHTERS, FIRST_CONTROL_FRAME, FRAME, NUM_PLAYERS, same_fighter
+from cleanmelee.names import called, choose_names, names_of
 from cleanmelee.observation import Observation, observe
 from cleanmelee.packed import BLOCK, RECORD, PackedGame, map_file, name_of, pack_game
 from cleanmelee.replays import Replay, scan_replays
 from cleanmelee.rewards import RewardArgs, compute_rewards
 
 RELEASE_BYTES = 512 << 20                               # of mapped files that were read, after which they are let go
+NAME = INT_NAMES.index("player.name")
 WINDOW_BYTES = 256 << 10                                # of them that the kernel maps for a short window
 
 
@@ -82,16 +85,18 @@ class Games:
         self._source_ids: dict[str | bytes, int] = {}
         self._places: list[tuple] = []                                      # [G] source, at, size, frames
         self._sides: list[tuple] = []                                       # [S] game, player, character, opponent's
+        self._labels: list[int] = []                                        # [S] of those whom `name` is told of
         self._maps: dict[int, memoryview] = {}
         self._touched = 0
 
     def add(self, path: str, key: str, source: str | bytes, at: int, size: int, frames: int, characters: tuple,
-            players: Iterable[int]) -> None:
-        """A game, and those of its two players that are to be learned from."""
+            players: Iterable[int], labels: Sequence[int] = (0, 0)) -> None:
+        """A game, and those of its two players that are to be learned from. labels: for `name`, of both players."""
         if source not in self._source_ids:
             self._source_ids[source] = len(self.sources)
             self.sources.append(source)
         self._sides += [(len(self.paths), player, characters[player], characters[1 - player]) for player in players]
+        self._labels += [labels[player] for player in players]
         self._places.append((self._source_ids[source], at, size, frames))
         self.paths.append(path)
         self.keys.append(key)
@@ -100,12 +105,21 @@ class Games:
         """After the last `add`."""
         self.places = np.array(self._places, np.int64).reshape(-1, 4)
         self.sides = np.array(self._sides, np.int32).reshape(-1, 4)
+        self._labels = np.array(self._labels, np.int32)
         self._places, self._sides, self._source_ids = [], [], {}
+        self.names = np.zeros(len(self.sides), np.int16)                    # [S] player.name of the observations
         frames = self.places[:, 3]
         self.rows = np.maximum(frames[self.sides[:, 0]] - 1 - self.delay, 0)                        # [S]
         self._blocks = np.cumsum([0, *-(-frames // BLOCK)])
         self._verified = np.zeros(self._blocks[-1], bool)
         return self
+
+    def name(self, ids: np.ndarray) -> None:
+        """ids [labels]: of who has this label."""
+        self.names = ids[self._labels].astype(np.int16)
+
+    def rows_by_label(self) -> Counter:
+        return Counter(dict(enumerate(np.bincount(self._labels, self.rows).astype(int).tolist())))
 
     def __len__(self) -> int:
         """Games."""
@@ -157,7 +171,9 @@ class Games:
         controllers = np.ascontiguousarray(records[..., FRAME.itemsize:]).view(CONTROLLER)
         controllers = controllers[:, np.arange(B), players]
         learned *= frames["frame_id"][1 + self.delay:] >= FIRST_CONTROL_FRAME
-        return Rows(**_label(frames, controllers, players, length, self.delay), weights=torch.from_numpy(learned),
+        labelled = _label(frames, controllers, players, length, self.delay)
+        labelled["obs"].ints[..., NAME] = torch.from_numpy(self.names[sides])
+        return Rows(**labelled, weights=torch.from_numpy(learned),
                     returns=torch.from_numpy(discount(rewards, self.gamma)[:-1]),
                     resets=torch.from_numpy((np.arange(length)[:, None] == 0) & (begins == 0)))
 
@@ -239,14 +255,17 @@ def is_held_out(games: list[str], fraction: float = 0.1) -> np.ndarray:
 
 def open_games(folder: str | list[str], *, character: str = "", player_port: int = 0, tag: str = "",
                cpu_players: bool = False, min_active: float = 0., held_out: float = .1, max_files: int = 0,
-               num_workers: int = -1, min_frames: int = 60, manifest: str = "", gamma: float = .99, delay: int = 0
-               ) -> tuple[Games, Games, dict]:
+               num_workers: int = -1, min_frames: int = 60, manifest: str = "", gamma: float = .99, delay: int = 0,
+               player: str = "", players: Sequence[str] = ()) -> tuple[Games, Games, dict]:
     """A folder of replays, or a list of files -> games to learn from, held-out games, and what was read, skipped and
     left out.
 
     character, player_port (1 to 4), tag (a name, a connect code or an in-game tag) choose players; min_active leaves
     out those whose input changes on fewer than that share of frames. held_out: share of the games, or, with `manifest`,
-    what that file says; it names the files, too. An online game that both players recorded is read once."""
+    what that file says; it names the files, too. An online game that both players recorded is read once.
+
+    players: of whom player.name tells; none, but a `player`: of the commonest ones and of who is called so. The last
+    value has them as "players"."""
     if not folder:
         raise UserError("--replays is empty: give a folder of .slp files")
     number = lookup(FIGHTERS, character, "character") if character else None
@@ -254,30 +273,35 @@ def open_games(folder: str | list[str], *, character: str = "", player_port: int
     train, test = (Games(gamma=gamma, delay=delay) for _ in range(2))
     about, found, chosen = {}, [], []
     left_out = {"idle_players": 0, "cpu_players": 0}
+    labels: dict[str, int] = {"": 0}                                        # by the name that somebody goes by
+    wanted = set()                                                          # those of who is called `player`
     scan = scan_replays(list(split) if split else folder, num_workers=None if num_workers < 0 else num_workers,
                         max_files=max_files or None, character=number, min_frames=min_frames + delay,
                         one_file_a_game=True, summary=about)
     for path, entry in scan:
-        meta, players = entry.meta, []
+        meta, sides, own = entry.meta, [], (0, 0)                           # whose, and what they are called
         if split and split[str(path)][1] != meta["hash"]:
             raise UserError(f"{manifest}: {path} is not the replay that it names; restore that file, or make the "
                             "manifest anew")
-        for player in range(NUM_PLAYERS):
-            if (number is not None and not same_fighter(meta["characters"][player], number)
-                    or player_port and meta["ports"][player] != player_port - 1
-                    or tag and tag.casefold() not in {meta[kind][player].casefold() for kind in
-                                                      ("names", "codes", "tags")}):
+        for port in range(NUM_PLAYERS):
+            if (number is not None and not same_fighter(meta["characters"][port], number)
+                    or player_port and meta["ports"][port] != player_port - 1
+                    or tag and not called(tag, names_of(meta, port))):
                 continue
-            if meta["types"][player] != "Human" and not cpu_players:
+            if meta["types"][port] != "Human" and not cpu_players:
                 left_out["cpu_players"] += 1
-            elif entry.facts["active"][player] < min_active:
+            elif entry.facts["active"][port] < min_active:
                 left_out["idle_players"] += 1
             else:
-                players.append(player)
-        if players:
-            chosen.append(meta["game"])
+                sides.append(port)
+                if (player or players) and (names := names_of(meta, port)):
+                    label = labels.setdefault(names[0], len(labels))
+                    own = (own[0], label) if port else (label, own[1])
+                    wanted |= {label} if called(player, names) else set()
+        if sides:
+            chosen.append(meta["game"][:8])                                 # as much as is_held_out looks at
             found.append((str(path), meta["hash"], entry.source, entry.at, entry.size, meta["frames"],
-                          meta["characters"], players))
+                          meta["characters"], sides, own))
     on_test = [split[game[0]][0] == "held_out" for game in found] if split else is_held_out(chosen, held_out)
     for game, held in zip(found, on_test, strict=True):
         (test if held else train).add(*game)
@@ -285,7 +309,21 @@ def open_games(folder: str | list[str], *, character: str = "", player_port: int
     about |= left_out
     for side, games in (("train", train.freeze()), ("held_out", test.freeze())):
         about |= {f"{side}_games": len(games), f"{side}_players": len(games.sides)}
-    return train, test, about
+    if player and not players:
+        players = _choose(train, list(labels), wanted, player)
+    if players:
+        numbers = {name: k + 1 for k, name in enumerate(players)}
+        ids = np.array([numbers.get(name, STRANGER) for name in labels])
+        train.name(ids)
+        test.name(ids)
+    return train, test, about | {"players": list(players)}
+
+
+def _choose(train: Games, labels: list[str], wanted: set[int], player: str) -> list[str]:
+    """As `choose_names`, of who is learned from."""
+    frames = train.rows_by_label()
+    by_name, meant = (Counter({labels[k]: frames[k] for k in some if k and frames[k]}) for some in (frames, wanted))
+    return choose_names(by_name, meant, player)
 
 
 def check_both(train: Games, held_out: Games, about: dict, folder: str) -> None:

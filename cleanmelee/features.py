@@ -4,13 +4,18 @@
 is a change of schema: no checkpoint of before fits any more."""
 
 import math
+import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
+from cleanmelee.cli import UserError
 from cleanmelee.frame import BUTTONS, FRAME, NUM_ITEMS, TIME_LIMIT
+from cleanmelee.terminal import printable
 
 TABLE_ROWS = {"action": 512, "nana_action": 512, "character": 64, "stage": 64, "item_type": 256, "name": 64}   # of ids
+STRANGER = TABLE_ROWS["name"] - 1                                           # of player.name: nobody of a known name
 
 
 class Feature(NamedTuple):
@@ -112,7 +117,7 @@ IDS = [  # the columns of Observation.ints
     Feature("stage.id", "Slippi's id of the stage", ("stage",), table="stage"),
     *(Feature(f"{item}.type", "Slippi's type of the item", ("items", k, "type"), table="item_type")
       for item, k in _ITEMS),
-    Feature("player.name", "whom the player is, of those whom a policy was taught to imitate; 0 anybody else",
+    Feature("player.name", f"who the player is: 0 not told, {STRANGER} nobody whose name the policy was told",
             table="name")]
 FEATURES = [*FLOATS, *IDS]
 
@@ -157,3 +162,47 @@ def field_of(source: tuple, player: int = 0) -> tuple[int, np.dtype]:
             dtype, shift = dtype.fields[step][:2]
             offset += shift
     return offset, dtype
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What of it a policy is shown
+# ---------------------------------------------------------------------------------------------------------------------
+
+class Lens(NamedTuple):
+    """What a network is shown of an observation. Arrays, or tensors."""
+    floats: np.ndarray      # [num_floats] float32: 1, or 0 for what is hidden from it
+    ids: np.ndarray         # [NUM_INTS] int32: the same
+    own: np.ndarray         # [NUM_INTS] int32: what stands in for an id of 0
+
+    def show(self, floats, ids) -> tuple:
+        """floats [.., F], ids [.., I] -> what is seen of them."""
+        return floats * self.floats, ids * self.ids + (ids == 0) * self.own
+
+
+def make_lens(frame_delay: int, ablate: Iterable[str], player: int) -> Lens | None:
+    """ablate: see `ablated`. player: id of player.name where nobody is told. None: all is seen as it is."""
+    if not ablate and not player:
+        return None
+    floats, ids = (np.array([not ablated(feature, ablate) for feature in some]) for some in (FLOATS, IDS))
+    floats = np.concatenate([floats, np.tile(floats[OWN_CONTROLLER], frame_delay)])
+    own = np.where(np.array(INT_NAMES) == "player.name", player, 0) * ids
+    return Lens(floats.astype(np.float32), ids.astype(np.int32), own.astype(np.int32))
+
+
+def ablated(feature: Feature, names: Iterable[str]) -> bool:
+    """Is it one of those that the names stand for? A name is a feature's, or a part of it: "percent" stands for
+    everybody's, "opponent.percent" for one, "opponent" for all about the opponent, "item" for all items."""
+    return any(f".{name}." in f".{_kind(feature)}." for name in names)
+
+
+def _kind(feature):
+    return re.sub(r"^item\d", "item", feature.name)
+
+
+def check_ablated(names: Iterable[str]) -> None:
+    """Raises UserError unless every name stands for a feature."""
+    for name in names:
+        if not isinstance(name, str) or not any(ablated(feature, [name]) for feature in FEATURES):
+            parts = sorted({part for feature in FEATURES for part in _kind(feature).split(".")})
+            raise UserError(f"unknown feature {printable(repr(name), 60)}: choose a name of docs/observation.md, or of "
+                            f"its parts {', '.join(parts)}")

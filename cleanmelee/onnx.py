@@ -19,7 +19,8 @@ from cleanmelee.controller import (
 )
 from cleanmelee.files import read_file
 from cleanmelee.frame import BUTTONS
-from cleanmelee.features import FLOATS, IDS, INT_LIMITS, NUM_INTS, OWN_CONTROLLER, TABLE_ROWS, num_floats
+from cleanmelee.features import FLOATS, IDS, INT_LIMITS, INT_NAMES, NUM_INTS, OWN_CONTROLLER, TABLE_ROWS, num_floats
+from cleanmelee.names import check_players, number
 from cleanmelee.observation import Observation, check_timing, schema_hash
 from cleanmelee.terminal import printable
 
@@ -188,6 +189,7 @@ class OnnxPolicy:
         self.config = {name: whole_number(metadata.get(name)) for name in ("action_repeat", "frame_delay")}
         try:
             check_timing(**self.config)
+            self.players, self.player = read_players(metadata), 0
         except UserError as error:
             raise UserError(f"{path}: its {error}; {again}") from None
         self._check_signature(f"{path}: its inputs and outputs are not those of this revision's exports; {again}",
@@ -240,6 +242,10 @@ class OnnxPolicy:
     def num_floats(self) -> int:
         return num_floats(self.frame_delay)
 
+    def play_as(self, player: str) -> None:
+        """UserError unless it was told this name in training."""
+        self.player = number(player, self.players)
+
     def initial_state(self, batch: int) -> tuple[np.ndarray, ...]:
         return tuple(np.zeros((batch, *shape), dtype) for shape, dtype in self.states)
 
@@ -247,8 +253,11 @@ class OnnxPolicy:
              ) -> tuple[np.ndarray, tuple]:
         """obs [B, ...], uniform noise [B, 81] (None: the most likely action) -> actions [B, 13], new state. UserError:
         what the file answers is no such thing. options: onnxruntime's RunOptions."""
-        B = len(obs.floats)
-        feed = {"floats": obs.floats, "ints": obs.ints, "deterministic": np.full(B, noise is None),
+        B, ints = len(obs.floats), obs.ints
+        if self.player:
+            ints = ints.copy()
+            ints[:, INT_NAMES.index("player.name")] = self.player
+        feed = {"floats": obs.floats, "ints": ints, "deterministic": np.full(B, noise is None),
                 "noise": np.zeros((B, NUM_LOGITS), np.float32) if noise is None else noise,
                 **dict(zip(self.state_names, state, strict=True))}
         try:
@@ -262,6 +271,16 @@ class OnnxPolicy:
             raise UserError(f"{self.path}: its state is no longer finite, or of another size; export the checkpoint "
                             "again")
         return actions, tuple(new)
+
+
+def read_players(metadata: dict[str, str]) -> list[str]:
+    """The names in a file's metadata. UserError: they are none."""
+    try:
+        players = json.loads(metadata.get("players", "[]"))
+    except (ValueError, RecursionError):
+        players = None
+    check_players(players, 1 if players else 0)
+    return players
 
 
 def whole_number(text: str | None) -> int | str | None:

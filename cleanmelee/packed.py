@@ -175,7 +175,10 @@ class Store:
         self.folder, self.parser = folder, parser
         self.unkept = ""                                                    # why nothing more is written, once it is so
         self._paths: dict[str, tuple] = {}                          # path -> hash(stamp), sha256, reason, min_version
-        self._games: dict[str, tuple] = {}                                  # sha256 of the content -> version, line
+        self._games: dict[str, tuple] = {}              # sha256 of the content -> version, index, where in it, how long
+        self._lines: dict[str, bytes] = {}                                  # sha256 -> line that is in no index
+        self._open = None, None                                             # the index that was read last, and its file
+        self._same: dict = {}                                               # what many games have in common, once
         self._loose: dict[str, bytes] = {}                                  # sha256 -> packed game that is in no shard
         self._new: list[bytes] = []
         self._begin_shard()
@@ -186,6 +189,7 @@ class Store:
         self._shard, self._parts, self._filled = f"{self.parser}-{secrets.token_hex(8)}", [], 0
 
     def _read_index(self, index: Path) -> None:
+        at = 0
         try:
             lines = index.read_bytes().splitlines()
             head = json.loads(checked(lines[0])) if lines else None
@@ -193,24 +197,44 @@ class Store:
             has_games = head is not None and head["size"] > 0 and shard.stat().st_size == head["size"]
         except (OSError, ValueError, TypeError, KeyError):
             return                                                          # a foreign or torn file: nothing is known
-        for line in lines[1:]:
-            content = checked(line)
-            if content is None:
-                continue
-            row = json.loads(content)
-            if "at" in row and not (has_games and row["shard"] == index.stem):
-                continue
-            self._know(row, content)
+        for k, line in enumerate(lines):
+            content = checked(line) if k else None
+            if content is not None:
+                row = json.loads(content)
+                if "at" not in row or has_games and row["shard"] == index.stem:
+                    self._know(row, index.stem, at, len(line))
+            at += len(line) + 1
 
-    def _know(self, row: dict, line: bytes) -> None:
+    def _know(self, row: dict, index: str = "", at: int = 0, size: int = 0) -> None:
+        """index, at, size: where its line is; "" in none, but in memory."""
         self._paths[row["path"]] = (hash(tuple(row["stamp"])), row.get("hash", ""), row.get("reason", ""),
-                                    tuple(row.get("min_version", ())))
+                                    self._once(tuple(row.get("min_version", ()))))
         if "at" in row:
-            self._games[row["hash"]] = tuple(row["meta"]["version"]), line
+            self._games[row["hash"]] = self._once(tuple(row["meta"]["version"])), self._once(index), at, size
+
+    def _once(self, value):
+        return self._same.setdefault(value, value)
+
+    def _line(self, digest: str) -> bytes:
+        """The line of a game. An index is not kept in memory: a million games are a gigabyte. Raises DamagedCache."""
+        if digest in self._lines:
+            return self._lines[digest]
+        _, index, at, size = self._games[digest]
+        path = self.folder / f"{index}.jsonl"
+        try:
+            if self._open[0] != index:
+                self._open = index, path.open("rb")
+            self._open[1].seek(at)
+            content = checked(self._open[1].read(size))
+        except OSError:
+            content = None
+        if content is None:
+            raise discard(str(path.with_suffix(".games")))
+        return content
 
     def knows(self, min_version: tuple) -> frozenset[str]:
         """Contents (sha256) that need not be parsed."""
-        return frozenset(digest for digest, (version, _) in self._games.items() if version >= min_version)
+        return frozenset(digest for digest, (version, *_) in self._games.items() if version >= min_version)
 
     def has(self, path: str, stamp: tuple | None, min_version: tuple) -> bool:
         """Would `find` find something? It asks less of the machine."""
@@ -227,11 +251,13 @@ class Store:
         _, digest, reason, _ = self._paths[path]
         if reason:
             return reason
-        row = json.loads(self._games[digest][1])
+        row = json.loads(self._line(digest))
         meta = {name: tuple(value) if isinstance(value, list) else value for name, value in row["meta"].items()}
+        meta |= {name: digest for name in ("hash", "game") if meta.get(name) == digest}     # one string, not three
         if digest in self._loose:
             return Entry(meta, row["facts"], self._loose[digest], 0, len(self._loose[digest]))
-        return Entry(meta, row["facts"], str(self.folder / f"{row['shard']}.games"), row["at"], row["size"])
+        shard = self._once(str(self.folder / f"{row['shard']}.games"))
+        return Entry(meta, row["facts"], shard, row["at"], row["size"])
 
     def add(self, path: str, stamp: tuple, **facts) -> None:
         """facts: hash (its content is known), or reason and min_version."""
@@ -250,7 +276,9 @@ class Store:
 
     def _write(self, row: dict) -> None:
         line = json.dumps(row).encode()
-        self._know(row, line)
+        self._know(row)
+        if "at" in row:
+            self._lines[row["hash"]] = line
         self._new.append(line)
 
     def seal(self) -> None:
@@ -259,11 +287,12 @@ class Store:
         if not new or self.folder is None or self.unkept:
             return
         shard, index = (self.folder / f"{self._shard}.{kind}" for kind in ("games", "jsonl"))
-        lines = [json.dumps({"size": self._filled}).encode(), *new]
+        head = json.dumps({"size": self._filled}).encode()
+        lines = [b"%08x %s\n" % (zlib.crc32(line), line) for line in (head, *new)]
         try:
             if self._parts:
                 atomic_write(shard, b"".join(self._parts))
-            atomic_write(index, b"".join(b"%08x %s\n" % (zlib.crc32(line), line) for line in lines))
+            atomic_write(index, b"".join(lines))
         except (UserError, OSError) as error:
             cause = error.__cause__ or error.__context__ if isinstance(error, UserError) else error
             self.unkept = getattr(cause, "strerror", None) or str(error)
@@ -271,8 +300,13 @@ class Store:
                 with contextlib.suppress(OSError):
                     os.unlink(path)
         else:
-            for line in new:
-                self._loose.pop(json.loads(line).get("hash"), None)
+            at = len(lines[0])
+            for line, content in zip(lines[1:], new, strict=True):
+                row = json.loads(content)
+                self._know(row, index.stem, at, len(line) - 1)
+                for kept in (self._loose, self._lines):
+                    kept.pop(row.get("hash"), None)
+                at += len(line)
         self._begin_shard()
 
 

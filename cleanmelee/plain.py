@@ -7,7 +7,7 @@ once."""
 import numpy as np
 
 from cleanmelee.controller import ACTION_SIZE, HEADS, NUM_BUTTONS, NUM_SHOULDER, NUM_STICK
-from cleanmelee.features import ITEMS, NANAS, TABLE_ROWS, id_columns
+from cleanmelee.features import ITEMS, NANAS, TABLE_ROWS, Lens, id_columns
 from cleanmelee.frame import NUM_ITEMS, NUM_PLAYERS
 
 CATEGORICAL = list(HEADS)[1:]                                               # all but the buttons, in order of sampling
@@ -22,11 +22,12 @@ class Plain:
     """A policy but for a backbone that remembers. melee_common.py has the same in torch: `Embedding`, `Policy.value`,
     `ControllerHead.sample` and `action_logprobs`."""
 
-    def __init__(self, weights: dict[str, np.ndarray], num_layers: int):
+    def __init__(self, weights: dict[str, np.ndarray], num_layers: int, lens: Lens | None):
         """weights: float32, by their names in a policy. num_layers: of the mlp (0: another backbone)."""
         def dense(name):
             return weights[f"{name}.weight"].T, weights[f"{name}.bias"]
 
+        self.lens = lens
         self.item, self.nana = dense("embedding.item"), dense("embedding.nana")
         self.tables = {name: (weights[f"embedding.{name}.weight"], id_columns(name)) for name in TABLE_ROWS}
         self.layers = [dense(f"backbone.layers.{2 * k}") for k in range(num_layers)]
@@ -37,6 +38,8 @@ class Plain:
 
     def embed(self, floats: np.ndarray, ints: np.ndarray) -> np.ndarray:
         """floats [B, F], ints [B, I] -> [B, n]"""
+        if self.lens:
+            floats, ints = self.lens.show(floats, ints)
         ids = [table[ints[:, columns]].reshape(len(ints), -1) for name, (table, columns) in self.tables.items()
                if name not in ("item_type", "nana_action")]
         items = self._present(floats[:, ITEMS].reshape(-1, NUM_ITEMS, self.item[0].shape[0]), self.item, ints,

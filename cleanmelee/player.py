@@ -27,6 +27,10 @@ class TorchPolicy:
     def num_floats(self) -> int:
         return self.policy.num_floats
 
+    def play_as(self, player: str) -> None:
+        """UserError unless it was told this name in training."""
+        self.policy.play_as(player)
+
     def initial_state(self, batch: int) -> tuple[np.ndarray, ...]:
         return tuple(part.numpy() for part in self.policy.initial_state(batch))
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from cleanmelee.cli import UserError
+from cleanmelee.features import make_lens
 from cleanmelee.files import read_file
 from cleanmelee.observation import Observation, schema_hash
 from cleanmelee.plain import Plain, softplus
@@ -43,7 +44,9 @@ class ReferencePolicy:
         self.config = about["config"]
         self.backbone = self.config["backbone"]
         layers = len(self.config["hidden"]) if self.backbone == "mlp" else 0
-        self.plain = Plain(self.w, layers)                               # embedding, the mlp and the heads
+        shown = (self.config.get(name, default) for name, default in (("ablate", ()), ("player", 0)))
+        lens = make_lens(self.config["frame_delay"], *shown)
+        self.plain = Plain(self.w, layers, lens)                            # embedding, the mlp and the heads
 
     # ----------------------------------------------------------------------------------------------------- small parts
 

@@ -7,8 +7,9 @@ The games are played by scripted bots in the embedded game and go straight into 
 thousand .slp files would take an hour to write and to parse. Beside them lie empty files of the replays' names, so that
 bc.py's own way finds them: names and times, index, filters, windows. A row is a process of its own with so many of the
 games: seconds until the first batch (from the folder's name on, imports apart), frames a second of the loader alone, in
-wall and in processor time, distinct games a batch, the peak of resident memory, and what the rows would have taken in
-memory. The learner is bc.py's default network on one batch over and over.
+wall and in processor time, distinct games a batch, how many bytes a game the index takes at most while it is read, the
+peak of resident memory, and what the rows would have taken in memory. The learner is bc.py's default network on one
+batch over and over.
 """
 
 import json
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,7 +98,7 @@ def learner_speed(rows) -> float:
         if k == 1:
             began = time.process_time()
         optimizer.zero_grad()
-        nll, value = bc.losses(policy, rows)
+        nll, value, _ = bc.losses(policy, rows, policy.initial_state(rows.weights.shape[1]))
         ((nll + value) / rows.weights.sum()).backward()
         optimizer.step()
     return 5 * rows.weights.numel() / (time.process_time() - began)
@@ -108,6 +110,11 @@ def measure_row(files: list[str]) -> dict:
     began = time.perf_counter()
     train, _, _ = open_games(files, num_workers=0, min_active=defaults.min_active)
     opened = time.perf_counter() - began
+    tracemalloc.start()
+    open_games(files, num_workers=0, min_active=defaults.min_active)
+    index = tracemalloc.get_traced_memory()[1] / len(files)
+    tracemalloc.stop()
+    began = time.perf_counter() - opened                                    # that was not on the way to a batch
     windows = Windows(train, defaults.window_size, defaults.window_size, defaults.batch_size, seed=1)
     ahead = prefetch(windows, windows.schedule(1))
     rows = next(ahead)
@@ -122,7 +129,7 @@ def measure_row(files: list[str]) -> dict:
     frames = len(keys) * rows.weights.numel()
     distinct = np.mean([len(set(train.sides[windows.choose(*key)[0], 0].tolist())) for _, key in keys])
     return {"games": len(train), "rows": train.frames, "opened": opened, "first": first, "wall": frames / wall,
-            "cpu": frames / cpu, "learner": learner, "distinct": distinct,
+            "cpu": frames / cpu, "learner": learner, "distinct": distinct, "index": index,
             "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
@@ -138,7 +145,8 @@ def main(args: Args) -> None:
         seconds, size = write_games(folder, cache, args)
         print(f"{args.games:,} games of {args.frames + CONTROL_AFTER} frames made in {seconds:.0f} s; {size:.0f} bytes "
               f"a frame\n\n{'games':>7s}{'rows':>13s}{'index s':>9s}{'first batch s':>15s}{'frames/s':>11s}"
-              f"{'a CPU second':>14s}{'learner':>9s}{'times':>7s}{'distinct':>10s}{'peak MB':>9s}{'in memory MB':>14s}")
+              f"{'a CPU second':>14s}{'learner':>9s}{'times':>7s}{'distinct':>10s}{'index B':>9s}{'peak MB':>9s}"
+              f"{'in memory MB':>14s}")
         for share in (100, 10, 1):
             count = max(2, args.games // share)
             part = Path(place) / f"{count}.txt"
@@ -151,8 +159,8 @@ def main(args: Args) -> None:
             row["in_memory"] = row["rows"] * bytes_a_row / 2 ** 20
             rows.insert(0, row)
             print(f"{row['games']:7,d}{row['rows']:13,d}{row['opened']:9.2f}{row['first']:15.2f}{row['wall']:11,.0f}"
-                  f"{row['cpu']:14,.0f}{row['learner']:9,.0f}{times:7.1f}{row['distinct']:10.1f}{row['peak']:9,.0f}"
-                  f"{row['in_memory']:14,.0f}", flush=True)
+                  f"{row['cpu']:14,.0f}{row['learner']:9,.0f}{times:7.1f}{row['distinct']:10.1f}{row['index']:9,.0f}"
+                  f"{row['peak']:9,.0f}{row['in_memory']:14,.0f}", flush=True)
             if row["peak"] > MEMORY_FLOOR:
                 failed.append(f"{row['peak']:,.0f} MB, more than {MEMORY_FLOOR}")
             if times < SPEED_FLOOR:

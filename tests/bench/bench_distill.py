@@ -110,8 +110,8 @@ def main(args: Args) -> None:
         *cells, rates = rows[-1].values()
         found = [f"{rate:.1%} [{low:.1%}, {high:.1%}]" for rate, low, high in rates.values()]
         table.add_row(*["" if x is None else f"{x:.3f}" if isinstance(x, float) else str(x) for x in cells], *found)
+        save(args.json, rows, began, games=args.games)                      # it takes long, and may be cut off
     Terminal().print(table)
-    save(args.json, rows, began, games=args.games)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import pickle
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,31 @@ def test_shards_fill_up_and_are_found_again(tmp_path, monkeypatch):
         assert again.find("/bad.slp", (1, 2, 3), (2, 0, 0)) is None         # it may do for somebody who asks less
         assert len(again.knows((3, 8, 0))) == 8 and not again.knows((3, 19, 0))
     assert not Store(tmp_path / "cache", "another").knows((3, 8, 0))
+
+
+def test_an_index_takes_little_memory_and_is_checked_when_it_is_read(tmp_path):
+    """Per game two strings and a few numbers, whatever its line holds."""
+    store, n = Store(tmp_path / "cache", "parser"), 2000
+    for k in range(n):
+        meta = {"hash": f"{k:064d}", "version": (3, 18, 0), "frames": 400, "names": ["x" * 2000] * 2}
+        store.add_game(f"/{k}.slp", (1, 2, 3), meta, {}, b"a game")
+    store.seal()
+    assert store.find("/7.slp", None, (3, 8, 0)).meta["names"] == ("x" * 2000,) * 2 and not store._lines
+    del store
+    index, = (tmp_path / "cache").glob("*.jsonl")
+    tracemalloc.start()
+    store = Store(tmp_path / "cache", "parser")
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held / n < 800 and store.find("/9.slp", None, (3, 8, 0)).at == 9 * len(b"a game")
+    whole = index.read_bytes()
+    for damage in (lambda: index.write_bytes(whole.replace(b"x", b"y")), index.unlink):
+        index.write_bytes(whole)
+        index.with_suffix(".games").write_bytes(n * b"a game")
+        store = Store(tmp_path / "cache", "parser")
+        damage()
+        with pytest.raises(DamagedCache, match="a damaged cache of parsed replays, now removed; start again"):
+            store.find("/9.slp", None, (3, 8, 0))
 
 
 def test_a_replay_that_was_moved_or_touched_is_not_parsed_again(tmp_path, monkeypatch):

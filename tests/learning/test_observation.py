@@ -91,11 +91,12 @@ def test_a_file_shows_what_the_game_showed(games, tmp_path):
 def test_no_observation_knows_what_comes_later(tmp_path):
     """Games that part after a while are the same until then to both players, whether live or in a file, and so is what
     a learner is given of that time but for its last answers."""
-    part, rng = 250, np.random.default_rng(6)
+    part, rng = 240, np.random.default_rng(6)                               # a second begins, and with it other moves
     one = special_inputs(rng, 400, 4)
     other = one.copy()
-    other[part:] = special_inputs(rng, 150, 4)
+    other[part:] = special_inputs(rng, len(one) - part, 4)
     one, other = play(one), play(other)
+    at_once = 0
     for g in range(4):
         seen = []
         for k, (frames, controllers, _) in enumerate((one, other)):
@@ -110,6 +111,8 @@ def test_no_observation_knows_what_comes_later(tmp_path):
             same = part + 1 - 2 * (k == len(seen[0]) - 1)
             np.testing.assert_array_equal(ours[:same], theirs[:same])
         assert not np.array_equal(seen[0][0][part + 1:], seen[1][0][part + 1:])
+        at_once += not np.array_equal(*(floats[part + 1, :, :OWN_CONTROLLER.start] for floats, *_ in seen))
+    assert at_once                                                          # a frame too early would have shown
 
 
 def test_the_opponents_controller_stays_in_its_hand():

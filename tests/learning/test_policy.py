@@ -14,7 +14,7 @@ from cleanmelee.controller import (
     ACTION_SIZE, HEADS, NUM_LOGITS, STICK_GRID, STICK_NEUTRAL, STICK_TABLE, decode_actions, encode_controllers,
     mirrored,
 )
-from cleanmelee.features import FLOAT_NAMES, NUM_FLOATS, NUM_INTS, OWN_CONTROLLER
+from cleanmelee.features import FEATURES, FLOAT_NAMES, FLOATS, IDS, NUM_FLOATS, NUM_INTS, OWN_CONTROLLER
 from cleanmelee.frame import CONTROLLER, FRAME
 from cleanmelee.observation import Observation, observe
 from melee_common import (
@@ -136,12 +136,12 @@ def loud(backbone, **config):
     return policy
 
 
-@pytest.mark.parametrize("late", [0, 6])
+@pytest.mark.parametrize("late, shown", [(0, {}), (6, {"players": ["A", "B"], "player": 2, "ablate": ["item", "x"]})])
 @pytest.mark.parametrize("backbone", ["mlp", "gru", "transformer"])
-def test_a_decision_in_numpy_is_that_of_torch(backbone, late):
+def test_a_decision_in_numpy_is_that_of_torch(backbone, late, shown):
     """Actions, memory, log-probabilities and values; also after the weights have changed, and of a copy."""
     torch.manual_seed(1)
-    policy = Policy(backbone, (24, 32), frame_delay=late).requires_grad_(False)
+    policy = Policy(backbone, (24, 32), frame_delay=late, **shown).requires_grad_(False)
     state = other = policy.initial_state(40)
     for seed in range(3):
         obs, queue = random_observation(seed, 40), torch.randn(40, policy.num_floats - NUM_FLOATS)
@@ -156,6 +156,29 @@ def test_a_decision_in_numpy_is_that_of_torch(backbone, late):
             for mine, theirs in zip(judged, also_judged, strict=True):
                 assert np.allclose(mine.numpy(), theirs, atol=1e-4)
         state, other, policy = after, also_after, copy.deepcopy(policy)
+
+
+def test_what_is_ablated_is_not_seen(tmp_path):
+    """Whole groups, one feature, ids too, and of the controller also what waits; and none but these."""
+    policy = loud("mlp", ablate=["controller", "item", "opponent.action", "percent"], frame_delay=2)
+    save_checkpoint(tmp_path / "blind.pt", policy)
+    again = load_policy(tmp_path / "blind.pt")[0]
+    assert again.config == policy.config
+    rows = Observation(torch.randn(50, policy.num_floats), random_observation(2, 50).ints)
+    hidden = {f.name: any(word in f.name for word in ("controller.", "item", "opponent.action", "percent"))
+              for f in FEATURES} | {"opponent.action_frame": False}
+    places = [*((f.name, 0, k) for k, f in enumerate(FLOATS)), *((f.name, 1, k) for k, f in enumerate(IDS)),
+              *(("controller.main_x", 0, k) for k in range(NUM_FLOATS, policy.num_floats))]
+    for name, part, column in places:
+        seen = Observation(*(x.clone() for x in rows))
+        seen[part][:, column] += 1
+        one, two = (again.features(x, ())[0] for x in (rows, seen))
+        assert torch.equal(one, two) == hidden[name], name
+    for wrong in ("percents", "", "per", 3):
+        with pytest.raises(UserError, match="^unknown feature .*: choose a name of docs/observation.md"):
+            Policy("mlp", (8,), ablate=[wrong])
+    with pytest.raises(UserError, match="^ablate 'percent': must be names"):
+        Policy("mlp", (8,), ablate="percent")
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,12 @@ from cleanmelee import dataset, imitation
 from cleanmelee.cli import UserError
 from cleanmelee.controller import ACTION_SIZE, HEADS, NEUTRAL_ACTION, decode_actions
 from cleanmelee.dataset import subjects
-from cleanmelee.features import NUM_FLOATS, OWN_CONTROLLER
+from cleanmelee.features import FLOAT_NAMES, NUM_FLOATS, NUM_INTS, OWN_CONTROLLER, STRANGER
 from cleanmelee.fingerprint import distance_to_people, usual
 from cleanmelee.frame import BUTTON_X, BUTTONS, CHARACTERS, CONTROLLER, FIRST_CONTROL_FRAME, STAGES
 from cleanmelee.games import VecEnv
 from cleanmelee.learning import choose_device, learning_rate
+from cleanmelee.names import MOST_NAMES, choose_names, names_of
 from cleanmelee.observation import Observation, observe
 from cleanmelee.recording import write_slp
 from cleanmelee.replays import load_replays, read_replay
@@ -511,6 +513,111 @@ def test_a_policy_does_what_its_target_return_asks_for(tmp_path, monkeypatch):
         Path("runs/on"), bc.Args(resume="runs/on"), may_change=bc.MAY_CHANGE).return_conditioning
 
 
+PEOPLE = ["AA#1", "BB#2", "CC#3"]                                           # their connect codes
+
+
+WHO = {str(k): (PEOPLE[k % 3], PEOPLE[(k + 1) % 3]) for k in range(8)} | {"8": ("", "")}
+
+
+def people_games(folder):
+    """Games between them, each from either port; in the last one they have no names."""
+    folder.mkdir()
+    for k, codes in WHO.items():
+        write_slp(folder / f"{k}.slp", *made_up_game(int(k)), seed=int(k), started=0, codes=codes,
+                  names=[code and f"the one of {code}" for code in codes])
+    return str(folder)
+
+
+def pressing(policy, obs, player=None):
+    """How often its likeliest choice is X, playing as `player`; torch and numpy agree on it."""
+    if player:
+        policy.play_as(player)
+    plain = policy.act_plainly(obs, policy.initial_state(len(obs.ints)), None)[0]
+    actions, _ = policy.step(obs, policy.initial_state(len(obs.ints)), None)
+    assert (actions.numpy() == plain).all()
+    return float(actions[:, 2].float().mean())
+
+
+def test_a_policy_plays_as_the_person_it_is_told(tmp_path, monkeypatch):
+    """Where only the name tells what people did: the first presses X, the others do not."""
+    read = dataset.Games.read
+    told = set()
+
+    def otherwise(self, sides, begins, length):
+        rows = read(self, sides, begins, length)
+        code = [WHO[Path(self.paths[game]).stem][side] for game, side in self.sides[sides, :2].tolist()]
+        told.update(zip(code, rows.obs.ints[0, :, dataset.NAME].tolist(), strict=True))
+        rows.actions[..., 2] = torch.tensor([name == PEOPLE[0] for name in code])
+        rows.obs.floats.zero_()                                             # from which one might tell the game
+        rows.obs.ints[..., :dataset.NAME] = 0
+        return rows
+
+    monkeypatch.setattr(dataset.Games, "read", otherwise)
+    games = people_games(tmp_path / "games")
+    bc.main(small(games, player="THE one of bb#2", epochs=1, stride=5, backbone="mlp", held_out=.1, learning_rate=.02))
+    policy, _ = load_policy("runs/run/checkpoints/best.pt")
+    assert sorted(policy.players) == PEOPLE and policy.players[0] == PEOPLE[1] and policy.config["player"] == 1
+    assert told == {("", STRANGER), *((name, policy.players.index(name) + 1) for name in PEOPLE)}
+    obs = Observation(torch.zeros(1, NUM_FLOATS), torch.zeros(1, NUM_INTS, dtype=torch.int16))
+    assert [pressing(policy, obs, who) for who in (None, *PEOPLE)] == [0, 1, 0, 0]
+
+    bc.main(small(games, eval_only=True, checkpoint="runs/run/checkpoints/best.pt", player=PEOPLE[1], tag=PEOPLE[0],
+                  held_out=1, report="report.json"))                        # who played is told, whomever it plays as
+    assert json.loads(Path("report.json").read_text())["all"]["eval/accuracy_buttons"] > .99
+    told.clear()                                                            # the names are the checkpoint's
+    more = {"pretrained": "runs/run/checkpoints/best.pt", "hidden": None, "epochs": 1, "tag": PEOPLE[0]}
+    bc.main(small(games, run_name="on", **more))
+    assert {name for name, _ in told} == {PEOPLE[0]} and len(told) == 1
+    again = load_policy("runs/on/checkpoints/last.pt")[0]
+    assert again.players == policy.players and again.config["player"] == 1
+    for change, said in (({}, "nobody of that name was learned from; there are "), (more, "there are BB#2, "),
+                         ({"eval_only": True, "checkpoint": "runs/on/checkpoints/best.pt"}, "there are BB#2, ")):
+        with pytest.raises(UserError, match=f"^--player mango: .*{said}.*AA#1"):
+            bc.main(small(games, run_name="no", **change, player="mango") if change is not more else
+                    small(games, run_name="no", **{**more, "tag": ""}, player="mango"))
+
+
+def test_replays_without_names_have_nobody_to_imitate(tmp_path):
+    with pytest.raises(UserError, match="^--player mango: no names were learned"):
+        bc.main(small(write_games(tmp_path / "games", 3), player="mango"))
+    assert not Path("runs").exists()
+
+
+def test_the_commonest_names_are_told_apart():
+    frames = Counter({f"P{k}": 100 - k for k in range(80)})
+    chosen = choose_names(frames, Counter({"P70": 30, "P75": 25}), "both")
+    assert chosen == ["P70", *(f"P{k}" for k in range(MOST_NAMES - 1))] and len(chosen) == MOST_NAMES
+    assert names_of({"codes": ("", ""), "tags": (" DOC ", ""), "names": ("a", "")}, 0) == ["DOC", "a"]
+    with pytest.raises(UserError, match="P0, P1, P2, P3, P4 and 75 others$"):
+        choose_names(frames, Counter(), "mango")
+
+
+def test_what_is_ablated_is_not_learned_from(tmp_path, monkeypatch):
+    """Where all that can be seen is how high one is, and X is pressed high up."""
+    read, height = dataset.Games.read, FLOAT_NAMES.index("player.y")
+
+    def otherwise(self, *window):
+        rows = read(self, *window)
+        rows.obs.ints.zero_()
+        rows.obs.floats[..., torch.arange(NUM_FLOATS) != height] = 0.
+        rows.actions[..., 2] = rows.obs.floats[..., height] > 0
+        return rows
+
+    monkeypatch.setattr(dataset.Games, "read", otherwise)
+    games = write_games(tmp_path / "games", 4)
+    flags = {"backbone": "mlp", "epochs": 1, "stride": 3, "learning_rate": .02}
+    for name, ablate in (("blind", " y, percent,"), ("seeing", "opponent.y")):
+        bc.main(small(games, run_name=name, ablate=ablate, **flags))
+    blind, seeing = (rows_of(name)[-1]["eval/accuracy_buttons"] for name in ("blind", "seeing"))
+    assert blind < .7 < .9 < seeing
+    policy = load_policy("runs/blind/checkpoints/best.pt")[0]
+    assert policy.config["ablate"] == ["percent", "y"]
+    bc.main(small(games, run_name="on", pretrained="runs/blind", hidden=None, epochs=1))
+    assert load_policy("runs/on")[0].config == policy.config
+    with pytest.raises(UserError, match="^--ablate y: the policy to start from has percent,y;"):
+        bc.main(small(games, pretrained="runs/blind", hidden=None, ablate="y"))
+
+
 def test_flags_that_do_not_fit_are_refused(tmp_path):
     games = write_games(tmp_path / "games", 3)
     save_checkpoint(tmp_path / "plain.pt", Policy("mlp", (8,)))
@@ -522,6 +629,7 @@ def test_flags_that_do_not_fit_are_refused(tmp_path):
             ({"pretrained": "plain.pt", "return_conditioning": True, "hidden": None}, "was trained without it"),
             ({"pretrained": "asked.pt", "return_conditioning": False, "hidden": None}, "was trained with it"),
             ({"eval_only": True, "checkpoint": "plain.pt", "target_return": 1.}, "^--target-return 1.0: the policy"),
+            ({"ablate": "percents"}, "^unknown feature 'percents': choose a name of docs/observation.md"),
             ({"eval_games": 2, "player_port": 3}, "0 games to learn from")):
         with pytest.raises(UserError, match=said):
             bc.main(small(games, **change))

@@ -55,7 +55,8 @@ def make_policy(backbone, hidden, scale=.1, **config):
 
 @pytest.fixture(scope="module", params=["mlp", "gru"])
 def exported(request):
-    policy = make_policy(request.param, (24, 16))
+    shown = {"players": ("A", "B"), "player": 2, "ablate": ("nana", "percent")} if request.param == "mlp" else {}
+    policy = make_policy(request.param, (24, 16), **shown)
     return policy, export(policy)
 
 
@@ -162,7 +163,8 @@ def test_extreme_noise_is_clamped(exported):
 def test_plain_numpy_agrees(backbone, tmp_path):
     """A third opinion, of torch-free code that was written from the weights alone: over forty steps, past the window of
     the attention, with noise and without."""
-    policy = make_policy(backbone, (24, 16), frame_delay=2, **OPTIONS.get(backbone, {}))
+    shown = {"players": ("A", "B"), "player": 2, "ablate": ("controller",)} if backbone == "mlp" else {}
+    policy = make_policy(backbone, (24, 16), frame_delay=2, **shown, **OPTIONS.get(backbone, {}))
     np.savez(tmp_path / "p.npz", **pack_weights(policy.config, {k: v.numpy() for k, v in policy.state_dict().items()}))
     player, reference, rng = TorchPolicy(policy), ReferencePolicy(tmp_path / "p.npz"), np.random.default_rng(3)
     state, other = player.initial_state(3), reference.initial_state(3)
@@ -263,6 +265,7 @@ def test_command_line_writes_a_file_that_says_what_it_is(checkpoint, tmp_path, i
     said = written.get_modelmeta().custom_metadata_map
     assert said["schema"] == schema_hash() and said["action_repeat"] == "3" and said["frame_delay"] == "0"
     assert json.loads(said["config"]) == Policy("gru", (16,), action_repeat=3).config and said["character"] == "fox"
+    assert (said["players"], said["player"]) == ("[]", "0")
     assert said["checkpoint_sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     assert said["int8"] == int8 and "torch" in json.loads(said["versions"]) and said["opset"] == str(export_onnx.OPSET)
 

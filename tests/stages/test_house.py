@@ -13,7 +13,7 @@ FLOORS = [  # a room may import from those above it in this list, and from its o
     {"frame", "libmelee", "terminal"}, {"signals", "startup"}, {"cli", "statistics"}, {"distributed"},
     {"archive", "backbones", "events", "files", "game", "workers"},
     {"runs", "slp", "rewards", "fingerprint"},
-    {"packed", "features", "pictures", "tracking"}, {"replays", "recording", "dolphin", "controller"},
+    {"packed", "features", "pictures", "tracking"}, {"replays", "recording", "dolphin", "controller", "names"},
     {"observation", "plain"}, {"games"}, {"melee_common"}, {"pool", "dataset", "player", "learning"},
     {"onnx", "reference"},
     {"population", "evaluation", "imitation", "environment", "inference", "labels", "quantisation", "resume",
@@ -22,7 +22,7 @@ FLOORS = [  # a room may import from those above it in this list, and from its o
 WITHOUT_TORCH = (
     "frame", "cli", "libmelee", "terminal", "signals", "startup", "files", "archive", "events", "slp", "packed",
     "replays", "recording", "rewards", "workers", "runs", "game", "fingerprint", "dolphin", "controller", "features",
-    "observation", "games", "onnx", "inference", "plain", "reference", "pictures", "tracking")
+    "names", "observation", "games", "onnx", "inference", "plain", "reference", "pictures", "tracking")
 SOURCES = sorted(p for p in ROOT.rglob("*.py") if not {".venv", "runs", "__pycache__"} & set(p.relative_to(ROOT).parts))
 
 

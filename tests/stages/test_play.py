@@ -44,18 +44,22 @@ def folder(tmp_path_factory):
     torch.manual_seed(0)
     save_checkpoint(path / "mlp.pt", Policy("mlp", (16,)))
     save_checkpoint(path / "late.pt", Policy("mlp", (16,), frame_delay=4))
-    gru = Policy("gru", (16,), action_repeat=3).eval()
+    gru = Policy("gru", (16,), action_repeat=3, players=("AA#1", "BB#2"), player=1).eval()
     with torch.no_grad():                                              # a fresh policy's likeliest action never changes
         for p in gru.parameters():
             p.add_(torch.randn_like(p) * .1)
+        gru.embedding.name.weight.mul_(10)
     save_checkpoint(path / "gru.pt", gru)
     model = cut(export(gru), {})
     onnx.save(model, path / "bare.onnx")
-    facts = {"program": "CleanMelee", "schema": schema_hash(), "action_repeat": "3", "frame_delay": "0"}
+    facts = {"program": "CleanMelee", "schema": schema_hash(), "action_repeat": "3", "frame_delay": "0",
+             "players": json.dumps(gru.players)}
     onnx.helper.set_model_props(model, facts)
     onnx.save(model, path / "gru.onnx")
     onnx.helper.set_model_props(model, facts | {"schema": "000000000000"})
     onnx.save(model, path / "other_schema.onnx")
+    onnx.helper.set_model_props(model, facts | {"players": "[3]"})
+    onnx.save(model, path / "no_names.onnx")
     return path
 
 
@@ -268,16 +272,32 @@ def test_a_target_return_is_asked_for_where_there_is_one(folder, tmp_path):
             run(folder, tmp_path, policy, target_return=1.)
 
 
-@pytest.mark.parametrize("deterministic", [False, True])
-def test_an_exported_policy_plays_its_checkpoints_games(folder, tmp_path, deterministic):
+@pytest.mark.parametrize("options", [{}, {"deterministic": True}, {"player": "bb#2"}])
+def test_an_exported_policy_plays_its_checkpoints_games(folder, tmp_path, options):
     """Under one seed, every frame and input of every game."""
     rows, games = [], []
     for name in ("gru.pt", "gru.onnx"):
-        rows.append(run(folder, tmp_path, name, deterministic=deterministic, record=str(tmp_path / name), num_games=4))
+        rows.append(run(folder, tmp_path, name, record=str(tmp_path / name), num_games=4, **options))
         games.append(read(tmp_path / name))
     assert without(rows[0], "policy") == without(rows[1], "policy") and rows[0]["action_repeat"] == 3
     for (frames, controllers, _), (others, other_controllers, _) in zip(*games, strict=True):
         assert np.array_equal(controllers, other_controllers) and np.array_equal(frames, others)
+
+
+@pytest.mark.parametrize("policy", ["gru.pt", "gru.onnx"])
+def test_a_policy_plays_as_whom_it_is_asked_for(folder, tmp_path, policy):
+    """By default as its file says, AA#1."""
+    played = []
+    for name, options in (("a", {}), ("b", {"player": "AA#1"}), ("c", {"player": "BB#2"})):
+        run(folder, tmp_path, policy, record=str(tmp_path / name), **options)
+        played.append([controllers.tobytes() for _, controllers, _ in read(tmp_path / name)])
+    assert played[0] == played[1] != played[2]
+    with pytest.raises(UserError, match="^--player nobody: nobody of that name .*; there are AA#1, BB#2$"):
+        run(folder, tmp_path, policy, player="nobody")
+    with pytest.raises(UserError, match="^--player AA#1: no names were learned; train with"):
+        run(folder, tmp_path, "mlp.pt", player="AA#1")
+    with pytest.raises(UserError, match="no_names.onnx: its players"):
+        run(folder, tmp_path, "no_names.onnx")
 
 
 WITHOUT_TORCH = """
