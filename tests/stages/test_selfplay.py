@@ -365,10 +365,10 @@ def test_a_dying_worker_leaves_no_row_in_the_batch(tmp_path, monkeypatch):
     assert rows[0]["charts/games_finished"] == 0
 
 
-@pytest.mark.parametrize(("rollouts", "breaks", "lost"), [(1, 13, slice(10, 13)), (2, 9, slice(5, 9))])
+@pytest.mark.parametrize(("rollouts", "breaks", "lost"), [(1, 13, slice(9, 13)), (2, 9, slice(4, 9))])
 def test_a_broken_game_costs_its_own_rows_alone(tmp_path, monkeypatch, rollouts, breaks, lost):
-    """Games end every 5 steps, one breaks: all rows of that game go, also those of an earlier rollout, and those of the
-    games before it stay."""
+    """Games end every 5 steps, this one after 4, 9 and 14; it breaks: all rows of that game go, also those of an
+    earlier rollout, and those of the games before it stay."""
     learns, n = [], [0]
     step, prepare = ppo_selfplay.VecEnv.step, ppo_selfplay.prepare
 
