@@ -48,7 +48,7 @@ from rich.table import Table
 
 from cleanmelee.cli import PATH, SEEDS, Range, UserError, check_ranges, lookup, run_script
 from cleanmelee.controller import ACTION_SIZE, HEADS, NUM_LOGITS
-from cleanmelee.features import ITEMS, NANAS, NUM_INTS, TABLE_ROWS, id_columns
+from cleanmelee.features import ITEMS, NANAS, NUM_INTS, TABLE_ROWS, Lens, id_columns
 from cleanmelee.files import atomic_write, check_writable
 from cleanmelee.frame import CHARACTERS, NUM_ITEMS, NUM_PLAYERS
 from cleanmelee.observation import Observation, schema_hash
@@ -120,14 +120,18 @@ class Embed(torch.nn.Module):
             self.sizes.append(len(more))
             columns, offsets = [*columns, *more], [*offsets, *[0] * len(more)]
         for name, value in (("table", torch.cat(pieces)), ("columns", torch.tensor(columns)), *own.items(),
-                            ("offsets", torch.tensor(offsets, dtype=torch.int32))):
+                            ("offsets", torch.tensor(offsets, dtype=torch.int32)), *embedding.named_buffers()):
             self.register_buffer(name, value)
+        self.has_lens = embedding.has_lens
 
     def forward(self, obs: Observation) -> torch.Tensor:
         """[B, F], [B, I] -> [B, n]"""
-        ids, items, nanas = (obs.ints.int().index_select(1, self.columns) + self.offsets).split(self.sizes, 1)
-        of_nanas, of_items, others = obs.floats.split(
-            [NANAS.stop, ITEMS.stop - ITEMS.start, obs.floats.shape[1] - ITEMS.stop], 1)
+        floats, ints = obs.floats, obs.ints.int()
+        if self.has_lens:
+            floats, ints = Lens(self.lens_floats, self.lens_ids, self.lens_own).show(floats, ints)
+        ids, items, nanas = (ints.index_select(1, self.columns) + self.offsets).split(self.sizes, 1)
+        of_nanas, of_items, others = floats.split(
+            [NANAS.stop, ITEMS.stop - ITEMS.start, floats.shape[1] - ITEMS.stop], 1)
         items = self._present(of_items.unflatten(1, (NUM_ITEMS, -1)), self.item, F.embedding(items, self.item_type))
         nanas = self._present(of_nanas.unflatten(1, (NUM_PLAYERS, -1)), self.nana, F.embedding(nanas, self.nana_action))
         return torch.cat([others, F.embedding(ids, self.table).flatten(1), items.sum(1), nanas.flatten(1)], 1)

@@ -417,8 +417,9 @@ def test_ports_that_are_taken_and_sheik_as_a_computer_player(dolphin):
 # ----------------------------------------------------------------------------------------------------------- no orphans
 
 OWNER = """
-import sys, time
+import sys
 sys.path[:0] = {paths!r}
+import numpy as np
 from cleanmelee.dolphin import DolphinArgs
 from cleanmelee.frame import CONTROLLER
 from cleanmelee.games import VecEnv
