@@ -20,7 +20,7 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache,
 
 PACKAGE = pathlib.Path(__file__).resolve().parent
 BOT_FILES = "knowledge.py", "levels.py", "bots.py"     # of these the rules know nothing
-SECONDS = {"rules and bots": 50, "bots": 12}           # what compiling takes on one core
+SECONDS = {"rules and bots": 80, "bots": 15}           # what compiling takes on one core
 
 
 def digest(*parts):

@@ -175,11 +175,11 @@ def judge(path: Path, args: Args) -> dict:
     if args.past and (path / "pool").is_dir():
         pool = Pool(path / "pool", action_repeat=policy.action_repeat, frame_delay=policy.frame_delay)
         others |= {past: pool.load(past) for past in pool.all_ids() if pool.path(past).is_file()}
-    met = score(policy, others, args)
-    row["draws_itself"] = met.pop("itself")["draws"]
+    against = score(policy, others, args)
+    row["draws_itself"] = against.pop("itself")["draws"]
     print(f"  draws against itself {row['draws_itself']:.1%}", flush=True)
-    if met:
-        rates = {past: rate(of["wins"]) for past, of in met.items()}
+    if against:
+        rates = {past: rate(of["wins"]) for past, of in against.items()}
         least = min(rates, key=rates.get)
         row["past"] = {"checkpoints": len(rates), "median": float(np.median([of[0] for of in rates.values()])),
                        "least": rates[least], "against": least}

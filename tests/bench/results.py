@@ -30,6 +30,7 @@ from cleanmelee.statistics import wilson_interval  # noqa: E402
 
 FOLDER = ROOT / "docs" / "results"
 TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PLACES = {"--replays": "REPLAYS", "--teacher": "TEACHER"}                    # where these lie is nobody's
 MARKED = re.compile(r"<!-- ([a-z-]+) -->\n.*?<!-- /\1 -->", re.DOTALL)
 
 
@@ -47,7 +48,7 @@ def machine() -> dict:
 def save(file: str, rows: list[dict], began: float, **facts) -> None:
     """Prints what has measured `rows`, and for how long since `began` (time.time()); writes all of it to `file`, if
     that is not empty. facts: what else a table says."""
-    words = ["REPLAYS" if before == "--replays" else word.removeprefix(f"{ROOT}/")     # where they lie is nobody's
+    words = [PLACES.get(before) or word.removeprefix(f"{ROOT}/")
              for before, word in zip(["", *sys.argv], sys.argv, strict=False)]
     about = {"command": shlex.join(["python", *words]),
              "date": time.strftime("%Y-%m-%d", time.gmtime(began)), "minutes": round((time.time() - began) / 60, 1),

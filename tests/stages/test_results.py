@@ -66,11 +66,12 @@ def test_every_file_says_what_made_it():
 
 
 def test_a_measurement_is_kept_whole(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", [f"{results.ROOT}/tests/bench/bench_game.py", "--json", "out.json"])
+    monkeypatch.setattr("sys.argv", [f"{results.ROOT}/tests/bench/bench_game.py", "--teacher", "/home/me/x.pt",
+                                     "--replays", "/home/me/games", "--json", "out.json"])
     results.save(str(tmp_path / "out.json"), [{"games": 8}], time.time() - 90, state_bytes=7)
     about = read_json(tmp_path / "out.json")
     assert (about["command"], about["minutes"], about["state_bytes"], about["rows"]) == (
-        "python tests/bench/bench_game.py --json out.json", 1.5, 7, [{"games": 8}])
+        "python tests/bench/bench_game.py --teacher TEACHER --replays REPLAYS --json out.json", 1.5, 7, [{"games": 8}])
     assert f"{about['machine']['cores']} cores" in capsys.readouterr().out
     assert results.main(["nothing"]) == 2 and "no such measurement" in capsys.readouterr().err
 
