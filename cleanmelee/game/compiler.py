@@ -17,10 +17,11 @@ import tempfile
 import numba
 import numpy as np
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache, UserProvidedCacheLocator
+from numba.core.types import unliteral
 
 PACKAGE = pathlib.Path(__file__).resolve().parent
 BOT_FILES = "knowledge.py", "levels.py", "bots.py"     # of these the rules know nothing
-SECONDS = {"rules and bots": 80, "bots": 15}           # what compiling takes on one core
+SECONDS = {"rules and bots": 55, "bots": 15}           # what compiling takes on one core
 
 
 def digest(*parts):
@@ -164,29 +165,46 @@ class NotKept(NullCache):
         announce(self.what)
 
 
+def compiled(function, **options):
+    """numba's object for a function. numpy's error model: a division by zero is no exception. Without numba's runtime
+    nobody counts who holds an array, which took two fifths of a frame in atomic operations; so no rule may make one."""
+    dispatcher = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, _nrt=False, **options)(function)
+    for_types = dispatcher.get_call_template
+
+    def for_kinds(args, kws):
+        """numba would compile a function once for every constant that it is called with: a third of all it compiled."""
+        return for_types(tuple(map(unliteral, args)), {name: unliteral(kind) for name, kind in kws.items()})
+
+    dispatcher.get_call_template = for_kinds
+    return dispatcher
+
+
 class Compiled:
-    """A function that is compiled at its first call. numba's own object for it takes half a millisecond to make, and
-    hundreds are seen by those alone that call them, who are compiled already."""
+    """A function that is compiled at its first call. Machine code is kept of what Python calls, and it holds all that
+    is called in turn; numba's own object takes half a millisecond to make, and hundreds are only ever seen by those
+    that call them."""
 
     def __init__(self, function, folder, what):
         functools.update_wrapper(self, function)
         self.folder, self.what = folder, what
 
     @functools.cached_property
-    def dispatcher(self):
-        """numpy's error model: a division by zero is no exception. Without numba's runtime nobody counts who
-        holds an array, which took two fifths of a frame in atomic operations; so no rule may make one."""
+    def dispatcher(self):                              # what Python calls
         function = self.__wrapped__
-        dispatcher = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, _nrt=False)(function)
+        dispatcher = compiled(function)
         try:
             dispatcher._cache = Kept(function, PLACE / self.folder, self.what) if PLACE else NotKept(self.what)
         except RuntimeError:                           # the folder can no longer be written
             dispatcher._cache = NotKept(self.what)
         return dispatcher
 
+    @functools.cached_property
+    def inner(self):                                   # what compiled functions call, which Python need not reach
+        return compiled(self.__wrapped__, no_cpython_wrapper=True)
+
     @property
     def _numba_type_(self):                            # what numba sees in it
-        return self.dispatcher._numba_type_
+        return self.inner._numba_type_
 
     def __call__(self, *arguments):
         return self.dispatcher(*arguments)
