@@ -12,11 +12,15 @@ from cleanmelee.frame import GAMEANDWATCH, GANONDORF, LINK, MEWTWO, NUM_PLAYERS,
 
 @dataclass
 class RewardArgs:
-    """What a step pays, as flags. Zero-sum but for approach, recovery, teleport (potentials) and bomb (a penalty)."""
+    """What a step pays, as flags. Zero-sum but for hit (a gift), approach, recovery, teleport (potentials), bomb (a
+    penalty)."""
     reward_stock: float = 1.0
     """reward for taking a stock, and its negative for losing one (off: 0)"""
-    reward_damage: float = 0.01
-    """reward for each percent dealt, and its negative for each taken (off: 0)"""
+    reward_damage: float = 0.006
+    """reward for each percent that the other takes, and its negative for each taken (off: 0)"""
+    reward_hit: float = 0.004
+    """further reward for each percent dealt, which nobody pays: or two who keep away from each other lose nothing
+    (off: 0)"""
     reward_win: float = 0.0
     """reward for winning a game at its end, and its negative for losing it; a truncated game has no winner (off: 0)"""
     reward_approach: float = 0.0
@@ -150,6 +154,12 @@ def damage_term(step: Step) -> np.ndarray:
     return step.hurt[:, ::-1]
 
 
+def hit_term(step: Step) -> np.ndarray:
+    """Percent dealt, not zero-sum on purpose: what I deal counts more than what I take. Where both count alike, a
+    policy that meets itself may learn to keep away from itself."""
+    return step.dealt
+
+
 @_zero_sum
 def win_term(step: Step) -> np.ndarray:
     """1 for the winner of a game that was decided, by stocks, then by lower percent; once a game."""
@@ -277,10 +287,10 @@ def dins_term(step: Step) -> np.ndarray:
 
 
 REWARD_TERMS = {                                          # name in the flag: Step -> [N, 2], without its coefficient
-    "stock": stock_term, "damage": damage_term, "win": win_term, "approach": approach_term, "combo": combo_term,
-    "edgeguard": edgeguard_term, "recovery": recovery_term, "confusion": confusion_term, "teleport": teleport_term,
-    "bucket": bucket_term, "hammer": hammer_term, "zoning": zoning_term, "bomb": bomb_term, "spacing": spacing_term,
-    "stomp": stomp_term, "kick": kick_term, "dins": dins_term}
+    "stock": stock_term, "damage": damage_term, "hit": hit_term, "win": win_term, "approach": approach_term,
+    "combo": combo_term, "edgeguard": edgeguard_term, "recovery": recovery_term, "confusion": confusion_term,
+    "teleport": teleport_term, "bucket": bucket_term, "hammer": hammer_term, "zoning": zoning_term, "bomb": bomb_term,
+    "spacing": spacing_term, "stomp": stomp_term, "kick": kick_term, "dins": dins_term}
 
 
 def active_terms(args: RewardArgs) -> list[str]:

@@ -62,14 +62,14 @@ def test_truncation_bootstraps_and_termination_does_not():
 
 # ---------------------------------------------------------------------------------------------------- rewards, outcomes
 
-def test_rewards_are_zero_sum_and_credit_the_dealer():
+def test_rewards_credit_the_dealer():
     before, after = np.zeros(3, FRAME), np.zeros(3, FRAME)
     before["players"]["stocks"] = after["players"]["stocks"] = 4
     before["players"]["percent"] = 50
     after["players"]["percent"] = [[50, 62], [0, 50], [50, 50]]             # dealt 12; respawned; nothing
     after["players"]["stocks"][2] = [4, 3]                                  # took a stock
-    rewards = compute_rewards(before, after, RewardArgs())
-    assert np.allclose(rewards, [[.12, -.12], [0, 0], [1, -1]])
+    rewards = compute_rewards(before, after, RewardArgs(reward_hit=.004, reward_damage=.006))
+    assert np.allclose(rewards, [[.12, -.072], [0, 0], [1, -1]])
     assert np.allclose(compute_rewards(before, after, RewardArgs(reward_stock=0.))[2], 0)
 
 

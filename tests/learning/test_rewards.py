@@ -19,15 +19,15 @@ from cleanmelee.replays import load_replays
 from cleanmelee.rewards import REWARD_TERMS, RewardArgs, compute_rewards, reward_terms
 from helpers import Game
 
-POTENTIALS, PENALTIES = ("approach", "recovery", "teleport"), ("bomb",)
-ZERO_SUM = [name for name in REWARD_TERMS if name not in (*POTENTIALS, *PENALTIES)]
+POTENTIALS, PENALTIES, GIFTS = ("approach", "recovery", "teleport"), ("bomb",), ("hit",)
+ZERO_SUM = [name for name in REWARD_TERMS if name not in (*POTENTIALS, *PENALTIES, *GIFTS)]
 FOX, LINK, SHEIK, MEWTWO, ZELDA, GAMEANDWATCH, GANONDORF = (CHARACTERS[name] for name in (
     "fox", "link", "sheik", "mewtwo", "zelda", "gameandwatch", "ganondorf"))
 EVERYTHING = RewardArgs(**{f"reward_{name}": .5 for name in REWARD_TERMS})
 
 
 def only(name: str, coefficient=1.) -> RewardArgs:
-    return RewardArgs(**{"reward_stock": 0., "reward_damage": 0., f"reward_{name}": coefficient})
+    return RewardArgs(**{"reward_stock": 0., "reward_damage": 0., "reward_hit": 0., f"reward_{name}": coefficient})
 
 
 def pay(name: str, before, after, **options) -> list:
@@ -101,11 +101,14 @@ def test_every_term_in_real_play_is_finite_and_keeps_its_promise(played):
                 assert (paid.sum(1) == 0).all(), name
             if name in PENALTIES:
                 assert (paid <= 0).all(), name
+            if name in GIFTS:
+                assert (paid >= 0).all(), name
             seen[name] += int((paid != 0).sum())
         rewards = compute_rewards(before, after, EVERYTHING, ended, .97)
         assert rewards.dtype == np.float32
         np.testing.assert_allclose(rewards, sum(terms.values()), atol=1e-4)
-    assert all(seen[name] for name in ("stock", "damage", "win", "approach", "combo", "edgeguard", "recovery")), seen
+    general = "stock", "damage", "hit", "win", "approach", "combo", "edgeguard", "recovery"
+    assert all(seen[name] for name in general), seen
 
 
 def test_both_ports_are_treated_alike(played):
@@ -122,11 +125,12 @@ def test_off_is_exactly_nothing_and_is_not_computed(played, monkeypatch):
     stomp = REWARD_TERMS["stomp"]
     for name in set(REWARD_TERMS) - {"stock", "damage"}:
         monkeypatch.setitem(REWARD_TERMS, name, fail)
-    nothing = RewardArgs(reward_stock=0, reward_damage=0)
+    even = RewardArgs(reward_damage=.01, reward_hit=0)
+    nothing = RewardArgs(reward_stock=0, reward_damage=0, reward_hit=0)
     for before, after, ended in played[::10]:
         stocks = (before["players"]["stocks"] - after["players"]["stocks"]).astype(np.float32)
         hurt = np.maximum(after["players"]["percent"] - before["players"]["percent"], 0) * np.float32(.01)
-        np.testing.assert_allclose(compute_rewards(before, after, RewardArgs(), ended, .97),
+        np.testing.assert_allclose(compute_rewards(before, after, even, ended, .97),
                                    (stocks + hurt)[:, ::-1] - (stocks + hurt), atol=1e-6)
         assert (compute_rewards(before, after, nothing, ended, .97) == 0).all()
     with pytest.raises(AssertionError, match="computed"):
@@ -300,6 +304,17 @@ def test_a_respawn_is_no_damage_and_no_hit():
     after["players"]["percent"][0, 0], after["players"]["action"][0, 0] = 0, game.REBIRTH
     terms = reward_terms(before, after, EVERYTHING)
     assert all((paid == 0).all() for name, paid in terms.items() if name not in POTENTIALS)
+
+
+def test_a_hit_pays_who_dealt_it_and_nobody_pays_for_it():
+    before = frame()
+    assert pay("hit", before, struck(before, 12)) == [12, 0]
+    assert pay("hit", before, struck(before, 12, dealer=1)) == [0, 12]
+    alone = struck(before, 12)
+    alone["players"]["last_hit_by"][:, 1] = alone["players"]["port"][:, 1]               # his own bomb
+    assert pay("hit", before, alone) == [0, 0]
+    both = compute_rewards(before, struck(before, 10), RewardArgs())[0]
+    np.testing.assert_allclose(both, [.1, -.06], atol=1e-7)            # what is taken counts .6 of what is dealt
 
 
 def test_combo_pays_damage_to_who_is_in_hitstun():
@@ -527,8 +542,9 @@ def test_near_and_far_against_the_reach_of_blows():
 
 def test_help_names_every_flag_with_its_off_value_and_a_run_takes_them_all(tmp_path, monkeypatch, capsys):
     flags = [field.name for field in dataclasses.fields(RewardArgs)]
-    assert flags[:2] == ["reward_stock", "reward_damage"] and {f"reward_{name}" for name in REWARD_TERMS} == set(flags)
-    assert [getattr(RewardArgs(), flag) for flag in flags] == [1., .01] + [0.] * (len(flags) - 2)
+    assert {f"reward_{name}" for name in REWARD_TERMS} == set(flags)
+    on = {"reward_stock": 1., "reward_damage": .006, "reward_hit": .004}
+    assert vars(RewardArgs()) == dict.fromkeys(flags, 0.) | on
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.setattr(sys, "argv", ["ppo_selfplay.py", "--help"])
     with pytest.raises(SystemExit):
