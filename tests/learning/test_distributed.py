@@ -320,8 +320,8 @@ def replays(tmp_path_factory):
 
 
 @pytest.mark.parametrize("options", [
-    {"window_size": 40, "batch_size": 7, "ema_decay": .9, "grad_accum": 2}, {"truncate_bptt": 30, "batch_size": 5}],
-    ids=["windows", "whole games"])
+    pytest.param({"window_size": 40, "batch_size": 7, "ema_decay": .9, "grad_accum": 2}, id="windows"),
+    pytest.param({"truncate_bptt": 30, "batch_size": 5}, id="whole games", marks=pytest.mark.slow)])
 def test_two_ranks_clone_like_one(tmp_path, replays, options):
     """Any number of ranks sees the same batches, down to those that are too small for two, and may go on with a run of
     any other number."""

@@ -38,7 +38,8 @@ def surroundings(tmp_path, monkeypatch):
     torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("backbone, delay", [("gru", 0), ("hybrid", 4), ("mamba", 0)])  # a hybrid has all other layers
+@pytest.mark.parametrize("backbone, delay", [                           # a hybrid has all layers but those of a mamba
+    ("gru", 0), ("hybrid", 4), pytest.param("mamba", 0, marks=pytest.mark.slow)])
 def test_the_whole_chain(backbone, delay, games, tmp_path, monkeypatch):
     options = {"window_size": 12} | OPTIONS[backbone]
     network = {"backbone": backbone, "hidden": "16,8", **options}
