@@ -171,9 +171,9 @@ def compiled(function, **options):
     dispatcher = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, _nrt=False, **options)(function)
     for_types = dispatcher.get_call_template
 
-    def for_kinds(args, kws):
+    def for_kinds(types, named):
         """numba would compile a function once for every constant that it is called with: a third of all it compiled."""
-        return for_types(tuple(map(unliteral, args)), {name: unliteral(kind) for name, kind in kws.items()})
+        return for_types(tuple(map(unliteral, types)), {name: unliteral(kind) for name, kind in named.items()})
 
     dispatcher.get_call_template = for_kinds
     return dispatcher
