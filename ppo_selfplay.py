@@ -71,9 +71,12 @@ from melee_common import (
 )
 
 DEFAULTS = {                                            # of what was not given, by how the run begins
-    "scratch": {"learning_rate": 1e-3, "entropy_coef": .001, "teacher_kl": 0., "value_burn_in": 0},
-    "pretrained": {"learning_rate": 2e-4, "entropy_coef": .0005, "teacher_kl": .02, "value_burn_in": 10},
-    "best response": {"learning_rate": 5e-4, "entropy_coef": .003, "teacher_kl": 0., "value_burn_in": 0}}
+    "scratch": {"learning_rate": 1e-3, "entropy_coef": .001, "target_entropy": "3:.5", "teacher_kl": 0.,
+                "value_burn_in": 0},
+    "pretrained": {"learning_rate": 2e-4, "entropy_coef": .0005, "target_entropy": "", "teacher_kl": .02,
+                   "value_burn_in": 10},
+    "best response": {"learning_rate": 5e-4, "entropy_coef": .003, "target_entropy": "", "teacher_kl": 0.,
+                      "value_burn_in": 0}}
 ROLLOUT_DECISIONS = 8192                                # of all games in an iteration; a mirror match has two rows each
 BOT_FLOOR = .3                                          # a bot that always wins or loses weighs so much of an even one
 # --target-entropy: for each nat that is missing the bonus's weight moves by so much an update (more, and it swings) and
@@ -160,9 +163,10 @@ class Args:
     """lambda of generalised advantage estimation (off: 1, whole returns)"""
     entropy_coef: Annotated[float | None, AT_LEAST_0] = None
     """weight of the entropy bonus (default: .001; with --pretrained .0005, with --opponent too .003; off: 0)"""
-    target_entropy: str = ""
+    target_entropy: str | None = None
     """START:END in nats, e.g. 4:1.5: the weight of the bonus grows and shrinks so that a decision's entropy follows a
-    straight line from START to END at --timesteps (off: empty)"""
+    straight line from START to END at --timesteps (default: 3:.5, with --pretrained or --entropy-coef none; off:
+    empty)"""
     value_coef: Annotated[float, AT_LEAST_0] = 0.5
     """weight of the value loss (off: 0)"""
     value_burn_in: Annotated[int | None, COUNT_OR_OFF] = None
@@ -289,6 +293,8 @@ class Args:
 def fill_in(args: Args, policy: Policy) -> None:
     """What was not given, or is the policy's own: the one place that changes arguments after they were parsed."""
     args.timesteps = 3_500_000 if args.timesteps is None else args.timesteps
+    if args.entropy_coef is not None and args.target_entropy is None:
+        args.target_entropy = ""                                            # a weight that a person sets stays
     begins = "scratch" if not args.pretrained else "best response" if args.opponent else "pretrained"
     for flag, value in DEFAULTS[begins].items():
         if getattr(args, flag) is None:
@@ -872,6 +878,7 @@ def main(args: Args) -> None:
     stop = stop_on_interrupt(console.print)
     frames = steps_per_iteration(args)                                      # in an iteration
     num_iterations = -(-args.timesteps // frames)
+    held = f" to hold {args.target_entropy} nats" if args.target_entropy else ""
     half_life = math.log(.5) / math.log(args.gamma) * args.action_repeat / 60 if 0 < args.gamma < 1 else math.inf
     parameters = sum(p.numel() for p in initial.parameters())
     console.print(
@@ -879,8 +886,8 @@ def main(args: Args) -> None:
         f"{args.hidden} ({parameters:,} parameters)\n{num_iterations} iterations of {frames} game frames "
         f"({M * world_size()} games x {T * args.train_interval} decisions x {args.action_repeat} frames"
         f"{f', on {world_size()} ranks' if world_size() > 1 else ''}); a reward's half-life is "
-        f"{half_life:.1f} s; learning rate {args.learning_rate:g}, entropy bonus {args.entropy_coef:g}, teacher KL "
-        f"{args.teacher_kl:g}, value burn-in {args.value_burn_in}; run folder {run}")
+        f"{half_life:.1f} s; learning rate {args.learning_rate:g}, entropy bonus {args.entropy_coef:g}{held}, teacher "
+        f"KL {args.teacher_kl:g}, value burn-in {args.value_burn_in}; run folder {run}")
     evaluator = Evaluator(run, evaluation_settings(args), global_step, in_background=args.eval_in_background,
                           log=console.print, on_row=publish, film_every=args.watch_interval) if first else None
     if not saved:                                                           # somebody to meet, and something to resume

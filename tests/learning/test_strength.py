@@ -182,6 +182,8 @@ def test_how_a_run_begins_decides_what_was_not_given(tmp_path):
                         ("best response", {"pretrained": "a.pt", "opponent": "a.pt"})):
         assert filled(**given) == ppo_selfplay.DEFAULTS[name]
     assert filled(pretrained="a.pt", teacher_kl=0.)["teacher_kl"] == 0
+    assert filled(entropy_coef=.002)["target_entropy"] == ""                # its weight is the person's own
+    assert filled(entropy_coef=.002, target_entropy="4:1")["target_entropy"] == "4:1"
 
 
 def test_the_ladder_prefers_even_bots_and_forgets_nobody(tmp_path):
