@@ -175,7 +175,7 @@ def test_an_update_sees_as_many_decisions_however_many_games(tmp_path):
 
 def test_how_a_run_begins_decides_what_was_not_given(tmp_path):
     def filled(**given):
-        args = dataclasses.replace(tiny(tmp_path, "run"), **given)
+        args = dataclasses.replace(tiny(tmp_path, "run"), **{"target_entropy": None, **given})
         ppo_selfplay.fill_in(args, Policy("mlp", (16, 16), 2))
         return {flag: getattr(args, flag) for flag in ppo_selfplay.DEFAULTS["scratch"]}
     for name, given in (("scratch", {}), ("pretrained", {"pretrained": "a.pt"}),
