@@ -95,6 +95,19 @@ def test_state_fits_four_kilobytes():
     assert game.FRAME.itemsize + game.HIDDEN.itemsize < 4096
 
 
+def test_no_counter_overflows_in_the_longest_game():
+    """Two who stand still for eight minutes: nothing counts further than the frames of one action, in two bytes."""
+    frames, hidden, _ = batch(1, ("idle", "idle"))
+    nobody = np.zeros((1, 2), game.CONTROLLER)
+    before = 0
+    while not game.game_over(frames)[0]:
+        game.step_games(frames, hidden, nobody)
+        now = int(hidden["players"]["action_frames"].min())
+        assert now == before + 1 or now < 2                                 # the count of a new action
+        before = now
+    assert before > game.TIME_LIMIT and frames["players"]["stocks"].min() == 4
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30, -5.0])
 def test_wild_controllers_are_made_legal(value):
     frames, hidden, _ = batch(7, ("idle", "idle"))
