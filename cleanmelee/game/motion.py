@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cleanmelee.frame import MARTH
+from cleanmelee.frame import LINK
 from cleanmelee.game.actions import in_damage, is_helpless
 from cleanmelee.game.characters import (
     DIVE_FACES, DIVE_SLOPE, DIVE_SPEED, MAX_FRAMES, WARP_CALM, WARP_DRIFT, WARP_SLOWS,
@@ -63,13 +63,13 @@ def fall(p, h, c):
 @jit
 def hover(p, h, c):
     """Illusion's and Fire Fox's start, the shine, Sheik's chain: they stop the fall for a while. Others fall at a speed
-    of their own; the spin attack and the first sword dance of an airtime lift."""
+    of their own; the spin attack lifts, and so do the first sword dance and the first Confusion of an airtime."""
     action, frame = p.action, h.action_frames
     keep = c.hover_keep[action]
     if frame == 0 and keep >= 0:
         p.self_vx_air = keep * p.facing if keep > 1 else keep * p.self_vx_air
         p.self_vy = c.hover_keep_y[action] * p.self_vy
-        if h.lifted == 0 or p.character != MARTH:
+        if h.lifted == 0 or p.character == LINK:
             p.self_vy += c.hover_lift[action]
         h.lifted |= c.hover_lift[action] > 0
     if c.hover_drift[action] > 0:

@@ -45,9 +45,14 @@ EMPTY_FRAME, EMPTY_HIDDEN = np.zeros(1, FRAME), np.zeros(1, HIDDEN)
 
 @jit
 def is_solid(p):
-    """Stands in the other's way."""
-    away = p.airborne or p.hitlag > 1 or p.action <= REBIRTH_WAIT
-    return not away and not is_held(p.action) and not on_ledge(p.action)
+    """Stands in the other's way, also as he gets up from the ledge."""
+    return not (p.airborne or p.hitlag > 1 or p.action <= REBIRTH_WAIT or is_held(p.action))
+
+
+@jit
+def is_pushed(p):
+    """Who rolls, dodges or gets up from the ledge pushes, but is not pushed."""
+    return not ROLL_FORWARD <= p.action <= SPOT_DODGE and not on_ledge(p.action)
 
 
 @jit
@@ -273,12 +278,12 @@ def step_all(frames, hidden, controllers, tables, moving):
         step_player(q, hq, d, s, t, 1)
         if p.action == LEDGE_CATCH and q.action == LEDGE_CATCH:
             settle_ledge_tie(p, hp, q, hq, random_uniform(secret.seed, frame.frame_id, 62))
-        if not p.airborne and not q.airborne:          # who rolls or dodges pushes, but is not pushed
-            p.x += push if not ROLL_FORWARD <= p.action <= SPOT_DODGE else 0
-            q.x -= push if not ROLL_FORWARD <= q.action <= SPOT_DODGE else 0
+        if not p.airborne and not q.airborne:
+            p.x += push if is_pushed(p) else 0
+            q.x -= push if is_pushed(q) else 0
         if frame.wind:
-            blow(p, frame.wind)
-            blow(q, frame.wind)
+            blow(p, s, frame.wind)
+            blow(q, s, frame.wind)
         step_grab(p, hp, c, q, hq, d)
         step_grab(q, hq, d, p, hp, c)
         hp.hurt_timer, hq.hurt_timer = max(0, hp.hurt_timer - 1), max(0, hq.hurt_timer - 1)

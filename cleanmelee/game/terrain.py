@@ -21,7 +21,8 @@ FEET_LOCKED = 10                                       # frames in the air until
 BOUNCE_KEEPS = .8                                      # share of the knockback that a bounce leaves; public
 WALL_JUMP_WINDOW = 3                                   # how fresh the flick off a wall must be; seen up to 1
 WIND_PERIOD, WIND_FRAMES, WIND_SPEED = 1100, 270, .2   # frames; units a frame
-WIND_SPLIT, WIND_EDGE, WIND_LOW, WIND_HIGH = -17.5, 76, -7, 40  # it blows outward from Whispy; measured
+WIND_SPLIT, WIND_LEFT, WIND_RIGHT = -17.5, -74, 76     # it blows outward from Whispy, up to there; measured
+WIND_LOW, WIND_HIGH = -7, 40
 TETHER_REACH = 26                                      # of Link's hookshot beyond the arms; public, 40.5 in all
 
 
@@ -179,6 +180,10 @@ def stop_at_wall(p, h, c, s, feet, old_x):
         wall = s.floor_right[0] * side
         if (old_x - wall) * side >= 0 and (p.x - wall) * side < width * depth:
             p.x = wall + width * depth * side
+            if c.warp_end > 0 and p.action == c.launch_actions[2]:  # a warp ends at the wall, as Teleport is seen to
+                p.self_vx_air, p.self_vy = p.self_vx_air * c.launch_kept, p.self_vy * c.launch_kept
+                set_action(p, h, c.warp_end)
+                return
             if is_flying(p.action) and p.in_hitstun and (p.kb_vx * side < 0 or tech_ready(h)):
                 meet_wall(p, h, side)                  # who shifts himself into it can tech, wherever he flies
                 return
@@ -328,10 +333,8 @@ def walk_off(p, h, c, s, floor):
     action = p.action
     side = 1 if p.x > .5 * (s.floor_left[floor] + s.floor_right[floor]) else -1
     slow_walk = WALK_SLOW <= action <= WALK_FAST and abs(h.stick_x) < .6
-    stops = JAB_1 <= action <= DSMASH or GRAB <= action < GRAB_BREAK or THROW_FORWARD <= action <= THROW_DOWN
-    stops = stops or (DOWN_BOUND_UP <= action <= TECH_BACKWARD and not slides_off(action))
-    stops = stops or action == ROLL_FORWARD or action == ROLL_BACKWARD
-    if stops or (p.facing == side and (action == WAIT or slow_walk or action == CROUCH_START or action == CROUCH)):
+    may_teeter = action == WAIT or slow_walk or action == CROUCH_START or action == CROUCH
+    if stops_at_edge(action) or (p.facing == side and may_teeter):
         p.x = s.floor_right[floor] if side > 0 else s.floor_left[floor]
         p.self_vx_ground = 0
         if action < JAB_1 and p.facing == side:
@@ -352,6 +355,14 @@ def walk_off(p, h, c, s, floor):
             action == BREAK_FREE or action == REBOUND:
         p.self_vx_air = min(max(p.self_vx_ground, -c.air_max), c.air_max)  # a run does not carry on into the air
         set_action(p, h, FALL)
+
+
+@jit
+def stops_at_edge(action):
+    """Ground attacks, grabs, throws, rolls and those who get up do not leave their floor."""
+    return JAB_1 <= action <= DSMASH or GRAB <= action < GRAB_BREAK or THROW_FORWARD <= action <= THROW_DOWN or \
+        (DOWN_BOUND_UP <= action <= TECH_BACKWARD and not slides_off(action)) or action == ROLL_FORWARD or \
+        action == ROLL_BACKWARD
 
 
 @jit
@@ -411,12 +422,17 @@ def wind_direction(seed, frame_id):
 
 
 @jit
-def blow(p, wind):
-    """The wind pushes whoever stands or flies on its side of Whispy, outward."""
+def blow(p, s, wind):
+    """The wind pushes whoever stands or flies on its side of Whispy, outward, also who gets up from the ledge once he
+    is on the stage; off his floor only who can leave it."""
     side = -1.0 if wind == 1 else 1.0
-    free = p.hitlag <= 0 and p.action > REBIRTH_WAIT and not on_ledge(p.action) and not is_held(p.action)
-    if free and (p.x - WIND_SPLIT) * side > 0 and p.x * side < WIND_EDGE and WIND_LOW < p.y < WIND_HIGH:
+    free = p.hitlag <= 0 and p.action > REBIRTH_WAIT and not is_held(p.action)
+    free = free and not (p.airborne and on_ledge(p.action))
+    if free and (p.x - WIND_SPLIT) * side > 0 and WIND_LEFT < p.x < WIND_RIGHT and WIND_LOW < p.y < WIND_HIGH:
+        floor = -1 if p.airborne else floor_under(p, s)
         p.x += WIND_SPEED * side
+        if floor >= 0 and stops_at_edge(p.action):
+            p.x = min(max(p.x, s.floor_left[floor]), s.floor_right[floor])
 
 
 @jit

@@ -121,8 +121,8 @@ def test_a_swing_that_was_wrong_for_long_is_wrong_once():
     assert found["swing_precision"] == 50 and found["predicted_swings"] == 2 and found["swing_recall"] == 100
 
 
-@pytest.mark.parametrize("action", [13, 184, 192])
-def test_lying_and_waiting_on_the_platform_of_light_go_on_when_their_animation_begins_anew(action):
+@pytest.mark.parametrize("action", [4, 13, 184, 192])
+def test_lying_waiting_and_falling_as_a_star_go_on_when_their_animation_begins_anew(action):
     state = np.zeros(200, fidelity.STATE)
     state["action"], state["age"] = action, np.arange(200) % 70
     fidelity.derive_action_timers(state)

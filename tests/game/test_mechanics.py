@@ -221,6 +221,32 @@ def test_running_turn_waits_until_the_speed_has_changed_its_sign(character, wait
     assert frames == length - 1 - waits_on
 
 
+@pytest.mark.parametrize("pad, action", [({}, game.RUN_BRAKE), (dict(main_x=1.0), game.TURN_RUN),
+                                         (dict(buttons=game.BUTTON_X), game.JUMPSQUAT)])
+def test_a_run_out_of_a_running_turn_goes_on_for_nine_frames_whatever_the_stick_does(pad, action):
+    match = settled(FOX, x=40)
+    match.step(dict(main_x=1.0), frames=20)
+    while match.players["action"][0] != game.RUN or match.players["facing"][0] == 1:
+        match.step(dict(main_x=-1.0))
+    for frame in range(1, 9):
+        match.step(pad)
+        if "buttons" in pad:
+            break                                      # a jump is free
+        assert match.players["action"][0] == game.RUN and match.hidden["players"]["action_frames"][0, 0] == frame
+    if "buttons" not in pad:
+        match.step(pad)
+    assert match.players["action"][0] == action
+
+
+@pytest.mark.parametrize("late, dashes", [(0, True), (1, False), (3, False)])
+def test_a_slow_turn_dashes_on_the_frame_on_which_the_facing_changes_and_on_no_later_one(late, dashes):
+    match = settled(MARTH)
+    match.step(dict(main_x=-.4))
+    match.step(frames=int(ROW[MARTH]["turn_frames"]) - 1 + late)
+    match.step(dict(main_x=-1.0))
+    assert (match.players["action"][0] == game.DASH) == dashes
+
+
 def test_crouch_end_can_walk_and_cannot_turn():
     for x, action in ((.5, game.WALK_SLOW), (-.5, game.CROUCH_END)):
         match = settled()
@@ -1701,12 +1727,40 @@ def test_dream_lands_wind_pushes_two_tenths_a_frame():
         if wind:
             pushed.add(wind)
             assert moved[0 if wind == 2 else 1] == pytest.approx(.2 if wind == 2 else -.2, abs=.001) or \
-                abs(match.players["x"][0 if wind == 2 else 1]) > game.terrain.WIND_EDGE - 1
+                not game.terrain.WIND_LEFT < match.players["x"][0 if wind == 2 else 1] < game.terrain.WIND_RIGHT
         else:
             assert (moved == 0).all()
         match.place(0, 40)
         match.place(1, -40)
     assert pushed
+
+
+def blown(**fields):
+    """How far one frame of the wind on his side moves a player who stands where these fields say."""
+    match = Game(stage=28)
+    player = match.players_record(0)
+    for name, value in fields.items():
+        player[name] = value
+    before = float(player["x"])
+    game.terrain.blow(player, game.TABLES.stages[28], 1 if before < game.terrain.WIND_SPLIT else 2)
+    return float(player["x"]) - before
+
+
+@pytest.mark.parametrize("x, by", [(-74.1, 0), (-73.9, -.2), (75.9, .2), (76.1, 0)])
+def test_dream_lands_wind_ends_at_74_on_the_left_and_76_on_the_right(x, by):
+    assert blown(x=x, y=.0089) == pytest.approx(by, abs=1e-4)
+
+
+@pytest.mark.parametrize("action", [game.LEDGE_CLIMB, game.LEDGE_ATTACK, game.LEDGE_ROLL_SLOW])
+def test_the_wind_blows_who_gets_up_from_the_ledge_once_he_is_on_the_stage(action):
+    assert blown(x=75.0, y=.0089, action=action) == pytest.approx(.2, abs=1e-4)
+    assert blown(x=75.0, y=-2.0, action=action, airborne=1) == 0
+
+
+def test_the_wind_blows_nobody_off_a_platform_who_cannot_leave_it():
+    edge = float(game.TABLES.stages[28]["floor_right"][2])
+    assert blown(x=edge, y=30.2426, action=game.TECH_BACKWARD) == pytest.approx(0, abs=1e-4)
+    assert blown(x=edge, y=30.2426, action=game.WAIT) == pytest.approx(.2, abs=1e-4)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -816,6 +816,29 @@ def test_teleports_start_never_falls_fast():
     assert velocity(match)[1] == pytest.approx(-.75)
 
 
+@pytest.mark.parametrize("character, y", [(MEWTWO, -10), (SHEIK, -10), (ZELDA, -10), (MEWTWO, 10)])
+def test_a_warp_ends_at_the_stages_wall(character, y):
+    """Above the floor there is none: it flies on to its end."""
+    match = duel(character)
+    _, _, flight = game.TABLES.characters[character]["launch_actions"]
+    match.place(0, 91., y=y, airborne=True, facing=-1)
+    match.players["action"][0], match.players["self_vx_air"][0] = flight, -4.0
+    match.step(frames=2)
+    ended = match.players["action"][0] == game.TABLES.characters[character]["warp_end"]
+    assert ended == (y < 0) and (match.players["x"][0] > 85.5) == (y < 0)
+
+
+@pytest.mark.parametrize("action, caught", [(356, False), (357, True), (358, True)])
+def test_teleports_flight_and_end_catch_the_ledge_and_its_start_does_not(action, caught):
+    match = duel(MEWTWO)
+    match.place(0, -90., y=-7.5, airborne=True, facing=1)
+    match.players["action"][0], match.players["self_vy"][0] = action, -.7
+    match.hidden["players"]["air_frames"][0, 0], match.hidden["players"]["action_frames"][0, 0] = 20, 1
+    match.step()
+    match.step()
+    assert (match.players["action"][0] == game.LEDGE_CATCH) == caught
+
+
 def test_vanish_rises_a_little_then_flies_for_twenty_frames():
     match = in_the_air(SHEIK, y=120, vy=-2.13, main_y=1.)
     assert velocity(match)[1] == pytest.approx(3.31)
@@ -940,6 +963,30 @@ def test_a_tilt_back_turns_a_shine_for_three_frames():
     match.step(p1=dict(buttons=B), frames=3)
     assert match.players["action"][0] == 361
     assert wait(match, 30, lambda m: m.players["action"][0] == 363) == 14
+
+
+@pytest.mark.parametrize("character, airborne", [(FOX, False), (FOX, True), (FALCO, False), (FALCO, True)])
+def test_a_shine_cannot_be_touched_on_its_first_frame(character, airborne):
+    match = duel(character)
+    if airborne:
+        match.place(0, 0, y=60, airborne=True)
+    special(match, main_y=-1.)
+    assert match.players["action"][0] == (365 if airborne else 360) and match.players["hurtbox"][0] == 2
+    match.step()
+    assert match.players["hurtbox"][0] == 0
+
+
+@pytest.mark.parametrize("airborne", [False, True])
+def test_dolphin_slash_cannot_be_touched_on_its_fifth_frame(airborne):
+    match = duel(MARTH)
+    if airborne:
+        match.place(0, 0, y=60, airborne=True)
+    special(match, main_y=1.)
+    seen = [int(match.players["hurtbox"][0])]
+    for _ in range(9):
+        match.step()
+        seen.append(int(match.players["hurtbox"][0]))
+    assert seen == [0, 0, 0, 0, 2, 0, 0, 0, 0, 0]
 
 
 def test_a_shine_reflects_neither_as_it_starts_nor_as_it_ends():
@@ -1230,6 +1277,18 @@ def test_only_the_first_sword_dance_of_an_airtime_lifts():
     wait(match, 70, lambda m: m.players["action"][0] == game.FALL)
     special(match, main_x=1.)
     assert match.players["action"][0] == 358 and match.players["self_vy"][0] <= 0
+
+
+def test_only_the_first_confusion_of_an_airtime_lifts():
+    """By .35, whatever speed he has; the fall goes on, and the stick does not steer it."""
+    match = in_the_air(MEWTWO, y=120, vx=.633, vy=1.152, main_x=1.)
+    assert match.players["action"][0] == 352 and velocity(match) == near(.617, 1.42)
+    match.step(p1=dict(main_x=-1.), frames=4)
+    assert velocity(match) == near(.617 - 4 * .016, 1.42 - 4 * .082)
+    wait(match, 90, lambda m: m.players["action"][0] == game.FALL)
+    before = float(match.players["self_vy"][0])
+    special(match, main_x=1.)
+    assert match.players["action"][0] == 352 and match.players["self_vy"][0] <= before
 
 
 @pytest.mark.parametrize("character, jump, drift, double", [(LINK, 2.5, 1.0, .88), (ZELDA, 2.1, .7, .86),
