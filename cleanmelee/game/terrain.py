@@ -257,10 +257,10 @@ def collide_in_air(p, h, c, s, old_x, old_y):
         stop_at_wall(p, h, c, s, feet, old_x)
     if p.y < 0 and abs(p.x) < s.floor_right[0]:
         stop_below_stage(p, h, s, old_x, old_y)
-    if p.y > old_y:
+    rises, falling = p.y > old_y, p.y < old_y
+    if rises and p.y + feet >= old_y + old_feet:
         return
-    falling = p.y < old_y
-    for floor in range(s.num_floors):
+    for floor in range(1 if rises else s.num_floors):  # an action whose feet are lower lands on the stage, rising or not
         y = floor_height(s, floor, p.x)
         crossed = old_y + old_feet >= y - .001 and p.y + feet < y
         if crossed and s.floor_left[floor] <= p.x <= s.floor_right[floor]:

@@ -462,6 +462,22 @@ def test_two_players_push_each_other_three_tenths_a_frame():
         assert match.players["x"][0] == pytest.approx(-moved, abs=1e-3)
 
 
+@pytest.mark.parametrize("action", [game.LEDGE_CLIMB, game.LEDGE_ATTACK, game.LEDGE_ROLL, game.ROLL_FORWARD])
+def test_who_gets_up_from_the_ledge_or_rolls_pushes_the_other_and_is_not_pushed(action):
+    match = Game(FOX, FALCON)
+    match.place(0, -70, facing=1)
+    match.players["action"][0], match.hidden["players"]["action_frames"][0, 0] = action, 20
+    match.step()
+    alone = float(match.players["x"][0]) + 70          # the animation moves him
+    match = Game(FOX, FALCON)
+    match.place(0, -70, facing=1)
+    match.place(1, -68)
+    match.players["action"][0], match.hidden["players"]["action_frames"][0, 0] = action, 20
+    match.step()
+    assert match.players["x"][0] + 70 == pytest.approx(alone, abs=1e-3)
+    assert match.players["x"][1] + 68 == pytest.approx(.3, abs=1e-3)
+
+
 def test_a_slow_walk_teeters_and_a_dash_runs_off():
     match = settled(x=83)
     match.step(dict(main_x=.4), frames=40)
@@ -1066,6 +1082,15 @@ def test_the_feet_follow_the_animation_after_ten_frames_in_the_air_hitlag_includ
     assert height_after(11, 11) < 0
     assert height_after(10, 10) < 0
     assert height_after(9, 9) == pytest.approx(0, abs=.001)
+
+
+def test_feet_that_sink_while_he_rises_meet_the_stage():
+    """Mewtwo's double jump begins with hardly any rise; an aerial's feet are lower than its."""
+    match = flying(MEWTWO, y=-.85, action=game.DOUBLE_FORWARD, self_vy=.11)
+    secret = match.secret_record(0)
+    secret["action_frames"], secret["air_frames"], secret["feet"] = 1, 79, 1.21
+    match.step(dict(buttons=game.BUTTON_A, main_y=-1.0))
+    assert not match.players["airborne"][0] and match.players["y"][0] == pytest.approx(0, abs=1e-3)
 
 
 def test_a_shift_into_the_wall_can_be_teched_wherever_the_blow_sends():
