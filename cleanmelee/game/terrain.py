@@ -260,7 +260,7 @@ def collide_in_air(p, h, c, s, old_x, old_y):
     rises, falling = p.y > old_y, p.y < old_y
     if rises and p.y + feet >= old_y + old_feet:
         return
-    for floor in range(1 if rises else s.num_floors):  # an action whose feet are lower lands on the stage, rising or not
+    for floor in range(1 if rises else s.num_floors):  # lower feet land him on the stage, rising or not
         y = floor_height(s, floor, p.x)
         crossed = old_y + old_feet >= y - .001 and p.y + feet < y
         if crossed and s.floor_left[floor] <= p.x <= s.floor_right[floor]:
