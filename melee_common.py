@@ -418,7 +418,7 @@ def network_flags(policy: Policy, **given) -> dict:
 # Matches between policies
 # ---------------------------------------------------------------------------------------------------------------------
 
-FEW_ROWS = 64                                                           # up to which numpy decides faster than torch
+FEW_ROWS = 1024                                                         # up to which numpy decides no slower than torch
 
 
 class StackedPolicies:
