@@ -266,6 +266,9 @@ class Args:
     """run folder to continue, with the arguments it was started with; only --timesteps may change (off: empty)"""
     seed: Annotated[int, SEEDS] = 1
     """same seed, same machine: same learning curve"""
+    num_threads: Annotated[int, Range(1, 1024)] = 1
+    """torch threads of a process, which pay for large networks on idle cores alone; beside other work two are a tenth
+    as fast as one (torchrun uses more cores better)"""
     save_interval: Annotated[int, COUNT] = 10
     """iterations between two checkpoints"""
     checkpoint: Annotated[str, PATH] = ""
@@ -795,6 +798,7 @@ def main(args: Args) -> None:
     # ---------------------------------------------------------------------------------------------------------- set-up
     check_ranges(args)
     run, args, lock, saved = resume_run(args) if args.resume else (None, args, None, None)
+    torch.set_num_threads(args.num_threads)
     torch.manual_seed(args.seed)
     if saved or args.pretrained:
         initial, _ = load_policy(run / "checkpoints" / "initial.pt" if saved else args.pretrained)

@@ -113,7 +113,6 @@ class ParallelUpdates:
         self.failures = dict.fromkeys(self.learners, 0)
         self.threads, self.background = ThreadPoolExecutor(len(learners)), ThreadPoolExecutor(1)
         self.pending = []                                                   # (facts, future), oldest first
-        torch.set_num_threads(max(1, torch.get_num_threads() // (len(learners) if side_by_side else 2)))
 
     def run(self, facts: tuple, rollouts: list[dict], step: int, wait: bool) -> list[tuple]:
         """rollouts: [{learner's name: rollout}] of this iteration. facts: what shall be logged with it. -> (*facts,

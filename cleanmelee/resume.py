@@ -99,7 +99,7 @@ def warn_of_changes(run: Path, saved: dict, flags: dict) -> None:
                 if name not in WHERE and repr(then.get(name, value)) != repr(value)]
     if changed and rank() == 0:
         warn(f"{run}: its checkpoint was made with {'; '.join(changed)}; the learning curve will not be that of a run "
-             "that never stopped (OMP_NUM_THREADS sets the threads)")
+             "that never stopped (OMP_NUM_THREADS sets the threads, of self-play --num-threads)")
 
 
 def states_of_all_ranks(parts: dict) -> dict:

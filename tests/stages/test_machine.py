@@ -104,6 +104,15 @@ def test_a_script_imports_that_first(script):
     assert text.index("import cleanmelee.startup") < text.index("\nimport ")
 
 
+def test_numpy_multiplies_on_one_thread():
+    """Its own would be as many as there are cores, and on a busy machine they wait for each other."""
+    code = "import numpy as np, os; a = np.ones((999, 999), 'f'); a @ a; print(len(os.listdir('/proc/self/task')))"
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    run = lambda first: subprocess.run([sys.executable, "-c", first + code], cwd=ROOT, env=environment, text=True,
+                                       capture_output=True, check=True).stdout.strip()
+    assert run("import cleanmelee.startup; ") == "1" and (run("") != "1" or os.cpu_count() == 1)
+
+
 # ------------------------------------------------------------------------------------- the process that evaluates
 
 STUB = """

@@ -126,7 +126,7 @@ MISTAKES = [                                                                # sc
     ("ppo_selfplay", "pretrained", "good.pt --backbone=gru", "--backbone gru"),
     ("ppo_selfplay", "pretrained", "good.pt --hidden=8,8", "--hidden 8,8"),
     ("ppo_selfplay", "pretrained", "good.pt --action-repeat=3", "--action-repeat 3"),
-    ("ppo_selfplay", "checkpoint", "/dev/null", "--checkpoint"),
+    ("ppo_selfplay", "checkpoint", "/dev/null", "--checkpoint"), ("ppo_selfplay", "num-threads", 0, "--num-threads"),
 ]
 
 

@@ -236,4 +236,14 @@ def test_another_machine_is_told(run, capsys):
     edit(run, elsewhere)
     main(Args(resume=str(run), timesteps=6 * FRAMES))
     said = capsys.readouterr().err
-    assert f"torch threads 64, now {torch.get_num_threads()}; torch 1.0, now" in said and "--gamma 0.5, now" in said
+    assert "torch threads 64, now 1; torch 1.0, now" in said and "--gamma 0.5, now" in said
+
+
+def test_a_run_takes_one_thread_or_what_it_is_told(tmp_path):
+    """Not what torch would: two beside other work are a tenth as fast as one."""
+    torch.set_num_threads(3)
+    for threads, given in {2: {"num_threads": 2}, 1: {}}.items():
+        main(tiny(tmp_path, str(threads), 1, **given))
+        saved = load_checkpoint(tmp_path / str(threads))
+        assert torch.get_num_threads() == saved["args"]["num_threads"] == int(saved["versions"]["torch threads"])
+        assert torch.get_num_threads() == threads
