@@ -224,10 +224,14 @@ def test_running_turn_waits_until_the_speed_has_changed_its_sign(character, wait
 @pytest.mark.parametrize("pad, action", [({}, game.RUN_BRAKE), (dict(main_x=1.0), game.TURN_RUN),
                                          (dict(buttons=game.BUTTON_X), game.JUMPSQUAT)])
 def test_a_run_out_of_a_running_turn_goes_on_for_nine_frames_whatever_the_stick_does(pad, action):
-    match = settled(FOX, x=40)
+    match = settled(FOX, x=-40)
     match.step(dict(main_x=1.0), frames=20)
-    while match.players["action"][0] != game.RUN or match.players["facing"][0] == 1:
-        match.step(dict(main_x=-1.0))
+    match.step(dict(main_x=-1.0))
+    assert match.players["action"][0] == game.TURN_RUN
+    for _ in range(40):
+        if match.step(dict(main_x=-1.0))["action"][0] == game.RUN:
+            break
+    assert match.players["facing"][0] == -1
     for frame in range(1, 9):
         match.step(pad)
         if "buttons" in pad:
