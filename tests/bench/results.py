@@ -45,11 +45,17 @@ def machine() -> dict:
             "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
 
 
+def place(flag: str, word: str) -> str:
+    """A word of the command, which stands after `flag`, as anybody can use it."""
+    if flag in PLACES:
+        return f"{PLACES[flag]}/{Path(word).name}" if Path(word).suffix == ".slp" else PLACES[flag]
+    return word.removeprefix(f"{ROOT}/")
+
+
 def save(file: str, rows: list[dict], began: float, **facts) -> None:
     """Prints what has measured `rows`, and for how long since `began` (time.time()); writes all of it to `file`, if
     that is not empty. facts: what else a table says."""
-    words = [PLACES.get(before) or word.removeprefix(f"{ROOT}/")
-             for before, word in zip(["", *sys.argv], sys.argv, strict=False)]
+    words = [place(before, word) for before, word in zip(["", *sys.argv], sys.argv, strict=False)]
     about = {"command": shlex.join(["python", *words]),
              "date": time.strftime("%Y-%m-%d", time.gmtime(began)), "minutes": round((time.time() - began) / 60, 1),
              "machine": machine(), "versions": versions()}
