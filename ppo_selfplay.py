@@ -71,12 +71,9 @@ from melee_common import (
 )
 
 DEFAULTS = {                                            # of what was not given, by how the run begins
-    "scratch": {"learning_rate": 1e-3, "entropy_coef": .001, "target_entropy": "3:.5", "teacher_kl": 0.,
-                "value_burn_in": 0},
-    "pretrained": {"learning_rate": 2e-4, "entropy_coef": .0005, "target_entropy": "", "teacher_kl": .02,
-                   "value_burn_in": 10},
-    "best response": {"learning_rate": 5e-4, "entropy_coef": .003, "target_entropy": "", "teacher_kl": 0.,
-                      "value_burn_in": 0}}
+    "scratch": {"learning_rate": 1e-3, "entropy_coef": .0007, "teacher_kl": 0., "value_burn_in": 0},
+    "pretrained": {"learning_rate": 2e-4, "entropy_coef": .0005, "teacher_kl": .02, "value_burn_in": 10},
+    "best response": {"learning_rate": 5e-4, "entropy_coef": .003, "teacher_kl": 0., "value_burn_in": 0}}
 ROLLOUT_DECISIONS = 8192                                # of all games in an iteration; a mirror match has two rows each
 BOT_FLOOR = .3                                          # a bot that always wins or loses weighs so much of an even one
 # --target-entropy: for each nat that is missing the bonus's weight moves by so much an update (more, and it swings) and
@@ -162,11 +159,10 @@ class Args:
     gae_lambda: Annotated[float, SHARE] = 0.95
     """lambda of generalised advantage estimation (off: 1, whole returns)"""
     entropy_coef: Annotated[float | None, AT_LEAST_0] = None
-    """weight of the entropy bonus (default: .001; with --pretrained .0005, with --opponent too .003; off: 0)"""
-    target_entropy: str | None = None
+    """weight of the entropy bonus (default: .0007; with --pretrained .0005, with --opponent too .003; off: 0)"""
+    target_entropy: str = ""
     """START:END in nats, e.g. 4:1.5: the weight of the bonus grows and shrinks so that a decision's entropy follows a
-    straight line from START to END at --timesteps (default: 3:.5, with --pretrained or --entropy-coef none; off:
-    empty)"""
+    straight line from START to END at --timesteps (off: empty, the weight is constant)"""
     value_coef: Annotated[float, AT_LEAST_0] = 0.5
     """weight of the value loss (off: 0)"""
     value_burn_in: Annotated[int | None, COUNT_OR_OFF] = None
@@ -208,10 +204,10 @@ class Args:
     """scripted opponents to mix in, separated by commas (off: empty)"""
     bot_prob: Annotated[float, SHARE] = .2
     """share of games against one of --opponent-bots, at most (off: 0)"""
-    bot_weighting: Literal["even", "uniform"] = "even"
-    """even prefers bots that are as strong (4 p (1 - p) at win rate p) and plays fewer such games the fewer there are;
-    uniform draws all alike"""
-    pool_interval: Annotated[int, COUNT] = 40
+    bot_weighting: Literal["even", "uniform"] = "uniform"
+    """uniform draws all bots alike; even prefers those that are as strong (4 p (1 - p) at win rate p) and plays fewer
+    such games the fewer there are"""
+    pool_interval: Annotated[int, COUNT] = 25
     """iterations between two additions to the pool, whose first is the initial policy (off: more than the run has)"""
     history_size: Annotated[int, COUNT] = 20
     """active checkpoints of each learner in the pool (off: 1000000000, none is ever retired)"""
@@ -296,8 +292,6 @@ class Args:
 def fill_in(args: Args, policy: Policy) -> None:
     """What was not given, or is the policy's own: the one place that changes arguments after they were parsed."""
     args.timesteps = 3_500_000 if args.timesteps is None else args.timesteps
-    if args.entropy_coef is not None and args.target_entropy is None:
-        args.target_entropy = ""                                            # a weight that a person sets stays
     begins = "scratch" if not args.pretrained else "best response" if args.opponent else "pretrained"
     for flag, value in DEFAULTS[begins].items():
         if getattr(args, flag) is None:

@@ -179,7 +179,7 @@ def tiny(tmp_path, name, iterations=3, **options) -> Args:
     network = {} if "pretrained" in options else {"action_repeat": 2, "hidden": "16,16"}
     return from_flags(Args, {
         "num_games": 4, "rollout_length": 16, "opponent_bots": "",
-        "anneal_lr": False, "target_entropy": "",      # or a run's length changes its first updates
+        "anneal_lr": False,                                             # or a run's length changes its first updates
         "timesteps": iterations * FRAMES, **network,
         "batch_size": 64, "eval_interval": 0, "eval_games": 2, "eval_opponents": "idle", "eval_in_background": False,
         "watch_interval": 0,

@@ -175,19 +175,19 @@ def test_an_update_sees_as_many_decisions_however_many_games(tmp_path):
 
 def test_how_a_run_begins_decides_what_was_not_given(tmp_path):
     def filled(**given):
-        args = dataclasses.replace(tiny(tmp_path, "run"), **{"target_entropy": None, **given})
+        args = dataclasses.replace(tiny(tmp_path, "run"), **given)
         ppo_selfplay.fill_in(args, Policy("mlp", (16, 16), 2))
         return {flag: getattr(args, flag) for flag in ppo_selfplay.DEFAULTS["scratch"]}
     for name, given in (("scratch", {}), ("pretrained", {"pretrained": "a.pt"}),
                         ("best response", {"pretrained": "a.pt", "opponent": "a.pt"})):
         assert filled(**given) == ppo_selfplay.DEFAULTS[name]
     assert filled(pretrained="a.pt", teacher_kl=0.)["teacher_kl"] == 0
-    assert filled(entropy_coef=.002)["target_entropy"] == ""                # its weight is the person's own
-    assert filled(entropy_coef=.002, target_entropy="4:1")["target_entropy"] == "4:1"
+    assert filled(entropy_coef=.002)["entropy_coef"] == .002
 
 
 def test_the_ladder_prefers_even_bots_and_forgets_nobody(tmp_path):
-    args, ratings = tiny(tmp_path, "run", opponent_bots="idle,level1,level5", bot_prob=.5, history_prob=0.), Ratings()
+    args, ratings = tiny(tmp_path, "run", opponent_bots="idle,level1,level5", bot_prob=.5, bot_weighting="even",
+                         history_prob=0.), Ratings()
     for _ in range(60):
         ratings.record("main", "idle", 1.)
         ratings.record("main", "level5", 0.)
@@ -210,7 +210,8 @@ def test_entropy_is_pulled_to_its_line(tmp_path):
     for name, line in (("high", "9:9"), ("low", "0:0")):
         ppo_selfplay.main(tiny(tmp_path, name, 4, target_entropy=line))
     high, low = ([row["charts/entropy_coef"] for row in metrics(tmp_path / name)] for name in ("high", "low"))
-    assert min(high) > .001 * math.exp(2) and max(low) < .001 * math.exp(-2)
+    given = ppo_selfplay.DEFAULTS["scratch"]["entropy_coef"]
+    assert min(high) > given * math.exp(2) and max(low) < given * math.exp(-2)
     for text in ("4", "a:b", "-1:2", "nan:1", "800:1"):
         with pytest.raises(ppo_selfplay.UserError, match="--target-entropy"):
             ppo_selfplay.check(tiny(tmp_path, "run", target_entropy=text))

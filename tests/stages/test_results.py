@@ -62,6 +62,7 @@ def test_every_file_says_what_made_it():
         about = read_json(file)
         assert about.keys() >= {"command", "date", "minutes", "machine", "versions", "rows"} and about["rows"], file
         assert about["command"].startswith("python tests/bench/bench_") and "git" in about["versions"], file
+        assert "../" not in about["command"] and " /" not in about["command"], file          # where it was is nobody's
         assert about["machine"]["cores"] >= 1 and about["machine"]["load"] >= 0, file
 
 
@@ -73,6 +74,7 @@ def test_a_measurement_is_kept_whole(tmp_path, monkeypatch, capsys):
     assert (about["command"], about["minutes"], about["state_bytes"], about["rows"]) == (
         "python tests/bench/bench_game.py --teacher TEACHER --replays REPLAYS --json out.json", 1.5, 7, [{"games": 8}])
     assert f"{about['machine']['cores']} cores" in capsys.readouterr().out
+    assert results.place("--replays", "../mine/drill.slp") == "REPLAYS/drill.slp"
     assert results.main(["nothing"]) == 2 and "no such measurement" in capsys.readouterr().err
 
 
