@@ -263,8 +263,8 @@ class Args:
     seed: Annotated[int, SEEDS] = 1
     """same seed, same machine: same learning curve"""
     num_threads: Annotated[int, Range(1, 1024)] = 1
-    """torch threads of a process, which pay for large networks on idle cores alone; beside other work two are a tenth
-    as fast as one (torchrun uses more cores better)"""
+    """torch threads of a process, which pay for large networks on idle cores alone; beside other work two are half
+    as fast as one, or less (torchrun uses more cores better)"""
     save_interval: Annotated[int, COUNT] = 10
     """iterations between two checkpoints"""
     checkpoint: Annotated[str, PATH] = ""

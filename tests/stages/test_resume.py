@@ -240,7 +240,7 @@ def test_another_machine_is_told(run, capsys):
 
 
 def test_a_run_takes_one_thread_or_what_it_is_told(tmp_path):
-    """Not what torch would: two beside other work are a tenth as fast as one."""
+    """Not what torch would: two beside other work are slower than one."""
     torch.set_num_threads(3)
     for threads, given in {2: {"num_threads": 2}, 1: {}}.items():
         main(tiny(tmp_path, str(threads), 1, **given))
