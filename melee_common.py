@@ -466,29 +466,31 @@ def act(policies: list[Policy], assignment: np.ndarray, obs: Observation, states
     actions = np.tile(NEUTRAL_ACTION, (2 * n, 1))
     slot_resets = torch.from_numpy(np.repeat(resets, 2)) if resets.any() else None
     seats = []                                                         # policy, its rows, what it sees, state and noise
-    for k in range(len(policies)):
+    for k, device in enumerate([policy.device for policy in policies]):
         if slot_resets is not None:
-            states[k] = reset_state(states[k], slot_resets)
+            states[k] = reset_state(states[k], slot_resets.to(device))
         rows = np.flatnonzero(assignment.reshape(-1) == k)
         everyone = len(rows) == 2 * n
         mine = flat if everyone else Observation(flat.floats[rows], flat.ints[rows])
         if policies[k].num_floats < mine.floats.shape[1]:
             mine = Observation(np.ascontiguousarray(mine.floats[:, :policies[k].num_floats]), mine.ints)
         state = states[k] if everyone else tuple(s[torch.from_numpy(rows)] for s in states[k])
-        noise = None if generator is None else torch.rand(len(rows), NUM_LOGITS, generator=generator)
-        seats.append((k, rows, to_torch(mine), state, noise))
+        noise = None if generator is None else torch.rand(len(rows), NUM_LOGITS, generator=generator).to(device)
+        seats.append((k, rows, to_torch(mine, device), state, noise))
     if stacked is None:
         seats = [seat for seat in seats if len(seat[1])]
-        chosen = [(policies[k].act_plainly if len(rows) <= FEW_ROWS else policies[k].act)(mine, state, noise)
-                  for k, rows, mine, state, noise in seats]
+        plainly = [policies[k].device.type == "cpu" and len(rows) <= FEW_ROWS for k, rows, *_ in seats]
+        chosen = [(policies[k].act_plainly if plain else policies[k].act)(mine, state, noise)
+                  for plain, (k, _, mine, state, noise) in zip(plainly, seats, strict=True)]
     else:
         chosen = stacked.act(*(list(column) for column in list(zip(*seats, strict=True))[2:]))
     for (k, rows, *_), (choice, new, *judged) in zip(seats, chosen, strict=True):
-        actions[rows] = choice
+        actions[rows] = torch.as_tensor(choice, device="cpu")
         states[k] = new if len(rows) == 2 * n else tuple(
-            old.index_copy(0, torch.from_numpy(rows), part) for old, part in zip(states[k], new, strict=True))
+            old.index_copy(0, torch.from_numpy(rows).to(old.device), part)
+            for old, part in zip(states[k], new, strict=True))
         if k < learners:
-            told.reshape(2, 2 * n)[:, rows] = np.stack([np.asarray(x) for x in judged])
+            told.reshape(2, 2 * n)[:, rows] = np.stack([torch.as_tensor(x, device="cpu") for x in judged])
     return actions.reshape(n, 2, ACTION_SIZE)
 
 
@@ -554,12 +556,12 @@ def machine() -> dict[str, str]:
 
 def save_checkpoint(path: str | Path, policy: Policy, **extra) -> Path:
     """One file that rebuilds everything: tensors, numbers, strings, lists and dicts only, so that `weights_only` loads
-    it. Arrays become tensors."""
+    it. Arrays become tensors, and those of a card come from it."""
     path = Path(path)
     if taken := extra.keys() & (CHECKPOINT_FIELDS.keys() | policy.config.keys()):
         raise ValueError(f"{', '.join(taken)}: a policy's own, or in its config")
     data = {"format": CHECKPOINT_FORMAT, "schema": schema_hash(), "versions": machine(), "config": policy.config,
-            "policy": policy.state_dict(), **_tensors(extra)}
+            **_tensors({"policy": policy.state_dict(), **extra})}
     _check_finite(data["policy"], f"{path}: not written: ")
     buffer = io.BytesIO()
     torch.save(data, buffer)
@@ -568,10 +570,12 @@ def save_checkpoint(path: str | Path, policy: Policy, **extra) -> Path:
 
 
 def _tensors(x):
-    """Arrays in dicts, as tensors."""
+    """Arrays and tensors in dicts, lists and tuples, as tensors of the CPU."""
     if isinstance(x, dict):
         return {name: _tensors(value) for name, value in x.items()}
-    return torch.from_numpy(x.copy()) if isinstance(x, np.ndarray) else x
+    if isinstance(x, list | tuple):
+        return type(x)(map(_tensors, x))
+    return torch.from_numpy(x.copy()) if isinstance(x, np.ndarray) else x.cpu() if isinstance(x, torch.Tensor) else x
 
 
 def _check_finite(weights: dict[str, torch.Tensor], what: str) -> None:

@@ -53,6 +53,7 @@ from cleanmelee.files import append_jsonl, check_writable
 from cleanmelee.frame import FRAME
 from cleanmelee.game import BOTS, warm_up
 from cleanmelee.games import VecEnv, matchups
+from cleanmelee.learning import choose_device, memory_for
 from cleanmelee.observation import Observation, observe
 from cleanmelee.pictures import plot_winrates
 from cleanmelee.pool import Pool, Ratings, load_opponent, print_elo
@@ -66,8 +67,8 @@ from cleanmelee.selfplay import MIRROR, SelfPlay
 from cleanmelee.terminal import Terminal
 from cleanmelee.tracking import Tracker, WandbArgs
 from melee_common import (
-    Policy, action_kl, action_logprobs, best_checkpoint, evaluate_actions, load_checkpoint, load_policy, network_flags,
-    parse_hidden, save_checkpoint,
+    FEW_ROWS, Policy, action_kl, action_logprobs, best_checkpoint, evaluate_actions, load_checkpoint, load_policy,
+    network_flags, parse_hidden, save_checkpoint,
 )
 
 DEFAULTS = {                                            # of what was not given, by how the run begins
@@ -259,9 +260,13 @@ class Args:
 
     # ---------------------------------------------------------------------------------------------------------- the run
     resume: Annotated[str, PATH] = ""
-    """run folder to continue, with the arguments it was started with; only --timesteps may change (off: empty)"""
+    """run folder to continue, with the arguments it was started with; only --timesteps and --device may change (off:
+    empty)"""
     seed: Annotated[int, SEEDS] = 1
     """same seed, same machine: same learning curve"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """where to learn; auto: on the card if there is one. Where more than 512 games of a learner play they are decided
+    there too, fewer in numpy on the processor, which is faster"""
     num_threads: Annotated[int, Range(1, 1024)] = 1
     """torch threads of a process, which pay for large networks on idle cores alone; beside other work two are half
     as fast as one, or less (torchrun uses more cores better)"""
@@ -505,8 +510,9 @@ def collect(selfplay: SelfPlay, matchmaker: Matchmaker, args: Args, clock: dict[
     def value_of(learner: Learner, obs: Observation, games: np.ndarray) -> np.ndarray:          # of n games: [n, 2]
         slots = torch.from_numpy(np.stack([2 * games, 2 * games + 1], 1).ravel())
         seen = Observation(*(torch.from_numpy(x[games]).flatten(0, 1) for x in obs))
+        seen = Observation(*(x.to(learner.acts_on) for x in seen))
         features, _ = learner.acting.features(seen, tuple(part[slots] for part in selfplay.states[learner.name]))
-        return learner.acting.value(features).view(-1, 2).numpy()
+        return learner.acting.value(features).view(-1, 2).cpu().numpy()
 
     for t in range(T):
         tick = time.perf_counter()
@@ -601,15 +607,18 @@ def compute_gae(rewards, values, next_values, terminated, truncated, gamma: floa
 def prepare(learner: Learner, rollout: dict, args: Args, teacher: Policy | None) -> dict[str, torch.Tensor]:
     """Advantages and value targets: tensors [T, B, ...], B = games x ports. Values and log-probabilities are what the
     actor thought as it acted; when it is the policy that learns, the first minibatch's ratio is 1 but for rounding."""
-    T, N = rollout["starts"].shape
-    rows = lambda x: torch.from_numpy(np.ascontiguousarray(x).reshape(T, 2 * N, *x.shape[3:]))          # [T, 2N, ...]
+    (T, N), device = rollout["starts"].shape, learner.policy.device
+
+    def rows(x):                                                            # [T, 2N, ...], where it is learnt from
+        return torch.from_numpy(np.ascontiguousarray(x).reshape(T, 2 * N, *x.shape[3:])).to(device)
+
     obs, actions = Observation(*map(rows, rollout["obs"])), rows(rollout["actions"])
-    starts = torch.from_numpy(np.repeat(rollout["starts"], 2, 1))
+    starts, memory = rows(np.repeat(rollout["starts"][..., None], 2, 2)), [s.to(device) for s in rollout["state"]]
     rho = None
     if args.vtrace:                                                         # asynchronous: an older policy has acted
-        _, newlogprobs = evaluate_actions(learner.policy, obs, rollout["state"], starts, actions)
-        rho = np.minimum(1, np.exp(newlogprobs.view(T, N, 2).numpy() - rollout["logprobs"]))
-    teacher_logits = torch.empty(T, 2 * N, 0)
+        _, newlogprobs = evaluate_actions(learner.policy, obs, memory, starts, actions)
+        rho = np.minimum(1, np.exp(newlogprobs.view(T, N, 2).cpu().numpy() - rollout["logprobs"]))
+    teacher_logits = torch.empty(T, 2 * N, 0, device=device)
     if teacher is not None:
         state = learner.teacher_state or teacher.initial_state(2 * N)
         features, learner.teacher_state = teacher.unroll(obs, state, starts)
@@ -624,7 +633,7 @@ def prepare(learner: Learner, rollout: dict, args: Args, teacher: Policy | None)
     return {"floats": obs.floats, "ints": obs.ints, "actions": actions, "starts": starts,
             "learns": rows(rollout["learns"]), "logprobs": rows(rollout["logprobs"]), "values": rows(values),
             "advantages": rows(advantages), "returns": rows(returns), "teacher": teacher_logits,
-            **{f"state_{k}": s[None] for k, s in enumerate(rollout["state"])}}      # as the rollout began
+            **{f"state_{k}": s[None] for k, s in enumerate(memory)}}        # as the rollout began
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -655,7 +664,7 @@ def update(learner: Learner, batches: list[dict], args: Args, step: int) -> dict
     memory = tuple(b[key][0] for key in b if key.startswith("state_"))      # [B, H] each, at the start
     recurrent = bool(memory)
     # What a minibatch is made of: columns, whole games in time, for a policy that remembers; else single rows of T x B.
-    units = np.flatnonzero((learns.any(0) if recurrent else learns).numpy())
+    units = np.flatnonzero((learns.any(0) if recurrent else learns).cpu().numpy())
     per_minibatch = max(1, args.batch_size // (len(b["actions"]) if recurrent else 1))
     num_minibatches = -(-sum(all_gather(len(units))) // per_minibatch)
 
@@ -678,15 +687,15 @@ def update(learner: Learner, batches: list[dict], args: Args, step: int) -> dict
         undo = copy.deepcopy((policy.state_dict(), optimizer.state_dict())) if args.target_kl else None
         order = learner.rng.permutation(units)                              # recurrent: games are permuted, never time
         parts = np.array_split(order, num_minibatches)                      # equal parts: no tail of one row
-        everyones = all_gather([pick("advantages", torch.from_numpy(part)) for part in parts])
+        everyones = all_gather([pick("advantages", torch.from_numpy(part)).cpu() for part in parts])
         for part, *b_advantages in zip(parts, *everyones, strict=True):
-            b_advantages = torch.cat(b_advantages)
+            b_advantages = torch.cat([x.to(policy.device) for x in b_advantages])
             mean, std, n = b_advantages.mean(), b_advantages.std(correction=0) + 1e-8, len(b_advantages)
             optimizer.zero_grad()
             minibatch_stats = []
             for mb in map(torch.from_numpy, np.array_split(part, min(args.grad_accum, len(part)) or 1)):
                 if not len(mb):                                             # all of this minibatch is other ranks'
-                    minibatch_stats.append(torch.zeros(12))
+                    minibatch_stats.append(torch.zeros(12, device=policy.device))
                     continue
                 features = unroll(mb)
                 if burning_in:
@@ -701,7 +710,7 @@ def update(learner: Learner, batches: list[dict], args: Args, step: int) -> dict
                 policy_loss = torch.max(-mb_advantages * ratio, -mb_advantages * clipped).mean()
                 value_loss = 0.5 * ((policy.value(features) - pick("returns", mb)) ** 2).mean()
                 entropies = entropy.mean(0)                                # [6]
-                teacher_loss = torch.zeros(())
+                teacher_loss = policy_loss.new_zeros(())
                 if teacher_coef:
                     teacher_loss = action_kl(pick("teacher", mb), logits).sum(-1).mean()
                 loss = policy_loss - entropy_coef * entropies.sum() + teacher_coef * teacher_loss
@@ -755,7 +764,7 @@ def update(learner: Learner, batches: list[dict], args: Args, step: int) -> dict
 def resume_run(args: Args) -> tuple[Path, Args, object, dict]:
     """--resume: -> run folder, the arguments it was started with, its lock (hold on to it) and its checkpoint."""
     run = Path(args.resume)
-    args = resumed_args(run, args, may_change={"resume", "timesteps"})
+    args = resumed_args(run, args, may_change={"resume", "timesteps", "device"})
     lock = lock_run(run) if rank() == 0 else None
     saved = load_latest(
         run, args.checkpoint or run / "checkpoints" / "latest.pt", to_flags(args), stage="ppo_selfplay",
@@ -792,6 +801,7 @@ def main(args: Args) -> None:
     # ---------------------------------------------------------------------------------------------------------- set-up
     check_ranges(args)
     run, args, lock, saved = resume_run(args) if args.resume else (None, args, None, None)
+    device = choose_device(args.device)
     torch.set_num_threads(args.num_threads)
     torch.manual_seed(args.seed)
     if saved or args.pretrained:
@@ -830,7 +840,7 @@ def main(args: Args) -> None:
     hyper = {"learning_rate": args.learning_rate, "entropy_coef": args.entropy_coef, "ppo_clip": args.ppo_clip}
     learners = make_learners(
         initial, hyper, seed=seed, size=P, league=args.league, same_start=bool(args.pretrained), vary=args.pbt,
-        asynchronous=args.async_learning)
+        asynchronous=args.async_learning, device=device, acts_on=device if 2 * M // P > FEW_ROWS else "cpu")
     pool = Pool(run / "pool", args.history_size, args.prune, args.keep_retired, args.action_repeat, args.frame_delay)
     ratings = Ratings()
     frozen = args.opponent and args.opponent not in CPU_LEVELS
@@ -848,7 +858,7 @@ def main(args: Args) -> None:
         iteration, global_step = restore(run, saved, parts, to_flags(args))
         if first:
             pool.forget_after(global_step, agents={learner.name for learner in learners})
-    teacher = initial if args.teacher_kl else None
+    teacher = initial.to(device) if args.teacher_kl else None
 
     def strongest() -> Policy:                                              # whom play.py will see
         return max(learners, key=lambda learner: ratings.elo(learner.name)).policy
@@ -870,7 +880,11 @@ def main(args: Args) -> None:
         tick = time.perf_counter()
         drop_broken_games(rollouts)
         batches = [prepare(learner, rollout, args, teacher) for rollout in rollouts]
-        return update(learner, batches, args, step) | {"time/update": time.perf_counter() - tick}
+        with memory_for(args.batch_size, args.grad_accum):
+            metrics = update(learner, batches, args, step)
+        if not args.async_learning:                                         # there whoever collects decides when
+            learner.publish()
+        return metrics | {"time/update": time.perf_counter() - tick}
 
     tracker.start(run, run.name, to_flags(args))
     stop = stop_on_interrupt(console.print)
@@ -881,7 +895,7 @@ def main(args: Args) -> None:
     parameters = sum(p.numel() for p in initial.parameters())
     console.print(
         f"CleanMelee self-play PPO  {args.character} on {args.stage} ({args.game_type})  {args.backbone} "
-        f"{args.hidden} ({parameters:,} parameters)\n{num_iterations} iterations of {frames} game frames "
+        f"{args.hidden} ({parameters:,} parameters, {device})\n{num_iterations} iterations of {frames} game frames "
         f"({M * world_size()} games x {T * args.train_interval} decisions x {args.action_repeat} frames"
         f"{f', on {world_size()} ranks' if world_size() > 1 else ''}); a reward's half-life is "
         f"{half_life:.1f} s; learning rate {args.learning_rate:g}, entropy bonus {args.entropy_coef:g}{held}, teacher "

@@ -62,7 +62,7 @@ def broadcast(value):
 
 def all_rows(x: torch.Tensor) -> torch.Tensor:
     """The rows [N, ...] of all ranks, one rank's after the other's."""
-    return torch.cat(all_gather(x)) if world_size() > 1 else x
+    return torch.cat(all_gather(x.cpu())) if world_size() > 1 else x
 
 
 def shard(x):

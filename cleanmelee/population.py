@@ -21,11 +21,14 @@ class Learner:
     others.
 
     hyper: learning_rate, entropy_coef, ppo_clip ..., which population-based training may vary. acting: the weights that
-    play, the policy itself or (asynchronous) a copy of it, so that games can go on while it learns."""
+    play, the policy itself or a copy of it: where it learns on another device than `acts_on`, and (asynchronous) so
+    that games can go on while it learns."""
 
-    def __init__(self, name: str, policy: Policy, hyper: dict[str, float], seed: list[int], asynchronous: bool = False):
+    def __init__(self, name: str, policy: Policy, hyper: dict[str, float], seed: list[int], asynchronous: bool = False,
+                 acts_on: torch.device | str = "cpu"):
         self.name, self.policy, self.hyper = name, policy.eval(), hyper     # no network has a train mode
-        self.asynchronous = asynchronous
+        self.acts_on = torch.device(acts_on)
+        self.apart = asynchronous or self.acts_on != policy.device
         self.rng = np.random.default_rng(seed)                              # minibatches, hyperparameters
         self.optimizer = torch.optim.Adam(policy.parameters(), lr=hyper["learning_rate"], eps=1e-5)
         self.updates = self.agent_frames = 0
@@ -35,7 +38,11 @@ class Learner:
 
     def publish(self) -> None:
         """From now on the present weights act."""
-        self.acting = copy.deepcopy(self.policy) if self.asynchronous else self.policy
+        self.acting = self.copy() if self.apart else self.policy
+
+    def copy(self) -> Policy:
+        """The present weights, to act."""
+        return copy.deepcopy(self.policy).to(self.acts_on)
 
     def become(self, policy: dict, optimizer: dict | None) -> None:
         """Copies weights; without an optimiser's state Adam starts anew."""
@@ -68,27 +75,29 @@ class Learner:
         varies = {"optimizer": {}, "teacher_state": []}                     # in its size, and looked at apart
         check_state({**state, **varies}, {**self.state_dict(), **varies}, self.name)
         self.check_optimizer(state["optimizer"], f"{self.name}.optimizer")
-        began = all(torch.equal(x, state["policy"][name]) for name, x in self.policy.state_dict().items())
+        began = all(torch.equal(x.cpu(), state["policy"][name]) for name, x in self.policy.state_dict().items())
         if not state["optimizer"]["state"] and state["agent_frames"] and not state["born"] and not began:
             raise ValueError(f"{self.name}.optimizer is empty, though the weights have learnt")
         self.hyper = dict(state["hyper"])
         self.become(state["policy"], state["optimizer"])
         self.rng.bit_generator.state = json.loads(state["rng"])
         self.updates, self.agent_frames, self.born = state["updates"], state["agent_frames"], state["born"]
-        self.teacher_state = tuple(state["teacher_state"])
+        self.teacher_state = tuple(part.to(self.policy.device) for part in state["teacher_state"])
 
 
 def make_learners(initial: Policy, hyper: dict[str, float], *, seed: int, size: int = 1, league: bool = False,
-                  same_start: bool = False, vary: bool = False, asynchronous: bool = False) -> list[Learner]:
+                  same_start: bool = False, vary: bool = False, asynchronous: bool = False,
+                  device: torch.device | str = "cpu", acts_on: torch.device | str = "cpu") -> list[Learner]:
     """`size` learners, named by their roles in a league. The first starts as `initial`, and with same_start all of
-    them; else the others start apart. vary: each draws its hyperparameters around `hyper`."""
+    them; else the others start apart. vary: each draws its hyperparameters around `hyper`. They learn on `device` and
+    act on `acts_on`."""
     names = ["main"] if size == 1 else [f"agent{k + 1}" for k in range(size)]
     if league:
         names = [ROLES[k % 3] + (str(k // 3 + 1) if k > 2 else "") for k in range(size)]
     learners = []
     for k, name in enumerate(names):
         policy = copy.deepcopy(initial) if k == 0 or same_start else Policy(**initial.config)
-        learner = Learner(name, policy, dict(hyper), [seed, k], asynchronous)
+        learner = Learner(name, policy.to(device), dict(hyper), [seed, k], asynchronous, acts_on)
         if vary:
             spread = math.log(3)
             for key in hyper:
@@ -148,7 +157,7 @@ class ParallelUpdates:
         metrics = {name: row for name, row in rows if row is not None}
         if not self.asynchronous:
             return metrics, {}
-        return metrics, {name: copy.deepcopy(learner.policy) for name, learner in self.learners.items()}
+        return metrics, {name: learner.copy() for name, learner in self.learners.items()}
 
     def close(self) -> None:
         self.background.shutdown(cancel_futures=True)

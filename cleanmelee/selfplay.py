@@ -226,7 +226,8 @@ class SelfPlay:
         self.opponents = list(state["opponents"])
         for rotation, recent in zip(self.rotations, state["recent"], strict=True):
             rotation.recent = list(recent)
-        self.states = {name: tuple(tensors) for name, tensors in state["states"].items()}
+        self.states = {name: tuple(part.to(memories[name].device if name in memories else "cpu") for part in tensors)
+                       for name, tensors in state["states"].items()}
         self.pending.load_state_dict(state)
         self.rng.bit_generator.state = json.loads(state["rng"])
         self.noise.set_state(state["noise"])

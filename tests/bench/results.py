@@ -171,9 +171,9 @@ def data() -> str:
 
 def backbones() -> str:
     about = load("backbones")
-    lines = [[f"`{row['backbone']}`", f"{row['parameters']:,}", f"{row['learns']:,.0f}", f"{row['giga']:.1f}",
-              f"{row['step_1']:.0f}", f"{row['step_16']:.0f}"] for row in about["rows"]]
-    header = ["", "parameters", "learns frames/s", "G parameters/s", "step of 1, us", "step of 16, us"]
+    lines = [[f"`{row['backbone']}` {row['width']}", f"{row['parameters']:,}", f"{row['learns']:,.0f}",
+              f"{row['share']:.0%}", f"{row['step_1']:.0f}", f"{row['step_16']:.0f}"] for row in about["rows"]]
+    header = ["", "parameters", "learns frames/s", "of the peak", "step of 1, us", "step of 16, us"]
     return f"{table(header, lines)}\n\n{source(about)}"
 
 
