@@ -88,14 +88,15 @@ def test_measurements_write_what_their_tables_read(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "FOLDER", tmp_path)
     little = functools.partial(bench_matchmaking.draw, draws=20)
     monkeypatch.setattr(bench_matchmaking, "draw", little)
+    monkeypatch.setattr(bench_backbones, "LARGE", (3e5,))
     for bench, name, flags in ((bench_matchmaking, "matchmaking", ""),
                                (bench_backbones, "backbones", "--size 16 --num-layers 1 --window 2 --seconds .001")):
         monkeypatch.setattr("sys.argv", [f"bench_{name}.py", *flags.split(), "--json", str(tmp_path / f"{name}.json")])
         bench.main()
         assert results.TABLES[name]().count("\n|") >= 6
-    bench_play.main(bench_play.Args(1, 60, str(tmp_path / "play.json")))
+    bench_play.main(bench_play.Args(1, 60, 1000, str(tmp_path / "play.json")))
     assert [row["play"] for row in read_json(tmp_path / "play.json")["rows"]] == [
-        "the game waits", "beside the game", "beside the game, trained for a delay of 4 frames"]
+        "the game waits", "beside the game", "beside the game, trained for a delay of 3 frames"]
     assert "| the game waits | " in results.play()
 
 
