@@ -132,8 +132,10 @@ def fidelity() -> str:
 def selfplay() -> str:
     about = load("selfplay")
     lines = [[row["row"], f"{row['decisions_per_second']:,.0f}", f"{row['frames_per_second']:,.0f}",
-              f"{row['ceiling']:,.0f}", f"{row['acting']:.0%}, {row['learning']:.0%}"] for row in about["rows"]]
-    return f"{table(['', 'decisions/s', 'game frames/s', 'ceiling', 'acting, learning'], lines)}\n\n{source(about)}"
+              f"{row['ceiling']:,.0f}" if row["ceiling"] else "", f"{row['acting']:.0%}, {row['learning']:.0%}",
+              f"{row['cores']:.2f}"] for row in about["rows"]]
+    header = ["", "decisions learnt/s", "game frames/s", "ceiling", "acting and games, learning", "cores busy"]
+    return f"{table(header, lines)}\n\n{source(about)}"
 
 
 def cloning() -> str:
