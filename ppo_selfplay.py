@@ -72,7 +72,7 @@ from melee_common import (
 )
 
 DEFAULTS = {                                            # of what was not given, by how the run begins
-    "scratch": {"learning_rate": 1e-3, "entropy_coef": .0007, "teacher_kl": 0., "value_burn_in": 0},
+    "scratch": {"learning_rate": 2e-3, "entropy_coef": .0007, "teacher_kl": 0., "value_burn_in": 0},
     "pretrained": {"learning_rate": 2e-4, "entropy_coef": .0005, "teacher_kl": .02, "value_burn_in": 10},
     "best response": {"learning_rate": 5e-4, "entropy_coef": .003, "teacher_kl": 0., "value_burn_in": 0}}
 ROLLOUT_DECISIONS = 8192                                # of all games in an iteration; a mirror match has two rows each
@@ -152,7 +152,7 @@ class Args:
     ppo_clip: Annotated[float, Range(1e-6)] = 0.2
     """clip range of the probability ratio (off: 1e9)"""
     learning_rate: Annotated[float | None, SHARE] = None
-    """Adam's step size (default: .001; with --pretrained .0002, and .0005 if it is to exploit --opponent)"""
+    """Adam's step size (default: .002; with --pretrained .0002, and .0005 if it is to exploit --opponent)"""
     anneal_lr: bool = True
     """let it fall in a straight line that meets 0 at --timesteps (off: --no-anneal-lr, constant)"""
     gamma: Annotated[float | None, SHARE] = None

@@ -12,8 +12,8 @@ from cleanmelee.frame import GAMEANDWATCH, GANONDORF, LINK, MEWTWO, NUM_PLAYERS,
 
 @dataclass
 class RewardArgs:
-    """What a step pays, as flags. Zero-sum but for hit (a gift), approach, recovery, teleport (potentials), bomb (a
-    penalty)."""
+    """What a step pays, as flags. Zero-sum but for hit (a gift), approach, recovery, teleport (potentials), fall, bomb
+    (penalties)."""
     reward_stock: float = 1.0
     """reward for taking a stock, and its negative for losing one (off: 0)"""
     reward_damage: float = 0.006
@@ -21,6 +21,9 @@ class RewardArgs:
     reward_hit: float = 0.004
     """further reward for each percent dealt, which nobody pays: or two who keep away from each other lose nothing
     (off: 0)"""
+    reward_fall: float = 0.5
+    """penalty for each stock lost out of hitstun, by going after somebody or by not coming back, which nobody earns: or
+    two who fall together lose nothing (off: 0)"""
     reward_win: float = 0.0
     """reward for winning a game at its end, and its negative for losing it; a truncated game has no winner (off: 0)"""
     reward_approach: float = 0.0
@@ -160,6 +163,13 @@ def hit_term(step: Step) -> np.ndarray:
     return step.dealt
 
 
+def fall_term(step: Step) -> np.ndarray:
+    """-1 for a stock lost by who was not in hitstun, not zero-sum on purpose: where a stock is worth the same to both
+    sides, following somebody over the edge costs nothing if he falls too. Never positive, so nothing can be farmed."""
+    lost = step.me_before["stocks"] > step.me["stocks"]
+    return -(lost & (step.me_before["in_hitstun"] == 0)).astype(np.float32)
+
+
 @_zero_sum
 def win_term(step: Step) -> np.ndarray:
     """1 for the winner of a game that was decided, by stocks, then by lower percent; once a game."""
@@ -287,10 +297,11 @@ def dins_term(step: Step) -> np.ndarray:
 
 
 REWARD_TERMS = {                                          # name in the flag: Step -> [N, 2], without its coefficient
-    "stock": stock_term, "damage": damage_term, "hit": hit_term, "win": win_term, "approach": approach_term,
-    "combo": combo_term, "edgeguard": edgeguard_term, "recovery": recovery_term, "confusion": confusion_term,
-    "teleport": teleport_term, "bucket": bucket_term, "hammer": hammer_term, "zoning": zoning_term, "bomb": bomb_term,
-    "spacing": spacing_term, "stomp": stomp_term, "kick": kick_term, "dins": dins_term}
+    "stock": stock_term, "damage": damage_term, "hit": hit_term, "fall": fall_term, "win": win_term,
+    "approach": approach_term, "combo": combo_term, "edgeguard": edgeguard_term, "recovery": recovery_term,
+    "confusion": confusion_term, "teleport": teleport_term, "bucket": bucket_term, "hammer": hammer_term,
+    "zoning": zoning_term, "bomb": bomb_term, "spacing": spacing_term, "stomp": stomp_term, "kick": kick_term,
+    "dins": dins_term}
 
 
 def active_terms(args: RewardArgs) -> list[str]:

@@ -68,9 +68,9 @@ def test_rewards_credit_the_dealer():
     before["players"]["percent"] = 50
     after["players"]["percent"] = [[50, 62], [0, 50], [50, 50]]             # dealt 12; respawned; nothing
     after["players"]["stocks"][2] = [4, 3]                                  # took a stock
-    rewards = compute_rewards(before, after, RewardArgs(reward_hit=.004, reward_damage=.006))
+    rewards = compute_rewards(before, after, RewardArgs(reward_fall=0))
     assert np.allclose(rewards, [[.12, -.072], [0, 0], [1, -1]])
-    assert np.allclose(compute_rewards(before, after, RewardArgs(reward_stock=0.))[2], 0)
+    assert np.allclose(compute_rewards(before, after, RewardArgs(reward_stock=0., reward_fall=0.))[2], 0)
 
 
 def test_outcomes_by_stocks_then_percent():

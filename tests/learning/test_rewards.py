@@ -19,15 +19,16 @@ from cleanmelee.replays import load_replays
 from cleanmelee.rewards import REWARD_TERMS, RewardArgs, compute_rewards, reward_terms
 from helpers import Game
 
-POTENTIALS, PENALTIES, GIFTS = ("approach", "recovery", "teleport"), ("bomb",), ("hit",)
+POTENTIALS, PENALTIES, GIFTS = ("approach", "recovery", "teleport"), ("bomb", "fall"), ("hit",)
 ZERO_SUM = [name for name in REWARD_TERMS if name not in (*POTENTIALS, *PENALTIES, *GIFTS)]
 FOX, LINK, SHEIK, MEWTWO, ZELDA, GAMEANDWATCH, GANONDORF = (CHARACTERS[name] for name in (
     "fox", "link", "sheik", "mewtwo", "zelda", "gameandwatch", "ganondorf"))
+NOTHING = {"reward_stock": 0., "reward_damage": 0., "reward_hit": 0., "reward_fall": 0.}       # all that is on by default
 EVERYTHING = RewardArgs(**{f"reward_{name}": .5 for name in REWARD_TERMS})
 
 
 def only(name: str, coefficient=1.) -> RewardArgs:
-    return RewardArgs(**{"reward_stock": 0., "reward_damage": 0., "reward_hit": 0., f"reward_{name}": coefficient})
+    return RewardArgs(**{**NOTHING, f"reward_{name}": coefficient})
 
 
 def pay(name: str, before, after, **options) -> list:
@@ -107,7 +108,7 @@ def test_every_term_in_real_play_is_finite_and_keeps_its_promise(played):
         rewards = compute_rewards(before, after, EVERYTHING, ended, .97)
         assert rewards.dtype == np.float32
         np.testing.assert_allclose(rewards, sum(terms.values()), atol=1e-4)
-    general = "stock", "damage", "hit", "win", "approach", "combo", "edgeguard", "recovery"
+    general = "stock", "damage", "hit", "fall", "win", "approach", "combo", "edgeguard", "recovery"
     assert all(seen[name] for name in general), seen
 
 
@@ -125,8 +126,8 @@ def test_off_is_exactly_nothing_and_is_not_computed(played, monkeypatch):
     stomp = REWARD_TERMS["stomp"]
     for name in set(REWARD_TERMS) - {"stock", "damage"}:
         monkeypatch.setitem(REWARD_TERMS, name, fail)
-    even = RewardArgs(reward_damage=.01, reward_hit=0)
-    nothing = RewardArgs(reward_stock=0, reward_damage=0, reward_hit=0)
+    even = RewardArgs(reward_damage=.01, reward_hit=0, reward_fall=0)
+    nothing = RewardArgs(**NOTHING)
     for before, after, ended in played[::10]:
         stocks = (before["players"]["stocks"] - after["players"]["stocks"]).astype(np.float32)
         hurt = np.maximum(after["players"]["percent"] - before["players"]["percent"], 0) * np.float32(.01)
@@ -315,6 +316,37 @@ def test_a_hit_pays_who_dealt_it_and_nobody_pays_for_it():
     assert pay("hit", before, alone) == [0, 0]
     both = compute_rewards(before, struck(before, 10), RewardArgs())[0]
     np.testing.assert_allclose(both, [.1, -.06], atol=1e-7)            # what is taken counts .6 of what is dealt
+
+
+def test_a_fall_costs_who_falls_and_nobody_earns_it():
+    before = frame(x=(80, 100), y=(-90, -100))
+    before["players"]["airborne"] = 1
+    after = before.copy()
+    after["players"]["stocks"][0] = 3
+    assert pay("fall", before, after) == [-1, -1]                           # both: no stock is the price of another
+    assert compute_rewards(before, after, RewardArgs())[0].tolist() == [-.5, -.5]
+    before["players"]["in_hitstun"][0, 1] = 1                               # this one was sent there
+    assert pay("fall", before, after) == [-1, 0]
+    assert pay("fall", before, before) == pay("fall", after, after) == [0, 0]
+    assert pay("fall", after, before) == [0, 0]                             # a stock that comes back pays nothing
+
+
+def test_who_stands_still_and_who_jumps_off(played):
+    """In play: whoever walks off the stage falls, whoever is sent off the top by a blow does not."""
+    alone = Game(MEWTWO, FOX)
+    alone.place(0, 120, y=-100, airborne=True)
+    before, paid = alone.frames.copy(), []
+    for _ in range(120):
+        alone.step()
+        after = alone.frames.copy()
+        paid.append(pay("fall", before, after))
+        before = after
+    assert np.sum(paid, 0).tolist() == [-1, 0]
+    lost, fell = 0, 0
+    for before, after, _ in played:
+        lost += int((before["players"]["stocks"] > after["players"]["stocks"]).sum())
+        fell -= int(compute_rewards(before, after, only("fall")).sum())
+    assert 0 < fell < lost
 
 
 def test_combo_pays_damage_to_who_is_in_hitstun():
@@ -543,7 +575,7 @@ def test_near_and_far_against_the_reach_of_blows():
 def test_help_names_every_flag_with_its_off_value_and_a_run_takes_them_all(tmp_path, monkeypatch, capsys):
     flags = [field.name for field in dataclasses.fields(RewardArgs)]
     assert {f"reward_{name}" for name in REWARD_TERMS} == set(flags)
-    on = {"reward_stock": 1., "reward_damage": .006, "reward_hit": .004}
+    on = {"reward_stock": 1., "reward_damage": .006, "reward_hit": .004, "reward_fall": .5}
     assert vars(RewardArgs()) == dict.fromkeys(flags, 0.) | on
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.setattr(sys, "argv", ["ppo_selfplay.py", "--help"])
