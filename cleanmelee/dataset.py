@@ -212,11 +212,14 @@ def _label(frames, controllers, players, length, delay):
             "changed": torch.from_numpy((actions != held).any(-1))}
 
 
+SCORED = RewardArgs(reward_fall=0)                                          # SCORE has stocks and percents alone
+
+
 def _place_rewards(scores, player, begin, gamma, out):
     """SCORE [E] of a game -> into out [T + 1] what each step from frame `begin` on pays `player`, and in the last place
     what all later ones pay, discounted."""
     after = max(int(np.searchsorted(scores["frame"], begin, "right")), 1)   # the first change that is not seen yet
-    paid = compute_rewards(scores[after - 1:-1], scores[after:], RewardArgs())[:, player]
+    paid = compute_rewards(scores[after - 1:-1], scores[after:], SCORED)[:, player]
     steps = scores["frame"][after:].astype(np.int64) - 1 - begin            # the step that led there
     inside = steps < len(out) - 1
     out[steps[inside]] = paid[inside]

@@ -23,7 +23,7 @@ POTENTIALS, PENALTIES, GIFTS = ("approach", "recovery", "teleport"), ("bomb", "f
 ZERO_SUM = [name for name in REWARD_TERMS if name not in (*POTENTIALS, *PENALTIES, *GIFTS)]
 FOX, LINK, SHEIK, MEWTWO, ZELDA, GAMEANDWATCH, GANONDORF = (CHARACTERS[name] for name in (
     "fox", "link", "sheik", "mewtwo", "zelda", "gameandwatch", "ganondorf"))
-NOTHING = {"reward_stock": 0., "reward_damage": 0., "reward_hit": 0., "reward_fall": 0.}       # all that is on by default
+NOTHING = {"reward_stock": 0., "reward_damage": 0., "reward_hit": 0., "reward_fall": 0.}
 EVERYTHING = RewardArgs(**{f"reward_{name}": .5 for name in REWARD_TERMS})
 
 

@@ -247,7 +247,7 @@ def test_rewards_reach_the_side_that_earned_them(tmp_path, monkeypatch):
     monkeypatch.setattr(
         ppo_selfplay, "reward_terms", lambda before, after, *_: {
             name: np.float32([[share, -share]]).repeat(len(after), 0)
-            for name, share in (("stock", .5), ("damage", .25), ("hit", .25))})
+            for name, share in (("stock", .5), ("damage", .25), ("hit", .125), ("fall", .125))})
     monkeypatch.setattr(ppo_selfplay, "compute_gae", lambda rewards, *rest: (seen.append(rewards.copy()),
                                                                              compute_gae(rewards, *rest))[1])
     main(tiny(tmp_path, "run", 1))
