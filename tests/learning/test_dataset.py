@@ -181,7 +181,7 @@ def test_windows_are_what_was_seen_done_and_under_way(delay):
         whole = slice(len(frames) - 1 - delay)
         obs = observe(frames[whole], controllers[whole], upcoming(controllers, delay))
         mirror = mirrored(frames)[:, player]
-        rewards = compute_rewards(frames[:-1], frames[1:], RewardArgs())[:, player]
+        rewards = compute_rewards(frames[:-1], frames[1:], RewardArgs(reward_fall=0))[:, player]
         for t in range(100):
             at = begin + t
             if at >= len(frames) - 1 - delay:

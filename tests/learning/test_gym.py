@@ -118,7 +118,8 @@ def test_a_policy_inside_plays_as_it_would_outside():
 
 
 def test_endings_rewards_and_outcomes():
-    """Walking off the stage loses all four stocks: the game terminates, and every stock lost is -1 for who lost it."""
+    """Walking off the stage loses all four stocks: the game terminates, and every stock lost is -1 for who lost it, and
+    half a stock more for falling."""
     walk = NEUTRAL_ACTION.copy()
     walk[8] = 0                                                             # main stick to the left
     for port in (1, 2):
@@ -128,7 +129,7 @@ def test_endings_rewards_and_outcomes():
         while "outcome" not in info:
             obs, reward, terminated, truncated, info = env.step(walk)
             total += reward
-        assert (terminated, truncated, total, info["outcome"]) == (True, False, -4., -1)
+        assert (terminated, truncated, total, info["outcome"]) == (True, False, -6., -1)
         stocks = env._envs.final_frames["players"]["stocks"][0]
         assert stocks[port - 1] == 0 and stocks[2 - port] == 4
         with pytest.raises(ResetNeeded):
@@ -239,7 +240,7 @@ def test_both_players_see_and_earn_what_one_does():
         obs, rewards, terminated, truncated, _ = both.step({"player_1": action, "player_2": NEUTRAL_ACTION})
         alone, reward, *ends, _ = one.step(action)
         assert all(np.array_equal(obs["player_1"][name], alone[name]) for name in alone)
-        assert rewards["player_1"] == reward == -rewards["player_2"]
+        assert rewards["player_1"] == reward and (reward == -1.5) * 1. == rewards["player_2"]
         assert ends == [terminated["player_1"], truncated["player_1"]]
     assert ends == [False, True]
     for characters in (("fox",), "fo", 3):

@@ -134,7 +134,7 @@ def test_pack_pairs_each_frame_with_the_next_input(tmp_path):
         held = (controllers["buttons"][:-1, player] & BUTTON_X) != 0
         assert data.changed[a:b][torch.from_numpy(pressed != held)].all()
 
-        rewards = compute_rewards(frames[:-1], frames[1:], RewardArgs())[:, player]
+        rewards = compute_rewards(frames[:-1], frames[1:], RewardArgs(reward_fall=0))[:, player]
         slow, total = np.zeros(b - a), 0.
         for t in reversed(range(b - a)):
             total = slow[t] = rewards[t] + .9 * total
