@@ -212,7 +212,7 @@ def _label(frames, controllers, players, length, delay):
             "changed": torch.from_numpy((actions != held).any(-1))}
 
 
-SCORED = RewardArgs(reward_fall=0)                                          # SCORE has stocks and percents alone
+SCORED = RewardArgs(reward_fall=0)                                          # SCORE does not say who was in hitstun
 
 
 def _place_rewards(scores, player, begin, gamma, out):

@@ -90,6 +90,7 @@ def alone(run: Path, repeats: int, threads: int = 0) -> tuple[float, float, int]
     selfplay = SelfPlay(envs, [learner], pool, ratings, seed=args.seed, reward_terms=ppo.active_terms(args.rewards))
     for name, part in {"envs": envs, "ratings": ratings, "learner_main": learner, "selfplay": selfplay}.items():
         part.load_state_dict(saved[name])
+    learner.hyper["learning_rate"] = 0.                     # every repeat learns from the policy that has acted
     rollout = ppo.collect(selfplay, ppo.Matchmaker(args, ["main"], pool, ratings), args, {"env": 0.0, "policy": 0.0})[
         "main"]
     states, no_resets = [selfplay.states[name] for name in selfplay.policy_ids], np.zeros(args.num_games, bool)
