@@ -7,7 +7,7 @@ from cleanmelee.game.actions import (
     in_damage, in_shine, is_down_damage, is_held, leave_ground, on_ledge, set_action,
 )
 from cleanmelee.game.characters import MAX_FRAMES
-from cleanmelee.game.combat import REBOUND_FRAMES
+from cleanmelee.game.combat import rebound_frames
 from cleanmelee.game.compiler import jit
 from cleanmelee.game.ids import *  # noqa: F403
 from cleanmelee.game.inputs import pressed, shield_held
@@ -46,7 +46,7 @@ def action_length(p, h, c):
     if action == DASH:
         return int(c.dash_frames)
     if action == REBOUND:
-        return REBOUND_FRAMES
+        return int(np.ceil(rebound_frames(h)))
     if action == TURN_RUN:
         return c.run_turn[1]
     if action == TURN:

@@ -14,7 +14,9 @@ from cleanmelee.frame import (
 )
 from cleanmelee.game.actions import is_down_damage, is_grab, is_held, leave_ground, leaves_ledge, on_ledge, set_action
 from cleanmelee.game.characters import MAX_FRAMES, NUM_ACTIONS, NUM_CHARACTERS
-from cleanmelee.game.combat import SHIELD_HEALTH, SHIELD_REGEN, SMASH_FRAMES, break_shield, clank, hit_test, press
+from cleanmelee.game.combat import (
+    SHIELD_HEALTH, SHIELD_REGEN, SMASH_FRAMES, break_shield, clank, hit_test, press, push_back, rebound_frames,
+)
 from cleanmelee.game.compiler import jit, machine_code
 from cleanmelee.game.controls import air_inputs, ground_inputs, hold_special, ledge_inputs, shot_due, shot_inputs
 from cleanmelee.game.endings import GUARD_ANIMATION, end_of_action
@@ -37,6 +39,7 @@ from cleanmelee.game.terrain import (
 DEATH_FRAMES, STAR_FRAMES = 60, 176
 THROW_GUARD = 8                                        # frames for which nobody can hit a thrower; measured, all throws
 LEDGE_JUMP_FROM = .5, -2.0                             # a ledge jump's second half, from the corner; measured, +- 1
+REBOUND_ANIMATION = 30                                  # frames of the animation that fills a rebound, measured
 PUSH_FADES = 1.1                                       # times the friction a frame: the push from a shield; public
 REBIRTH_FRAMES = 60                                    # of the platform of light's way down
 LANDING_ANIMATION, DODGE_LAG = 30.1, 10                # of a landing from a helpless fall; frames after an air dodge
@@ -152,6 +155,9 @@ def step_player(p, h, c, s, t, index):
             smash_influence(p, h, s)
             return
         end_of_hitlag(p, h, s)
+        if p.action == REBOUND_STOP:
+            push_back(p, h)
+            return
     if 322 <= p.action <= 324:                         # entry animations of recorded games
         return
     act(p, h, c, s, t)
@@ -180,6 +186,8 @@ def act(p, h, c, s, t):
     elif before == SHIELD_STUN:
         started = h.action_frames > 0
         p.state_age += p.state_age / h.action_frames if started else GUARD_ANIMATION / max(h.guard_frames, 1)
+    elif before == REBOUND:
+        p.state_age += REBOUND_ANIMATION / rebound_frames(h)
     else:
         p.state_age += 1
     h.action_frames += 1

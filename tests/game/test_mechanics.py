@@ -11,6 +11,7 @@ FOX = game.FOX
 MARTH = game.MARTH
 MEWTWO = game.MEWTWO
 FALCO = game.FALCO
+SHEIK = game.SHEIK
 ALL = list(game.CHARACTERS.values())
 FALCON = game.CHARACTERS["captain_falcon"]
 YOSHIS_STORY, FOUNTAIN = 8, 2
@@ -1255,9 +1256,33 @@ def test_equal_ground_attacks_clank():
     down_tilt = dict(main_y=-.5, buttons=game.BUTTON_A)
     match.step(p1=down_tilt, p2=down_tilt)
     match.step(frames=9)
-    assert (match.players["action"] == game.REBOUND).all() and (match.players["percent"] == 0).all()
+    assert (match.players["action"] == game.REBOUND_STOP).all() and (match.players["percent"] == 0).all()
     match.step(frames=40)
     assert (match.players["action"] == game.WAIT).all()
+
+
+def test_a_clank_takes_as_long_as_a_recorded_one():
+    """Sheik's down smash, of 10 percent, and Falco's jab, of 4, as a replay has them: 6 and 4 frames of standing still;
+    then the harder blow takes 12 frames, and both slide off with some half a unit a frame."""
+    match = Game(first=SHEIK, second=FALCO)
+    match.place(0, 0, facing=-1)
+    match.place(1, -60, facing=1)
+    match.step(dict(c_y=-1.0))
+    match.step(frames=16)
+    match.place(1, -20.65, facing=1)
+    match.step(p2=dict(buttons=game.BUTTON_A))
+    seen = [match.players.copy()]
+    for _ in range(30):
+        seen.append(match.step().copy())
+    seen = np.stack(seen)
+    stops, rebounds = (seen["action"] == game.REBOUND_STOP).sum(0), (seen["action"] == game.REBOUND).sum(0)
+    assert stops.tolist() == [6, 4] and rebounds.tolist() == [12, 8], (seen["action"].T, stops, rebounds)
+    first = (seen["action"] == game.REBOUND).argmax(0)
+    slide = seen["self_vx_ground"]
+    np.testing.assert_allclose([slide[first[0], 0], slide[first[1], 1]], [.542, -.5294], atol=.002)
+    assert seen["action_frame"][first[0]:first[0] + 12, 0].tolist() == [0, 2, 5, 8, 10, 13, 16, 18, 21, 24, 26, 29]
+    np.testing.assert_allclose(np.diff(seen["x"][first[0]:first[0] + 7, 0]), [.462, .382, .302, .222, .142, .062],
+                               atol=.003)
 
 
 def test_grab_and_throw():
