@@ -144,7 +144,8 @@ def shine_inputs(p, h, c):
         else:
             set_action(p, h, JUMPSQUAT)
         return
-    if part == SHINE and let_go and max(h.charge - 1, h.action_frames, int(p.state_age)) >= SHINE_FRAMES:
+    if part == SHINE and let_go and max(h.charge - 1, h.action_frames,
+                                        int(p.state_age - c.age_first[p.action])) >= SHINE_FRAMES:
         set_action(p, h, SHINE_END + place)
     elif part == SHINE and h.stick_x * p.facing <= -TILT:
         p.facing = -p.facing

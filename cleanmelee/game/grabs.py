@@ -209,6 +209,8 @@ def throw(a, ah, ac, v, vh, vc, frame):
         v.percent = min(v.percent + strike, 999)
         a.hitlag = v.hitlag = hitlag_frames(strike, False, False)
     start_facing = -a.facing if ah.flag == 1 else a.facing
+    if ah.action_frames == 0:
+        a.state_age = 1 / slow
     v.state_age = frame / slow                         # the animation carries him along, the faster the lighter he is
     before = int(min(v.state_age, MAX_FRAMES - 2))
     part = min(v.state_age - before, 1.0)

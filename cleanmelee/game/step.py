@@ -19,7 +19,7 @@ from cleanmelee.game.combat import (
 )
 from cleanmelee.game.compiler import jit, machine_code
 from cleanmelee.game.controls import air_inputs, ground_inputs, hold_special, ledge_inputs, shot_due, shot_inputs
-from cleanmelee.game.endings import GUARD_ANIMATION, end_of_action
+from cleanmelee.game.endings import GUARD_ANIMATION, action_length, end_of_action
 from cleanmelee.game.grabs import connect, end_of_hitlag, smash_influence, step_grab
 from cleanmelee.game.ids import *  # noqa: F403
 from cleanmelee.game.inputs import read_controller
@@ -68,10 +68,10 @@ def push_apart(a, b, reach):
 
 
 @jit
-def step_dead(p, h, s, index):
+def step_dead(p, h, c, s, index):
     """Dying, longer as a star, then down on the platform of light, waiting there, and falling from it."""
     h.action_frames += 1
-    p.state_age += 1
+    p.state_age += c.age_rate[p.action]
     if p.action == SLEEP:
         return
     if p.action < REBIRTH:
@@ -137,6 +137,17 @@ def update_hurtbox(p, h, c):
 
 
 @jit
+def settle_age(p, h, c):
+    """The animation frame as Melee counts it: where it begins, starts over, or stands still; animations.csv."""
+    if h.action_frames == 0 and p.state_age == 0:
+        p.state_age = c.age_first[p.action]
+    elif c.age_loop[p.action] > 0 and p.state_age >= c.age_loop[p.action]:
+        p.state_age -= c.age_loop[p.action]
+    elif c.age_last[p.action] > 0:
+        p.state_age = min(p.state_age, c.age_last[p.action])
+
+
+@jit
 def step_player(p, h, c, s, t, index):
     h.old_x, h.old_y = p.x, p.y
     h.ledge_cooldown = max(0, h.ledge_cooldown - 1)
@@ -145,7 +156,7 @@ def step_player(p, h, c, s, t, index):
     if p.airborne:
         h.air_frames += 1
     if p.action <= REBIRTH_WAIT:
-        step_dead(p, h, s, index)
+        step_dead(p, h, c, s, index)
         if p.action == FALL:                           # he falls at once
             move(p, h, c, s, t, -1)
         return
@@ -188,11 +199,17 @@ def act(p, h, c, s, t):
         p.state_age += p.state_age / h.action_frames if started else GUARD_ANIMATION / max(h.guard_frames, 1)
     elif before == REBOUND:
         p.state_age += REBOUND_ANIMATION / rebound_frames(h)
+    elif c.aerial_landing[before] >= 0:
+        p.state_age += LANDING_ANIMATION / max(action_length(p, h, c), 1)
+    elif THROW_FORWARD <= before <= THROW_DOWN and c.throw_by_weight[before - THROW_FORWARD]:
+        p.state_age += p.state_age / (h.action_frames + 1)
+    elif c.age_stride[before] > 0:                     # walks and runs, as fast as the feet
+        p.state_age += c.age_stride[before] * abs(p.self_vx_ground)
     else:
-        p.state_age += 1
+        p.state_age += c.age_rate[before]
     h.action_frames += 1
     if holds_smash(p, h, c):                           # the animation stands still
-        p.state_age -= 1
+        p.state_age -= c.age_rate[before]
         h.action_frames -= 1
         h.smash_charge += 1
     end_of_action(p, h, c)
@@ -314,6 +331,7 @@ def step_all(frames, hidden, controllers, tables, moving):
             own = c if index == 0 else d
             update_hurtbox(player, secrets, own)
             if 0 <= player.action < NUM_ACTIONS:
+                settle_age(player, secrets, own)
                 player.action_frame = int(player.state_age) + own.zero_indexed[player.action]
         update_stored(frame.stored[0], p, action, action_frame, frame.items, 0)
         update_stored(frame.stored[1], q, other_action, other_action_frame, frame.items, 1)
@@ -373,7 +391,8 @@ def reset_all(frames, hidden, mask, characters, stages, seeds, empty_frame, empt
             p.facing = 1 if p.x < 0 else -1
             p.character, p.port, p.present, p.stocks, p.jumps = characters[game, index], index, 1, 4, 2
             p.shield, p.action, p.last_hit_by = SHIELD_HEALTH, WAIT, 6
-            p.action_frame = t.characters[p.character].zero_indexed[WAIT]
+            p.state_age = t.characters[p.character].age_first[WAIT]
+            p.action_frame = int(p.state_age) + t.characters[p.character].zero_indexed[WAIT]
             h.tilt_x_age, h.tilt_y_age, h.trigger_age = MAX_TIMER, MAX_TIMER, MAX_TIMER
             h.judge_before = 1                         # neither 1 nor 2 comes first
 

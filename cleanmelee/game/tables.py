@@ -172,6 +172,14 @@ def build_tables(folder=DATA):
                 hitboxes.append(record)
     for character in ATTRIBUTE_ROWS:
         characters[character]["zero_indexed"] = zero_indexed_actions()[character, :NUM_ACTIONS]
+    characters["age_first"], characters["age_rate"] = 1 - characters["zero_indexed"], 1
+    characters["age_first"][:, [REBOUND_STOP, REBOUND]] = -1, 0  # seen once
+    for line in read_rows("animations.csv"):           # sorted: what anyone does comes before what one does
+        character, action = int(line["character"]), int(line["action"])
+        rows = characters if character == ANYONE else characters[character:character + 1]
+        for name in ("first", "rate", "loop", "last", "stride"):
+            if line[name]:
+                rows["age_" + name][:, action] = float(line[name])
     characters["frames"] += characters["zero_indexed"] & (characters["frames"] > 0)  # their last frame is not listed
     for (character, action), rows in motion.items():
         if (character, action) == (MEWTWO, 345):       # the recoil of a charged ball, see shoot

@@ -1,7 +1,7 @@
 """Measures the embedded game's learned tables again, from replays, and derives its move tables from public frame data.
 
-    python tests/tools/build_tables.py replays/         # actions, feet, velocities, ledge_poses, specials, dodges,
-                                                        # thrown, held
+    python tests/tools/build_tables.py replays/         # actions, animations, feet, velocities, ledge_poses, specials,
+                                                        # dodges, thrown, held
     python tests/tools/build_tables.py --frame-data folder replays/  # also moves.csv, aerials.csv and attacks.csv
 
 Replays need Slippi 3.8 or later (velocities and hitlag) and two players. The frame data folder holds hitboxes_all.csv
@@ -19,7 +19,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from cleanmelee import game
-from cleanmelee.libmelee import libmelee_folder
+from cleanmelee.libmelee import libmelee_folder, zero_indexed_actions
 
 DATA = game.tables.DATA
 ANYONE = -1                                            # a row for every character without one of his own
@@ -31,6 +31,8 @@ FALLING = (29, 30, 31, 32, 33, 34, 35, 38)
 FEET_LOCKED = 10                                       # frames in the air before the feet follow the animation
 HOLDS = (213, 215, 216)                                # pulling in, also out of a dash, and holding
 WALKING = (15, 16, 17, 21, 40, 253)                    # and hanging on the ledge
+STRIDES = (15, 16, 17, 21)                             # animations as fast as the feet
+RULED = (43, *range(70, 75), 181, *range(219, 223), *range(238, 243))  # as fast as a lag or a weight has them
 NATURAL_NEXT = {12, 13, 14, 29, 30, 31, 32, 33, 34, 35, 38, 40, 179, 184, 192, 216, 246, 253, 261, 263,
                 *range(341, 400)}
 EDGES = {stage: rows[0][0][2] for stage, rows in game.stages.STAGE_ROWS.items()}
@@ -128,6 +130,28 @@ def measure_endings(player, endings):
             elif now in JUMPS:
                 endings[player["character"][start], now][end + 1 - start, 0] += 1
         start = end + 1
+
+
+def measure_animations(player, seen):
+    """How Slippi's animation frame begins in an action and goes on: by "first", "rate", "loop", "last" and "stride",
+    and by character and action, how often each value was seen. Hitlag stops it."""
+    action, age, hitlag = player["action"], player["age"], player["hitlag"]
+    for t in range(1, len(action)):
+        key = player["character"][t], action[t]
+        seen["most", *key][age[t]] += 1
+        if action[t] != action[t - 1] or player["character"][t] != player["character"][t - 1]:
+            seen["first", *key][age[t]] += 1
+        elif hitlag[t] == 0 and hitlag[t - 1] <= 1:
+            step, speed = age[t] - age[t - 1], player["ground_vx"][t - 1]
+            if step > 0:
+                seen["rate", *key][round(step, 2)] += 1
+                if action[t] in STRIDES and abs(speed - player["ground_vx"][t - 2]) < .005 and speed:
+                    seen["stride", *key][round(step / abs(speed), 2)] += 1
+            elif step == 0:
+                seen["last", *key][age[t]] += 1
+            else:
+                rate = age[t - 1] - age[t - 2] if action[t - 2] == action[t] and age[t - 1] > age[t - 2] else 1
+                seen["loop", *key][round(age[t - 1] + rate - age[t])] += 1
 
 
 def measure_feet(player, feet):
@@ -365,6 +389,54 @@ def action_rows(endings):
     return [[*key, *row] for key, row in sorted(rows.items())]
 
 
+def animation_rows(seen):
+    """Where an animation begins, what it gains a frame, where it starts over or stands still (0 nowhere), and how far
+    it goes for a unit of ground. Nothing where that is as for anyone, and for anyone as usual: from 1, or 0 where
+    libmelee counts from there, by 1 a frame."""
+    counted, measured, rows = zero_indexed_actions(), {}, {}
+    for character, action in sorted({tuple(map(int, key[1:])) for key in seen}):
+        if character in game.CHARACTERS.values() and action < NUM_ACTIONS:
+            measured[character, action] = animation(seen, character, action)
+    usual = lambda character, action: (1 - counted[character, action], 1, None, None, None)
+    for action in sorted({action for _, action in measured if action < 341}):
+        columns = [[None if value == known else value for value, known in column if value is not None or place > 1]
+                   for place, column in enumerate(zip(*(zip(values, usual(character, other), strict=True)
+                                                        for (character, other), values in measured.items()
+                                                        if other == action), strict=True))]
+        rows[ANYONE, action] = [collections.Counter(column or [None]).most_common(1)[0][0] for column in columns[:4]]
+        strides = [stride for stride in columns[4] if stride]
+        rows[ANYONE, action].append(np.median(strides) if strides else None)
+    for (character, action), values in measured.items():
+        anyone = [at_all if of_anyone is None else of_anyone for at_all, of_anyone in zip(
+            usual(character, action), rows.get((ANYONE, action), (None,) * 5), strict=True)]
+        most = max(seen["most", character, action])
+        past = [0 if known and most > known - early else None for known, early in zip(anyone[2:4], (1, 0), strict=True)]
+        rows[character, action] = [  # 0: he was seen past where others start over or stand still
+            none if value is None else None if value == known else value
+            for value, known, none in zip(values, anyone, [None, None, *past, None], strict=True)]
+    return [[*key, *("" if value is None else f"{value:g}" for value in row)] for key, row in sorted(rows.items())
+            if any(value is not None for value in row)]
+
+
+def animation(seen, character, action):
+    """first, rate, loop, last and stride of one character's action; None where there is too little to say."""
+    def agreed(name, share, least=2):
+        counts = seen.get((name, character, action), {})
+        value, times = max(counts.items(), key=lambda item: item[1], default=(None, 0))
+        return value if times >= max(least, share * sum(counts.values())) else None
+
+    first, rate = agreed("first", .5), agreed("rate", .8, 8)
+    last, loop, most = agreed("last", .9, 8), agreed("loop", .6), max(seen["most", character, action])
+    if last is not None and not seen["rate", character, action]:
+        rate = 0
+    if action in STRIDES or action in RULED:
+        rate = None
+    if action in STRIDES or 219 <= action <= 242:
+        first = None
+    return (first, rate, loop if loop and most < loop else None,
+            last if last == most and rate != 0 else None, agreed("stride", .2, 8))
+
+
 def repeats(samples, action):
     """The same each time; for specials it is enough to be alike, as the stick bends most of them a little."""
     if len(samples) == 0:
@@ -514,7 +586,7 @@ def special_rows(starts, known):
 def build_learned(paths, out=DATA, known=None):
     """Measure the learned tables from these replays alone and write them to the folder out. known: specials found
     before, None for the repository's."""
-    endings, starts = (collections.defaultdict(collections.Counter) for _ in range(2))
+    endings, starts, animations = (collections.defaultdict(collections.Counter) for _ in range(3))
     feet, curves, poses, dodges, thrown = (collections.defaultdict(list) for _ in range(5))
     used = 0
     for path in paths:
@@ -527,6 +599,7 @@ def build_learned(paths, out=DATA, known=None):
         measure_throws(players, thrown)
         for player in players:
             measure_endings(player, endings)
+            measure_animations(player, animations)
             measure_feet(player, feet)
             measure_velocities(stage, player, curves)
             measure_specials(player, starts)
@@ -536,6 +609,8 @@ def build_learned(paths, out=DATA, known=None):
     print(f"{used} replays")
     write = functools.partial(write_csv, out)
     write("actions.csv", ["character", "action", "frames", "next_action", "seen"], action_rows(endings))
+    write("animations.csv", ["character", "action", "first", "rate", "loop", "last", "stride"],
+          animation_rows(animations))
     write("feet.csv", ["character", "action", "first_frame", "height", "seen"], feet_rows(feet))
     write("velocities.csv", ["character", "action", "frame", "ground_vx", "air_vx", "vy", "seen"],
           velocity_rows(curves))
