@@ -3,8 +3,9 @@
     python tests/bench/bench_fidelity.py --replays DIR
 
 From the true state of a real game and the true inputs, is its next frame right? Position within .1 units and action, of
-all players; action of those whose action changes; left alone with the inputs for a second, moving players still within
-one unit; blows that were found within a frame, and those seen that are real.
+all players; action of those whose action changes; animation frame, within half a one, of those whose action is right;
+left alone with the inputs for a second, moving players still within one unit; blows that were found within a frame, and
+those seen that are real.
 """
 
 import json
@@ -36,7 +37,7 @@ def figures(kind: str, stages: str, found: dict) -> dict:
     """A row of the table out of one of fidelity.py's."""
     blows = found["hits"]["blows"]
     return {"games": f"{KINDS[kind]}: {found['games']} games, {STAGES[stages]}",
-            **{name: found["ALL"][name] for name in ("position", "action", "changes")},
+            **{name: found["ALL"][name] for name in ("position", "action", "changes", "animation")},
             "alone": found["free"].get("60 clean, moving", {}).get("within"), "found": blows["recall"],
             "real": blows["precision"]}
 

@@ -1285,6 +1285,42 @@ def test_a_clank_takes_as_long_as_a_recorded_one():
                                atol=.003)
 
 
+def test_animation_frames_are_melees():
+    """As replays have them: where actions begin, start over and stand still, and how fast they go."""
+    ages = lambda match, frames, **inputs: [float(match.step(**inputs)["state_age"][0]) for _ in range(frames)]
+    match = Game(FOX, FOX)
+    match.place(1, 60)
+    assert match.players["state_age"][0] == 0
+    assert ages(match, 121)[-3:] == [119, 0, 1]                             # Fox stands for 120 frames
+    assert ages(match, 1, p1=dict(buttons=game.BUTTON_A)) == [1] and match.players["action_frame"][0] == 1
+    assert ages(match, 2) == [2, 3]                                         # a jab
+    match = Game(FOX, FOX)
+    match.place(1, 60)
+    assert set(ages(match, 5, p1=SHIELD)) == {-1}
+    match.place(0, 0, 60, airborne=True)
+    match.step()
+    assert match.players["action"][0] == game.FALL
+    assert ages(match, 9) == [(match.players["state_age"][0] - 8 + k) % 8 for k in range(9)]
+    match = Game(FOX, FOX)
+    match.place(1, 60)
+    match.step(dict(main_x=.5), frames=12)
+    before = match.players.copy()
+    after = match.step(dict(main_x=.5))
+    assert game.WALK_SLOW <= before["action"][0] == after["action"][0] <= game.WALK_FAST
+    gain = (after["state_age"] - before["state_age"])[0] / before["self_vx_ground"][0]
+    assert np.isclose(gain, {15: 4.35, 16: 1.75, 17: 1.09}[int(after["action"][0])], rtol=1e-3)
+
+
+def test_an_aerial_landing_plays_its_animation_within_its_lag():
+    match = Game(FOX, FOX)
+    match.place(1, 60)
+    match.place(0, 0, 15, airborne=True)
+    match.step(dict(buttons=game.BUTTON_A))
+    landing = 70                                                            # of the neutral aerial
+    assert any(match.step()["action"][0] == landing for _ in range(60)) and match.players["state_age"][0] == 0
+    assert np.isclose(float(match.step()["state_age"][0]), 30.1 / ROW[FOX]["landing_lag"][0], rtol=1e-4)
+
+
 def test_grab_and_throw():
     match = Game(MARTH, FOX)
     match.place(0, 0, facing=1)

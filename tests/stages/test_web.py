@@ -168,7 +168,7 @@ def test_shapes_are_those_that_hits_are_tested_against():
             if boxes is None or not boxes["size"].any():
                 continue
             shape = fighter_shape(int(p["character"]))
-            drawn = shape["hitboxes"][int(p["action"])][int(p["state_age"]) + 1]
+            drawn = shape["hitboxes"][int(p["action"])][int(p["action_frame"])]
             assert [box[2] for box in drawn] == pytest.approx(boxes["size"][boxes["size"] > 0].tolist(), abs=.006)
             usual = "ground" if not p["airborne"] else "special" if p["action"] >= game.FIRST_OWN_ACTION else "air"
             body = shape["bodies"].get(int(p["action"]), shape["bodies"][usual])

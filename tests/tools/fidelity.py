@@ -118,6 +118,7 @@ HELD = {*range(223, 244), *range(266, 293), *range(301, 305)} - {229, *range(233
 DEAD_UNTIL = 13                                        # actions of dying and coming back
 FREE_FRAMES, STRIDE = (10, 30, 60), 20                 # lengths of free windows; from every so many frames
 FAR, MOVING, CLOSE = 1.0, .3, .1                       # units; units a frame on the true path; units
+AGED = .5                                              # frames of the animation
 HIT_PERCENT, SLACK = .5, 1                             # what counts as damage; frames by which a hit may be off
 NUM_ACTIONS, LAST_ACTION = 512, 511
 BLOW, SHOT, HOLD = range(3)
@@ -447,8 +448,8 @@ def hit_events(before, after):
 # Scores of one game
 # ---------------------------------------------------------------------------------------------------------------------
 
-STEP = np.dtype([("family", "i4"), ("dx", "f4"), ("dy", "f4"), ("right", "?"), ("changed", "?"), ("before", "i4"),
-                 ("true", "i4"), ("predicted", "i4"), ("character", "i4")])
+STEP = np.dtype([("family", "i4"), ("dx", "f4"), ("dy", "f4"), ("right", "?"), ("changed", "?"), ("aged", "?"),
+                 ("before", "i4"), ("true", "i4"), ("predicted", "i4"), ("character", "i4")])
 WINDOW = np.dtype([("frames", "i4"), ("error", "f4"), ("clean", "?"), ("moving", "?"), ("right", "?"),
                    ("character", "i4")])
 DIVERGENCE = np.dtype([("family", "i4"), ("cause", "i4", 3)])  # cause: action before, true, simulated; -1 motion only
@@ -467,6 +468,7 @@ def score_steps(game, answer, characters, by):
     steps["family"], steps["character"] = family, before["char"]
     steps["dx"], steps["dy"] = abs(answer["x"] - after["x"]), abs(answer["y"] - after["y"])
     steps["right"], steps["changed"] = answer["action"] == after["action"], before["action"] != after["action"]
+    steps["aged"] = abs(answer["age"] - after["age"]) < AGED
     steps["before"], steps["true"], steps["predicted"] = before["action"], after["action"], answer["action"]
     return steps[scored]
 
@@ -582,7 +584,8 @@ def step_figures(steps):
     return {"frames": len(steps), "dx<.01": percentage(steps["dx"] < CLOSE / 10), "dx<.1": percentage(close_x),
             "dy<.01": percentage(steps["dy"] < CLOSE / 10), "dy<.1": percentage(close_y),
             "position": percentage(close_x & close_y), "action": percentage(steps["right"]),
-            "changes": percentage(steps["right"][steps["changed"]])}
+            "changes": percentage(steps["right"][steps["changed"]]),
+            "animation": percentage(steps["aged"][steps["right"]])}
 
 
 def swing_figures(hits):
@@ -648,9 +651,9 @@ def shown(value, width=8):
 
 
 def report_steps(found, title):
-    columns = ("dx<.01", "dx<.1", "dy<.01", "dy<.1", "position", "action", "changes")
+    columns = ("dx<.01", "dx<.1", "dy<.01", "dy<.1", "position", "action", "changes", "animation")
     print(f"\n{title}\n{'family':24s}{'share':>7s}" + "".join(
-        f"{name:>8s}" for name in (*columns[:4], "xy<.1", "action", "act@chg")))
+        f"{name:>8s}" for name in (*columns[:4], "xy<.1", "action", "act@chg", "anim")))
     rows = {**found["families"], "ALL": found["ALL"], "ALL but hit events": found["ALL but hit events"]}
     for name, row in rows.items():
         if row["frames"]:
@@ -748,7 +751,7 @@ def report_summary(scores, title):
     for character in np.unique(gathered(scores, "steps")["character"]).tolist():
         own = [score for score in of_character(scores, character) if len(score.steps)]
         rows[CHARACTER_NAMES.get(character, str(character))] = own
-    print(f"\n{title}\n{'':20s}{'games':>6s}{'steps':>9s}{'position':>10s}{'action':>8s}{'changes':>9s}"
+    print(f"\n{title}\n{'':20s}{'games':>6s}{'steps':>9s}{'position':>10s}{'action':>8s}{'changes':>9s}{'anim':>7s}"
           f"{'1 s alone':>11s}{'blows':>7s}{'recall':>8s}{'precision':>11s}{'by swing':>10s}{'throws':>8s}"
           f"{'recall':>8s}"
           f"{'precision':>11s}")
@@ -759,7 +762,7 @@ def report_summary(scores, title):
         alone = found["free"].get(f"{max(FREE_FRAMES)} clean, moving", {}).get("within")
         row = found["ALL"]
         print(f"{name:20s}{found['games']:6d}{row['frames']:9d}{shown(row['position'], 10)}{shown(row['action'])}"
-              f"{shown(row['changes'], 9)}{shown(alone, 11)}{blows['true']:7d}{shown(blows['recall'])}"
+              f"{shown(row['changes'], 9)}{shown(row['animation'], 7)}{shown(alone, 11)}{blows['true']:7d}{shown(blows['recall'])}"
               f"{shown(blows['precision'], 11)}{shown(blows['swing_precision'], 10)}{holds['true']:8d}"
               f"{shown(holds['recall'])}{shown(holds['precision'], 11)}")
     return out
