@@ -7,7 +7,7 @@ from cleanmelee.game.ids import *  # noqa: F403
 
 @jit
 def set_action(p, h, action):
-    p.action, p.state_age = action, 0                  # settle_age finds out where its animation begins
+    p.action, p.state_age = action, 0                  # settle finds out where its animation begins
     h.action_frames, h.flag, h.has_hit, h.queued, h.boost, h.smash_charge = 0, 0, 0, 0, 0, 0
 
 

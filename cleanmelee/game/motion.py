@@ -244,6 +244,7 @@ def air_velocity(p, h, c, t):
 @jit
 def ground_velocity(p, h, c, t):
     action, speed, frame = p.action, p.self_vx_ground, h.action_frames
+    p.self_vy = 0
     run_acceleration = h.stick_x * c.run_slope + np.sign(h.stick_x) * c.run_base
     run_target = h.stick_x * c.run_max
     root, learned, special = c.root_row[action], c.velocity_row[action], c.motion_row[action]

@@ -39,6 +39,7 @@ from cleanmelee.game.terrain import (
 DEATH_FRAMES, STAR_FRAMES = 60, 176
 THROW_GUARD = 8                                        # frames for which nobody can hit a thrower; measured, all throws
 LEDGE_JUMP_FROM = .5, -2.0                             # a ledge jump's second half, from the corner; measured, +- 1
+BOUNCE_FRAMES = 18                                     # measured, +- 2
 REBOUND_ANIMATION = 30                                  # frames of the animation that fills a rebound, measured
 PUSH_FADES = 1.1                                       # times the friction a frame: the push from a shield; public
 REBIRTH_FRAMES = 60                                    # of the platform of light's way down
@@ -125,26 +126,32 @@ def shield_health(p, h):
 
 @jit
 def update_hurtbox(p, h, c):
-    """Invulnerable after respawn and when a throw begins; intangible on the ledge, in dodges, rolls and techs."""
+    """Invulnerable after respawn and when a throw begins; intangible on the ledge, in dodges, rolls and techs. On the
+    platform of light nobody can be hit, and Slippi shows nothing of it."""
     p.hurtbox = h.hurt_kind if h.hurt_timer > 0 else 0
     action = p.action
-    if REBIRTH <= action <= REBIRTH_WAIT:
-        p.hurtbox = 1
-    elif THROW_FORWARD <= action <= THROW_DOWN and h.action_frames < THROW_GUARD:
+    if THROW_FORWARD <= action <= THROW_DOWN and h.action_frames < THROW_GUARD:
         p.hurtbox = 1
     elif c.dodge_first[action] <= h.action_frames < c.dodge_last[action]:
         p.hurtbox = 2
 
 
 @jit
-def settle_age(p, h, c):
-    """The animation frame as Melee counts it: where it begins, starts over, or stands still; animations.csv."""
+def settle(p, h, c):
+    """What else a frame shows of an action as Melee does: who bounces on the floor is in the air between, nobody has a
+    ground speed there, and the animation frame where it begins, starts over, or stands still (animations.csv)."""
+    action = p.action
+    if action == DOWN_BOUND_UP or action == DOWN_BOUND_DOWN:
+        p.airborne = 0 < h.action_frames <= BOUNCE_FRAMES
+        p.jumps = 2 - p.airborne
+    if p.airborne:
+        p.self_vx_ground = 0
     if h.action_frames == 0 and p.state_age == 0:
-        p.state_age = c.age_first[p.action]
-    elif c.age_loop[p.action] > 0 and p.state_age >= c.age_loop[p.action]:
-        p.state_age -= c.age_loop[p.action]
-    elif c.age_last[p.action] > 0:
-        p.state_age = min(p.state_age, c.age_last[p.action])
+        p.state_age = c.age_first[action]
+    elif c.age_loop[action] > 0 and p.state_age >= c.age_loop[action]:
+        p.state_age -= c.age_loop[action]
+    elif c.age_last[action] > 0:
+        p.state_age = min(p.state_age, c.age_last[action])
 
 
 @jit
@@ -153,6 +160,8 @@ def step_player(p, h, c, s, t, index):
     h.ledge_cooldown = max(0, h.ledge_cooldown - 1)
     h.combo_timer = max(0, h.combo_timer - 1)
     p.l_cancel, h.shot = 0, 0
+    if p.action == DOWN_BOUND_UP or p.action == DOWN_BOUND_DOWN:
+        p.airborne, p.jumps = 0, 2                     # the rules know of no bounce, see settle
     if p.airborne:
         h.air_frames += 1
     if p.action <= REBIRTH_WAIT:
@@ -331,7 +340,7 @@ def step_all(frames, hidden, controllers, tables, moving):
             own = c if index == 0 else d
             update_hurtbox(player, secrets, own)
             if 0 <= player.action < NUM_ACTIONS:
-                settle_age(player, secrets, own)
+                settle(player, secrets, own)
                 player.action_frame = int(player.state_age) + own.zero_indexed[player.action]
         update_stored(frame.stored[0], p, action, action_frame, frame.items, 0)
         update_stored(frame.stored[1], q, other_action, other_action_frame, frame.items, 1)

@@ -121,7 +121,7 @@ def get_dizzy(p, h):
 
 @jit
 def land(p, h, c, y):
-    action = p.action
+    action, falling = p.action, p.self_vy
     p.y, p.airborne, p.self_vx_ground, p.self_vy = y + .0001, 0, p.self_vx_air, 0
     p.jumps, p.fastfall, h.air_frames, h.feet, h.wall_jumps = 2, 0, 0, 0, 0
     aerial, lag = c.aerial[action], c.landing_lag_special[action, 0]
@@ -151,6 +151,8 @@ def land(p, h, c, y):
     elif not is_down_damage(action) and action != FROZEN:
         p.in_hitstun, p.hitstun = 0, 0
         set_action(p, h, LANDING)
+    if p.action == LANDING or p.action == LANDING_SPECIAL or c.aerial_landing[p.action] >= 0:
+        p.self_vy = falling                            # is shown once more
 
 
 @jit

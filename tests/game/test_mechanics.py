@@ -1752,7 +1752,7 @@ def test_respawn_stands_invulnerable_and_then_120_frames_more():
     match.step(frames=61)
     assert match.players["action"][0] == game.REBIRTH and match.players["stocks"][0] == 3
     match.step(frames=60)
-    assert match.players["action"][0] == game.REBIRTH_WAIT and match.players["hurtbox"][0] == 1
+    assert match.players["action"][0] == game.REBIRTH_WAIT and match.players["hurtbox"][0] == 0
     match.step(dict(main_x=1.0))
     left = 0
     while match.players["hurtbox"][0] == 1:
