@@ -279,7 +279,7 @@ CHARACTER = np.dtype([(name, "f4") for name in ATTRIBUTES] + [
     ("hit_row", "i2", (NUM_ACTIONS, MAX_FRAMES)),      # row of HITBOXES, 0 none
     ("dodge_first", "i2", NUM_ACTIONS), ("dodge_last", "i2", NUM_ACTIONS),  # untouchable from one to before the other
     ("zero_indexed", "i2", NUM_ACTIONS),               # libmelee adds one to the frame of these
-    ("age_first", "f4", NUM_ACTIONS), ("age_rate", "f4", NUM_ACTIONS),  # animation frame: where it begins, what it gains
+    ("age_first", "f4", NUM_ACTIONS), ("age_rate", "f4", NUM_ACTIONS),  # animation frame: its first, its gain
     ("age_loop", "f4", NUM_ACTIONS), ("age_last", "f4", NUM_ACTIONS),  # where it starts over or stands still, 0 nowhere
     ("age_stride", "f4", NUM_ACTIONS),                 # what it gains by a unit of ground, 0 nothing
     ("attack_id", "i2", NUM_ACTIONS),                  # Slippi's, 0 no attack

@@ -762,7 +762,8 @@ def report_summary(scores, title):
         alone = found["free"].get(f"{max(FREE_FRAMES)} clean, moving", {}).get("within")
         row = found["ALL"]
         print(f"{name:20s}{found['games']:6d}{row['frames']:9d}{shown(row['position'], 10)}{shown(row['action'])}"
-              f"{shown(row['changes'], 9)}{shown(row['animation'], 7)}{shown(alone, 11)}{blows['true']:7d}{shown(blows['recall'])}"
+              f"{shown(row['changes'], 9)}{shown(row['animation'], 7)}{shown(alone, 11)}"
+              f"{blows['true']:7d}{shown(blows['recall'])}"
               f"{shown(blows['precision'], 11)}{shown(blows['swing_precision'], 10)}{holds['true']:8d}"
               f"{shown(holds['recall'])}{shown(holds['precision'], 11)}")
     return out
