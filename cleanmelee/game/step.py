@@ -253,6 +253,8 @@ def act(p, h, c, s, t):
 @jit
 def move(p, h, c, s, t, floor):
     old_x, old_y = h.old_x, h.old_y                    # before the shift at the end of hitlag: one way, one collision
+    if p.action == DOWN_BOUND_UP or p.action == DOWN_BOUND_DOWN:
+        p.airborne = 1 < h.action_frames <= BOUNCE_FRAMES + 1  # as the last frame shows: the slide fades as in the air
     knockback_decay(p, c)
     if c.rises[p.action] and not p.airborne and h.action_frames + 1 < MAX_FRAMES and \
             t.root_motion[c.root_row[p.action], h.action_frames + 1, 1] > .5:
