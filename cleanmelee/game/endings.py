@@ -12,6 +12,7 @@ from cleanmelee.game.compiler import jit
 from cleanmelee.game.ids import *  # noqa: F403
 from cleanmelee.game.inputs import pressed, shield_held
 
+LANDING_ANIMATION = 30.1  # frames of the animation that fills a landing's lag, measured
 GUARD_ANIMATION = 20  # frames of the animation that fills a shield's stun, measured
 UNKNOWN_LENGTH = 40  # of an action that neither libmelee's table nor any replay shows
 WALL_TECH_FRAMES, WALL_JUMP_FRAMES = 31, 40            # public

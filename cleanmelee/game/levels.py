@@ -7,6 +7,7 @@ from cleanmelee.game.actions import in_damage, is_held, on_ledge
 from cleanmelee.game.characters import NUM_ACTIONS
 from cleanmelee.game.combat import is_shielding, knockback
 from cleanmelee.game.compiler import bot_jit
+from cleanmelee.game.endings import LANDING_ANIMATION
 from cleanmelee.game.ids import *  # noqa: F403
 from cleanmelee.game.inputs import clear_controller
 from cleanmelee.game.knowledge import (
@@ -99,7 +100,8 @@ def busy_frames(seen, c, swings, delay):
     if swing >= 0:
         return swings[seen.character, swing].frames - seen.action_frame - delay
     landing = c.aerial_landing[seen.action] if 0 <= seen.action < NUM_ACTIONS else -1
-    return c.landing_lag[landing] * .5 - seen.action_frame - delay if landing >= 0 else 0.0
+    left = 1 - min(seen.action_frame / LANDING_ANIMATION, 1.0)
+    return c.landing_lag[landing] * .5 * left - delay if landing >= 0 else 0.0
 
 
 @bot_jit

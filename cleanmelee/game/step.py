@@ -19,7 +19,7 @@ from cleanmelee.game.combat import (
 )
 from cleanmelee.game.compiler import jit, machine_code
 from cleanmelee.game.controls import air_inputs, ground_inputs, hold_special, ledge_inputs, shot_due, shot_inputs
-from cleanmelee.game.endings import GUARD_ANIMATION, action_length, end_of_action
+from cleanmelee.game.endings import GUARD_ANIMATION, LANDING_ANIMATION, action_length, end_of_action
 from cleanmelee.game.grabs import connect, end_of_hitlag, smash_influence, step_grab
 from cleanmelee.game.ids import *  # noqa: F403
 from cleanmelee.game.inputs import read_controller
@@ -40,10 +40,10 @@ DEATH_FRAMES, STAR_FRAMES = 60, 176
 THROW_GUARD = 8                                        # frames for which nobody can hit a thrower; measured, all throws
 LEDGE_JUMP_FROM = .5, -2.0                             # a ledge jump's second half, from the corner; measured, +- 1
 BOUNCE_FRAMES = 18                                     # measured, +- 2
-REBOUND_ANIMATION = 30                                  # frames of the animation that fills a rebound, measured
+REBOUND_ANIMATION = 30                                 # frames of the animation that fills a rebound, measured
 PUSH_FADES = 1.1                                       # times the friction a frame: the push from a shield; public
 REBIRTH_FRAMES = 60                                    # of the platform of light's way down
-LANDING_ANIMATION, DODGE_LAG = 30.1, 10                # of a landing from a helpless fall; frames after an air dodge
+DODGE_LAG = 10                                         # frames of a landing from an air dodge
 EMPTY_FRAME, EMPTY_HIDDEN = np.zeros(1, FRAME), np.zeros(1, HIDDEN)
 
 
