@@ -229,7 +229,7 @@ HELD_ROWS = {  # actions with an item in hand: (first, last, type, offset); it i
     GAMEANDWATCH: [(341, 344, 0x72, 5.39, 5.16), (345, 345, 0x73, 12.4, 1.5), (346, 346, 0x74, 4.8, 14.83),
          (347, 347, 0x75, -.65, 6.96), (350, 350, 0x75, -.65, 6.96), (348, 348, 0x76, 5.59, 7.99),
          (351, 351, 0x76, 5.59, 7.99), (349, 349, 0x77, -.45, 13.51), (352, 352, 0x77, -.45, 13.51),
-         (374, 374, 0x7C, 0, -2.55)]}
+         (374, 374, PARACHUTE, 0, -2.55)]}
 
 # Game & Watch's own ids for moves that everyone else does with the common ones, and his aerials' landings.
 GAMEANDWATCH_ACTIONS = {44: 341, 48: 343, 57: 345, 60: 346, 65: 347, 67: 348, 68: 349, 70: 350, 72: 351, 73: 352}

@@ -35,7 +35,9 @@ def extra_shots(items, index, p, h, c, t):
             continue
         item = items[slot]
         item.vx, item.vy = shot.vx * p.facing, shot.vy
-        if shot.type == ARROW:
+        if is_laser(item):                             # of a throw
+            item.state = 1
+        elif shot.type == ARROW:
             drawn = min(h.charge, FULL_ARROW) / FULL_ARROW
             item.vx = (ARROW_SPEED[0] + (ARROW_SPEED[1] - ARROW_SPEED[0]) * drawn) * p.facing
             item.damage = int(ARROW_DAMAGE[0] + (ARROW_DAMAGE[1] - ARROW_DAMAGE[0]) * drawn)
@@ -127,6 +129,8 @@ def is_still_held(item, p, h, c):
         return False
     if item.type == FOX_BLASTER or item.type == FALCO_BLASTER or item.type == 0x72:
         item.state = p.action - 341
+    elif item.type == PARACHUTE:
+        item.state = 1
     elif item.type == SHADOW_BALL or item.type == NEEDLES_HELD:
         item.charge = h.charge // c.charge_frames if item.type == SHADOW_BALL else 0
     return True

@@ -213,7 +213,7 @@ def act(p, h, c, s, t):
     elif THROW_FORWARD <= before <= THROW_DOWN and c.throw_by_weight[before - THROW_FORWARD]:
         p.state_age += p.state_age / (h.action_frames + 1)
     elif c.age_stride[before] > 0:                     # walks and runs, as fast as the feet
-        p.state_age += c.age_stride[before] * abs(p.self_vx_ground)
+        p.state_age += c.age_stride[before] * abs(p.self_vx_ground) if h.action_frames > 0 else 1.0
     else:
         p.state_age += c.age_rate[before]
     h.action_frames += 1
