@@ -173,7 +173,7 @@ def walk_inputs(p, h, c):
     elif abs(h.stick_x) < WALK_X:
         set_action(p, h, WAIT)
     else:
-        faster = walk_action(p, c)                     # changes the animation, which goes on at the same part, not the timers
+        faster = walk_action(p, c)                     # goes on at the same part of its animation, and the timers go on
         if faster != p.action and c.age_loop[p.action] > 0:
             p.state_age = np.floor(p.state_age * c.age_loop[faster] / c.age_loop[p.action])
         p.action = faster
