@@ -113,9 +113,9 @@ class Args:
     frame_delay: Annotated[int | None, Range(0, 3600)] = None
     """learn to act so many game frames late, as online: it sees what it has chosen and what has not acted yet (default:
     0, or that of --pretrained; off: 0)"""
-    return_conditioning: bool | None = None
-    """let the policy see the discounted reward that followed each frame, so that in play it can be asked for one (off:
-    False; default: False, or as --pretrained)"""
+    return_conditioning: bool = False
+    """let the policy see the discounted reward that followed each frame, so that in play it can be asked for one; a
+    --pretrained network that saw it goes on to (off: False)"""
     ablate: str | None = None
     """features of docs/observation.md that the policy never sees, in learning and in play, by commas: a name
     (opponent.percent) or a part of names (percent, nana, item, controller) (off: empty; default: none, or those of
@@ -219,9 +219,9 @@ def fill_in(args: Args, policy: Policy) -> None:
     own = network_flags(policy, **{name: getattr(args, name) for name in names})
     vars(args).update({name: own[name] for name in names})
     conditioned = policy.target_return is not None
-    if args.return_conditioning not in (None, conditioned):
-        raise UserError(f"--return-conditioning {args.return_conditioning}: the policy to start from was trained "
-                        f"{'with' if conditioned else 'without'} it; leave this flag out, or start from another one")
+    if args.return_conditioning and not conditioned:
+        raise UserError("--return-conditioning: the policy to start from was trained without it; leave this flag out, "
+                        "or start from another one")
     if args.target_return is not None:
         policy.aim_for(args.target_return)
     args.return_conditioning, args.target_return = conditioned, policy.target_return

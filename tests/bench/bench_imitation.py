@@ -78,10 +78,13 @@ class Args:
     """file for the figures (off: empty)"""
 
 
+def as_flags(words: dict) -> list[str]:
+    return [f"--{name}" if value is True else f"--{name}={value}" for name, value in words.items()]
+
+
 def run(words: dict) -> float:
     """bc.py with these flags -> its processor time in seconds. UserError if it fails."""
-    command = [sys.executable, str(ROOT / "bc.py")]
-    command += [f"--{name}" if value is True else f"--{name}={value}" for name, value in words.items()]
+    command = [sys.executable, str(ROOT / "bc.py"), *as_flags(words)]
     log = Path(words.get("runs-dir", ".")) / "bc.log"
     pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=[
         (os.POSIX_SPAWN_OPEN, fd, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644) for fd in (1, 2)])

@@ -621,13 +621,11 @@ def test_what_is_ablated_is_not_learned_from(tmp_path, monkeypatch):
 def test_flags_that_do_not_fit_are_refused(tmp_path):
     games = write_games(tmp_path / "games", 3)
     save_checkpoint(tmp_path / "plain.pt", Policy("mlp", (8,)))
-    save_checkpoint(tmp_path / "asked.pt", Policy("mlp", (8,), target_return=.5))
     for change, said in (
             ({"truncate_bptt": 20, "backbone": "mlp"}, "^--truncate-bptt: the mlp remembers nothing"),
             ({"truncate_bptt": 20, "stride": 5}, "^--truncate-bptt goes through whole games"),
             ({"target_return": 1.}, "^--target-return 1.0: the policy was not trained with"),
             ({"pretrained": "plain.pt", "return_conditioning": True, "hidden": None}, "was trained without it"),
-            ({"pretrained": "asked.pt", "return_conditioning": False, "hidden": None}, "was trained with it"),
             ({"eval_only": True, "checkpoint": "plain.pt", "target_return": 1.}, "^--target-return 1.0: the policy"),
             ({"ablate": "percents"}, "^unknown feature 'percents': choose a name of docs/observation.md"),
             ({"eval_games": 2, "player_port": 3}, "0 games to learn from")):

@@ -1,11 +1,14 @@
 """A user's mistake ends in one line that names the flag or the file, with exit code 2, and leaves nothing behind."""
 
+import re
+import shlex
 import sys
 from pathlib import Path
 
 import onnx
 import pytest
 import torch
+import tyro
 
 import bc
 import distill
@@ -14,7 +17,7 @@ import play
 import ppo_selfplay
 from cleanmelee.cli import UserError, run_script
 from export_onnx import cut, export
-from helpers import tiny, write_games
+from helpers import ROOT, tiny, write_games
 from melee_common import Policy, save_checkpoint
 
 SCRIPTS = {"bc": bc, "distill": distill, "export_onnx": export_onnx, "play": play, "ppo_selfplay": ppo_selfplay}
@@ -169,3 +172,26 @@ def test_flags_of_self_play_that_do_not_go_together(tmp_path, options, said):
     with pytest.raises(UserError, match=said):
         ppo_selfplay.main(tiny(tmp_path, "run", 1, **options))
     assert not (tmp_path / "run").exists()
+
+
+def commands_of_texts() -> list[list[str]]:
+    """The words of every command in README and docs that runs one of the scripts, from the script's name on. The log
+    has those of its day."""
+    found = []
+    for text in [ROOT / "README.md", *sorted(set((ROOT / "docs").glob("*.md")) - {ROOT / "docs" / "log.md"})]:
+        for block in re.findall(r"```bash\n(.*?)```", text.read_text(), re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                start = next((k for k, word in enumerate(words) if word.removesuffix(".py") in SCRIPTS), None)
+                if start is not None:
+                    found.append(words[start:])
+    return found
+
+
+@pytest.mark.parametrize("words", commands_of_texts(), ids=" ".join)
+def test_every_command_in_the_texts_is_understood(words):
+    tyro.cli(SCRIPTS[words[0].removesuffix(".py")].Args, args=words[1:])                                   # SystemExit where a flag is not
+
+
+def test_commands_are_found_in_the_texts():
+    assert {words[0].removesuffix(".py") for words in commands_of_texts()} == set(SCRIPTS)

@@ -8,12 +8,16 @@ import shutil
 import time
 
 import bench_backbones
+import bench_imitation
 import bench_learning
 import bench_matchmaking
 import bench_play
 import pytest
 import report
 import results
+import tyro
+
+import bc
 from cleanmelee.cli import UserError
 from cleanmelee.files import read_json
 from cleanmelee.onnx import load_player
@@ -98,6 +102,12 @@ def test_measurements_write_what_their_tables_read(tmp_path, monkeypatch):
     assert [row["play"] for row in read_json(tmp_path / "play.json")["rows"]] == [
         "the game waits", "beside the game", "beside the game, trained for a delay of 3 frames"]
     assert "| the game waits | " in results.play()
+
+
+@pytest.mark.parametrize("show", bench_imitation.SHOWS)
+def test_what_is_compared_are_flags_of_cloning(show):
+    for flags in bench_imitation.SHOWS[show].values():
+        tyro.cli(bc.Args, args=bench_imitation.as_flags({"replays": "games"} | bench_imitation.DEFAULT | flags))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
