@@ -280,7 +280,7 @@ def summary() -> str:
                 f"{row['before']:.2f} -> {row['after']:.2f}, {about['frames_per_second']:,} frames/s")
 
     def kept(about):
-        row = about["rows"][-1]
+        row = max(about["rows"], key=lambda row: row["games"])
         return (f"learning from {row['games']:,} games on disk", f"{row['peak'] / 1024:.1f} GB of memory; the loader "
                 f"is {row['cpu'] / row['learner']:.0f} times as fast as the learner")
 
