@@ -190,7 +190,7 @@ def commands_of_texts() -> list[list[str]]:
 
 @pytest.mark.parametrize("words", commands_of_texts(), ids=" ".join)
 def test_every_command_in_the_texts_is_understood(words):
-    tyro.cli(SCRIPTS[words[0].removesuffix(".py")].Args, args=words[1:])                                   # SystemExit where a flag is not
+    tyro.cli(SCRIPTS[words[0].removesuffix(".py")].Args, args=words[1:])    # SystemExit where a flag is not
 
 
 def test_commands_are_found_in_the_texts():
