@@ -195,27 +195,34 @@ def holds_smash(p, h, c):
 
 
 @jit
-def act(p, h, c, s, t):
-    before = p.action
-    if before == LANDING_SPECIAL:                      # keeps the speed it has
+def advance_animation(p, h, c):
+    """The animation frame goes on: by one, or as fast as a lag, a weight or the feet have it."""
+    action = p.action
+    if action == LANDING_SPECIAL:                      # keeps the speed it has
         started = h.action_frames > 0
         p.state_age += p.state_age / h.action_frames if started else LANDING_ANIMATION / (h.landing_lag or DODGE_LAG)
-    elif before == TURN_RUN and h.flag == 0 and p.state_age >= c.run_turn[0]:
+    elif action == TURN_RUN and h.flag == 0 and p.state_age >= c.run_turn[0]:
         if p.self_vx_ground * p.facing <= 0:           # the animation waits until the speed has changed its sign
             p.facing, h.flag = -p.facing, 1
-    elif before == SHIELD_STUN:
+    elif action == SHIELD_STUN:
         started = h.action_frames > 0
         p.state_age += p.state_age / h.action_frames if started else GUARD_ANIMATION / max(h.guard_frames, 1)
-    elif before == REBOUND:
+    elif action == REBOUND:
         p.state_age += REBOUND_ANIMATION / rebound_frames(h)
-    elif c.aerial_landing[before] >= 0:
+    elif c.aerial_landing[action] >= 0:
         p.state_age += LANDING_ANIMATION / max(action_length(p, h, c), 1)
-    elif THROW_FORWARD <= before <= THROW_DOWN and c.throw_by_weight[before - THROW_FORWARD]:
+    elif THROW_FORWARD <= action <= THROW_DOWN and c.throw_by_weight[action - THROW_FORWARD]:
         p.state_age += p.state_age / (h.action_frames + 1)
-    elif c.age_stride[before] > 0:                     # walks and runs, as fast as the feet
-        p.state_age += c.age_stride[before] * abs(p.self_vx_ground) if h.action_frames > 0 else 1.0
+    elif c.age_stride[action] > 0:                     # walks and runs, as fast as the feet
+        p.state_age += c.age_stride[action] * abs(p.self_vx_ground) if h.action_frames > 0 else 1.0
     else:
-        p.state_age += c.age_rate[before]
+        p.state_age += c.age_rate[action]
+
+
+@jit
+def act(p, h, c, s, t):
+    before = p.action
+    advance_animation(p, h, c)
     h.action_frames += 1
     if holds_smash(p, h, c):                           # the animation stands still
         p.state_age -= c.age_rate[before]
