@@ -125,7 +125,6 @@ def fidelity() -> str:
     share = lambda value: "" if value is None else f"{value:.1f} %"
     columns = {"position": "position", "action": "action", "changes": "at changes", "animation": "animation frame",
                "alone": "a second alone", "found": "blows found", "real": "of those seen, real"}
-    columns = {name: title for name, title in columns.items() if name in about["rows"][0]}
     lines = [[row["games"], *(share(row[name]) for name in columns)] for row in about["rows"]]
     header = ["games", *columns.values()]
     return f"{table(header, lines)}\n\n{source(about)}"

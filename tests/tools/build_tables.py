@@ -136,7 +136,7 @@ def measure_animations(player, seen):
     """How Slippi's animation frame begins in an action and goes on: by "first", "rate", "loop", "last" and "stride",
     and by character and action, how often each value was seen. Hitlag stops it."""
     action, age, hitlag = player["action"], player["age"], player["hitlag"]
-    for t in range(1, len(action)):
+    for t in range(2, len(action)):
         key = player["character"][t], action[t]
         seen["most", *key][age[t]] += 1
         if action[t] != action[t - 1] or player["character"][t] != player["character"][t - 1]:
