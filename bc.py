@@ -366,7 +366,8 @@ def main(args: Args) -> None:
     tracker.start(run, run.name, to_flags(args))
 
     policy.to(device)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay,
+                                  fused=True)
     averaged = AveragedModel(policy, multi_avg_fn=get_ema_multi_avg_fn(args.ema_decay)) if args.ema_decay else None
     judged = averaged.module if averaged else policy
     loss_of = torch.compile(losses) if args.compile else losses

@@ -304,7 +304,8 @@ def main(args: Args) -> None:
     best_path = Path(args.output) if args.output else run / "checkpoints" / "best.pt"
     last_path = run / "checkpoints" / "last.pt"
     tracker.start(run, run.name, to_flags(args))
-    optimizer = torch.optim.AdamW(student.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay,
+                                  fused=True)
     step, epoch = (saved["step"], saved["epoch"]) if saved else (0, 1)
     # iterations done in all, and of this epoch; losses of this epoch's updates; the best epoch's row
     state = {"iteration": 0, "portion": 0, "stats": [], "best": {}}

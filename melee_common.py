@@ -99,12 +99,14 @@ class Embedding(nn.Module):
             part = torch.from_numpy(part).to(self.action.weight.device)
             self.register_buffer(f"lens_{name}", part, persistent=False)
 
-    def forward(self, obs: Observation) -> torch.Tensor:
+    def forward(self, obs: Observation, most_items: int = NUM_ITEMS) -> torch.Tensor:
+        """most_items: no frame of these has more; empty slots are added up for nothing."""
         floats, ints = obs.floats, obs.ints.int()
         if self.has_lens:
             floats, ints = Lens(self.lens_floats, self.lens_ids, self.lens_own).show(floats, ints)
-        items = floats[..., ITEMS].unflatten(-1, (NUM_ITEMS, -1))                                   # [..., items, f]
-        embedded = F.relu(self.item(items) + self.item_type(ints[..., self.items]))                 # [..., items, E]
+        items = floats[..., ITEMS].unflatten(-1, (NUM_ITEMS, -1))[..., :most_items, :]              # [..., items, f]
+        types = self.item_type(ints[..., self.items][..., :most_items])
+        embedded = F.relu(self.item(items) + types)                                                 # [..., items, E]
         pooled = (embedded * items[..., :1]).sum(-2)                        # [..., E] of those that are present
         nanas = floats[..., NANAS].unflatten(-1, (NUM_PLAYERS, -1))                                 # [..., 2, f]
         climbing = F.relu(self.nana(nanas) + self.nana_action(ints[..., self.nanas])) * nanas[..., :1]
@@ -113,6 +115,15 @@ class Embedding(nn.Module):
             self.action(ints[..., self.actions]).flatten(-2), self.character(ints[..., self.characters]).flatten(-2),
             self.stage(ints[..., self.stages]).flatten(-2), self.name(ints[..., self.names]).flatten(-2),
             pooled, climbing.flatten(-2)], -1)
+
+
+def most_items(floats: torch.Tensor) -> int:
+    """How many item slots, filled from the first on, are in use in floats [..., F]; all that there are, where torch
+    compiles for any frame."""
+    if torch.compiler.is_compiling():
+        return NUM_ITEMS
+    present = floats[..., ITEMS].unflatten(-1, (NUM_ITEMS, -1))[..., 0].flatten(0, -2).any(0)       # [items]
+    return int(present.nonzero().max()) + 1 if present.any() else 0
 
 
 class ControllerHead(nn.Module):
@@ -307,9 +318,9 @@ class Policy(nn.Module):
     def initial_state(self, batch: int) -> tuple[torch.Tensor, ...]:
         return self.backbone.initial_state(batch, self.device)
 
-    def _seen(self, obs: Observation, returns: torch.Tensor | None) -> torch.Tensor:
+    def _seen(self, obs: Observation, returns: torch.Tensor | None, most_items: int = NUM_ITEMS) -> torch.Tensor:
         """obs [..., ], returns [...] or None -> what the backbone is given [..., n]."""
-        x = self.embedding(obs)
+        x = self.embedding(obs, most_items)
         if self.target_return is None:
             return x
         aim = x[..., :1] * 0 + self.target_return if returns is None else returns[..., None]
@@ -320,7 +331,7 @@ class Policy(nn.Module):
         """obs [T, B, ...], state at the start, resets [T, B] (True: obs[t] begins a game, the state before it is
         cleared), returns [T, B] that followed (None: target_return) -> features [T, B, H], the state after the last
         frame."""
-        return self.backbone.unroll(self._seen(obs, returns), state, resets)
+        return self.backbone.unroll(self._seen(obs, returns, most_items(obs.floats)), state, resets)
 
     def features(self, obs: Observation, state: tuple) -> tuple[torch.Tensor, tuple]:
         """One frame: obs [B, ...] -> features [B, H], new state."""
@@ -387,6 +398,10 @@ def reset_state(state: tuple, resets: torch.Tensor) -> tuple:
 
 def to_torch(obs: Observation, device: torch.device | str = "cpu") -> Observation:
     return Observation(torch.from_numpy(obs.floats).to(device), torch.from_numpy(obs.ints).to(device))
+
+
+def as_array(x: torch.Tensor | np.ndarray) -> np.ndarray:
+    return x if isinstance(x, np.ndarray) else x.cpu().numpy()
 
 
 def parse_hidden(text: str) -> tuple[int, ...]:
@@ -463,7 +478,8 @@ def act(policies: list[Policy], assignment: np.ndarray, obs: Observation, states
     Returns actions int8 [N, 2, 13]."""
     n = len(assignment)
     flat = Observation(obs.floats.reshape(2 * n, -1), obs.ints.reshape(2 * n, -1))
-    actions = np.tile(NEUTRAL_ACTION, (2 * n, 1))
+    actions = np.empty((2 * n, ACTION_SIZE), np.int8)
+    actions[:] = NEUTRAL_ACTION
     slot_resets = torch.from_numpy(np.repeat(resets, 2)) if resets.any() else None
     seats = []                                                         # policy, its rows, what it sees, state and noise
     for k, device in enumerate([policy.device for policy in policies]):
@@ -485,12 +501,13 @@ def act(policies: list[Policy], assignment: np.ndarray, obs: Observation, states
     else:
         chosen = stacked.act(*(list(column) for column in list(zip(*seats, strict=True))[2:]))
     for (k, rows, *_), (choice, new, *judged) in zip(seats, chosen, strict=True):
-        actions[rows] = torch.as_tensor(choice, device="cpu")
+        actions[rows] = as_array(choice)
         states[k] = new if len(rows) == 2 * n else tuple(
             old.index_copy(0, torch.from_numpy(rows).to(old.device), part)
             for old, part in zip(states[k], new, strict=True))
         if k < learners:
-            told.reshape(2, 2 * n)[:, rows] = np.stack([torch.as_tensor(x, device="cpu") for x in judged])
+            for column, of_mine in zip(told.reshape(2, 2 * n), judged, strict=True):
+                column[rows] = as_array(of_mine)
     return actions.reshape(n, 2, ACTION_SIZE)
 
 

@@ -98,9 +98,9 @@ class Args:
     """stage, stages or all"""
     max_episode_frames: Annotated[int, COUNT_OR_OFF] = 3600
     """game frames after which a game is truncated; 3600 is a minute (off: 0, games run to the last stock or 8:00)"""
-    scattered: Annotated[float, SHARE] = 0.
-    """share of games that begin with both players in the air, anywhere over and beside the stage, hurt; on the embedded
-    game, not in evaluations (off: 0)"""
+    scattered: Annotated[float, SHARE] = .2
+    """share of games that begin with both players in the air, anywhere over and beside the stage, hurt: on the embedded
+    game, in training alone (off: 0)"""
     action_repeat: Annotated[int | None, Range(1, 3600)] = None
     """game frames for which a chosen controller is held (default: 3, or that of --pretrained; off: 1, chosen anew on
     every frame)"""
@@ -157,8 +157,9 @@ class Args:
     """let it fall in a straight line that meets 0 at --timesteps (off: --no-anneal-lr, constant)"""
     gamma: Annotated[float | None, SHARE] = None
     """discount a decision (default: .99 at --action-repeat 3, .9967 at 1: a half-life of 3.4 s of game time; off: 1)"""
-    gae_lambda: Annotated[float, SHARE] = 0.95
-    """lambda of generalised advantage estimation (off: 1, whole returns)"""
+    gae_lambda: Annotated[float | None, SHARE] = None
+    """lambda of generalised advantage estimation, a decision (default: .95 at --action-repeat 3, .983 at 1, the same in
+    game time; off: 1, whole returns)"""
     entropy_coef: Annotated[float | None, AT_LEAST_0] = None
     """weight of the entropy bonus (default: .0007; with --pretrained .0005, with --opponent too .003; off: 0)"""
     target_entropy: str = ""
@@ -306,6 +307,7 @@ def fill_in(args: Args, policy: Policy) -> None:
     own = network_flags(policy, **{name: getattr(args, name) for name in names})
     vars(args).update({name: own[name] for name in names})
     args.gamma = .99 ** (args.action_repeat / 3) if args.gamma is None else args.gamma
+    args.gae_lambda = .95 ** (args.action_repeat / 3) if args.gae_lambda is None else args.gae_lambda
     if args.update_interval != "batch_ready":
         if not (args.update_interval.isdecimal() and int(args.update_interval) > 0):
             raise UserError(f"--update-interval {args.update_interval}: give batch_ready or game frames, e.g. 10000")

@@ -238,6 +238,8 @@ class Pending:
 
     def push(self, chosen: np.ndarray) -> np.ndarray:
         """[N, 2] what was decided now -> [N, 2] what acts now"""
+        if not self.queue.size:
+            return chosen
         waiting = np.concatenate([self.queue, chosen[..., None]], -1)
         self.queue = waiting[..., 1:]
         return waiting[..., 0]

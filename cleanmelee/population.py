@@ -14,6 +14,7 @@ from cleanmelee.runs import check_state
 from melee_common import Policy
 
 ROLES = ("main", "main_exploiter", "league_exploiter")  # of AlphaStar's league, in turn
+ADAM = {"eps": 1e-5, "fused": True}                     # fused: all weights in one pass
 
 
 class Learner:
@@ -30,7 +31,7 @@ class Learner:
         self.acts_on = torch.device(acts_on)
         self.apart = asynchronous or self.acts_on != policy.device
         self.rng = np.random.default_rng(seed)                              # minibatches, hyperparameters
-        self.optimizer = torch.optim.Adam(policy.parameters(), lr=hyper["learning_rate"], eps=1e-5)
+        self.optimizer = torch.optim.Adam(policy.parameters(), lr=hyper["learning_rate"], **ADAM)
         self.updates = self.agent_frames = 0
         self.born = 0                                                       # global_step of its last start
         self.teacher_state: tuple = ()
@@ -47,9 +48,10 @@ class Learner:
     def become(self, policy: dict, optimizer: dict | None) -> None:
         """Copies weights; without an optimiser's state Adam starts anew."""
         self.policy.load_state_dict(policy)
-        self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=self.hyper["learning_rate"], eps=1e-5)
+        self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=self.hyper["learning_rate"], **ADAM)
         if optimizer:
             self.optimizer.load_state_dict(copy.deepcopy(optimizer))
+            self.optimizer.param_groups[0]["fused"] = True                  # how it computes is no part of its state
         self.publish()
 
     def state_dict(self) -> dict:
@@ -60,7 +62,7 @@ class Learner:
     def check_optimizer(self, state: dict, where: str) -> None:
         """Raises unless `state` is that of this learner's Adam: of parameters that have learnt, their moments."""
         def groups(state):
-            return [{**group, "lr": 0.} for group in state["param_groups"]]
+            return [{**group, "lr": 0., "fused": True} for group in state["param_groups"]]
 
         if groups(state) != groups(self.optimizer.state_dict()):
             raise ValueError(f"{where} has other settings than Adam has here")

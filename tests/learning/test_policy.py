@@ -15,7 +15,7 @@ from cleanmelee.controller import (
     mirrored,
 )
 from cleanmelee.features import FEATURES, FLOAT_NAMES, FLOATS, IDS, NUM_FLOATS, NUM_INTS, OWN_CONTROLLER
-from cleanmelee.frame import CONTROLLER, FRAME
+from cleanmelee.frame import CONTROLLER, FRAME, NUM_ITEMS
 from cleanmelee.observation import Observation, observe
 from melee_common import (
     BACKBONES, Policy, StackedPolicies, action_logprobs, load_checkpoint, load_policy, parse_hidden, reset_state,
@@ -118,6 +118,22 @@ def test_observation_survives_ids_out_of_range():
     obs = to_torch(observe(frames, np.zeros((1, 2), CONTROLLER)))
     policy = Policy("mlp", (8,))
     assert torch.isfinite(policy.embedding(obs)).all()
+
+
+def test_empty_item_slots_are_left_out_and_no_other(monkeypatch):
+    """What learns looks at as many slots as the fullest of its frames uses, and sees what it would see in all."""
+    policy, obs = Policy("mlp", (8,)), random_observation(0, 6)
+    present = [FLOAT_NAMES.index(f"item{slot}.present") for slot in range(NUM_ITEMS)]
+    looked_at = []
+    forward = policy.embedding.item.forward
+    monkeypatch.setattr(policy.embedding.item, "forward", lambda x: looked_at.append(x.shape[-2]) or forward(x))
+    for counts, most in (([0, 2, 1, 0, 0, 0], 2), ([0] * 6, 0), ([0, 0, 0, 0, 0, NUM_ITEMS], NUM_ITEMS)):
+        obs.floats[:, present] = (torch.arange(NUM_ITEMS) < torch.tensor(counts)[:, None]).float()
+        whole = policy.features(obs, ())[0]
+        frames = Observation(obs.floats[:, None], obs.ints[:, None])
+        assert torch.allclose(policy.unroll(frames, (), torch.zeros(6, 1))[0][:, 0], whole, atol=1e-6)
+        assert looked_at == [NUM_ITEMS, most]
+        looked_at.clear()
 
 
 # --------------------------------------------------------------------------------------------------------------- policy

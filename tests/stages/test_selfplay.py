@@ -237,8 +237,9 @@ def test_the_discount_goes_by_game_time(tmp_path):
     """Half of a reward after the same 3.4 seconds, whether the policy decides on every frame or on every third."""
     for repeat in (1, 3):
         main(tiny(tmp_path, f"every{repeat}", 1, action_repeat=repeat))
-        gamma = json.loads((tmp_path / f"every{repeat}" / "args.json").read_text())["gamma"]
-        assert gamma ** (3.44 * 60 / repeat) == pytest.approx(.5, abs=.01)
+        args = json.loads((tmp_path / f"every{repeat}" / "args.json").read_text())
+        assert args["gamma"] ** (3.44 * 60 / repeat) == pytest.approx(.5, abs=.01)
+        assert args["gae_lambda"] ** (3 / repeat) == pytest.approx(.95)     # and how far back an advantage reaches
 
 
 def test_rewards_reach_the_side_that_earned_them(tmp_path, monkeypatch):
