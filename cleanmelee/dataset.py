@@ -503,7 +503,11 @@ def prefetch(windows: Windows, keys: Iterable[tuple[int, int]], workers: int = 0
         loader = torch.utils.data.DataLoader(
             windows, batch_size=None, sampler=keys, num_workers=workers, worker_init_fn=_leave_signals_to_parent,
             prefetch_factor=max(2, ahead // workers), generator=torch.Generator())      # not the learner's own noise
-        yield from loader
+        batches = iter(loader)
+        try:
+            yield from batches
+        finally:                                                            # now: an error's traceback would keep them,
+            batches._shutdown_workers()                                     # and they ignore what ends others at exit
         return
     with ThreadPoolExecutor(1) as thread:
         waiting = deque()

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import json
+import multiprocessing
 import pickle
 import shutil
 import tracemalloc
@@ -343,8 +344,9 @@ def test_a_mistake_while_a_batch_is_made_reaches_the_learner(workers):
     games = games_of(replays, both_sides(replays))
     games.sources[0] = b"no packed game"
     windows = Windows(games, size=20, stride=20, batch_size=50, seed=1)
-    with pytest.raises(UserError, match="damaged cache"):
+    with pytest.raises(UserError, match="damaged cache") as kept:              # with its traceback and all its frames
         list(prefetch(windows, windows.schedule(1), workers))
+    assert kept.tb and not multiprocessing.active_children()                # one that is left would be waited for at exit
 
 
 # ---------------------------------------------------------------------------------------------------------------------
