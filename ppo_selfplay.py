@@ -73,7 +73,7 @@ from melee_common import (
 
 DEFAULTS = {                                            # of what was not given, by how the run begins
     "scratch": {"learning_rate": 2e-3, "entropy_coef": .0007, "teacher_kl": 0., "value_burn_in": 0},
-    "pretrained": {"learning_rate": 2e-4, "entropy_coef": .0005, "teacher_kl": .02, "value_burn_in": 10},
+    "pretrained": {"learning_rate": 5e-4, "entropy_coef": .0005, "teacher_kl": .02, "value_burn_in": 10},
     "best response": {"learning_rate": 5e-4, "entropy_coef": .003, "teacher_kl": 0., "value_burn_in": 0}}
 ROLLOUT_DECISIONS = 8192                                # of all games in an iteration; a mirror match has two rows each
 BOT_FLOOR = .3                                          # a bot that always wins or loses weighs so much of an even one
@@ -98,7 +98,7 @@ class Args:
     """stage, stages or all"""
     max_episode_frames: Annotated[int, COUNT_OR_OFF] = 3600
     """game frames after which a game is truncated; 3600 is a minute (off: 0, games run to the last stock or 8:00)"""
-    scattered: Annotated[float, SHARE] = .2
+    scattered: Annotated[float, SHARE] = .4
     """share of games that begin with both players in the air, anywhere over and beside the stage, hurt: on the embedded
     game, in training alone (off: 0)"""
     action_repeat: Annotated[int | None, Range(1, 3600)] = None
@@ -152,7 +152,7 @@ class Args:
     ppo_clip: Annotated[float, Range(1e-6)] = 0.2
     """clip range of the probability ratio (off: 1e9)"""
     learning_rate: Annotated[float | None, SHARE] = None
-    """Adam's step size (default: .002; with --pretrained .0002, and .0005 if it is to exploit --opponent)"""
+    """Adam's step size (default: .002; with --pretrained .0005)"""
     anneal_lr: bool = True
     """let it fall in a straight line that meets 0 at --timesteps (off: --no-anneal-lr, constant)"""
     gamma: Annotated[float | None, SHARE] = None

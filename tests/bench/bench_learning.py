@@ -28,7 +28,10 @@ import torch
 import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from cleanmelee.cli import PATH, SEEDS, Range, UserError, check_ranges, parse_matchups, parse_names, run_script
+import ppo_selfplay
+from cleanmelee.cli import (
+    PATH, SEEDS, Range, UserError, as_flag, check_ranges, parse_matchups, parse_names, run_script, to_flags,
+)
 from cleanmelee.files import check_writable, read_json, read_jsonl
 from cleanmelee.fingerprint import FRAMES_PER_MINUTE, Fingerprint
 from cleanmelee.frame import CHARACTERS, STAGES, outcomes
@@ -39,7 +42,8 @@ from cleanmelee.statistics import wilson_interval
 from melee_common import Policy, load_policy, play_games
 from results import ROOT, percent, save
 
-NO_PART = {"--run-name", "--runs-dir", "--seed", "--eval-interval", "--eval-games"}    # of a recipe
+NO_PART = {"run_name", "runs_dir", "seed", "device", "save_interval", "checkpoint", "track_elo", "eval_interval",
+           "eval_games", "eval_opponents", "eval_in_background", "watch_interval", "held_out"}          # of a recipe
 
 
 @dataclass
@@ -85,13 +89,18 @@ def train(folder: str, seed: int, flags: list[str]) -> Path:
 
 
 def recipe(run: Path) -> str:
-    """The command that began a run, without what changes nothing that it learns, and its seed."""
-    words, kept = shlex.split((run / "command.txt").read_text())[2:], []
-    while words:
-        word = words.pop(0)
-        value = [] if "=" in word or not words or words[0].startswith("--") else [words.pop(0)]
-        kept += [word, *value] if word.split("=")[0] not in NO_PART else []
-    return shlex.join(["python", "ppo_selfplay.py", *kept])
+    """The shortest command that begins such a run today: flags that are as they would be anyway are left out, and what
+    changes nothing that it learns, and its seed."""
+    flags, initial = read_json(run / "args.json"), load_policy(run / "checkpoints" / "initial.pt")[0]
+    begun_as = {name: flags[name] for name in ("num_games", "pretrained", "opponent", "action_repeat")}
+    usual = ppo_selfplay.Args(**begun_as)
+    ppo_selfplay.fill_in(usual, initial if flags["pretrained"] else Policy("mlp", (256, 256), flags["action_repeat"]))
+    usual = to_flags(usual) | {"num_games": ppo_selfplay.Args.num_games, "pretrained": "", "opponent": ""}
+    usual["action_repeat"] = initial.action_repeat if flags["pretrained"] else 3
+    words = [word for name, value in flags.items() if value != usual[name] and name not in NO_PART
+             for word in ([as_flag(name) if value else as_flag(f"no_{name}")] if isinstance(value, bool)
+                          else [as_flag(name), str(value)])]
+    return shlex.join(["python", "ppo_selfplay.py", *words])
 
 
 def history(run: Path, frames: int) -> dict:

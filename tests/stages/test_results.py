@@ -123,9 +123,6 @@ def seeds(tmp_path_factory):
         shutil.copytree(folder / "1", folder / seed)
         flags = read_json(folder / "1" / "args.json")
         (folder / seed / "args.json").write_text(json.dumps(flags | {"seed": int(seed)}))
-    for seed in ("1", "2", "3"):
-        command = f"python ppo_selfplay.py --num-games 4 --seed {seed} --run-name={seed}\n"
-        (folder / seed / "command.txt").write_text(command)
     return [folder / seed for seed in ("1", "2", "3")]
 
 
@@ -133,7 +130,8 @@ def test_learning_is_judged_from_finished_runs(seeds, tmp_path, monkeypatch, cap
     flags = {"games": 4, "opponents": "idle,attacker", "max_episode_frames": 60}
     bench_learning.main(bench_learning.Args(tuple(map(str, seeds)), json=str(tmp_path / "learning.json"), **flags))
     about = read_json(tmp_path / "learning.json")
-    assert about["training"] == "python ppo_selfplay.py --num-games 4"
+    assert about["training"].startswith("python ppo_selfplay.py ") and "--hidden 16,16 " in about["training"] + " "
+    assert not re.search("--(seed|run-name|eval-interval|stage|entropy-coef) ", about["training"])     # as usual
     assert [row["seed"] for row in about["rows"]] == [1, 2, 3] and about["rows"][0]["frames"] == 384
     assert all(set(row["winrates"]) == {"idle", "attacker"} for row in about["rows"])
     assert all(row["past"]["checkpoints"] > 1 for row in about["rows"])
@@ -141,8 +139,10 @@ def test_learning_is_judged_from_finished_runs(seeds, tmp_path, monkeypatch, cap
     monkeypatch.setattr(results, "FOLDER", tmp_path)
     assert "| worst | 50 % | 50 % |" in results.learning() and results.learning().count("50 % [15, 85], 50 %") == 3
 
-    (seeds[2] / "command.txt").write_text("python ppo_selfplay.py --num-games 8\n")
-    for runs, said in (seeds, "num-games 4; .*num-games 8"), ([seeds[0] / "checkpoints" / "latest.pt"], "checkpoints"):
+    changed = read_json(seeds[2] / "args.json") | {"entropy_coef": .25, "keep_retired": False}
+    (seeds[2] / "args.json").write_text(json.dumps(changed))
+    of_one = [seeds[0] / "checkpoints" / "latest.pt"]
+    for runs, said in (seeds, "--entropy-coef 0.25 .*--no-keep-retired"), (of_one, "checkpoints"):
         with pytest.raises(UserError, match=f"a table is of seeds of one recipe, and these are .*{said}"):
             bench_learning.main(bench_learning.Args(tuple(map(str, runs)), json=str(tmp_path / "l.json"), **flags))
     capsys.readouterr()
