@@ -72,13 +72,17 @@ from melee_common import (
 )
 
 DEFAULTS = {                                            # of what was not given, by how the run begins
-    "scratch": {"learning_rate": 2e-3, "entropy_coef": .0007, "teacher_kl": 0., "value_burn_in": 0},
-    "pretrained": {"learning_rate": 5e-4, "entropy_coef": .0005, "teacher_kl": .02, "value_burn_in": 10},
-    "best response": {"learning_rate": 5e-4, "entropy_coef": .003, "teacher_kl": 0., "value_burn_in": 0}}
+    "scratch": {"learning_rate": 2e-3, "entropy_coef": .0003, "teacher_kl": 0., "value_burn_in": 0,
+                "target_entropy": "6:.2"},
+    "pretrained": {"learning_rate": 5e-4, "entropy_coef": .0005, "teacher_kl": .02, "value_burn_in": 10,
+                   "target_entropy": ""},
+    "best response": {"learning_rate": 5e-4, "entropy_coef": .003, "teacher_kl": 0., "value_burn_in": 0,
+                      "target_entropy": ""}}
 ROLLOUT_DECISIONS = 8192                                # of all games in an iteration; a mirror match has two rows each
 BOT_FLOOR = .3                                          # a bot that always wins or loses weighs so much of an even one
-# --target-entropy: for each nat that is missing the bonus's weight moves by so much an update (more, and it swings) and
-# is pulled at once by so much; how far it may go from --entropy-coef. No controller has more nats than that.
+# --target-entropy: where a policy has e times less than the line asks for, the bonus's weight grows by so much an update
+# (more, and it swings) and is pulled at once by so much; how far it may go from --entropy-coef. No controller has more
+# nats than that.
 ENTROPY_STEP, ENTROPY_PULL, ENTROPY_RANGE, MAX_ENTROPY = .003, 1., 100., 20
 HEAD_GROUPS = {"buttons": slice(0, 1), "main_stick": slice(1, 3), "c_stick": slice(3, 5), "shoulder": slice(5, 6)}
 OPPONENT = "opponent"                                   # the id of the frozen policy of --opponent
@@ -161,10 +165,13 @@ class Args:
     """lambda of generalised advantage estimation, a decision (default: .95 at --action-repeat 3, .983 at 1, the same in
     game time; off: 1, whole returns)"""
     entropy_coef: Annotated[float | None, AT_LEAST_0] = None
-    """weight of the entropy bonus (default: .0007; with --pretrained .0005, with --opponent too .003; off: 0)"""
-    target_entropy: str = ""
-    """START:END in nats, e.g. 4:1.5: the weight of the bonus grows and shrinks so that a decision's entropy follows a
-    straight line from START to END at --timesteps (off: empty, the weight is constant)"""
+    """weight of the entropy bonus (default: .0003; with --pretrained .0005, with --opponent too .003; off: 0)"""
+    target_entropy: str | None = None
+    """START:END in nats: the weight of the bonus grows and shrinks so that a decision's entropy falls from START, by
+    half every --entropy-half-life, to END and stays there (default: 6:.2; with --pretrained none; off: empty, the
+    weight is constant)"""
+    entropy_half_life: Annotated[float, Range(1)] = 4_600_000
+    """game frames in which --target-entropy halves (off: 1e18, it stays at START)"""
     value_coef: Annotated[float, AT_LEAST_0] = 0.5
     """weight of the value loss (off: 0)"""
     value_burn_in: Annotated[int | None, COUNT_OR_OFF] = None
@@ -301,7 +308,7 @@ def fill_in(args: Args, policy: Policy) -> None:
     begins = "scratch" if not args.pretrained else "best response" if args.opponent else "pretrained"
     for flag, value in DEFAULTS[begins].items():
         if getattr(args, flag) is None:
-            setattr(args, flag, value)
+            setattr(args, flag, "" if flag == "target_entropy" and not args.entropy_coef else value)
     args.rollout_length = args.rollout_length or min(1024, max(16, ROLLOUT_DECISIONS // args.num_games))
     names = ["backbone", "hidden", *OPTIONS, "action_repeat", "frame_delay"]
     own = network_flags(policy, **{name: getattr(args, name) for name in names})
@@ -317,16 +324,16 @@ def fill_in(args: Args, policy: Policy) -> None:
     args.checkpoint = args.checkpoint and str(Path(args.checkpoint).resolve())      # --resume may start elsewhere
 
 
-def line_at(text: str, progress: float) -> float:
-    """Where the line "START:END" of --target-entropy is at `progress` in [0, 1]."""
+def line_at(text: str, halvings: float) -> float:
+    """Where the line "START:END" of --target-entropy is after so many half-lives."""
     try:
         start, end = (float(part) for part in text.split(":"))
     except ValueError:
         start = end = math.nan
-    if not (0 <= start <= MAX_ENTROPY and 0 <= end <= MAX_ENTROPY):
-        raise UserError(f"--target-entropy {text}: give two numbers of nats from 0 to {MAX_ENTROPY}, START:END, e.g. "
-                        "4:1.5")
-    return start + (end - start) * min(progress, 1)
+    if not (0 < end <= start <= MAX_ENTROPY):
+        raise UserError(f"--target-entropy {text}: give two numbers of nats above 0 and up to {MAX_ENTROPY}, the larger "
+                        "one first, START:END, e.g. 6:.2")
+    return max(end, start * .5 ** halvings)
 
 
 def same_policy(*files: str) -> bool:
@@ -659,7 +666,8 @@ def update(learner: Learner, batches: list[dict], args: Args, step: int) -> dict
     entropy_coef = hyper["entropy_coef"]
     chosen = all_rows(b["logprobs"][learns]) if args.target_entropy and not burning_in else ()
     if len(chosen):
-        missing = line_at(args.target_entropy, step / args.timesteps) + chosen.mean().item()
+        has = max(-chosen.mean().item(), 1e-3)                              # a sample of it, which may be below 0
+        missing = math.log(line_at(args.target_entropy, step / args.entropy_half_life) / has)
         within = lambda weight: min(max(weight, args.entropy_coef / ENTROPY_RANGE), args.entropy_coef * ENTROPY_RANGE)
         hyper["entropy_coef"] = within(entropy_coef * math.exp(ENTROPY_STEP * missing))
         entropy_coef = within(hyper["entropy_coef"] * math.exp(ENTROPY_PULL * missing))

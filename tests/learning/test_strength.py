@@ -183,6 +183,7 @@ def test_how_a_run_begins_decides_what_was_not_given(tmp_path):
         assert filled(**given) == ppo_selfplay.DEFAULTS[name]
     assert filled(pretrained="a.pt", teacher_kl=0.)["teacher_kl"] == 0
     assert filled(entropy_coef=.002)["entropy_coef"] == .002
+    assert filled(entropy_coef=0.)["target_entropy"] == "" and filled(target_entropy="")["target_entropy"] == ""
 
 
 def test_the_ladder_prefers_even_bots_and_forgets_nobody(tmp_path):
@@ -205,14 +206,16 @@ def test_the_ladder_prefers_even_bots_and_forgets_nobody(tmp_path):
 
 
 def test_entropy_is_pulled_to_its_line(tmp_path):
-    """The bonus weighs more while entropy is missing, and less while there is too much."""
-    assert ppo_selfplay.line_at("4:1", 0) == 4 and ppo_selfplay.line_at("4:1", .5) == 2.5
-    for name, line in (("high", "9:9"), ("low", "0:0")):
-        ppo_selfplay.main(tiny(tmp_path, name, 4, target_entropy=line))
-    high, low = ([row["charts/entropy_coef"] for row in metrics(tmp_path / name)] for name in ("high", "low"))
+    """The bonus weighs more while entropy is missing, and less while there is too much, by how many times it is."""
+    assert [ppo_selfplay.line_at("4:1", halvings) for halvings in (0, .5, 1, 2, 9)] == [4, 8 ** .5, 2, 1, 1]
+    for name, line in (("high", "19:19"), ("low", ".5:.5"), ("fast", "19:.5")):
+        ppo_selfplay.main(tiny(tmp_path, name, 4, target_entropy=line, entropy_half_life=1.))
+    high, low, fast = ([row["charts/entropy_coef"] for row in metrics(tmp_path / name)]
+                       for name in ("high", "low", "fast"))
     given = ppo_selfplay.DEFAULTS["scratch"]["entropy_coef"]
-    assert min(high) > given * math.exp(2) and max(low) < given * math.exp(-2)
-    for text in ("4", "a:b", "-1:2", "nan:1", "800:1"):
+    assert min(high) > given * 2.5 and max(low) < given / 8                 # it has some 5.8 nats
+    assert fast[0] == high[0] and max(fast[1:]) < given / 8
+    for text in ("4", "a:b", "-1:2", "nan:1", "800:1", "1:2", "1:0"):
         with pytest.raises(ppo_selfplay.UserError, match="--target-entropy"):
             ppo_selfplay.check(tiny(tmp_path, "run", target_entropy=text))
 
