@@ -72,9 +72,12 @@ from melee_common import (
 )
 
 DEFAULTS = {                                            # of what was not given, by how the run begins
-    "scratch": {"learning_rate": 2e-3, "entropy_coef": .0003, "teacher_kl": 0., "value_burn_in": 0},
-    "pretrained": {"learning_rate": 5e-4, "entropy_coef": .0005, "teacher_kl": .02, "value_burn_in": 10},
-    "best response": {"learning_rate": 5e-4, "entropy_coef": .003, "teacher_kl": 0., "value_burn_in": 0}}
+    "scratch": {"learning_rate": 2e-3, "entropy_coef": .0003, "teacher_kl": 0., "value_burn_in": 0,
+                "target_entropy": "6:.2"},
+    "pretrained": {"learning_rate": 5e-4, "entropy_coef": .0005, "teacher_kl": .02, "value_burn_in": 10,
+                   "target_entropy": ""},
+    "best response": {"learning_rate": 5e-4, "entropy_coef": .003, "teacher_kl": 0., "value_burn_in": 0,
+                      "target_entropy": ""}}
 ROLLOUT_DECISIONS = 8192                                # of all games in an iteration; a mirror match has two rows each
 BOT_FLOOR = .3                                          # a bot that always wins or loses weighs so much of an even one
 # --target-entropy: where a policy has e times less than the line asks for, the bonus's weight grows by so much an update
@@ -163,9 +166,10 @@ class Args:
     game time; off: 1, whole returns)"""
     entropy_coef: Annotated[float | None, AT_LEAST_0] = None
     """weight of the entropy bonus (default: .0003; with --pretrained .0005, with --opponent too .003; off: 0)"""
-    target_entropy: str = ""
-    """START:END in nats, e.g. 6:.05: the weight of the bonus grows and shrinks so that a decision's entropy falls from
-    START, by half every --entropy-half-life, to END and stays there (off: empty, the weight is constant)"""
+    target_entropy: str | None = None
+    """START:END in nats: the weight of the bonus grows and shrinks so that a decision's entropy falls from START, by
+    half every --entropy-half-life, to END and stays there (default: 6:.2; with --pretrained none; off: empty, the
+    weight is constant)"""
     entropy_half_life: Annotated[float, Range(1)] = 4_600_000
     """game frames in which --target-entropy halves (off: 1e18, it stays at START)"""
     value_coef: Annotated[float, AT_LEAST_0] = 0.5
@@ -304,7 +308,7 @@ def fill_in(args: Args, policy: Policy) -> None:
     begins = "scratch" if not args.pretrained else "best response" if args.opponent else "pretrained"
     for flag, value in DEFAULTS[begins].items():
         if getattr(args, flag) is None:
-            setattr(args, flag, value)
+            setattr(args, flag, "" if flag == "target_entropy" and not args.entropy_coef else value)
     args.rollout_length = args.rollout_length or min(1024, max(16, ROLLOUT_DECISIONS // args.num_games))
     names = ["backbone", "hidden", *OPTIONS, "action_repeat", "frame_delay"]
     own = network_flags(policy, **{name: getattr(args, name) for name in names})
@@ -328,7 +332,7 @@ def line_at(text: str, halvings: float) -> float:
         start = end = math.nan
     if not (0 < end <= start <= MAX_ENTROPY):
         raise UserError(f"--target-entropy {text}: give two numbers of nats above 0 and up to {MAX_ENTROPY}, the larger "
-                        "one first, START:END, e.g. 6:.05")
+                        "one first, START:END, e.g. 6:.2")
     return max(end, start * .5 ** halvings)
 
 

@@ -531,7 +531,7 @@ def plain_gradient(kept, args) -> dict[str, torch.Tensor]:
 def test_a_step_is_the_one_that_the_coefficients_ask_for(tmp_path, options):
     """Adam's first moment after one step is a tenth of the gradient. Every coefficient here changes it by more than the
     tolerance: a wrong sign, or one that is ignored, shows."""
-    options = {"gamma": .99, "gae_lambda": .95, **options}
+    options = {"gamma": .99, "gae_lambda": .95, "target_entropy": "", **options}
     common = {"ppo_epochs": 1, "batch_size": 10 ** 6, "learning_rate": 1e-3, "reward_approach": 1.}
     kept = one_update(tmp_path, "run", **common, **options)
     args = filled(**options)

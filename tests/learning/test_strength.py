@@ -183,6 +183,7 @@ def test_how_a_run_begins_decides_what_was_not_given(tmp_path):
         assert filled(**given) == ppo_selfplay.DEFAULTS[name]
     assert filled(pretrained="a.pt", teacher_kl=0.)["teacher_kl"] == 0
     assert filled(entropy_coef=.002)["entropy_coef"] == .002
+    assert filled(entropy_coef=0.)["target_entropy"] == "" and filled(target_entropy="")["target_entropy"] == ""
 
 
 def test_the_ladder_prefers_even_bots_and_forgets_nobody(tmp_path):
