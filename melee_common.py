@@ -318,9 +318,8 @@ class Policy(nn.Module):
     def initial_state(self, batch: int) -> tuple[torch.Tensor, ...]:
         return self.backbone.initial_state(batch, self.device)
 
-    def _seen(self, obs: Observation, returns: torch.Tensor | None, most_items: int = NUM_ITEMS) -> torch.Tensor:
-        """obs [..., ], returns [...] or None -> what the backbone is given [..., n]."""
-        x = self.embedding(obs, most_items)
+    def _aimed(self, x: torch.Tensor, returns: torch.Tensor | None) -> torch.Tensor:
+        """x [..., n] embedded, returns [...] or None -> what the backbone is given [..., n or n + 1]."""
         if self.target_return is None:
             return x
         aim = x[..., :1] * 0 + self.target_return if returns is None else returns[..., None]
@@ -331,11 +330,12 @@ class Policy(nn.Module):
         """obs [T, B, ...], state at the start, resets [T, B] (True: obs[t] begins a game, the state before it is
         cleared), returns [T, B] that followed (None: target_return) -> features [T, B, H], the state after the last
         frame."""
-        return self.backbone.unroll(self._seen(obs, returns, most_items(obs.floats)), state, resets)
+        x = self.embedding(obs, most_items(obs.floats))
+        return self.backbone.unroll(self._aimed(x, returns), state, resets)
 
     def features(self, obs: Observation, state: tuple) -> tuple[torch.Tensor, tuple]:
         """One frame: obs [B, ...] -> features [B, H], new state."""
-        return self.backbone.step(self._seen(obs, None), state)
+        return self.backbone.step(self._aimed(self.embedding(obs), None), state)
 
     def step(self, obs: Observation, state: tuple, noise: torch.Tensor | None) -> tuple[torch.Tensor, tuple]:
         """obs [B, ...], uniform noise [B, 81] (None: the most likely action) -> actions [B, 13], new state."""
