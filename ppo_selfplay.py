@@ -80,9 +80,9 @@ DEFAULTS = {                                            # of what was not given,
                       "target_entropy": ""}}
 ROLLOUT_DECISIONS = 8192                                # of all games in an iteration; a mirror match has two rows each
 BOT_FLOOR = .3                                          # a bot that always wins or loses weighs so much of an even one
-# --target-entropy: where a policy has e times less than the line asks for, the bonus's weight grows by so much an update
-# (more, and it swings) and is pulled at once by so much; how far it may go from --entropy-coef. No controller has more
-# nats than that.
+# --target-entropy: where there is e times less than the line asks for, the logarithm of the bonus's weight grows by so
+# much an update (more, and it swings) and is pulled at once by so much; how far the weight may go from --entropy-coef.
+# No controller has more nats than that.
 ENTROPY_STEP, ENTROPY_PULL, ENTROPY_RANGE, MAX_ENTROPY = .003, 1., 100., 20
 HEAD_GROUPS = {"buttons": slice(0, 1), "main_stick": slice(1, 3), "c_stick": slice(3, 5), "shoulder": slice(5, 6)}
 OPPONENT = "opponent"                                   # the id of the frozen policy of --opponent
@@ -331,8 +331,8 @@ def line_at(text: str, halvings: float) -> float:
     except ValueError:
         start = end = math.nan
     if not (0 < end <= start <= MAX_ENTROPY):
-        raise UserError(f"--target-entropy {text}: give two numbers of nats above 0 and up to {MAX_ENTROPY}, the larger "
-                        "one first, START:END, e.g. 6:.2")
+        raise UserError(f"--target-entropy {text}: give two numbers of nats above 0 and up to {MAX_ENTROPY}, START:END, "
+                        "the larger one first, e.g. 6:.2")
     return max(end, start * .5 ** halvings)
 
 

@@ -346,7 +346,7 @@ def test_a_mistake_while_a_batch_is_made_reaches_the_learner(workers):
     windows = Windows(games, size=20, stride=20, batch_size=50, seed=1)
     with pytest.raises(UserError, match="damaged cache") as kept:              # with its traceback and all its frames
         list(prefetch(windows, windows.schedule(1), workers))
-    assert kept.tb and not multiprocessing.active_children()                # one that is left would be waited for at exit
+    assert kept.tb and not multiprocessing.active_children()                # who is left would be waited for at exit
 
 
 # ---------------------------------------------------------------------------------------------------------------------
