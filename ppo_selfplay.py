@@ -331,8 +331,8 @@ def line_at(text: str, halvings: float) -> float:
     except ValueError:
         start = end = math.nan
     if not (0 < end <= start <= MAX_ENTROPY):
-        raise UserError(f"--target-entropy {text}: give two numbers of nats above 0 and up to {MAX_ENTROPY}, START:END, "
-                        "the larger one first, e.g. 6:.2")
+        raise UserError(f"--target-entropy {text}: give two numbers of nats up to {MAX_ENTROPY}, START:END, the "
+                        "larger one first, both above 0, e.g. 6:.2")
     return max(end, start * .5 ** halvings)
 
 
