@@ -1,29 +1,46 @@
 """The scripted levels as yardsticks: who beats whom, and how they compare with people.
 
-    python tests/bench/bench_levels.py                              # Mewtwo on Final Destination, 200 games a pair
+    python tests/bench/bench_levels.py --replays DIR                # Mewtwo on Final Destination, 200 games a pair
     python tests/bench/bench_levels.py --character fox --games 100
-    python tests/bench/bench_levels.py --people REPLAYS/*.slp       # level 9 beside the people in these replays
 
-Ports are balanced, intervals are Wilson's at 95 %, draws count half. A game is four stocks or eight minutes.
+Ports are balanced, intervals are Wilson's at 95 %, draws count half. A game is four stocks or eight minutes. People are
+those in a folder of replays who play against somebody that moves.
 """
 
-import argparse
 import itertools
-import pathlib
 import sys
 import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from cleanmelee import game
-from cleanmelee.cli import UserError
-from cleanmelee.statistics import wilson_interval
+from cleanmelee.cli import PATH, Range, UserError, check_ranges, lookup, run_script
 from cleanmelee.frame import outcomes
 from cleanmelee.replays import controlled, read_replay
+from cleanmelee.statistics import wilson_interval
+from results import percent, save
 
 FRAMES_PER_MINUTE = 60 * 60
-LADDER = ("level1", "level3", "level5", "level7", "level9")
+LADDER = ("level1", "level3", "level5", "level7", "level9", "level10", "level11", "level12")
+OTHERS = ("idle", "random", "attacker")
+
+
+@dataclass
+class Args:
+    replays: Annotated[str, PATH] = ""
+    """folder of .slp files with people (off: empty)"""
+    character: str = "mewtwo"
+    """of both sides"""
+    stage: str = "final_destination"
+    """where they play"""
+    games: Annotated[int, Range(4, 65536)] = 200
+    """of a pair; of a level against itself a quarter"""
+    json: Annotated[str, PATH] = ""
+    """file for the figures (off: empty)"""
 
 
 class Tally:
@@ -70,15 +87,6 @@ def figures(tally, chosen):
             "suicides": tally.suicides[chosen].sum() / max(lost, 1)}
 
 
-def show(name, row):
-    print(f"{name:>24} {row['minutes']:8.1f} {row['damage']:11.0f} {row['ko_percent']:13.0f} {row['stocks']:7d} "
-          f"{row['trips']:6d} {row['recovery']:10.0%} {row['suicides']:12.1%}")
-
-
-HEADER = (f"{'':>24} {'minutes':>8} {'damage/min':>11} {'KO % (median)':>13} {'stocks':>7} {'trips':>6} "
-          f"{'came back':>10} {'own falls':>12}")
-
-
 def play(first, second, characters, stages, num_games, seed=0, max_frames=game.TIME_LIMIT):
     """num_games games between two bots, the first on port 1 in half of them: final frames [N], Tally, side [N].
 
@@ -111,50 +119,37 @@ def play(first, second, characters, stages, num_games, seed=0, max_frames=game.T
     return final, tally, side
 
 
-def match(first, second, character, stage, num_games, seed=0):
-    """-> wins of the first (draws count half), final frames, Tally, side."""
-    final, tally, side = play(first, second, (character, character), stage, num_games, seed)
-    score = outcomes(final) * (1 - 2 * side)           # +1 the first won
-    return float((score > 0).sum() + (score == 0).sum() / 2), final, tally, side
+def beats(first, second, args):
+    """A row: how often the first wins."""
+    character = game.CHARACTERS[args.character]
+    final, _, side = play(first, second, (character, character), game.STAGES[args.stage], args.games)
+    row = {"level": first, "against": second, "rate": rate(outcomes(final) * (1 - 2 * side))}
+    print(f"{first} beats {second}: {percent(*row['rate'])}", flush=True)
+    return row
 
 
-def interval(wins, games):
-    low, high = wilson_interval(wins, games)
-    return f"{wins / games:4.0%} [{low:.0%}, {high:.0%}]"
+def rate(score):
+    """Games won (1), drawn (0) and lost (-1) -> win rate, and its interval."""
+    wins = float((score + 1).sum() / 2)
+    return [wins / len(score), *wilson_interval(wins, len(score))]
 
 
-def round_robin(character, stage, num_games):
-    """Every pair of the ladder; the row's win rate against the column's. -> {(strong, weak): (wins, games)}."""
-    won = {}
-    for weak, strong in itertools.combinations(LADDER, 2):
-        wins, *_ = match(strong, weak, character, stage, num_games)
-        won[strong, weak] = wins
-        print(f"  {strong} beats {weak}: {interval(wins, num_games)}", flush=True)
-    return won
+def ports(level, args):
+    """A row: how often port 1 wins when a level plays itself."""
+    character = game.CHARACTERS[args.character]
+    final, *_ = play(level, level, (character, character), game.STAGES[args.stage], args.games)
+    return {"level": level, "port_1": rate(outcomes(final))}
 
 
-def against_the_others(character, stage, num_games):
-    for level, other in itertools.product(("level1", "level9"), ("idle", "random", "attacker")):
-        wins, *_ = match(level, other, character, stage, num_games)
-        print(f"  {level} beats {other}: {interval(wins, num_games)}", flush=True)
-
-
-def port_symmetry(level, character, stage, num_games):
-    final, *_ = play(level, level, (character, character), stage, num_games)
-    score = outcomes(final)
-    wins = float((score > 0).sum() + (score == 0).sum() / 2)
-    print(f"  {level} against itself, port 1 wins {interval(wins, num_games)} of {num_games}", flush=True)
-
-
-def own_figures(character, stage, num_games):
-    """Every level against itself."""
-    for number in range(1, game.knowledge.NUM_LEVELS + 1):
-        _, tally, _ = play(f"level{number}", f"level{number}", (character, character), stage, num_games)
-        show(f"level{number}", figures(tally, np.ones((num_games, 2), bool)))
+def style(level, args):
+    """A row: figures of a level against itself."""
+    games, character = args.games // 4, game.CHARACTERS[args.character]
+    _, tally, _ = play(level, level, (character, character), game.STAGES[args.stage], games)
+    return {"player": level, **figures(tally, np.ones((games, 2), bool))}
 
 
 def people(paths):
-    """The people in games of two people: their figures together. Replays that cannot be used are named and skipped."""
+    """A row: figures of all the people in games of two. Replays that cannot be used are named and skipped."""
     tallies = []
     for path in paths:
         try:
@@ -172,37 +167,35 @@ def people(paths):
         tally = Tally(1, stage)
         for before, now in itertools.pairwise(players[:, None]):
             tally.watch(before, now, np.zeros(1, int))
-        show(pathlib.Path(path).stem[:24], figures(tally, chosen))
         tallies.append((tally, chosen))
-    if tallies:
-        whole = Tally(len(tallies), game.STAGES["final_destination"])
-        for name in ("frames", "damage", "lost", "suicides", "trips", "returns"):
-            setattr(whole, name, np.concatenate([getattr(tally, name) for tally, _ in tallies]))
-        whole.ko_percents = [tally.ko_percents[0] for tally, _ in tallies]
-        show("people", figures(whole, np.concatenate([chosen for _, chosen in tallies])))
+    if not tallies:
+        raise UserError("--replays: no game in which people play against somebody that moves; give others, or leave it")
+    whole = Tally(len(tallies), game.STAGES["final_destination"])
+    for name in ("frames", "damage", "lost", "suicides", "trips", "returns"):
+        setattr(whole, name, np.concatenate([getattr(tally, name) for tally, _ in tallies]))
+    whole.ko_percents = [tally.ko_percents[0] for tally, _ in tallies]
+    return {"player": f"people, {len(tallies)} games", **figures(whole, np.concatenate([c for _, c in tallies]))}
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--character", default="mewtwo", choices=game.CHARACTERS)
-    parser.add_argument("--stage", default="final_destination", choices=game.STAGES)
-    parser.add_argument("--games", type=int, default=200, help="games a pair (the mirror match plays twice as many)")
-    parser.add_argument("--people", nargs="*", default=None, metavar="SLP",
-                        help="only compare level 9 with these replays")
-    args = parser.parse_args()
+def main(args):
+    began = time.time()
+    check_ranges(args)
+    lookup(game.CHARACTERS, args.character, "character"), lookup(game.STAGES, args.stage, "stage")
+    if args.games % 4:
+        raise UserError(f"--games {args.games}: must be a multiple of 4, for both ports and a quarter of them")
+    files = sorted(Path(args.replays).glob("*.slp")) if args.replays else []
+    if args.replays and not files:
+        raise UserError(f"--replays {args.replays}: no .slp files in it; give a folder of replays")
     game.warm_up()
-    character, stage, begin = game.CHARACTERS[args.character], game.STAGES[args.stage], time.perf_counter()
-    if args.people is None:
-        print(f"{args.character} dittos on {args.stage}, {args.games} games a pair")
-        round_robin(character, stage, args.games)
-        against_the_others(character, stage, args.games)
-        port_symmetry("level9", character, stage, 2 * args.games)
-    print(f"\n{HEADER}")
-    own_figures(character, stage, max(args.games // 4, 1))
-    if args.people:
-        people(args.people)
-    print(f"{time.perf_counter() - begin:.0f} s")
+    rows = [beats(strong, weak, args) for weak, strong in itertools.combinations(LADDER, 2)]
+    rows += [beats(level, other, args) for level in ("level1", "level9", "level12") for other in OTHERS]
+    rows.append(ports("level9", args))
+    for row in [*(style(level, args) for level in LADDER), *([people(files)] if files else [])]:
+        print(f"{row['player']}: {row['damage']:.0f} % a minute, KO at {row['ko_percent']:.0f} %, came back "
+              f"{row['recovery']:.0%} of {row['trips']}, fell without a blow {row['suicides']:.0%} of {row['stocks']}")
+        rows.append(row)
+    save(args.json, rows, began, character=args.character, stage=args.stage, games=args.games)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, Args)

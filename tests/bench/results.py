@@ -120,6 +120,21 @@ def game() -> str:
             f"import. {source(about)}")
 
 
+def levels() -> str:
+    """Who beats whom, then how they play."""
+    about = load("levels")
+    won = {(row["level"], row["against"]): percent(*row["rate"]) for row in about["rows"] if "against" in row}
+    ports = next(row for row in about["rows"] if "port_1" in row)
+    columns = list(dict.fromkeys(against for _, against in won))
+    lines = [[level, *(won.get((level, against), "") for against in columns)]
+             for level in dict.fromkeys(level for level, _ in won)]
+    styles = [[row["player"], f"{row['minutes']:.0f}", f"{row['damage']:.0f}", f"{row['ko_percent']:.0f}",
+               f"{row['recovery']:.0%}", f"{row['suicides']:.0%}"] for row in about["rows"] if "player" in row]
+    header = ["", "minutes", "damage a minute", "median KO percent", "came back", "stocks lost without a blow"]
+    return (f"{table(['wins of | against', *columns], lines)}\n\nPort 1 of {ports['level']} against itself wins "
+            f"{percent(*ports['port_1'])}.\n\n{table(header, styles)}\n\n{source(about)}")
+
+
 def fidelity() -> str:
     about = load("fidelity")
     share = lambda value: "" if value is None else f"{value:.1f} %"
@@ -289,7 +304,7 @@ def summary() -> str:
 
 
 TABLES = {make.__name__: make for make in (
-    learning, game, fidelity, selfplay, cloning, play, web, data, backbones, matchmaking, export, distill, summary)}
+    learning, game, levels, fidelity, selfplay, cloning, play, web, data, backbones, matchmaking, export, distill, summary)}
 TABLES |= {f"imitation-{show}": functools.partial(imitation, show)
            for show in ("backbones", "delay", "memory", "returns")} | {"imitation-drill": drill}
 

@@ -10,6 +10,7 @@ import time
 import bench_backbones
 import bench_imitation
 import bench_learning
+import bench_levels
 import bench_matchmaking
 import bench_play
 import pytest
@@ -67,6 +68,19 @@ def test_every_file_says_what_made_it():
         assert about.keys() >= {"command", "date", "minutes", "machine", "versions", "rows"} and about["rows"], file
         assert about["command"].startswith("python tests/bench/bench_") and "git" in about["versions"], file
         assert about["machine"]["cores"] >= 1 and about["machine"]["load"] >= 0, file
+
+
+def test_levels_are_measured_and_tabled(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    monkeypatch.setattr(bench_levels, "LADDER", ("level1", "level9"))
+    monkeypatch.setattr(bench_levels, "OTHERS", ("idle",))
+    bench_levels.main(bench_levels.Args(games=4, json=str(tmp_path / "levels.json")))
+    table = results.levels()
+    assert "| level9 | 100 % [51, 100] |" in table and "Port 1 of level9 against itself wins" in table
+    with pytest.raises(UserError, match="multiple of 4"):
+        bench_levels.main(bench_levels.Args(games=6))
+    with pytest.raises(UserError, match="unknown character 'pichu'"):
+        bench_levels.main(bench_levels.Args(character="pichu"))
 
 
 def test_a_measurement_is_kept_whole(tmp_path, monkeypatch, capsys):
