@@ -127,11 +127,11 @@ def levels() -> str:
     ports = next(row for row in about["rows"] if "port_1" in row)
     columns = list(dict.fromkeys(against for _, against in won))
     lines = [[level, *(won.get((level, against), "") for against in columns)]
-             for level in dict.fromkeys(level for level, _ in won)]
+             for level in sorted({level for level, _ in won}, key=lambda name: int(name.removeprefix("level")))]
     styles = [[row["player"], f"{row['minutes']:.0f}", f"{row['damage']:.0f}", f"{row['ko_percent']:.0f}",
                f"{row['recovery']:.0%}", f"{row['suicides']:.0%}"] for row in about["rows"] if "player" in row]
     header = ["", "minutes", "damage a minute", "median KO percent", "came back", "stocks lost without a blow"]
-    return (f"{table(['wins of | against', *columns], lines)}\n\nPort 1 of {ports['level']} against itself wins "
+    return (f"{table(['wins of, against', *columns], lines)}\n\nPort 1 of {ports['level']} against itself wins "
             f"{percent(*ports['port_1'])}.\n\n{table(header, styles)}\n\n{source(about)}")
 
 
