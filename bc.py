@@ -115,7 +115,7 @@ class Args:
     0, or that of --pretrained; off: 0)"""
     return_conditioning: bool = False
     """let the policy see the discounted reward that followed each frame, so that in play it can be asked for one; a
-    --pretrained network that saw it goes on to (off: False)"""
+    --pretrained network that saw it goes on to (off: False; a --pretrained network decides)"""
     ablate: str | None = None
     """features of docs/observation.md that the policy never sees, in learning and in play, by commas: a name
     (opponent.percent) or a part of names (percent, nana, item, controller) (off: empty; default: none, or those of

@@ -56,6 +56,7 @@ from cleanmelee.games import VecEnv, matchups
 from cleanmelee.learning import choose_device, memory_for
 from cleanmelee.observation import Observation, observe
 from cleanmelee.pictures import plot_winrates
+from cleanmelee.plain import kernels
 from cleanmelee.pool import Pool, Ratings, load_opponent, print_elo
 from cleanmelee.population import League, Learner, ParallelUpdates, Turn, make_learners, pbt_round
 from cleanmelee.resume import load_latest, restore, resumed_args, states_of_all_ranks
@@ -168,14 +169,15 @@ class Args:
     """weight of the entropy bonus (default: .0003; with --pretrained .0005, with --opponent too .003; off: 0)"""
     target_entropy: str | None = None
     """START:END in nats: the weight of the bonus grows and shrinks so that a decision's entropy falls from START, by
-    half every --entropy-half-life, to END and stays there (default: 6:.2; with --pretrained none; off: empty, the
-    weight is constant)"""
+    half every --entropy-half-life, to END and stays there (default: 6:.2; with --pretrained or --entropy-coef 0 none;
+    off: empty, the weight is constant)"""
     entropy_half_life: Annotated[float, Range(1)] = 4_600_000
-    """game frames in which --target-entropy halves (off: 1e18, it stays at START)"""
+    """game frames of a learner in which --target-entropy halves (off: 1e18, it stays at START)"""
     value_coef: Annotated[float, AT_LEAST_0] = 0.5
     """weight of the value loss (off: 0)"""
     value_burn_in: Annotated[int | None, COUNT_OR_OFF] = None
-    """first updates that train the value head alone (default: 0, with --pretrained 10; off: 0)"""
+    """first updates that train the value head alone (default: 0; with --pretrained 10, with --opponent too 0; off:
+    0)"""
     max_grad_norm: Annotated[float, POSITIVE] = 0.5
     """gradients are scaled down to this norm (off: 1e9)"""
     target_kl: Annotated[float, AT_LEAST_0] = 0.0
@@ -185,7 +187,7 @@ class Args:
     """weight of KL(pretrained policy || policy), which keeps a cloned policy from forgetting (default: 0; with
     --pretrained .02, with --opponent too 0; off: 0)"""
     teacher_kl_half_life: Annotated[float, Range(1)] = 2_000_000
-    """game frames after which --teacher-kl has halved (off: 1e18, it stays)"""
+    """game frames of a learner after which --teacher-kl has halved (off: 1e18, it stays)"""
     update_interval: str = "batch_ready"
     """batch_ready: learn after --rollout-length decisions (off); or after so many game frames of a learner"""
     train_interval: Annotated[int, COUNT] = 1
@@ -274,7 +276,7 @@ class Args:
     """same seed, same machine: same learning curve"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """where to learn; auto: on the card if there is one. Where more than 512 games of a learner play they are decided
-    there too, fewer in numpy on the processor, which is faster"""
+    there too, fewer on the processor without torch, which is faster"""
     num_threads: Annotated[int, Range(1, 1024)] = 1
     """torch threads of a process, which pay for large networks on idle cores alone; beside other work two are half
     as fast as one, or less (torchrun uses more cores better)"""
@@ -300,6 +302,13 @@ class Args:
     rewards: Annotated[RewardArgs, tyro.conf.arg(name="")] = field(default_factory=RewardArgs)
     wandb: Annotated[WandbArgs, tyro.conf.arg(name="")] = field(default_factory=WandbArgs)
     live: Annotated[DolphinArgs, tyro.conf.arg(name="")] = field(default_factory=DolphinArgs)
+
+
+def from_scratch(args: Args) -> Policy:
+    """The network of a run that begins with none."""
+    hidden = parse_hidden("256,256" if args.hidden is None else args.hidden)
+    options = {name: getattr(args, name) for name in OPTIONS}
+    return Policy(args.backbone or "mlp", hidden, args.action_repeat or 3, args.frame_delay or 0, **options)
 
 
 def fill_in(args: Args, policy: Policy) -> None:
@@ -650,8 +659,9 @@ def prepare(learner: Learner, rollout: dict, args: Args, teacher: Policy | None)
 # ---------------------------------------------------------------------------------------------------------------------
 
 def update(learner: Learner, batches: list[dict], args: Args, step: int) -> dict[str, float]:
-    """PPO over all that the learner itself did in these prepared rollouts -> a row of metrics. step: game frames played
-    before them, so that schedules begin at their full value and the last update still learns.
+    """PPO over all that the learner itself did in these prepared rollouts -> a row of metrics. step: game frames of the
+    whole run before them, so that the learning rate begins at its full value and the last update still learns. Entropy
+    and teacher go by the learner's own frames since it began, or began anew.
 
     Of several ranks each has its own rows, and a minibatch is made of rows of them all: so are gradients, advantages'
     mean and deviation, and metrics. All make the same steps."""
@@ -661,16 +671,12 @@ def update(learner: Learner, batches: list[dict], args: Args, step: int) -> dict
     policy, optimizer, hyper, learns = learner.policy, learner.optimizer, learner.hyper, b["learns"]
     lr = hyper["learning_rate"] * (max(0., 1 - step / args.timesteps) if args.anneal_lr else 1.)
     optimizer.param_groups[0]["lr"] = lr
-    teacher_coef = args.teacher_kl * .5 ** (step / args.teacher_kl_half_life)
+    age = learner.updates * frames_per_update(args)
+    teacher_coef = args.teacher_kl * .5 ** (age / args.teacher_kl_half_life)
     burning_in = learner.updates < args.value_burn_in
-    entropy_coef = hyper["entropy_coef"]
-    chosen = all_rows(b["logprobs"][learns]) if args.target_entropy and not burning_in else ()
-    if len(chosen):
-        has = max(-chosen.mean().item(), 1e-3)                              # a sample of it, which may be below 0
-        missing = math.log(line_at(args.target_entropy, step / args.entropy_half_life) / has)
-        within = lambda weight: min(max(weight, args.entropy_coef / ENTROPY_RANGE), args.entropy_coef * ENTROPY_RANGE)
-        hyper["entropy_coef"] = within(entropy_coef * math.exp(ENTROPY_STEP * missing))
-        entropy_coef = within(hyper["entropy_coef"] * math.exp(ENTROPY_PULL * missing))
+    began_with = entropy_coef = hyper["entropy_coef"]
+    if args.target_entropy and not burning_in:
+        entropy_coef = hold_entropy(hyper, all_rows(b["logprobs"][learns]), args, age)
     memory = tuple(b[key][0] for key in b if key.startswith("state_"))      # [B, H] each, at the start
     recurrent = bool(memory)
     # What a minibatch is made of: columns, whole games in time, for a policy that remembers; else single rows of T x B.
@@ -744,6 +750,7 @@ def update(learner: Learner, batches: list[dict], args: Args, step: int) -> dict
             if not kls[-1] <= args.target_kl:                               # too far, or NaN: this epoch is taken back
                 policy.load_state_dict(undo[0])
                 optimizer.load_state_dict(undo[1])
+                hyper["entropy_coef"] = began_with if epoch == 0 else hyper["entropy_coef"]
                 break
     learnt, predicted = all_rows(b["returns"][learns]), all_rows(b["values"][learns])
     learner.updates += 1
@@ -767,6 +774,19 @@ def update(learner: Learner, batches: list[dict], args: Args, step: int) -> dict
         "losses/minibatches": len(stats)}
 
 
+def hold_entropy(hyper: dict[str, float], logprobs: torch.Tensor, args: Args, age: int) -> float:
+    """--target-entropy's controller -> the weight of this update's entropy bonus. It is pulled at once, and
+    hyper["entropy_coef"], where it begins the next time, moves slowly. logprobs [B]: of what was chosen; age: game
+    frames of the learner."""
+    if not len(logprobs):                                                   # every worker was broken
+        return hyper["entropy_coef"]
+    has = max(-logprobs.mean().item(), 1e-3)                                # a sample of it, which may be below 0
+    missing = math.log(line_at(args.target_entropy, age / args.entropy_half_life) / has)
+    within = lambda weight: min(max(weight, args.entropy_coef / ENTROPY_RANGE), args.entropy_coef * ENTROPY_RANGE)
+    hyper["entropy_coef"] = within(hyper["entropy_coef"] * math.exp(ENTROPY_STEP * missing))
+    return within(hyper["entropy_coef"] * math.exp(ENTROPY_PULL * missing))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The run
 # ---------------------------------------------------------------------------------------------------------------------
@@ -783,10 +803,14 @@ def resume_run(args: Args) -> tuple[Path, Args, object, dict]:
     return run, args, lock, saved
 
 
+def frames_per_update(args: Args) -> int:
+    """Game frames of a learner in an iteration."""
+    return args.rollout_length * args.num_games * args.action_repeat * args.train_interval
+
+
 def steps_per_iteration(args: Args) -> int:
-    """Game frames of all games in an iteration."""
-    games = args.num_games * (args.population_size if args.train_order == "parallel" else 1)
-    return args.rollout_length * games * args.action_repeat * args.train_interval
+    """Game frames of all learners in an iteration."""
+    return frames_per_update(args) * (args.population_size if args.train_order == "parallel" else 1)
 
 
 def keep_opponents(args: Args, run: Path) -> None:
@@ -817,14 +841,12 @@ def main(args: Args) -> None:
     if saved or args.pretrained:
         initial, _ = load_policy(run / "checkpoints" / "initial.pt" if saved else args.pretrained)
     else:
-        hidden = parse_hidden("256,256" if args.hidden is None else args.hidden)
-        options = {name: getattr(args, name) for name in OPTIONS}
-        initial = Policy(args.backbone or "mlp", hidden, args.action_repeat or 3, args.frame_delay or 0, **options)
+        initial = from_scratch(args)
     fill_in(args, initial)
     check(args, resumed=bool(saved))
     tracker = Tracker(args.wandb if first else WandbArgs())
     if first and not saved:
-        warm_up()                                                           # a game that compiles has no folder yet
+        warm_up(), kernels()                                                # while they compile there is no folder yet
         name = f"ppo_{args.character}_seed{args.seed}_{time.strftime('%Y%m%d_%H%M%S')}"
         run, lock = start_run(args.runs_dir, args.run_name, name, to_flags(args), __file__, launcher())
         args.run_name = run.name
@@ -848,8 +870,9 @@ def main(args: Args) -> None:
         dolphin=args.live if args.game_type == "dolphin" else None)
     envs.stagger()
     hyper = {"learning_rate": args.learning_rate, "entropy_coef": args.entropy_coef, "ppo_clip": args.ppo_clip}
+    varied = [name for name in hyper if args.pbt and not (name == "entropy_coef" and args.target_entropy)]
     learners = make_learners(
-        initial, hyper, seed=seed, size=P, league=args.league, same_start=bool(args.pretrained), vary=args.pbt,
+        initial, hyper, seed=seed, size=P, league=args.league, same_start=bool(args.pretrained), varied=varied,
         asynchronous=args.async_learning, device=device, acts_on=device if 2 * M // P > FEW_ROWS else "cpu")
     pool = Pool(run / "pool", args.history_size, args.prune, args.keep_retired, args.action_repeat, args.frame_delay)
     ratings = Ratings()
@@ -985,7 +1008,7 @@ def main(args: Args) -> None:
                 others = selfplay.scores[learners[turn.learner].name].items()
                 turn.scores += sum((scores for opponent, scores in others if opponent not in BOTS), [])
             if args.pbt and iteration % args.pbt_interval == 0:
-                for event in pbt_round(learners, ratings):
+                for event in pbt_round(learners, ratings, varied):
                     selfplay.forget(event["learner"])
                     append_jsonl(run / "pbt.jsonl", {"global_step": global_step, **event})
             if iteration % args.pool_interval == 0:
@@ -993,8 +1016,7 @@ def main(args: Args) -> None:
                     freeze(learner)
                     age = global_step - learner.born
                     if args.league and matchmaker.league.starts_anew(learner.name, age, selfplay.rng):
-                        learner.become(initial.state_dict(), None)
-                        learner.born = global_step
+                        learner.start_anew(initial.state_dict(), hyper, global_step)
                         ratings.forget(learner.name)
                         selfplay.forget(learner.name)
                 if args.train_order == "round-robin" and turn.over(active[0], global_step):

@@ -7,7 +7,7 @@ import functools
 import numpy as np
 
 from cleanmelee.frame import BUTTONS, CONTROLLER
-from cleanmelee.game.compiler import jit, machine_code
+from cleanmelee.game.compiler import machine_code, policy_jit
 
 BUTTON_BITS = np.array(list(BUTTONS.values()), np.int32)
 
@@ -87,7 +87,7 @@ def decode_actions(actions: np.ndarray, mirror: np.ndarray | None = None) -> np.
     return pressed.reshape(shape)
 
 
-@jit
+@policy_jit
 def decode(chosen, turned, sticks, shoulders, bits, pressed):
     """chosen [n, 13], turned [n], pressed CONTROLLER [n]"""
     end = len(sticks) - 1

@@ -109,12 +109,16 @@ class Games:
 
 def scatter(frame: np.ndarray, hidden: np.ndarray, rng: np.random.Generator) -> None:
     """Both players of a game that begins, FRAME [] and HIDDEN [], fall from anywhere over and beside the stage, as a
-    blow may have left them: hurt, with or without their second jump."""
-    width = 1.6 * game.TABLES.stages["floor_right"][frame["stage"], 0]
+    blow may have left them: hurt, with or without their second jump, facing either way."""
+    edge = game.TABLES.stages["floor_right"][frame["stage"], 0]
     for player, own in zip(frame["players"], hidden["players"], strict=True):
-        player["x"], player["y"] = own["old_x"], own["old_y"] = rng.uniform(-width, width), rng.uniform(-50, 80)
+        x = rng.uniform(-1.6 * edge, 1.6 * edge)
+        y = rng.uniform(10 if abs(x) < edge else -50, 80)                   # from within and below a stage nobody returns
+        player["x"], player["y"] = own["old_x"], own["old_y"] = x, y
         player["percent"], player["jumps"] = rng.uniform(0, 120), rng.integers(0, 2)
+        player["facing"] = rng.choice((-1, 1))
         player["action"], player["airborne"], own["air_frames"] = game.FALL, 1, 1
+        player["state_age"] = game.TABLES.characters["age_first"][player["character"], game.FALL]
 
 
 class VecEnv:

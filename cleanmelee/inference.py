@@ -15,7 +15,7 @@ import numpy as np
 
 from cleanmelee.controller import ACTION_SIZE, NEUTRAL_ACTION, NUM_LOGITS, decode_actions
 from cleanmelee.frame import CONTROLLER
-from cleanmelee.game.compiler import jit, machine_code
+from cleanmelee.game.compiler import machine_code, policy_jit
 from cleanmelee.games import BOT_SLOT
 from cleanmelee.features import NUM_INTS
 from cleanmelee.observation import Observation
@@ -211,7 +211,7 @@ class Hands:
 # Of Hands what is done in every frame, compiled: in numpy it was a tenth of a millisecond. Arrays as Hands has them.
 # ---------------------------------------------------------------------------------------------------------------------
 
-@jit
+@policy_jit
 def whose_turn(live, plays, repeat, delay, clock, newest, queue, due, turn):
     """Until a decision of this frame is there, the last one is held."""
     for n in range(len(live)):
@@ -222,7 +222,7 @@ def whose_turn(live, plays, repeat, delay, clock, newest, queue, due, turn):
             due[at, n, p] = turn[n, p]
 
 
-@jit
+@policy_jit
 def settle(controllers, who, asked_at, age, began_at, clock, delay, newest, queue, due):
     """What `who` [N, 2] have decided `age` frames ago acts from its own time on, or from now if that is past."""
     for n in range(len(clock)):
@@ -236,7 +236,7 @@ def settle(controllers, who, asked_at, age, began_at, clock, delay, newest, queu
                         due[at, n, p] = False
 
 
-@jit
+@policy_jit
 def press(clock, queue, due, judged, acting):
     """-> in how many games a judged player's decision for this frame is not there."""
     games = 0

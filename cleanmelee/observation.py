@@ -15,7 +15,7 @@ from cleanmelee.features import (
     TRANSFORMATIONS, Feature, field_of, num_floats,
 )
 from cleanmelee.frame import BUTTONS, CONTROLLER, FRAME, NUM_ITEMS, NUM_PLAYERS, STAGES
-from cleanmelee.game.compiler import jit, machine_code
+from cleanmelee.game.compiler import machine_code, policy_jit
 from cleanmelee.game.ids import YOSHIS_STORY
 from cleanmelee.game.stages import RANDALL_PERIOD, RANDALL_WIDTH
 from cleanmelee.terminal import printable
@@ -108,7 +108,7 @@ PLAN = Plan(
 # The pass
 # ---------------------------------------------------------------------------------------------------------------------
 
-@jit
+@policy_jit
 def read(values, reads, me, mirror, out):
     """What lies in the frame as it is: values [..] of one type, out [F]."""
     for k in range(len(reads.columns)):
@@ -116,7 +116,7 @@ def read(values, reads, me, mirror, out):
         out[reads.columns[k]] = min(max(value, -reads.limits[k]), reads.limits[k]) * reads.scales[mirror, k]
 
 
-@jit
+@policy_jit
 def measure(stage, x, y, mirror, first, plan, out):
     """How far edges and blast zones are from a place. x is mirrored already."""
     for k in range(6):
@@ -132,7 +132,7 @@ def measure(stage, x, y, mirror, first, plan, out):
     out[first + 5] = (g[5] - y) * plan.scales[first + 5]
 
 
-@jit
+@policy_jit
 def show_controller(controller, side, buttons, first, out):
     """13 numbers of a CONTROLLER, in the order of FLOAT_NAMES."""
     out[first], out[first + 1] = controller.main_x * side, controller.main_y
@@ -142,7 +142,7 @@ def show_controller(controller, side, buttons, first, out):
         out[first + 5 + k] = (controller.buttons & buttons[k]) != 0
 
 
-@jit
+@policy_jit
 def see(frames, floats, halves, longs, controllers, pending, plan, seen, ids):
     """frames [N] FRAME, and the same bytes as numbers [N, ..]; for what comes of it see `observe`."""
     at = plan.at[0]

@@ -1,4 +1,4 @@
-"""A decision without torch, for up to some hundred rows.
+"""A decision without torch, in numpy and machine code, for up to some hundred rows.
 
 For 16 rows a decision is some eighty small operations. torch takes several microseconds to begin each, numpy one; so
 numpy multiplies the matrices, and what lies between them is compiled. What is computed is the same up to rounding.
@@ -11,24 +11,21 @@ import numpy as np
 from cleanmelee.controller import ACTION_SIZE, HEADS, NUM_BUTTONS
 from cleanmelee.features import ITEMS, NANAS, TABLE_ROWS, Lens, id_columns
 from cleanmelee.frame import NUM_ITEMS, NUM_PLAYERS
-from cleanmelee.game.compiler import jit, machine_code
+from cleanmelee.game.compiler import machine_code, policy_jit
 
 CATEGORICAL = list(HEADS)[1:]                                               # all but the buttons, in order of sampling
 FIRST_LOGITS = np.cumsum([0, *HEADS.values()]).astype(np.int32)             # [7] of each head, and how many there are
 SAFE = np.float32(1e-6)                                                     # float32 cannot tell 1 - 1e-8 from 1
 
 
-def softplus(x: np.ndarray) -> np.ndarray:
-    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Between the matrices
 # ---------------------------------------------------------------------------------------------------------------------
 
-@jit
+@policy_jit
 def look_up(table, ids, first_id, count, out, at):
-    """Rows of a learned table, side by side: ids [B, I], of which `count` from first_id on name rows; out [B, n]."""
+    """Rows of a learned table, side by side: ids [B, I], of which `count` from first_id on name rows; out [B, n].
+    Nobody looks whether there are such rows: `observe` gives no others."""
     width = table.shape[1]
     for n in range(len(ids)):
         for k in range(count):
@@ -37,7 +34,7 @@ def look_up(table, ids, first_id, count, out, at):
                 out[n, at + k * width + e] = row[e]
 
 
-@jit
+@policy_jit
 def look_at_things(floats, first, weight, bias, table, ids, first_id, count, pooled, out, at):
     """`count` items or Nanas, whose floats lie side by side from `first` on. The first float of each says whether there
     is such a thing, and mostly there is none."""
@@ -57,7 +54,7 @@ def look_at_things(floats, first, weight, bias, table, ids, first_id, count, poo
                 out[n, to + e] += max(total, np.float32(0)) * there
 
 
-@jit
+@policy_jit
 def press(logits, bias, shift, actions, pressed, exponents, logprobs):
     """The buttons: logits [B, 8] without their bias, shift [B, 81] the noise."""
     for n in range(len(logits)):
@@ -69,7 +66,7 @@ def press(logits, bias, shift, actions, pressed, exponents, logprobs):
             logprobs[n] += (x if down else np.float32(0)) - max(x, np.float32(0))
 
 
-@jit
+@policy_jit
 def choose(logits, bias, shift, first, actions, column, exponents, logprobs):
     """A categorical head: logits [B, n] without their bias, its noise from column `first` of shift [B, 81] on."""
     for n in range(len(logits)):
@@ -85,7 +82,7 @@ def choose(logits, bias, shift, first, actions, column, exponents, logprobs):
             exponents[n, first + k] = logits[n, k] - top
 
 
-@jit
+@policy_jit
 def tell(table, actions, column, seen):
     """Later heads see what this one has chosen."""
     for n in range(len(seen)):
@@ -94,7 +91,7 @@ def tell(table, actions, column, seen):
             seen[n, e] += row[e]
 
 
-@jit
+@policy_jit
 def normalise(powers, first, logprobs):
     """powers [B, 81]: e to the `exponents`. first [7]: where each head begins, and how many there are."""
     for n in range(len(powers)):

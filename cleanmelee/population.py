@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import traceback
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -51,8 +52,12 @@ class Learner:
         self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=self.hyper["learning_rate"], **ADAM)
         if optimizer:
             self.optimizer.load_state_dict(copy.deepcopy(optimizer))
-            self.optimizer.param_groups[0]["fused"] = True                  # how it computes is no part of its state
         self.publish()
+
+    def start_anew(self, policy: dict, hyper: dict[str, float], step: int) -> None:
+        """With these weights and what a run begins with: its schedules begin anew too."""
+        self.hyper, self.born, self.updates = dict(hyper), step, 0
+        self.become(policy, None)
 
     def state_dict(self) -> dict:
         return {"policy": self.policy.state_dict(), "optimizer": self.optimizer.state_dict(), "hyper": self.hyper,
@@ -62,7 +67,7 @@ class Learner:
     def check_optimizer(self, state: dict, where: str) -> None:
         """Raises unless `state` is that of this learner's Adam: of parameters that have learnt, their moments."""
         def groups(state):
-            return [{**group, "lr": 0., "fused": True} for group in state["param_groups"]]
+            return [{**group, "lr": 0.} for group in state["param_groups"]]
 
         if groups(state) != groups(self.optimizer.state_dict()):
             raise ValueError(f"{where} has other settings than Adam has here")
@@ -88,11 +93,11 @@ class Learner:
 
 
 def make_learners(initial: Policy, hyper: dict[str, float], *, seed: int, size: int = 1, league: bool = False,
-                  same_start: bool = False, vary: bool = False, asynchronous: bool = False,
+                  same_start: bool = False, varied: Sequence[str] = (), asynchronous: bool = False,
                   device: torch.device | str = "cpu", acts_on: torch.device | str = "cpu") -> list[Learner]:
     """`size` learners, named by their roles in a league. The first starts as `initial`, and with same_start all of
-    them; else the others start apart. vary: each draws its hyperparameters around `hyper`. They learn on `device` and
-    act on `acts_on`."""
+    them; else the others start apart. varied: names of hyperparameters that each draws around those in `hyper`. They
+    learn on `device` and act on `acts_on`."""
     names = ["main"] if size == 1 else [f"agent{k + 1}" for k in range(size)]
     if league:
         names = [ROLES[k % 3] + (str(k // 3 + 1) if k > 2 else "") for k in range(size)]
@@ -100,10 +105,8 @@ def make_learners(initial: Policy, hyper: dict[str, float], *, seed: int, size: 
     for k, name in enumerate(names):
         policy = copy.deepcopy(initial) if k == 0 or same_start else Policy(**initial.config)
         learner = Learner(name, policy.to(device), dict(hyper), [seed, k], asynchronous, acts_on)
-        if vary:
-            spread = math.log(3)
-            for key in hyper:
-                learner.hyper[key] *= math.exp(learner.rng.uniform(-spread, spread))
+        for key in varied:
+            learner.hyper[key] *= math.exp(learner.rng.uniform(-math.log(3), math.log(3)))
         learners.append(learner)
     return learners
 
@@ -166,14 +169,16 @@ class ParallelUpdates:
         self.threads.shutdown()
 
 
-def pbt_round(learners: list[Learner], ratings: Ratings) -> list[dict]:
+def pbt_round(learners: list[Learner], ratings: Ratings, varied: Sequence[str]) -> list[dict]:
     """Population-based training (Jaderberg et al. 2017): by Elo, each of the bottom fifth copies weights, optimiser and
-    hyperparameters of one of the top fifth, and multiplies each hyperparameter by .8 or 1.2. Returns what was done."""
+    hyperparameters of one of the top fifth, and multiplies each of `varied` by .8 or 1.2. Returns what was done."""
     ranked = sorted(learners, key=lambda learner: ratings.row(learner.name)[0])
     fifth, events = max(1, len(ranked) // 5), []
     for loser in ranked[:fifth]:
         winner = ranked[-1 - loser.rng.integers(fifth)]
-        loser.hyper = {key: value * float(loser.rng.choice([.8, 1.2])) for key, value in winner.hyper.items()}
+        loser.hyper = dict(winner.hyper)
+        for key in varied:
+            loser.hyper[key] *= float(loser.rng.choice([.8, 1.2]))
         loser.become(winner.policy.state_dict(), winner.optimizer.state_dict())
         ratings.forget(loser.name)                                          # its results were those of other weights
         ratings.row(loser.name)[0] = ratings.row(winner.name)[0]

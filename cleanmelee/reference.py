@@ -1,7 +1,7 @@
 """A whole policy in plain numpy: what its step computes, from the weights that `export_onnx.py --npz` writes.
 
-A third opinion beside torch and ONNX, and what to read, with cleanmelee/plain.py (embedding, heads), before writing the
-step in another language. One frame at a time, for any number of players.
+A third opinion beside torch and ONNX, and what to read before writing the step in another language. One frame at a
+time, for any number of players.
 
     weights     named as in the checkpoint: "backbone.gru.weight_ih_l0"
     x           [B, n], B players side by side"""
@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from cleanmelee.cli import UserError
-from cleanmelee.features import make_lens
+from cleanmelee.controller import HEADS
+from cleanmelee.features import ITEMS, NANAS, id_columns, make_lens
 from cleanmelee.files import read_file
+from cleanmelee.frame import NUM_ITEMS, NUM_PLAYERS
 from cleanmelee.observation import Observation, schema_hash
-from cleanmelee.plain import Plain, softplus
 
 
 def pack_weights(config: dict, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -28,6 +29,10 @@ def pack_weights(config: dict, weights: dict[str, np.ndarray]) -> dict[str, np.n
 
 def sigmoid(x):
     return np.where(x >= 0, 1, np.exp(-np.abs(x))) / (1 + np.exp(-np.abs(x)))
+
+
+def softplus(x):
+    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
 
 
 class ReferencePolicy:
@@ -43,10 +48,8 @@ class ReferencePolicy:
                             "the checkpoint again")
         self.config = about["config"]
         self.backbone = self.config["backbone"]
-        layers = len(self.config["hidden"]) if self.backbone == "mlp" else 0
         shown = (self.config.get(name, default) for name, default in (("ablate", ()), ("player", 0)))
-        lens = make_lens(self.config["frame_delay"], *shown)
-        self.plain = Plain(self.w, layers, lens)                            # embedding, the mlp and the heads
+        self.lens = make_lens(self.config["frame_delay"], *shown)
 
     # ----------------------------------------------------------------------------------------------------- small parts
 
@@ -65,6 +68,25 @@ class ReferencePolicy:
             x = np.maximum(self.linear(f"{name}.{k}", x), 0)
             k += 2
         return x
+
+    # ------------------------------------------------------------------------------------------------------- embedding
+
+    def embed(self, floats, ints):
+        """floats [B, F], ints [B, I] -> [B, n]"""
+        if self.lens:
+            floats, ints = self.lens.show(floats, ints)
+        ids = [self.rows(name, ints).reshape(len(ints), -1) for name in ("action", "character", "stage", "name")]
+        items = self.things("item", "item_type", floats[:, ITEMS].reshape(len(ints), NUM_ITEMS, -1), ints)
+        nanas = self.things("nana", "nana_action", floats[:, NANAS].reshape(len(ints), NUM_PLAYERS, -1), ints)
+        return np.concatenate([floats[:, ITEMS.stop:], *ids, items.sum(1), nanas.reshape(len(ints), -1)], 1)
+
+    def rows(self, name, ints):
+        """Of a learned table those that the ids name: [B, k, n]."""
+        return self.w[f"embedding.{name}.weight"][ints[:, id_columns(name)]]
+
+    def things(self, name, kind, floats, ints):
+        """floats [B, k, f], of which the first says whether there is such a thing -> [B, k, n], zeros where not."""
+        return np.maximum(self.linear(f"embedding.{name}", floats) + self.rows(kind, ints), 0) * floats[..., :1]
 
     # ------------------------------------------------------------------------------------------------------- backbones
 
@@ -94,7 +116,7 @@ class ReferencePolicy:
 
     def features(self, x, state):
         if self.backbone == "mlp":
-            return x, ()
+            return self.dense("backbone.layers", x), ()
         if self.backbone == "gru":
             return self.gru(x, state)
         x = self.linear("backbone.project", self.dense("backbone.dense", x))
@@ -161,13 +183,32 @@ class ReferencePolicy:
         y = self.norm(f"{name}.gate_norm", y.reshape(B, -1) * (z * sigmoid(z)))
         return x + self.linear(f"{name}.project_out", y), (inputs[:, 1:], h)
 
+    # ------------------------------------------------------------------------------------------------------ controller
+
+    def sample(self, features, noise):
+        """Head by head, each of which sees what was chosen before it. Uniform noise [B, 81] in (0, 1) becomes logistic
+        noise for the buttons and Gumbel's for the others: whatever is above 0, or the largest, is then a sample."""
+        actions, seen, at = [], self.linear("controller_head.project", features), 0
+        for name, size in HEADS.items():
+            logits = self.linear(f"controller_head.logits.{name}", np.maximum(seen, 0))
+            u = .5 if noise is None else np.clip(noise[:, at:at + size], np.float32(1e-6), 1 - np.float32(1e-6))
+            at += size
+            if name == "buttons":
+                actions.append(logits + np.log(u) - np.log1p(-u) > 0)
+                seen = seen + self.linear("controller_head.seen_buttons", actions[-1].astype(np.float32))
+            else:
+                actions.append((logits - np.log(-np.log(u))).argmax(1)[:, None])
+                if f"controller_head.seen.{name}.weight" in self.w:
+                    seen = seen + self.w[f"controller_head.seen.{name}.weight"][actions[-1][:, 0]]
+        return np.concatenate(actions, 1).astype(np.int8)
+
     def step(self, obs: Observation, state: tuple, noise: np.ndarray | None) -> tuple[np.ndarray, tuple]:
         """obs [B, ...], uniform noise [B, 81] (None: the most likely action) -> actions [B, 13], new state."""
-        x = self.plain.embed(*obs)
+        x = self.embed(*obs)
         if self.config.get("target_return") is not None:
             x = np.concatenate([x, np.full((len(x), 1), self.config["target_return"], np.float32)], 1)
         features, state = self.features(x, state)
-        return self.plain.decide(features, noise)[0], state
+        return self.sample(features, noise), state
 
 
 def open_npz(path):

@@ -21,7 +21,8 @@ from numba.core.types import unliteral
 
 PACKAGE = pathlib.Path(__file__).resolve().parent
 BOT_FILES = "knowledge.py", "levels.py", "bots.py"     # of these the rules know nothing
-SECONDS = {"rules and bots": 55, "bots": 15}           # what compiling takes on one core
+GAME, ONLY_BOTS, POLICIES = "the embedded game: rules and bots", "the embedded game: bots", "what policies see and do"
+SECONDS = {GAME: 55, ONLY_BOTS: 15, POLICIES: 4}       # what compiling takes on one core
 
 
 def digest(*parts):
@@ -88,21 +89,20 @@ def remove_old():
 # The decorators
 # ---------------------------------------------------------------------------------------------------------------------
 
-announced = False
+announced = set()
 
 
 def announce(what):
     """Before the first function that has to be compiled: say so, since it takes a while, and make room."""
-    global announced
-    if announced:
+    if announced & {what, GAME}:
         return
-    announced = True
+    announced.add(what)
     if PLACE is None:
         when = "at every start: no folder to keep it in can be written; NUMBA_CACHE_DIR may name one"
     else:
         when = "once for this version"
         remove_old()
-    print(f"compiling the embedded game: {what} (about {SECONDS[what]} s, {when})", file=sys.stderr, flush=True)
+    print(f"compiling {what} (about {SECONDS[what]} s, {when})", file=sys.stderr, flush=True)
 
 
 @functools.cache
@@ -212,12 +212,17 @@ class Compiled:
 
 def jit(function):
     """Compiles a rule of the game, at its first call."""
-    return Compiled(function, f"rules-{RULES_DIGEST}", "rules and bots")
+    return Compiled(function, f"rules-{RULES_DIGEST}", GAME)
 
 
 def bot_jit(function):
     """Compiles a part of a bot. Only the files in BOT_FILES may use it, and no other file may import from them."""
-    return Compiled(function, f"bots-{BOTS_DIGEST}", "bots")
+    return Compiled(function, f"bots-{BOTS_DIGEST}", ONLY_BOTS)
+
+
+def policy_jit(function):
+    """Compiles what policies need, in a file that calls nothing compiled of others."""
+    return Compiled(function, f"rules-{RULES_DIGEST}", POLICIES)
 
 
 def machine_code(function, *arguments):

@@ -1,6 +1,7 @@
 """What self-play learns: seeds from scratch, or finished runs, against scripted opponents, each other and their past.
 
-    python tests/bench/bench_learning.py                                    # three seeds, 19 minutes of one core each
+    python tests/bench/bench_learning.py                                    # three seeds, 14 minutes of one core each
+    python tests/bench/bench_learning.py --first-seed 4                     # three others
     python tests/bench/bench_learning.py --seeds 1 --flags="--num-games 8"  # another recipe
     python tests/bench/bench_learning.py runs/a runs/b runs/c               # last generations of finished runs
     python tests/bench/bench_learning.py runs/a teacher.pt --best           # a run's best generation; a checkpoint
@@ -39,11 +40,15 @@ from cleanmelee.game import BOTS
 from cleanmelee.games import BOT_SLOT, VecEnv, matchups
 from cleanmelee.pool import Pool
 from cleanmelee.statistics import wilson_interval
+from cleanmelee.tracking import WandbArgs
 from melee_common import Policy, load_policy, play_games
-from results import ROOT, percent, save
+from results import ROOT, percent, place, save
 
-NO_PART = {"run_name", "runs_dir", "seed", "device", "save_interval", "checkpoint", "track_elo", "eval_interval",
-           "eval_games", "eval_opponents", "eval_in_background", "watch_interval", "held_out"}          # of a recipe
+NO_PART = {                                             # of a recipe: what changes nothing that is learnt
+    "run_name", "runs_dir", "seed", "device", "save_interval", "checkpoint", "track_elo", "eval_interval", "eval_games",
+    "eval_opponents", "eval_in_background", "watch_interval", "held_out", "keep_retired", "num_workers", "use_threads",
+    "worker_timeout", "max_restarts", "resume", *to_flags(WandbArgs())}
+DECIDES = "num_games", "pretrained", "opponent", "action_repeat", "backbone", "entropy_coef", "update_interval"
 
 
 @dataclass
@@ -51,8 +56,10 @@ class Args:
     runs: tyro.conf.Positional[tuple[str, ...]] = ()
     """folders of finished runs, or checkpoints, to judge (off: none, train them)"""
     seeds: Annotated[int, Range(1, 100)] = 3
-    """runs to train, with the seeds from 1 on"""
-    flags: str = "--num-games 128 --timesteps 34000000"
+    """runs to train"""
+    first_seed: Annotated[int, SEEDS] = 1
+    """the seed of the first of them, the others count on from it"""
+    flags: str = "--num-games 128 --timesteps 46000000"
     """of ppo_selfplay.py, for all runs that are trained"""
     best: bool = False
     """checkpoints/best.pt of each run (off: False, latest.pt)"""
@@ -90,16 +97,19 @@ def train(folder: str, seed: int, flags: list[str]) -> Path:
 
 def recipe(run: Path) -> str:
     """The shortest command that begins such a run today: flags that are as they would be anyway are left out, and what
-    changes nothing that it learns, and its seed."""
-    flags, initial = read_json(run / "args.json"), load_policy(run / "checkpoints" / "initial.pt")[0]
-    begun_as = {name: flags[name] for name in ("num_games", "pretrained", "opponent", "action_repeat")}
-    usual = ppo_selfplay.Args(**begun_as)
-    ppo_selfplay.fill_in(usual, initial if flags["pretrained"] else Policy("mlp", (256, 256), flags["action_repeat"]))
-    usual = to_flags(usual) | {"num_games": ppo_selfplay.Args.num_games, "pretrained": "", "opponent": ""}
-    usual["action_repeat"] = initial.action_repeat if flags["pretrained"] else 3
+    changes nothing that it learns, and its seed. UserError: another version has begun it."""
+    flags = read_json(run / "args.json")
+    usual = ppo_selfplay.Args(**{name: flags[name] for name in DECIDES if name in flags})
+    alone = ppo_selfplay.Args(pretrained=flags.get("pretrained", ""), opponent=flags.get("opponent", ""))
+    if flags.keys() != to_flags(usual).keys():
+        raise UserError(f"{run}: another version of ppo_selfplay.py, with other flags, has begun it; leave --json out")
+    begun_from = load_policy(run / "checkpoints" / "initial.pt")[0] if flags["pretrained"] else None
+    ppo_selfplay.fill_in(usual, begun_from or ppo_selfplay.from_scratch(usual))
+    ppo_selfplay.fill_in(alone, begun_from or ppo_selfplay.from_scratch(alone))
+    usual = to_flags(usual) | {name: to_flags(alone)[name] for name in DECIDES} | {"pretrained": "", "opponent": ""}
     words = [word for name, value in flags.items() if value != usual[name] and name not in NO_PART
              for word in ([as_flag(name) if value else as_flag(f"no_{name}")] if isinstance(value, bool)
-                          else [as_flag(name), str(value)])]
+                          else [as_flag(name), place(as_flag(name), str(value))])]
     return shlex.join(["python", "ppo_selfplay.py", *words])
 
 
@@ -222,8 +232,8 @@ def main(args: Args) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         runs = list(map(Path, args.runs)) or [
-            train(folder, seed, shlex.split(args.flags)) for seed in range(1, args.seeds + 1)]
-        recipes = {recipe(run) for run in runs if run.is_dir()}
+            train(folder, seed, shlex.split(args.flags)) for seed in range(args.first_seed, args.first_seed + args.seeds)]
+        recipes = {recipe(run) for run in runs if run.is_dir()} if args.json else set()
         if args.json and (len(recipes) != 1 or not all(run.is_dir() for run in runs)):
             raise UserError(f"--json {args.json}: a table is of seeds of one recipe, and these are "
                             f"{'; '.join(sorted(recipes)) or 'checkpoints'}")

@@ -83,7 +83,8 @@ def alone(run: Path, repeats: int) -> tuple[float, float, int]:
     torch.set_num_threads(args.num_threads)
     saved, mewtwo, stage = (
         load_checkpoint(run / "checkpoints" / "latest.pt"), CHARACTERS[args.character], STAGES[args.stage])
-    envs = VecEnv(args.num_games, mewtwo, stage, seed=args.seed, action_repeat=args.action_repeat)
+    envs = VecEnv(args.num_games, mewtwo, stage, seed=args.seed, action_repeat=args.action_repeat,
+                  max_episode_frames=args.max_episode_frames, scattered=args.scattered)
     hyper = {"learning_rate": args.learning_rate, "entropy_coef": args.entropy_coef, "ppo_clip": args.ppo_clip}
     learner, = make_learners(load_policy(run / "checkpoints" / "initial.pt")[0], hyper, seed=args.seed)
     pool, ratings = Pool(run / "pool"), Ratings()

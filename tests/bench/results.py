@@ -30,7 +30,8 @@ from cleanmelee.statistics import wilson_interval  # noqa: E402
 
 FOLDER = ROOT / "docs" / "results"
 TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PLACES = {"--replays": "REPLAYS", "--teacher": "TEACHER"}                    # where these lie is nobody's
+PLACES = {                                              # where these lie is nobody's
+    "--replays": "REPLAYS", "--teacher": "TEACHER", "--pretrained": "POLICY", "--opponent": "POLICY"}
 MARKED = re.compile(r"<!-- ([a-z-]+) -->\n.*?<!-- /\1 -->", re.DOTALL)
 
 
@@ -110,6 +111,18 @@ def learning() -> str:
     return (f"`{about['training']}`, win rates in {rows[0]['games']} games each with 95 % intervals:\n\n"
             f"{table(['', *opponents], lines)}\n\n"
             f"{table(LEARNT, facts)}\n\n{source(about)}")
+
+
+def everybody() -> str:
+    """One policy for all: a line each for all games, every character and every stage."""
+    about = load("everybody")
+    row = about["rows"][0]
+    of = {"all": row["winrates"], **row["character"], **row["stage"]}
+    lines = [[name, *(percent(*rate) for rate in rates.values())] for name, rates in of.items()]
+    return (f"`{about['training']}`, {row['frames'] / 1e6:.0f} M game frames, {row['minutes']:.0f} minutes of one core; "
+            f"{row['games']:,} games against each opponent, whose character is the same:\n\n"
+            f"{table(['', *row['winrates']], lines)}\n\nIt loses {row['self_destructs']:.2f} stocks a minute alone, "
+            f"and draws {row['draws_itself']:.1%} of its games against itself. {source(about)}")
 
 
 def game() -> str:
@@ -304,7 +317,7 @@ def summary() -> str:
 
 
 TABLES = {make.__name__: make for make in (
-    learning, game, levels, fidelity, selfplay, cloning, play, web, data, backbones, matchmaking, export, distill, summary)}
+    learning, everybody, game, levels, fidelity, selfplay, cloning, play, web, data, backbones, matchmaking, export, distill, summary)}
 TABLES |= {f"imitation-{show}": functools.partial(imitation, show)
            for show in ("backbones", "delay", "memory", "returns")} | {"imitation-drill": drill}
 

@@ -110,6 +110,10 @@ def test_scattered_games_begin_in_the_air_and_a_share_of_them():
         edge = game.TABLES.stages["floor_right"][FD, 0]
         for far in (players["x"] < -edge, players["x"] > edge, players["y"] < -20):
             assert .02 < far.sum() / begun.sum() < .3
+        over = begun & (np.abs(players["x"]) < edge)                        # not in its body, nor below it
+        assert over.sum() > 50 and players["y"][over].min() > 8
+        same_way = (players["facing"][:, 0] == players["facing"][:, 1])[begun.all(1)]
+        assert .3 < same_way.mean() < .7
         for k in range(40):                                                 # nobody acts, all goes on by Melee's rules
             envs.step(envs.controllers), workers.step(workers.controllers)
         assert envs.frames.tobytes() == workers.frames.tobytes()

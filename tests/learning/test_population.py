@@ -260,19 +260,51 @@ def test_learners_share_nothing(tmp_path, monkeypatch):
 
 
 def test_a_round_of_pbt():
-    learners, ratings = make_learners(Policy("mlp", (8,)), HYPER, seed=1, size=5, vary=True), Ratings()
+    learners, ratings = make_learners(Policy("mlp", (8,)), HYPER, seed=1, size=5, varied=HYPER), Ratings()
     rates = [learner.hyper["learning_rate"] / HYPER["learning_rate"] for learner in learners]
     assert len(set(rates)) == 5 and all(1 / 3.01 < rate < 3.01 for rate in rates)
     for k, learner in enumerate(learners):
         ratings.row(learner.name)[0] = 1500 + 10. * k
     ratings.recent = {"agent1": {"agent2": [0., 9.]}, "agent2": {"agent1": [9., 9.]}}
     before = [learner.policy.value_head.weight.clone() for learner in learners]
-    assert [(event["learner"], event["copied"]) for event in pbt_round(learners, ratings)] == [("agent1", "agent5")]
+    assert [(event["learner"], event["copied"]) for event in pbt_round(learners, ratings, HYPER)] == [("agent1", "agent5")]
     assert torch.equal(learners[0].policy.value_head.weight, before[4])
     assert all(torch.equal(x.policy.value_head.weight, old) for x, old in zip(learners[1:], before[1:], strict=True))
     assert {round(learners[0].hyper[key] / learners[4].hyper[key], 6) for key in learners[0].hyper} <= {.8, 1.2}
     assert ratings.elo("agent1") == ratings.elo("agent5")
     assert ratings.winrate("agent1", "agent2") == ratings.winrate("agent2", "agent1") == .5   # those were other weights
+
+
+def test_hyperparameters_that_a_controller_moves_are_not_varied(tmp_path):
+    for line, varies in ("", True), ("6:.2", False):
+        name = f"varies_{varies}"
+        main(tiny(tmp_path, name, 2, population_size=2, pbt=True, pbt_interval=1000, target_entropy=line))
+        saved = load_checkpoint(tmp_path / name / "checkpoints" / "latest.pt")
+        first, second = (saved[f"learner_agent{k}"]["hyper"] for k in (1, 2))
+        assert first["learning_rate"] != second["learning_rate"]
+        assert (abs(first["entropy_coef"] / second["entropy_coef"] - 1) > .05) == varies
+    winner, loser = make_learners(Policy("mlp", (8,)), HYPER, seed=1, size=2)
+    ratings = Ratings()
+    ratings.row(winner.name)[0] = 1600
+    winner.hyper["entropy_coef"] = .123
+    pbt_round([winner, loser], ratings, ["learning_rate"])
+    assert loser.hyper["entropy_coef"] == .123 and loser.hyper["learning_rate"] != winner.hyper["learning_rate"]
+
+
+def test_entropy_goes_by_a_learners_own_frames(tmp_path, monkeypatch):
+    """As many as if it were alone; who starts anew in the league begins the line anew."""
+    ages, hold = [], ppo_selfplay.hold_entropy
+    monkeypatch.setattr(ppo_selfplay, "hold_entropy", lambda hyper, logprobs, args, age: (
+        ages.append((age, hyper["entropy_coef"])), hold(hyper, logprobs, args, age))[1])
+    args = tiny(tmp_path, "two", 6, population_size=2, target_entropy="6:.2")
+    main(args)
+    frames = ppo_selfplay.frames_per_update(args)
+    assert [age for age, _ in ages] == [frames * (k // 2) for k in range(6)] and len({weight for _, weight in ages}) > 3
+    ages.clear()
+    monkeypatch.setattr(ppo_selfplay.League, "starts_anew", lambda self, me, *rest: me == "main_exploiter")
+    main(tiny(tmp_path, "league", 9, population_size=3, league=True, pool_interval=1, target_entropy="6:.2"))
+    begins = 0, ppo_selfplay.DEFAULTS["scratch"]["entropy_coef"]
+    assert ages[1::3] == [begins] * 3 and ages[0] == begins and ages[3][0] == frames and ages[6][0] == 2 * frames
 
 
 def test_a_turn_ends_by_win_rate_patience_or_frames_and_keeps_its_best():

@@ -331,8 +331,7 @@ def test_a_fall_costs_who_falls_and_nobody_earns_it():
     assert pay("fall", after, before) == [0, 0]                             # a stock that comes back pays nothing
 
 
-def test_who_stands_still_and_who_jumps_off(played):
-    """In play: whoever walks off the stage falls, whoever is sent off the top by a blow does not."""
+def test_a_stock_lost_below_the_stage_is_a_fall_and_not_every_stock_is_one(played):
     alone = Game(MEWTWO, FOX)
     alone.place(0, 120, y=-100, airborne=True)
     before, paid = alone.frames.copy(), []

@@ -1,8 +1,10 @@
 """Which generation is kept, what its style is, and the schedules that keep a run learning."""
 
 import dataclasses
+import inspect
 import itertools
 import json
+import re
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from cleanmelee import evaluation, fingerprint, game
 from cleanmelee.evaluation import Evaluator, measure_strength
 from cleanmelee.fingerprint import Fingerprint, unlike_people, usual
 from cleanmelee.frame import FRAME
+from cleanmelee.games import VecEnv
 from cleanmelee.pool import Pool, Ratings
 from cleanmelee.replays import read_replay
 from helpers import FRAMES, metrics, tiny
@@ -180,6 +183,11 @@ def test_how_a_run_begins_decides_what_was_not_given(tmp_path):
     for name, given in (("scratch", {}), ("pretrained", {"pretrained": "a.pt"}),
                         ("best response", {"pretrained": "a.pt", "opponent": "a.pt"})):
         assert filled(**given) == ppo_selfplay.DEFAULTS[name]
+    told = dict(re.findall(r'^    (\w+): .*\n    """[^"]*\(default: ([^"]*)\)', inspect.getsource(ppo_selfplay.Args), re.M))
+    for flag in ppo_selfplay.DEFAULTS["scratch"]:                           # as --help says
+        values = [default[flag] for default in ppo_selfplay.DEFAULTS.values()]
+        words = {value if isinstance(value, str) else f"{value:g}".removeprefix("0") or "0" for value in values}
+        assert {word or "none" for word in words} <= set(re.findall(r"[\w.:]+", told[flag].replace(";", " "))), flag
     assert filled(pretrained="a.pt", teacher_kl=0.)["teacher_kl"] == 0
     assert filled(entropy_coef=.002)["entropy_coef"] == .002
     assert filled(entropy_coef=0.)["target_entropy"] == "" and filled(target_entropy="")["target_entropy"] == ""
@@ -214,6 +222,9 @@ def test_entropy_is_pulled_to_its_line(tmp_path):
     given = ppo_selfplay.DEFAULTS["scratch"]["entropy_coef"]
     assert min(high) > given * 2.5 and max(low) < given / 8                 # it has some 5.8 nats
     assert fast[0] == high[0] and max(fast[1:]) < given / 8
+    rests = [load_checkpoint(tmp_path / name / "checkpoints" / "latest.pt")["learner_main"]["hyper"]["entropy_coef"]
+             for name in ("high", "low")]
+    assert rests[0] > 1.01 * given and rests[1] < .99 * given               # and slowly for good
     for text in ("4", "a:b", "-1:2", "nan:1", "800:1", "1:2", "1:0"):
         with pytest.raises(ppo_selfplay.UserError, match="--target-entropy"):
             ppo_selfplay.check(tiny(tmp_path, "run", target_entropy=text))
@@ -229,6 +240,15 @@ def test_the_log_has_returns_lengths_and_who_was_met(tmp_path):
         sum(value for name, value in row.items() if name.startswith("rewards/")))
     groups = [value for name, value in row.items() if name.startswith("losses/entropy_")]
     assert len(groups) == 4 and sum(groups) == pytest.approx(row["losses/entropy"])
+
+
+def test_games_begin_in_the_air_in_training_alone(tmp_path, monkeypatch):
+    given = {}
+    for room in (ppo_selfplay, evaluation):
+        monkeypatch.setattr(room, "VecEnv", lambda *words, room=room, **options: (
+            given.setdefault(room, []).append(options.get("scattered", 0.)), VecEnv(*words, **options))[1])
+    ppo_selfplay.main(tiny(tmp_path, "run", 1, scattered=.75, eval_interval=1, watch_interval=1))
+    assert given[ppo_selfplay] == [.75] and len(given[evaluation]) > 1 and not any(given[evaluation])
 
 
 def test_weights_move_by_no_more_than_one_epoch(tmp_path):

@@ -4,6 +4,7 @@ import functools
 import json
 import re
 import runpy
+import shlex
 import shutil
 import time
 
@@ -19,10 +20,13 @@ import results
 import tyro
 
 import bc
-from cleanmelee.cli import UserError
+import ppo_selfplay
+from cleanmelee.cli import UserError, to_flags
 from cleanmelee.files import read_json
+from cleanmelee.frame import STAGES
 from cleanmelee.onnx import load_player
 from helpers import tiny
+from melee_common import Policy, save_checkpoint
 from ppo_selfplay import main
 
 
@@ -153,17 +157,50 @@ def test_learning_is_judged_from_finished_runs(seeds, tmp_path, monkeypatch, cap
     monkeypatch.setattr(results, "FOLDER", tmp_path)
     assert "| worst | 50 % | 50 % |" in results.learning() and results.learning().count("50 % [15, 85], 50 %") == 3
 
-    changed = read_json(seeds[2] / "args.json") | {"entropy_coef": .25, "keep_retired": False}
+    changed = read_json(seeds[2] / "args.json") | {"entropy_coef": .25, "pfsp_weighting": "even"}
     (seeds[2] / "args.json").write_text(json.dumps(changed))
     of_one = [seeds[0] / "checkpoints" / "latest.pt"]
-    for runs, said in (seeds, "--entropy-coef 0.25 .*--no-keep-retired"), (of_one, "checkpoints"):
+    for runs, said in (seeds, "--entropy-coef 0.25 .*--pfsp-weighting even"), (of_one, "checkpoints"):
         with pytest.raises(UserError, match=f"a table is of seeds of one recipe, and these are .*{said}"):
             bench_learning.main(bench_learning.Args(tuple(map(str, runs)), json=str(tmp_path / "l.json"), **flags))
+    (seeds[2] / "args.json").write_text(json.dumps({key: changed[key] for key in changed if key != "scattered"}))
+    with pytest.raises(UserError, match="3: another version of ppo_selfplay.py"):
+        bench_learning.recipe(seeds[2])
+    (seeds[2] / "args.json").write_text(json.dumps(changed))
     capsys.readouterr()
     bench_learning.main(bench_learning.Args((str(seeds[0]), str(seeds[2] / "checkpoints" / "initial.pt")), best=True,
                                             past=False, character="fox,marth", stage="all", **flags | {"games": 24}))
     said = capsys.readouterr().out
     assert all(said.count(f"  {name}: idle ") == 2 for name in ("fox", "marth", "battlefield", "yoshis_story"))
+    bench_learning.main(bench_learning.Args((str(seeds[0]),), json=str(tmp_path / "everybody.json"), past=False,
+                                            character="fox,marth", stage="all", **flags | {"games": 24}))
+    told = results.everybody()
+    assert [line.split(" | ")[0] for line in told.splitlines() if line.startswith("| ")] == [
+        "|", *(f"| {name}" for name in ("all", "fox", "marth", *STAGES))]
+
+
+@pytest.mark.parametrize("words", [
+    "", "--num-games 8", "--num-games 128 --timesteps 46000000", "--entropy-coef 0.0", "--update-interval 300",
+    "--backbone gru", "--hidden 64,64 --entropy-coef 0.002", "--no-anneal-lr --frame-delay 3", "--action-repeat 1",
+    "--target-entropy ''"])
+def test_a_recipe_is_the_shortest_command(tmp_path, words):
+    args = tyro.cli(ppo_selfplay.Args, args=shlex.split(words))
+    policy = ppo_selfplay.from_scratch(args)
+    ppo_selfplay.fill_in(args, policy)
+    save_checkpoint(tmp_path / "checkpoints" / "initial.pt", policy)
+    args.num_workers, args.seed, args.wandb.wandb_tags = 4, 3, "mine"
+    (tmp_path / "args.json").write_text(json.dumps(to_flags(args)))
+    assert sorted(shlex.split(bench_learning.recipe(tmp_path))) == sorted(
+        ["python", "ppo_selfplay.py", *shlex.split(words)])
+
+
+def test_a_recipe_names_no_place_of_this_machine(tmp_path):
+    for folder in (tmp_path / "cloned", tmp_path / "checkpoints"):
+        save_checkpoint(folder / "initial.pt", Policy("mlp", (8,), 2))
+    args = ppo_selfplay.Args(pretrained=str(tmp_path / "cloned" / "initial.pt"))
+    ppo_selfplay.fill_in(args, Policy("mlp", (8,), 2))
+    (tmp_path / "args.json").write_text(json.dumps(to_flags(args)))
+    assert bench_learning.recipe(tmp_path) == "python ppo_selfplay.py --pretrained POLICY"
 
 
 def test_report_of_three_seeds(seeds, tmp_path):

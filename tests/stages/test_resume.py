@@ -111,11 +111,6 @@ def test_an_edited_checkpoint_is_refused(run, change):
     refused(run, "run")
 
 
-def test_how_adam_computes_is_no_part_of_a_run(run):
-    edit(run, assign("learner_main.optimizer.param_groups.0.fused", None))
-    main(Args(resume=str(run)))
-
-
 def test_an_older_checkpoint_costs_nothing(run):
     """Once --save-interval iterations are behind, what lies after a checkpoint is no leftover of a kill."""
     def to_step_1(data):
