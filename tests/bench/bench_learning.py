@@ -231,8 +231,8 @@ def main(args: Args) -> None:
         check_writable("--json", Path(args.json))
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        runs = list(map(Path, args.runs)) or [
-            train(folder, seed, shlex.split(args.flags)) for seed in range(args.first_seed, args.first_seed + args.seeds)]
+        seeds = range(args.first_seed, args.first_seed + args.seeds)
+        runs = list(map(Path, args.runs)) or [train(folder, seed, shlex.split(args.flags)) for seed in seeds]
         recipes = {recipe(run) for run in runs if run.is_dir()} if args.json else set()
         if args.json and (len(recipes) != 1 or not all(run.is_dir() for run in runs)):
             raise UserError(f"--json {args.json}: a table is of seeds of one recipe, and these are "

@@ -119,8 +119,8 @@ def everybody() -> str:
     row = about["rows"][0]
     of = {"all": row["winrates"], **row["character"], **row["stage"]}
     lines = [[name, *(percent(*rate) for rate in rates.values())] for name, rates in of.items()]
-    return (f"`{about['training']}`, {row['frames'] / 1e6:.0f} M game frames, {row['minutes']:.0f} minutes of one core; "
-            f"{row['games']:,} games against each opponent, whose character is the same:\n\n"
+    return (f"`{about['training']}`, {row['frames'] / 1e6:.0f} M game frames, {row['minutes']:.0f} minutes of one "
+            f"core; {row['games']:,} games against each opponent, whose character is the same:\n\n"
             f"{table(['', *row['winrates']], lines)}\n\nIt loses {row['self_destructs']:.2f} stocks a minute alone, "
             f"and draws {row['draws_itself']:.1%} of its games against itself. {source(about)}")
 
@@ -317,7 +317,8 @@ def summary() -> str:
 
 
 TABLES = {make.__name__: make for make in (
-    learning, everybody, game, levels, fidelity, selfplay, cloning, play, web, data, backbones, matchmaking, export, distill, summary)}
+    learning, everybody, game, levels, fidelity, selfplay, cloning, play, web, data, backbones, matchmaking, export,
+    distill, summary)}
 TABLES |= {f"imitation-{show}": functools.partial(imitation, show)
            for show in ("backbones", "delay", "memory", "returns")} | {"imitation-drill": drill}
 

@@ -267,7 +267,8 @@ def test_a_round_of_pbt():
         ratings.row(learner.name)[0] = 1500 + 10. * k
     ratings.recent = {"agent1": {"agent2": [0., 9.]}, "agent2": {"agent1": [9., 9.]}}
     before = [learner.policy.value_head.weight.clone() for learner in learners]
-    assert [(event["learner"], event["copied"]) for event in pbt_round(learners, ratings, HYPER)] == [("agent1", "agent5")]
+    events = pbt_round(learners, ratings, HYPER)
+    assert [(event["learner"], event["copied"]) for event in events] == [("agent1", "agent5")]
     assert torch.equal(learners[0].policy.value_head.weight, before[4])
     assert all(torch.equal(x.policy.value_head.weight, old) for x, old in zip(learners[1:], before[1:], strict=True))
     assert {round(learners[0].hyper[key] / learners[4].hyper[key], 6) for key in learners[0].hyper} <= {.8, 1.2}

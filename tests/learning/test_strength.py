@@ -183,7 +183,8 @@ def test_how_a_run_begins_decides_what_was_not_given(tmp_path):
     for name, given in (("scratch", {}), ("pretrained", {"pretrained": "a.pt"}),
                         ("best response", {"pretrained": "a.pt", "opponent": "a.pt"})):
         assert filled(**given) == ppo_selfplay.DEFAULTS[name]
-    told = dict(re.findall(r'^    (\w+): .*\n    """[^"]*\(default: ([^"]*)\)', inspect.getsource(ppo_selfplay.Args), re.M))
+    source = inspect.getsource(ppo_selfplay.Args)
+    told = dict(re.findall(r'^    (\w+): .*\n    """[^"]*\(default: ([^"]*)\)', source, re.M))
     for flag in ppo_selfplay.DEFAULTS["scratch"]:                           # as --help says
         values = [default[flag] for default in ppo_selfplay.DEFAULTS.values()]
         words = {value if isinstance(value, str) else f"{value:g}".removeprefix("0") or "0" for value in values}
