@@ -113,7 +113,7 @@ def scatter(frame: np.ndarray, hidden: np.ndarray, rng: np.random.Generator) -> 
     edge = game.TABLES.stages["floor_right"][frame["stage"], 0]
     for player, own in zip(frame["players"], hidden["players"], strict=True):
         x = rng.uniform(-1.6 * edge, 1.6 * edge)
-        y = rng.uniform(10 if abs(x) < edge else -50, 80)                   # nobody returns from within or below a stage
+        y = rng.uniform(10 if abs(x) < edge else -50, 80)                   # from below, nobody returns
         player["x"], player["y"] = own["old_x"], own["old_y"] = x, y
         player["percent"], player["jumps"] = rng.uniform(0, 120), rng.integers(0, 2)
         player["facing"] = rng.choice((-1, 1))

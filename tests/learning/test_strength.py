@@ -226,6 +226,10 @@ def test_entropy_is_pulled_to_its_line(tmp_path):
     rests = [load_checkpoint(tmp_path / name / "checkpoints" / "latest.pt")["learner_main"]["hyper"]["entropy_coef"]
              for name in ("high", "low")]
     assert rests[0] > 1.01 * given and rests[1] < .99 * given               # and slowly for good
+    ppo_selfplay.main(tiny(tmp_path, "back", 2, target_entropy="19:19", target_kl=1e-9))
+    assert all(row["losses/reverted"] for row in metrics(tmp_path / "back"))        # nothing moved, nor does this
+    rest = load_checkpoint(tmp_path / "back" / "checkpoints" / "latest.pt")["learner_main"]["hyper"]["entropy_coef"]
+    assert rest == given
     for text in ("4", "a:b", "-1:2", "nan:1", "800:1", "1:2", "1:0"):
         with pytest.raises(ppo_selfplay.UserError, match="--target-entropy"):
             ppo_selfplay.check(tiny(tmp_path, "run", target_entropy=text))
