@@ -33,7 +33,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cleanmelee.backbones import OPTIONS, backbone_options
 from cleanmelee.cli import (
-    AT_LEAST_0, COUNT, COUNT_OR_OFF, PATH, POSITIVE, SEEDS, SHARE, Range, UserError, check_ranges, run_script,
+    AT_LEAST_0, COUNT, COUNT_OR_OFF, PATH, POSITIVE, SEEDS, SHARE, Range, UserError, as_flag, check_ranges, run_script,
     to_flags,
 )
 from cleanmelee.dataset import Games, Rows, Streams, Windows, check_both, open_games, prefetch, write_manifest
@@ -56,6 +56,7 @@ BELOW_1 = Range(0, 1 - 1e-9)
 MAY_CHANGE = {"resume", "epochs", "max_updates", "device", "num_workers", "loader_workers"}     # where a run goes on
 EVAL_OPPONENTS = ["level1", "level3", "level5"]                             # of the embedded game
 EVAL_FRAMES = 3600                                                          # of a game against them: a minute
+GAMMA = .9967                                                               # a half-life of 3.5 s
 TARGET_RETURN = .5                                                          # half a stock ahead within some seconds
 
 
@@ -161,9 +162,9 @@ class Args:
     value_coef: Annotated[float, AT_LEAST_0] = 0.5
     """weight of the value loss: the value head learns the discounted reward from features that this loss leaves alone,
     so that self-play need not begin with a random critic (off: 0, the value head stays as it is)"""
-    gamma: Annotated[float, BELOW_1] = 0.9967
-    """discount a frame of that reward (a stock 1, a percent of damage .01), a half-life of 3.5 seconds as in
-    self-play"""
+    gamma: Annotated[float | None, BELOW_1] = None
+    """discount a frame of that reward (a stock 1, a percent of damage .01) (default: .9967, a half-life of 3.5 seconds
+    as in self-play, or that of a policy that --eval-only judges or of a --pretrained one that sees returns)"""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """where to learn; auto: on the card if there is one"""
@@ -183,8 +184,8 @@ class Args:
     report: Annotated[str, PATH] = ""
     """file for what --eval-only finds, as JSON (off: empty)"""
     resume: Annotated[str, PATH] = ""
-    """run folder to continue, with the arguments it was started with; only --epochs and where it runs may change (off:
-    empty)"""
+    """run folder to continue, with the arguments it was started with; only --epochs, --max-updates and where it runs
+    may change (off: empty)"""
     seed: Annotated[int, SEEDS] = 1
     """decides weights, windows and their order"""
     checkpoint: Annotated[str, PATH] = ""
@@ -211,8 +212,16 @@ def names_in(text: str) -> list[str]:
     return sorted({name.strip() for name in text.split(",")} - {""})
 
 
+def own_gamma(args: Args, saved: dict) -> float:
+    """--gamma, or if it was not given that by which the policy of this checkpoint knows returns."""
+    flags = saved.get("args") if saved.get("stage") == "bc" else None
+    own = flags.get("gamma") if isinstance(flags, dict) else None
+    return args.gamma if args.gamma is not None else own if isinstance(own, float) and 0 <= own < 1 else GAMMA
+
+
 def fill_in(args: Args, policy: Policy) -> None:
     """What the command line left open: the sizes of a --pretrained network."""
+    args.gamma = GAMMA if args.gamma is None else args.gamma
     names = ["backbone", "hidden", *OPTIONS, "frame_delay", "ablate"]
     names.remove("window_size")                                             # games may be cut otherwise
     args.ablate = None if args.ablate is None else ",".join(names_in(args.ablate))
@@ -250,10 +259,14 @@ def judge(args: Args) -> None:
         raise UserError("--eval-only: one process judges; start it without torchrun")
     if not args.checkpoint:
         raise UserError("--eval-only: give the policy to judge with --checkpoint")
+    for flag in ("pretrained", "resume"):
+        if getattr(args, flag):
+            raise UserError(f"{as_flag(flag)}: not together with --eval-only, which judges --checkpoint alone")
     if args.report:
         check_writable("--report", Path(args.report))
     device = choose_device(args.device)
-    policy = load_policy(args.checkpoint)[0]
+    policy, saved = load_policy(args.checkpoint)
+    args.gamma = own_gamma(args, saved)
     if args.target_return is not None:
         policy.aim_for(args.target_return)
     if args.player:
@@ -271,7 +284,7 @@ def judge(args: Args) -> None:
     row = {}
     if played:
         torch.manual_seed(args.seed)
-        row = measure_strength(policy.cpu(), Policy(**policy.config).eval(), 0, **played)
+        row = measure_strength(policy.cpu(), Policy(**policy.config), 0, **played)
         closed_loop(row, console)
     if args.report:
         about = {name: about[name] for name in ("held_out_games", "held_out_players", "idle_players", "cpu_players")}
@@ -297,7 +310,7 @@ def restore(run: Path, args: Args, saved: dict, policy: Policy, averaged: Averag
         optimizer.load_state_dict(saved["optimizer"])
         torch.set_rng_state(saved["noise"])
         state = {name: saved["state"][name] for name in ("worse", "stats", "before", "best", "memory")}
-        state["stats"] = list(state["stats"].unbind(0))
+        state["stats"] = [x.to(policy.device) for x in state["stats"].unbind(0)]
         empty = policy.initial_state(args.batch_size) if args.truncate_bptt else ()
         if [x.shape for x in state["memory"]] != [x.shape for x in empty]:
             raise ValueError("its memory is not of this policy")
@@ -318,11 +331,13 @@ def main(args: Args) -> None:
     check_ranges(args)
     if args.eval_only:
         return judge(args)
+    if args.report:
+        raise UserError("--report: is for --eval-only; a run that learns writes metrics.jsonl")
     first = rank() == 0                                                     # the one that writes and speaks
     console = Terminal(quiet=not first)
+    run, args, lock, saved = resume_run(args, MAY_CHANGE, "bc") if args.resume else (None, args, None, None)
     if args.batch_size < world_size():
         raise UserError(f"--batch-size {args.batch_size}: must be at least the number of ranks ({world_size()})")
-    run, args, lock, saved = resume_run(args, MAY_CHANGE, "bc") if args.resume else (None, args, None, None)
     if args.checkpoint:
         check_writable("--checkpoint", Path(args.checkpoint))
     device = choose_device(args.device)
@@ -330,7 +345,8 @@ def main(args: Args) -> None:
     if saved:
         policy = Policy(**saved["config"])
     elif args.pretrained:
-        policy, _ = load_policy(args.pretrained)
+        policy, origin = load_policy(args.pretrained)
+        args.gamma = own_gamma(args, origin) if policy.target_return is not None else args.gamma
     else:
         backbone = args.backbone or "gru"
         options = {name: getattr(args, name) for name in OPTIONS}
@@ -404,7 +420,7 @@ def main(args: Args) -> None:
     stop = stop_on_interrupt(console.print)
     last_path = run / "checkpoints" / "last.pt"
     if not saved:
-        state["before"] = summary(measure(judged.eval(), held_out))
+        state["before"] = summary(measure(judged, held_out))
         if first:
             append_jsonl(run / "metrics.jsonl", {"step": 0, "epoch": 0, **state["before"]})
         tracker.log({"epoch": 0, **state["before"]}, 0)
@@ -469,8 +485,7 @@ def main(args: Args) -> None:
             continue
 
         # ------------------------------------------------------------------------------------- evaluation and logging
-        row = summary(measure(judged.eval(), held_out))
-        policy.train()
+        row = summary(measure(judged, held_out))
         mean = torch.stack(state["stats"]).mean(0).tolist()
         fps = frames / (clock["data"] + clock["learn"])
         metrics = {"step": step, "epoch": epoch, "losses/nll": mean[0], "losses/value_loss": mean[1],
@@ -482,9 +497,9 @@ def main(args: Args) -> None:
         tracker.log(metrics, step)
         better = not state["best"] or row["eval/nll"] < state["best"]["eval/nll"]
         state |= {"stats": [], "best": row, "worse": 0} if better else {"stats": [], "worse": state["worse"] + 1}
-        save(*[best_path] * better, last_path)
         if first and args.eval_games:
             evaluator.submit(judged, step)
+        save(*[best_path] * better, last_path)
         if first:
             evaluator.report()
         console.print(f"epoch {epoch}  {fps:,.0f} frames/s  loss {mean[0]:.3f}  held out {row['eval/nll']:.3f}, new "

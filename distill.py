@@ -227,14 +227,16 @@ def check(args: Args) -> None:
     """One line for what cannot work."""
     check_ranges(args)
     parse_matchups(args.play_character, args.opponent_character, args.stage)
-    parse_names(args.on_policy_opponents, BOTS | {SELF: BOT_SLOT}, "opponent")
+    opponents = parse_names(args.on_policy_opponents, BOTS | {SELF: BOT_SLOT}, "opponent")
     for flag, wrong, rule in (
             ("--replays", not args.replays and not args.on_policy_games,
              "give a folder of .slp files, or --on-policy-games for the student to play itself"),
             ("--alpha 0", not args.alpha and not args.replays, "of its own games a student learns the teacher's share"),
             ("--soft-labels", args.soft_labels and args.save_soft_labels, "not together with --save-soft-labels"),
             ("--soft-labels and --save-soft-labels", (args.soft_labels or args.save_soft_labels) and not args.replays,
-             "are for --replays; of its own games a student has new ones every time")):
+             "are for --replays; of its own games a student has new ones every time"),
+            (f"--on-policy-games {args.on_policy_games}", 0 < args.on_policy_games < 2 * len(opponents),
+             f"must be at least {2 * len(opponents)}, so that each of --on-policy-opponents is met from either port")):
         if wrong:
             raise UserError(f"{flag}: {rule}")
     for flag in ("output", "save_soft_labels"):
@@ -326,7 +328,7 @@ def main(args: Args) -> None:
                             state=state | {"stats": stats})
 
     def play() -> tuple[Lesson, dict[str, float]]:
-        return student_plays(student.eval(), teachers, args, seed_of(args.seed, 1, state["iteration"]))
+        return student_plays(student, teachers, args, seed_of(args.seed, 1, state["iteration"]))
 
     stop = stop_on_interrupt(console.print)
     if not saved:
@@ -353,7 +355,6 @@ def main(args: Args) -> None:
         clock["data"] += time.perf_counter() - tick
         tick = time.perf_counter()
 
-        student.train()
         for k, mb in enumerate(track(batches, f"epoch {epoch}", console=console, transient=True,
                                      disable=not console.is_terminal)):
             # ------------------------------------------------------------------------------------- windows side by side
@@ -395,7 +396,7 @@ def main(args: Args) -> None:
         row = {}
         if args.replays:
             lessons = (people_played(held_out, sides, teachers, kept) for sides in portions(held_out))
-            row |= measure(student.eval(), lessons, args.alpha, temperature, "eval")
+            row |= measure(student, lessons, args.alpha, temperature, "eval")
         if args.on_policy_games:
             played = play()                                                 # judged before it is learned from
             row |= measure(student, [played[0]], args.alpha, temperature, "on_policy") | played[1]
@@ -416,7 +417,7 @@ def main(args: Args) -> None:
 
     lock.release()
     if state["best"]:
-        report(teachers, student.eval(), state["best"], console)
+        report(teachers, student, state["best"], console)
     tracker.log_best(run, best_path, step)
     tracker.finish()
     if stop and epoch <= args.epochs:

@@ -718,7 +718,7 @@ def _check_plays(policy: Policy, what: str) -> None:
 def load_policy(path: str | Path) -> tuple[Policy, dict]:
     """-> the policy in eval mode, and the whole checkpoint."""
     data = load_checkpoint(path)
-    policy = Policy(**data["config"]).eval()
+    policy = Policy(**data["config"])
     policy.load_state_dict(data["policy"])
     _check_plays(policy, f"{path}: ")
     return policy, data

@@ -21,8 +21,9 @@ from melee_common import Policy, action_kl, action_logprobs
 def measure(student: Policy, lessons: Iterable[Lesson], alpha: float, temperature: float,
             prefix: str) -> dict[str, float]:
     """Means over the rows of these lessons, the student's memory carried from each sequence's first row to its last:
-    what distill.py lets fall (`loss`), KL(teacher || student) and the loss of what people did, in nats, whole and by
-    head, the values' squared difference, how often people and student press each button. Names begin with prefix/."""
+    what distill.py lets fall, but for the values (`loss`), KL(teacher || student) and the loss of what people did, in
+    nats, whole and by head, the values' squared difference, how often people and student press each button. Names
+    begin with prefix/."""
     sums, everywhere, where_people = defaultdict(float), 0., 0.
     for lesson in lessons:
         teacher, own = lesson.labels.float(), answers(student, lesson.obs, lesson.actions, lesson.starts)

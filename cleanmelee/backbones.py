@@ -223,7 +223,7 @@ class AttentionLayer(nn.Module):
         """x [..., size], position [...] of its frames in their games -> queries, keys, values [..., heads, d]"""
         asked = self.ask(self.norm(x)).unflatten(-1, (3 * self.heads, self.d))
         turned, values = asked.split([2 * self.heads, self.heads], -2)
-        angle = (position[..., None].to(x.dtype) * self.speeds)[..., None, :]                       # [..., 1, d / 2]
+        angle = (position[..., None].to(self.speeds.dtype) * self.speeds)[..., None, :]            # [..., 1, d / 2]
         cos, sin = angle.cos(), angle.sin()
         a, b = turned.chunk(2, -1)
         turned = torch.cat([a * cos - b * sin, a * sin + b * cos], -1)

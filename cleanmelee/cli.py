@@ -26,6 +26,9 @@ class UserError(ValueError):
     """A mistake of the user's, told in one line: what is wrong, with which file or value, and what to do."""
 
 
+named: set[str] = set()                                                     # flags of the command line (`flags_in`)
+
+
 def run_script(main, args_type) -> None:
     """Parses the command line and runs main(args). A user's mistake ends in one line and exit code 2; Ctrl-C, SIGTERM
     and SIGHUP raise KeyboardInterrupt, unless main has its own way, and end in exit code 130."""
@@ -33,6 +36,7 @@ def run_script(main, args_type) -> None:
     try:
         args = tyro.cli(args_type, description=sys.modules[main.__module__].__doc__)
         expand_home(args)
+        named.update(flags_in(sys.argv[1:], to_flags(args)))
         main(args)
     except UserError as error:
         print(f"error: {printable(error, 2000)}", file=sys.stderr)
@@ -122,6 +126,12 @@ def check_number(name: str, value: float, limits: Range | None) -> None:
 def as_flag(name: str) -> str:
     """num_games -> --num-games"""
     return "--" + name.replace("_", "-")
+
+
+def flags_in(words: list[str], flags: dict) -> set[str]:
+    """["--num-games=4", "--no-anneal-lr"] -> {"num_games", "anneal_lr"}: those of `flags` that are named."""
+    names = {word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")}
+    return (names | {name.removeprefix("no_") for name in names}) & flags.keys()
 
 
 def to_flags(args) -> dict:

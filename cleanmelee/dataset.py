@@ -207,7 +207,7 @@ def _label(frames, controllers, players, length, delay):
         return encode_controllers(controllers[late:late + length], mirror)
 
     actions, held = encoded(1 + delay), encoded(delay)
-    floats, ints = (torch.from_numpy(x[who].reshape(length, B, -1)) for x in obs)
+    floats, ints = (torch.from_numpy(x[who].reshape(length, B, x.shape[-1])) for x in obs)      # B may be 0
     return {"obs": Observation(floats, ints), "actions": torch.from_numpy(actions),
             "changed": torch.from_numpy((actions != held).any(-1))}
 
@@ -357,6 +357,9 @@ def read_manifest(manifest: str, folder: str) -> dict[str, tuple[str, str]]:
             for files in split.values()):
         raise UserError(f"{manifest}: no manifest; give one that bc.py has written (manifest.json in a run folder)")
     sides = {str(Path(folder) / path): (side, key) for side, files in split.items() for path, key in files.items()}
+    both = set.intersection(*(set(files) | set(files.values()) for files in split.values()))
+    if both:
+        raise UserError(f"{manifest}: {min(both)} is both in train and in held_out; take one of them out")
     missing = [path for path in sides if not Path(path).is_file()]
     if missing or not sides:
         raise UserError(f"{manifest}: {len(missing)} of its {len(sides)} replays are missing"

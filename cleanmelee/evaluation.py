@@ -328,7 +328,7 @@ class Evaluator:
             self.log("the process that evaluates has died; it is started again")
             return self._ask(step, path, wait, stop)
         self.log(f"warning: the process that evaluates died {self.failures} times; this run goes on without "
-                 "evaluations, and after --resume with them; --no-eval-in-background shows what is wrong")
+                 "evaluations, and after --resume with them")
         self.jobs = []                                                      # their files stay, for --resume
         return None
 

@@ -28,7 +28,7 @@ class Learner:
 
     def __init__(self, name: str, policy: Policy, hyper: dict[str, float], seed: list[int], asynchronous: bool = False,
                  acts_on: torch.device | str = "cpu"):
-        self.name, self.policy, self.hyper = name, policy.eval(), hyper     # no network has a train mode
+        self.name, self.policy, self.hyper = name, policy, hyper
         self.acts_on = torch.device(acts_on)
         self.apart = asynchronous or self.acts_on != policy.device
         self.rng = np.random.default_rng(seed)                              # minibatches, hyperparameters

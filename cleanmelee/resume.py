@@ -4,7 +4,7 @@ mixed up is told before anything on disk is changed."""
 import json
 from pathlib import Path
 
-from cleanmelee.cli import UserError, as_flag, from_flags, to_flags
+from cleanmelee.cli import UserError, as_flag, from_flags, named, to_flags
 from cleanmelee.distributed import all_gather, rank, world_size
 from cleanmelee.files import atomic_write, keep_jsonl, read_json, read_jsonl
 from cleanmelee.pool import Pool
@@ -18,12 +18,12 @@ WHERE = {"resume", "timesteps", "checkpoint", "run_name", "runs_dir", "opponent"
 
 def resumed_args(run: Path, given, may_change: set[str]):
     """The Args that a run goes on with: those of its args.json, but for the flags in `may_change`, of which one that
-    was `given` counts. Others may not be given."""
+    was `given` counts, by its value or by the command line. Others may not be given."""
     file = run / "args.json"
     if not file.exists():
         raise UserError(f"{run}: not a run folder (no args.json in it); give the folder of a run, e.g. runs/NAME")
     defaults = to_flags(type(given)())
-    changed = {name: value for name, value in to_flags(given).items() if value != defaults[name]}
+    changed = {name: value for name, value in to_flags(given).items() if value != defaults[name] or name in named}
     if changed.keys() - may_change:
         raise UserError(f"--resume goes on with the run's own arguments; only "
                         f"{', '.join(map(as_flag, sorted(may_change - {'resume'})))} may change, not "

@@ -397,6 +397,12 @@ def test_activity():
     assert activity(still)[1] == 0 < activity(still)[0] < .5
 
 
+def test_a_batch_may_have_no_window_for_a_rank(tmp_path):
+    games = open_games(write_games(tmp_path / "games", 2), num_workers=0, held_out=1)[1]
+    rows = games.read(np.zeros(0, int), np.zeros(0, int), 20)
+    assert rows.actions.shape[:2] == rows.weights.shape == (20, 0) and rows.obs.floats.shape[:2] == (20, 0)
+
+
 def test_a_manifest_keeps_the_split(tmp_path):
     folder = write_games(tmp_path / "games", 6)
     train, held_out, _ = open_games(folder, num_workers=0, held_out=.4)
@@ -413,6 +419,8 @@ def test_a_manifest_keeps_the_split(tmp_path):
             (lambda split: split["train"].update(gone="x"), "relative.json: 1 of its 7 replays are missing, the first: "
                                                             f"{folder}/gone; put them back"),
             (lambda split: split["train"].update({next(iter(split["train"])): "0"}), "is not the replay that it names"),
+            (lambda split: split["train"].update(split["held_out"]), "both in train and in"),
+            (lambda split: split["train"].update(other=next(iter(split["held_out"].values()))), "both in train and in"),
             (lambda split: split.pop("train"), "relative.json: no manifest"),
             (lambda split: split["train"].update(a=3), "relative.json: no manifest"),
             (lambda split: (split["train"].clear(), split["held_out"].clear()), "it names none")):

@@ -98,8 +98,8 @@ def updated(name: str, mine: slice) -> tuple[dict, dict]:
     """A learner after an update on the columns `mine` of made-up rollouts -> its weights, and metrics."""
     options = {"batch_size": T * B, "learning_rate": 3e-3, "backbone": "mlp", "grad_accum": 1, **UPDATES[name]}
     alone = options.pop("alone", False)
-    args = Args(entropy_coef=.01, teacher_kl_half_life=1e18, timesteps=1000, **{"teacher_kl": 0., "value_burn_in": 0,
-                                                                              **options})
+    args = Args(entropy_coef=.01, teacher_kl_half_life=1e18, timesteps=1000, rollout_length=T, action_repeat=1,
+                **{"teacher_kl": 0., "value_burn_in": 0, **options})
     torch.manual_seed(1)
     policy, teacher = Policy(args.backbone, (16,)), Policy(args.backbone, (16,))
     hyper = {"learning_rate": args.learning_rate, "entropy_coef": args.entropy_coef, "ppo_clip": args.ppo_clip}
@@ -320,7 +320,7 @@ def replays(tmp_path_factory):
 
 
 @pytest.mark.parametrize("options", [
-    pytest.param({"window_size": 40, "batch_size": 7, "ema_decay": .9, "grad_accum": 2}, id="windows"),
+    pytest.param({"window_size": 44, "batch_size": 7, "ema_decay": .9, "grad_accum": 2}, id="windows"),
     pytest.param({"truncate_bptt": 30, "batch_size": 5}, id="whole games", marks=pytest.mark.slow)])
 def test_two_ranks_clone_like_one(tmp_path, replays, options):
     """Any number of ranks sees the same batches, down to those that are too small for two, and may go on with a run of

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 import bc
-from cleanmelee import dataset, imitation
-from cleanmelee.cli import UserError
+from cleanmelee import cli, dataset, imitation, resume
+from cleanmelee.cli import UserError, to_flags
 from cleanmelee.controller import ACTION_SIZE, HEADS, NEUTRAL_ACTION, decode_actions
 from cleanmelee.dataset import subjects
 from cleanmelee.features import FLOAT_NAMES, NUM_FLOATS, NUM_INTS, OWN_CONTROLLER, STRANGER
@@ -354,6 +354,49 @@ def test_precision(tmp_path):
     assert b["eval/nll"] == pytest.approx(a["eval/nll"], rel=.05)
 
 
+def test_positions_are_exact_in_bf16():
+    """Late in a game, and where a learner goes through whole games: bfloat16 knows 256 of them apart."""
+    policy = Policy("transformer", (16,), num_heads=2)
+    (layer, *_) = [module for module in policy.modules() if hasattr(module, "speeds")]
+    positions = torch.arange(4000, 4040)[:, None]
+    with torch.autocast("cpu", torch.bfloat16):
+        _, keys, _ = layer._asked(torch.arange(16.).bfloat16().expand(40, 1, 16), positions)
+    assert len({tuple(key.flatten().tolist()) for key in keys.float()}) > 30
+
+
+def test_a_policy_that_learns_is_in_training_mode(tmp_path, monkeypatch):
+    """No network does otherwise in it, but on a card a gru learns only so."""
+    modes, losses = [], bc.losses
+    monkeypatch.setattr(bc, "losses", lambda policy, *rest: (modes.append(policy.training), losses(policy, *rest))[1])
+    games = write_games(tmp_path / "games", 3)
+    bc.main(small(games, epochs=1))
+    bc.main(small(games, epochs=1, run_name="on", pretrained="runs/run", hidden=None, ema_decay=.9))
+    assert len(modes) > 4 and all(modes)
+
+
+def test_some_windows_hide_the_own_controller_and_what_was_chosen_since(tmp_path, monkeypatch):
+    seen, losses = [], bc.losses
+    monkeypatch.setattr(bc, "losses", lambda policy, rows, *rest: (
+        seen.append(rows.obs.floats.clone()), losses(policy, rows, *rest))[1])
+    games = write_games(tmp_path / "games", 3)
+    for dropout, hides in ((.999999, True), (0., False)):
+        seen.clear()
+        bc.main(small(games, run_name=f"hides_{hides}", epochs=1, frame_delay=2, prev_controller_dropout=dropout))
+        for columns in (OWN_CONTROLLER, slice(NUM_FLOATS, None)):
+            assert all(floats[..., columns].any() != hides for floats in seen)
+        assert all(floats[..., :NUM_FLOATS].any() for floats in seen)
+        data = load_policy(f"runs/hides_{hides}/checkpoints/last.pt")[1]
+        assert data["metrics"]["eval/nll"] > 0                              # which is of windows that hide nothing
+
+
+def test_the_values_teach_the_value_head_alone(tmp_path):
+    games = write_games(tmp_path / "games", 3)
+    for name, coef in (("off", 0.), ("large", 50.)):
+        bc.main(small(games, run_name=name, epochs=1, value_coef=coef, max_grad_norm=1e9, max_updates=3))
+    off, large = (load_policy(f"runs/{name}/checkpoints/last.pt")[0].state_dict() for name in ("off", "large"))
+    assert {name for name in off if not torch.equal(off[name], large[name])} == {"value_head.weight", "value_head.bias"}
+
+
 def test_compile_is_asked_for_the_loss_alone(tmp_path, monkeypatch):
     compiled = []
 
@@ -627,6 +670,9 @@ def test_flags_that_do_not_fit_are_refused(tmp_path):
             ({"target_return": 1.}, "^--target-return 1.0: the policy was not trained with"),
             ({"pretrained": "plain.pt", "return_conditioning": True, "hidden": None}, "was trained without it"),
             ({"eval_only": True, "checkpoint": "plain.pt", "target_return": 1.}, "^--target-return 1.0: the policy"),
+            ({"report": "report.json"}, "^--report: is for --eval-only"),
+            ({"eval_only": True, "checkpoint": "plain.pt", "resume": "x"}, "^--resume: not together with --eval-only"),
+            ({"eval_only": True, "checkpoint": "plain.pt", "pretrained": "plain.pt"}, "^--pretrained: not together"),
             ({"ablate": "percents"}, "^unknown feature 'percents': choose a name of docs/observation.md"),
             ({"eval_games": 2, "player_port": 3}, "0 games to learn from")):
         with pytest.raises(UserError, match=said):
@@ -670,6 +716,19 @@ def test_resume_is_exact(tmp_path, monkeypatch, flags, at):
     for file in ("best", "last"):
         a, b = weights_of("whole", file), weights_of("halves", file)
         assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_flag_that_is_given_counts_though_it_is_the_default(tmp_path, monkeypatch):
+    assert cli.flags_in(["--resume", "x", "--max-updates=0", "--no-compile", "--batch-size", "64", "epochs"],
+                        to_flags(bc.Args())) == {"resume", "max_updates", "compile", "batch_size"}
+    games = write_games(tmp_path / "games", 3)
+    bc.main(small(games, epochs=1, max_updates=1, loader_workers=1))
+    monkeypatch.setattr(resume, "named", {"max_updates", "loader_workers"})
+    args = resumed_args(Path("runs/run"), bc.Args(resume="runs/run"), bc.MAY_CHANGE)
+    assert (args.max_updates, args.loader_workers, args.batch_size) == (0, 0, 8)
+    monkeypatch.setattr(resume, "named", {"batch_size"})
+    with pytest.raises(UserError, match="may change, not --batch-size"):
+        resumed_args(Path("runs/run"), bc.Args(resume="runs/run"), bc.MAY_CHANGE)
 
 
 def test_what_cannot_be_resumed_is_told(tmp_path, capsys):
@@ -740,6 +799,20 @@ def test_games_on_the_side(tmp_path, monkeypatch):
     assert {read_replay(path).frames["frame_id"][-1] for path in games} == {FIRST_CONTROL_FRAME + bc.EVAL_FRAMES - 1}
     best = load_policy("runs/run/checkpoints/best.pt")[1]
     assert best["stage"] == "bc" and not list(Path("runs/run/checkpoints").glob("eval_*"))
+
+
+def test_returns_are_discounted_as_the_policy_knows_them(tmp_path):
+    games = write_games(tmp_path / "games", 4)
+    bc.main(small(games, epochs=1, gamma=.9, return_conditioning=True))
+    judge = bc.Args(eval_only=True, checkpoint="runs/run", replays=games, num_workers=0, min_active=0, held_out=.3,
+                    report="report.json")
+    trained = load_policy("runs/run/checkpoints/best.pt")[1]["metrics"]["eval/value_loss"]
+    for gamma, same in ((None, True), (.9, True), (.99, False)):
+        bc.main(dataclasses.replace(judge, gamma=gamma))
+        found = json.loads(Path("report.json").read_text())["all"]["eval/value_loss"]
+        assert (found == pytest.approx(trained, rel=1e-4)) == same, gamma
+    bc.main(small(games, run_name="on", pretrained="runs/run", hidden=None, epochs=1))
+    assert json.loads(Path("runs/on/args.json").read_text())["gamma"] == .9
 
 
 def test_eval_only_plays(tmp_path, monkeypatch, capsys):

@@ -170,7 +170,7 @@ def test_every_backbone_teaches_and_learns_as_often_and_as_late(tmp_path, games,
     small_window = {"window_size": 12} if "window_size" in Policy(backbone, (8,)).config else {}
     timing = {"action_repeat": 2, "frame_delay": 4}
     save_checkpoint(tmp_path / "t.pt", sharp_policy(backbone, **timing, **small_window))
-    distill.main(small("t.pt", games, backbone=backbone, hidden="16,8", window_size=12, on_policy_games=2, epochs=4,
+    distill.main(small("t.pt", games, backbone=backbone, hidden="16,8", window_size=12, on_policy_games=4, epochs=4,
                        output="", alpha=1.))
     student, _ = load_policy("runs/run")
     assert student.config["backbone"] == backbone and timing.items() <= student.config.items()
@@ -208,7 +208,7 @@ def test_its_own_games_are_the_students(teacher):
     with torch.no_grad():
         for layer in student.controller_head.logits.values():
             layer.weight.mul_(1e5)                                          # so sure that sampling changes nothing
-    args = small(teacher, "", on_policy_games=2, max_episode_frames=60)
+    args = small(teacher, "", on_policy_games=4, max_episode_frames=150)
     lesson, _ = distill.student_plays(student, [sharp_policy()], args, seed=5)
     state = student.initial_state(1)
     for row in range(60):
@@ -237,9 +237,9 @@ def test_what_it_did_itself_is_not_learned(teacher, games, monkeypatch):
         return seen[-1]
 
     monkeypatch.setattr(distill, "action_logprobs", watched)
-    distill.main(small(teacher, "", on_policy_games=2))
+    distill.main(small(teacher, "", on_policy_games=4))
     assert seen and all(row["losses/nll"] == 0 for row in curve())
-    distill.main(small(teacher, games, on_policy_games=2, run_name="both"))
+    distill.main(small(teacher, games, on_policy_games=4, run_name="both"))
     assert all(row["losses/nll"] > 0 for row in curve("both"))
 
 
@@ -326,7 +326,8 @@ def test_soft_labels_of_something_else_are_refused(tmp_path, games, teacher):
             (Path("fewer.labels").read_bytes(), {}, "has no soft labels of 2 of .* players, the first in .*2.slp"),
             (bytes(flipped), {}, "damaged"), (whole[:-1], {}, "damaged"), (whole[:10], {}, "damaged"),
             (b"", {}, "damaged"), (whole[:50] + b"x" + whole[51:], {}, "damaged"), (b"text" * 100, {}, "damaged"),
-            (whole, {"replays": "", "on_policy_games": 1}, "are for --replays"),
+            (whole, {"replays": "", "on_policy_games": 2}, "are for --replays"),
+            (whole, {"on_policy_games": 3}, "--on-policy-games 3: must be at least 4"),
             (whole, {"save_soft_labels": "b.labels"}, "not together")):
         Path("a.labels").write_bytes(content)
         args = dataclasses.replace(small(teacher, games, soft_labels="a.labels", run_name=f"run{len(said)}"), **changes)
@@ -350,8 +351,8 @@ def test_a_full_disk_leaves_no_labels(games, teacher, monkeypatch):
 
 
 @pytest.mark.parametrize("at, flags", [
-    (1, {"on_policy_games": 2}), (4, {"backbone": "gru", "hidden": "8", "window_size": 9}),
-    (2, {"on_policy_games": 2, "replays": ""})])
+    (1, {"on_policy_games": 4}), (4, {"backbone": "gru", "hidden": "8", "window_size": 9}),
+    (2, {"on_policy_games": 4, "replays": ""})])
 def test_resume_is_exact(teacher, games, tmp_path, monkeypatch, at, flags):
     """Stopped after an iteration in mid-epoch, or where it evaluates: the same log and the same weights in the end."""
     monkeypatch.setattr("cleanmelee.dataset.PORTION_ROWS", 500)

@@ -54,9 +54,11 @@ Each names a row of a learned table; what is larger than the table is its last r
 def rows(features: list) -> str:
     """One line for a feature and its equals of other players, items and buttons."""
     groups: dict[tuple, list] = {}
+    names = {feature.name for feature, _ in features}
     for column, (feature, scale) in enumerate(features):
         pattern = re.sub(r"item\d", "item*", feature.name)
-        pattern = re.sub(r"^(player|opponent)(?!\.d[xy])", "player, opponent ", pattern)
+        if f"{'opponent' if feature.name.startswith('player') else 'player'}.{feature.name.partition('.')[2]}" in names:
+            pattern = re.sub(r"^(player|opponent)", "player, opponent ", pattern)
         pattern = re.sub(r"controller\.[A-Z].*", "controller.BUTTON", pattern)
         source = ".".join("*" if isinstance(step, int) else step for step in feature.source) or "computed"
         mirrored = feature.mirrored.rpartition(".")[2] if "." in feature.mirrored else feature.mirrored
