@@ -26,14 +26,13 @@ from cleanmelee import signals
 from cleanmelee.cli import UserError, lookup
 from cleanmelee.controller import encode_controllers, mirrored
 from cleanmelee.distributed import rank, world_size
-from cleanmelee.events import ReplayError
 from cleanmelee.features import INT_NAMES, STRANGER
 from cleanmelee.files import atomic_write, read_json
 from cleanmelee.frame import CONTROLLER, FIGHTERS, FIRST_CONTROL_FRAME, FRAME, NUM_PLAYERS, same_fighter
 from cleanmelee.names import called, choose_names, names_of
 from cleanmelee.observation import Observation, observe
-from cleanmelee.packed import BLOCK, RECORD, PackedGame, map_file, name_of, pack_game
-from cleanmelee.replays import Replay, scan_replays
+from cleanmelee.packed import BLOCK, RECORD, PackedGame, map_file, name_of
+from cleanmelee.replays import scan_replays
 from cleanmelee.rewards import RewardArgs, compute_rewards
 
 RELEASE_BYTES = 512 << 20                               # of mapped files that were read, after which they are let go
@@ -576,10 +575,6 @@ def load_sides(games: Games, sides: Iterable[int], stride: int = 1) -> Sequences
                      np.cumsum([0, *lengths]))
 
 
-def load_all(games: Games) -> Sequences:
-    return load_sides(games, range(len(games.sides)))
-
-
 def walk(starts: np.ndarray, lanes: int = 16, size: int = 64):
     """Every row of every sequence once, in the order of play, for policies that remember. Yields rows [T, B], real [T,
     B] (False: a stand-in after the end of a shorter game, or for one that is missing) and whether the games begin here.
@@ -594,41 +589,3 @@ def walk(starts: np.ndarray, lanes: int = 16, size: int = 64):
             at = np.arange(t, t + size)[:, None]                                                    # [T, 1]
             rows = starts[group] + np.minimum(at, lengths[group] - 1)                               # [T, B]
             yield torch.from_numpy(rows), torch.from_numpy((at < lengths[group]) & once), t == 0
-
-
-def load_sequences(folder: str, **options) -> tuple[Sequences, Sequences, dict]:
-    """As `open_games`, with every row in memory."""
-    train, held_out, about = open_games(folder, **options)
-    check_both(train, held_out, about, folder)
-    return load_all(train), load_all(held_out), about
-
-
-def subjects(replays: list[Replay], character: int | None = None, player_port: int | None = None) -> list[tuple]:
-    """Whose inputs to learn from: a list of (replay index, player index); both players by default.
-
-    character: internal id, as played at the start (Zelda and Sheik are one). player_port: 1..4, as on the console.
-    """
-    chosen = [
-        (index, player)
-        for index, replay in enumerate(replays) for player in range(NUM_PLAYERS)
-        if (character is None or same_fighter(replay.meta["characters"][player], character))
-        and (player_port is None or replay.meta["ports"][player] == player_port - 1)
-    ]
-    if not chosen:
-        raise ReplayError(f"no player with character={character}, player_port={player_port} in {len(replays)} replays")
-    return chosen
-
-
-def games_of(replays: list[Replay], players: list[tuple[int, int]], **options) -> Games:
-    """Replays in memory as Games. players: (replay index, player index) pairs, sorted."""
-    games = Games(**options)
-    for index, replay in enumerate(replays):
-        content = pack_game(replay.frames, replay.controllers, replay.meta["incomplete"])
-        games.add(replay.meta["path"], replay.meta["hash"], content, 0, len(content), len(replay),
-                  replay.meta["characters"], [player for i, player in players if i == index])
-    return games.freeze()
-
-
-def pack(replays: list[Replay], players: list[tuple[int, int]], gamma: float = .99, delay: int = 0) -> Sequences:
-    """As `games_of`, with every row in memory."""
-    return load_all(games_of(replays, players, gamma=gamma, delay=delay))

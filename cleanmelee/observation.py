@@ -211,14 +211,6 @@ def observe(frames: np.ndarray, controllers: np.ndarray, pending: np.ndarray | N
     return seen
 
 
-def upcoming(controllers: np.ndarray, frame_delay: int) -> np.ndarray:
-    """Controllers [T, 2] of a whole game -> [T - 1 - frame_delay, 2, frame_delay]: at every frame but the last ones
-    what a player who is that late has chosen already, of the frames that follow; it now chooses the one after them."""
-    T = len(controllers)
-    following = np.arange(max(0, T - 1 - frame_delay))[:, None] + 1 + np.arange(frame_delay)        # [T - 1 - D, D]
-    return np.moveaxis(controllers[following], 1, 2)
-
-
 class Pending:
     """What the players of N games have chosen and what has not acted yet. They decide on every `action_repeat`-th frame
     and hold that; the delay counts frames, and must hold a whole number of decisions, as all controllers change

@@ -17,10 +17,13 @@ import torch
 from cleanmelee import game
 from cleanmelee.cli import from_flags, to_flags
 from cleanmelee.controller import NUM_BUTTONS, NUM_STICK, decode_actions
+from cleanmelee.dataset import Games, Sequences, check_both, load_sides, open_games
 from cleanmelee.dolphin import controllers_from_gamestate, frame_from_gamestate, keep_raw_events
 from cleanmelee.frame import BUTTON_X, CONTROLLER, FRAME, STAGES
 from cleanmelee.observation import Observation, observe
+from cleanmelee.packed import pack_game
 from cleanmelee.recording import write_slp
+from cleanmelee.replays import Replay
 from melee_common import Policy, to_torch
 from ppo_selfplay import Args
 
@@ -363,3 +366,33 @@ def write_games(folder, count=6, **options):
     for seed in range(count):
         write_slp(folder / f"game_{seed}.slp", *made_up_game(seed), seed=seed, started=0, **options)
     return str(folder)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Replays in memory, every row of them
+# ---------------------------------------------------------------------------------------------------------------------
+
+def load_all(games: Games) -> Sequences:
+    return load_sides(games, range(len(games.sides)))
+
+
+def load_sequences(folder: str, **options) -> tuple[Sequences, Sequences, dict]:
+    """As `open_games`, with every row in memory."""
+    train, held_out, about = open_games(folder, **options)
+    check_both(train, held_out, about, folder)
+    return load_all(train), load_all(held_out), about
+
+
+def games_of(replays: list[Replay], players: list[tuple[int, int]] | None = None, **options) -> Games:
+    """Replays in memory as Games. players: (replay index, player index), sorted (None: both of each)."""
+    games = Games(**options)
+    for index, replay in enumerate(replays):
+        content = pack_game(replay.frames, replay.controllers, replay.meta["incomplete"])
+        sides = [side for side in (0, 1) if players is None or (index, side) in players]
+        games.add(replay.meta["path"], replay.meta["hash"], content, 0, len(content), len(replay),
+                  replay.meta["characters"], sides)
+    return games.freeze()
+
+
+def pack(replays: list[Replay], **options) -> Sequences:
+    return load_all(games_of(replays, **options))

@@ -24,7 +24,7 @@ import pytest
 import cleanmelee.replays as replays_room
 from cleanmelee import packed
 from cleanmelee.cli import UserError
-from cleanmelee.dataset import is_held_out, pack, subjects
+from cleanmelee.dataset import is_held_out
 from cleanmelee.dolphin import controllers_from_gamestate
 from cleanmelee.events import EVENTS_AT, METADATA, SLP_HEAD, ReplayError, finished_slp
 from cleanmelee.files import atomic_write
@@ -33,7 +33,7 @@ from cleanmelee.game.stored import follow
 from cleanmelee.libmelee import zero_indexed_actions
 from cleanmelee.recording import SlpWriter, finish_recordings, write_slp
 from cleanmelee.replays import Replay, controlled, load_replays, read_replay
-from helpers import PARSERS, assert_read_alike, play_through_libmelee
+from helpers import PARSERS, assert_read_alike, pack, play_through_libmelee
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "replays"
 CASES = REAL.parent / "cases"
@@ -463,7 +463,7 @@ def test_a_game_that_lacks_an_event_is_read_and_nothing_is_learnt_from_it(tmp_pa
     path, t = tmp_path / "games" / "game.slp", 43                           # frame -80
     frames, controllers = make_game(200, characters=(FOX, POPO))
     write_slp(path, frames, controllers)
-    whole = pack([read_replay(path)], [(0, 0), (0, 1)])
+    whole = pack([read_replay(path)])
     without(path, (command, -80, 1, follower))
     if command == 0x38:
         who = "nanas" if follower else "players"
@@ -475,12 +475,12 @@ def test_a_game_that_lacks_an_event_is_read_and_nothing_is_learnt_from_it(tmp_pa
         assert same(replay.frames, frames) and same(replay.controllers, controllers)
         assert replay.meta["incomplete"] == (t,) and said in replay.meta["warning"]
         assert f"warning: {path}: {replay.meta['warning']}\n" in capfd.readouterr().err
-    data = pack([replay], [(0, 0), (0, 1)])
+    data = pack([replay])
     changed = (whole.weights != data.weights).nonzero().ravel().tolist()
     assert changed == []                                                    # nobody has control at frame -80
     shifted = frames.copy()
     shifted["frame_id"] += 100                                              # now they have
-    data = pack([Replay(shifted, controllers, replay.meta)], [(0, 0), (0, 1)])
+    data = pack([Replay(shifted, controllers, replay.meta)])
     assert (data.weights == 0).nonzero().ravel().tolist() == [t - 1, t, 198 + t, 199 + t]
 
 
@@ -966,14 +966,6 @@ def test_filters(folder):
     assert names(load(folder, max_files=2)[0]) == ["a", "b"]
     assert names(load([folder / "e.slp", folder / "more"])[0]) == ["e", "a_again", "c", "d"]
     assert names(load(folder, min_frames=0)[0]) == ["a", "b", "e", "c", "d", "short"]
-    replays, _ = load(folder)
-    assert len(subjects(replays)) == 10
-    assert subjects(replays, character=FOX) == [(0, 0), (2, 0), (3, 0), (3, 1), (4, 1)]
-    assert subjects(replays, character=SHEIK) == [(1, 1), (2, 1)]
-    assert subjects(replays, player_port=1) == [(i, 0) for i in range(5)]
-    assert subjects(replays, character=FOX, player_port=2) == [(4, 1)]
-    with pytest.raises(ReplayError, match="no player with character=5"):
-        subjects(replays, character=5)
 
 
 @pytest.mark.parametrize("files, said", [

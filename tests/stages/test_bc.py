@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import itertools
 import json
 import os
 import signal
@@ -19,7 +20,6 @@ import bc
 from cleanmelee import cli, dataset, imitation, resume
 from cleanmelee.cli import UserError, to_flags
 from cleanmelee.controller import ACTION_SIZE, HEADS, NEUTRAL_ACTION, decode_actions
-from cleanmelee.dataset import subjects
 from cleanmelee.features import FLOAT_NAMES, NUM_FLOATS, NUM_INTS, OWN_CONTROLLER, STRANGER
 from cleanmelee.fingerprint import distance_to_people, usual
 from cleanmelee.frame import BUTTON_X, BUTTONS, CHARACTERS, CONTROLLER, FIRST_CONTROL_FRAME, STAGES
@@ -32,7 +32,7 @@ from cleanmelee.replays import load_replays, read_replay
 from cleanmelee.resume import resumed_args
 from cleanmelee.rewards import RewardArgs, compute_rewards
 from melee_common import Policy, action_logprobs, load_policy, save_checkpoint, to_torch
-from helpers import made_up_game, read_wandb, write_games
+from helpers import games_of, load_all, load_sequences, made_up_game, pack, read_wandb, write_games
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = Path(__file__).resolve().parents[3] / "shared" / "replays"
@@ -81,7 +81,7 @@ def jump_leak(data, shift=0):
 
 
 def test_labels_do_not_leak(tmp_path):
-    train, _, _ = dataset.load_sequences(write_games(tmp_path / "games"), num_workers=0)
+    train, _, _ = load_sequences(write_games(tmp_path / "games"), num_workers=0)
     leak, onsets = jump_leak(train)
     assert onsets > 50 and leak < .03
     assert jump_leak(train, shift=1)[0] > .9
@@ -103,7 +103,7 @@ def test_labels_of_recorded_games_do_not_leak(tmp_path):
     for g in range(n):
         write_slp(tmp_path / "games" / f"{g}.slp", np.stack(frames)[:, g], np.stack(controllers)[:, g], seed=g,
                   started=0)
-    train, _, _ = dataset.load_sequences(str(tmp_path / "games"), num_workers=0)
+    train, _, _ = load_sequences(str(tmp_path / "games"), num_workers=0)
     leak, onsets = jump_leak(train)
     assert onsets > 50 and leak < .05
     assert jump_leak(train, shift=1)[0] > .2                                # the rest are presses in mid-air
@@ -111,7 +111,7 @@ def test_labels_of_recorded_games_do_not_leak(tmp_path):
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="no real replays beside the repository")
 def test_labels_of_real_games_do_not_leak():
-    train, _, _ = dataset.load_sequences(str(REAL), num_workers=0)
+    train, _, _ = load_sequences(str(REAL), num_workers=0)
     leak, onsets = jump_leak(train)
     assert onsets > 500 and leak < .05
     assert jump_leak(train, shift=1)[0] > .3
@@ -119,9 +119,9 @@ def test_labels_of_real_games_do_not_leak():
 
 def test_pack_pairs_each_frame_with_the_next_input(tmp_path):
     replays, _ = load_replays(write_games(tmp_path / "games", 2), num_workers=0)
-    data = dataset.pack(replays, subjects(replays), gamma=.9)
+    data = pack(replays, gamma=.9)
     assert len(data.starts) == 5
-    for k, (index, player) in enumerate(subjects(replays)):
+    for k, (index, player) in enumerate(itertools.product(range(len(replays)), (0, 1))):
         frames, controllers = replays[index].frames, replays[index].controllers
         a, b = data.starts[k:k + 2]
         assert b - a == len(frames) - 1
@@ -169,10 +169,10 @@ def test_walk_sees_every_row_once():
 def test_evaluation_carries_the_memory(tmp_path, backbone):
     """Equal to one game after another, each unrolled whole."""
     replays, _ = load_replays(write_games(tmp_path / "games", 3), num_workers=0)
-    games = dataset.games_of([dataclasses.replace(r, frames=r.frames[:n], controllers=r.controllers[:n])
+    games = games_of([dataclasses.replace(r, frames=r.frames[:n], controllers=r.controllers[:n])
                               for r, n in zip(replays, (300, 390, 350), strict=True)],
                              [(0, 0), (1, 0), (1, 1), (2, 0)])
-    data = dataset.load_all(games)
+    data = load_all(games)
     policy = Policy(backbone, (16,)).eval()
     nll, weight = torch.zeros(len(HEADS)), 0.
     with torch.no_grad():
@@ -285,13 +285,13 @@ def test_who_is_left_out(tmp_path):
     games.mkdir()
     for seed in range(3):
         write_slp(games / f"{seed}.slp", frames, controllers, seed=seed, started=0)
-    train, held_out, about = dataset.load_sequences(str(games), num_workers=0, min_active=.01)
+    train, held_out, about = load_sequences(str(games), num_workers=0, min_active=.01)
     assert (about["idle_players"], about["train_players"] + about["held_out_players"]) == (3, 3)
     with pytest.raises(UserError, match="3 idle"):
-        dataset.load_sequences(str(games), num_workers=0, min_active=.01, character="marth")
+        load_sequences(str(games), num_workers=0, min_active=.01, character="marth")
     write_slp(games / "cpu.slp", frames, controllers, seed=9, started=0, cpu_levels=(9, 0))
-    assert dataset.load_sequences(str(games), num_workers=0)[2]["cpu_players"] == 1
-    assert dataset.load_sequences(str(games), num_workers=0, cpu_players=True)[2]["cpu_players"] == 0
+    assert load_sequences(str(games), num_workers=0)[2]["cpu_players"] == 1
+    assert load_sequences(str(games), num_workers=0, cpu_players=True)[2]["cpu_players"] == 0
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -19,10 +19,10 @@ from cleanmelee import labels
 from cleanmelee.backbones import BACKBONES
 from cleanmelee.cli import UserError
 from cleanmelee.controller import ACTION_SIZE, NUM_LOGITS
-from cleanmelee.dataset import load_all, load_sides, open_games, portions
+from cleanmelee.dataset import load_sides, open_games, portions
 from cleanmelee.frame import CONTROLLER, FRAME
 from cleanmelee.recording import write_slp
-from helpers import read_wandb
+from helpers import load_all, read_wandb
 from melee_common import Policy, action_kl, action_logprobs, load_policy, save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
