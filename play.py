@@ -71,7 +71,8 @@ class Args:
     stage: str = "final_destination"
     """stage, several, or all"""
     max_episode_frames: Annotated[int, COUNT_OR_OFF] = 0
-    """game frames after which the side ahead by stocks, then percent, wins; 3600 is a minute (off: 0, full games)"""
+    """game frames after which the side ahead by stocks, then percent, wins; 3600 is a minute; not in Dolphin (off: 0,
+    full games)"""
     deterministic: bool = False
     """policies take their most likely action; sampling usually plays better"""
     seed: Annotated[int, SEEDS] = 1
@@ -339,6 +340,9 @@ def check(args: Args, matchups: list[tuple[str, str, str]], num_games: int, leve
     if not level and args.opponent not in BOTS and not Path(args.opponent).is_file():
         raise UserError(f"unknown opponent {args.opponent!r}: choose one of {', '.join(BOTS)}, in Dolphin cpu1 to cpu9 "
                         "or human, or the file of a policy")
+    if live and args.max_episode_frames:                        # the rest of the game would count as one of its own
+        raise UserError(f"--max-episode-frames {args.max_episode_frames}: a game in Dolphin goes on to its own end; "
+                        "leave the flag out")
     if live and args.live.instant_restart:
         raise UserError("--instant-restart: it takes stages at random, and a match has one; leave it out")
     if args.connect_code:

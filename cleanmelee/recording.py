@@ -17,8 +17,8 @@ from cleanmelee.events import (
 )
 from cleanmelee.files import atomic_write, check_writable, open_locked
 from cleanmelee.frame import (
-    CONTROLLER, EXTERNAL_CHARACTER, FIGHTERS, FIRST_FRAME, FRAME, NUM_ITEMS, NUM_PLAYERS, PLATFORM_LEFT,
-    PLATFORM_RIGHT, PLAYER, TIME_LIMIT, outcomes,
+    CONTROLLER, EXTERNAL_CHARACTER, FIGHTERS, FIRST_CONTROL_FRAME, FIRST_FRAME, FRAME, NUM_ITEMS, NUM_PLAYERS,
+    PLATFORM_LEFT, PLATFORM_RIGHT, PLAYER, TIME_LIMIT, outcomes,
 )
 
 
@@ -71,7 +71,7 @@ class SlpWriter:
     def add(self, frames: np.ndarray, controllers: np.ndarray) -> None:
         """Append frames [T] (or one record) and their controllers [T, 2]: controllers[t] produced frames[t].
 
-        Raises ValueError if the ids do not continue the game, or a record cannot be told in a .slp file.
+        Raises ValueError if the ids do not begin or continue a game, or a record cannot be told in a .slp file.
         """
         frames = np.atleast_1d(np.asarray(frames, FRAME))
         controllers = np.asarray(controllers, CONTROLLER).reshape(-1, NUM_PLAYERS)
@@ -81,8 +81,11 @@ class SlpWriter:
             return
         if self.last is None:
             self._seat(frames[0])
-            # Viewers expect a game to begin at -123: hold the first frame until it does.
+            # Viewers expect a game to begin at -123: hold the first frame until it does. Only while nobody may act, or
+            # the frames held would be made up.
             missing = int(frames["frame_id"][0]) - FIRST_FRAME
+            if frames["frame_id"][0] >= FIRST_CONTROL_FRAME:
+                raise ValueError(f"a game begins before frame {FIRST_CONTROL_FRAME}, not at {frames['frame_id'][0]}")
             frames = np.concatenate([np.repeat(frames[:1], max(missing, 0)), frames])
             controllers = np.concatenate([np.zeros((max(missing, 0), NUM_PLAYERS), CONTROLLER), controllers])
             frames["frame_id"][:max(missing, 0)] = np.arange(FIRST_FRAME, FIRST_FRAME + max(missing, 0))
