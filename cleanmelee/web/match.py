@@ -166,7 +166,7 @@ class Match:
         self.tapped = 0                                                     # buttons pressed since the last frame
         self.number = self.seen = 0                                         # of the last input, and told with it
         self.delay = None                                                   # the page's own measurement
-        self.paused, self.path = False, None                                # path: of the recording
+        self.paused = False
         self.frames, self.seconds = 0, 0.                                   # played, without pauses
         self._ask()
 
@@ -332,7 +332,7 @@ class Games:
         try:
             await send(connection, {"type": "begin", "scene": match.scene()})
             await connection.send(np.zeros((), HEAD).tobytes() + match.picture())
-            match.path = await self._record(self._open, slot, match.names, match.frame, match.controllers)
+            await self._record(self._open, slot, match.names, match.frame, match.controllers)
             deadline = before = time.perf_counter() + READY
             while not match.over:
                 deadline = max(deadline + FRAME_TIME, time.perf_counter() - LATEST)
@@ -357,18 +357,17 @@ class Games:
 
     async def _end(self, connection: ServerConnection, slot: int, match: Match) -> None:
         match.close()
-        await self._record(self.recorder.end, slot, None if match.over else "NoContest")
+        path = await self._record(self.recorder.end, slot, None if match.over else "NoContest")
         self.free.add(slot)
-        name = match.path.name if match.path and match.path.exists() else ""
         who = f"{match.names[0]} against {match.names[1]} on {match.order.stage}"
         line = f"{who}: {match.result() if match.over else 'left'}, "
         line += f"{match.frames / max(match.seconds, 1e-9):.1f} frames/s"
         if match.delay:
             line += ", input to picture {:.1f} frames (99th percentile {:.1f}, {} inputs)".format(*match.delay)
         with contextlib.suppress(OSError):                                  # `| head` has seen enough: the game has not
-            print(printable(f"{line}, {match.path if name else 'not recorded'}"), flush=True)
+            print(printable(f"{line}, {path or 'not recorded'}"), flush=True)
         if match.over:
-            await send(connection, {"type": "over", "result": match.result(), "recording": name})
+            await send(connection, {"type": "over", "result": match.result(), "recording": path.name if path else ""})
 
     def close(self) -> None:
         """What is still on was quit."""
@@ -383,10 +382,9 @@ class Games:
         except UserError as error:
             print(f"warning: {printable(error)}; the game goes on unrecorded", file=sys.stderr)
 
-    def _open(self, slot: int, names: list[str], frame: np.ndarray, controllers: np.ndarray) -> Path | None:
+    def _open(self, slot: int, names: list[str], frame: np.ndarray, controllers: np.ndarray) -> None:
         self.recorder.names[slot] = tuple(names)
         self.recorder.begin([slot], {slot: frame}, {slot: controllers})
-        return self.recorder.writers[slot].path if slot in self.recorder.writers else None
 
 
 async def stop(task: asyncio.Task | None) -> None:

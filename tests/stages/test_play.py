@@ -26,6 +26,7 @@ from cleanmelee.features import NUM_FLOATS, NUM_INTS
 from cleanmelee.frame import CHARACTERS, STAGES, outcomes
 from cleanmelee.games import VecEnv
 from cleanmelee.observation import Observation, schema_hash
+from cleanmelee.recording import Recorder
 from cleanmelee.replays import read_replay
 from melee_common import Policy, play_games, save_checkpoint
 from cleanmelee.inference import Pace
@@ -588,6 +589,28 @@ def test_recordings_of_two_matches_share_a_folder(folder, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [row["opponent"] for row in rows] == ["idle", "random"]
     assert [p.name[:8] for p in sorted((tmp_path / "slp").glob("*.slp"))] == ["game_001", "game_002"]
+
+
+def test_two_processes_record_into_one_folder(tmp_path):
+    """Neither takes the other's numbers, and where both had the same name at once both games stay."""
+    with VecEnv(1, CHARACTERS["fox"], STAGES["final_destination"]) as envs:
+        one, two = Recorder(tmp_path, 1), Recorder(tmp_path, 1)
+        paths = []
+        for recorder in (one, two, two, one):
+            recorder.begin([0], envs.frames, envs.controllers)
+            paths.append(recorder.end(0))
+        assert [path.name[:8] for path in paths] == ["game_001", "game_002", "game_003", "game_004"]
+        one.begin([0], envs.frames, envs.controllers)
+        one.drop(0)                                                         # it starts over, and the other was quicker
+        for recorder in (two, one):
+            recorder.begin([0], envs.frames, envs.controllers)
+            paths.append(recorder.end(0))
+        one.begin([0], envs.frames, envs.controllers)
+        taken = one.writers[0].path
+        taken.write_text("a game of another process")
+        paths.append(one.end(0))
+        assert taken.read_text() == "a game of another process" and paths[-1].name == "game_007_fox_vs_fox_2.slp"
+    assert sorted(tmp_path.iterdir()) == sorted({*paths, taken})
 
 
 def test_ctrl_c_shows_the_finished_games(folder, tmp_path, monkeypatch, capsys):
