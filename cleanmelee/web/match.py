@@ -306,6 +306,7 @@ class Games:
                         match, task = None, None
                         slot, match = await self._begin(Order.read(order))
                         task = asyncio.create_task(self._play(connection, slot, match))
+                        await asyncio.sleep(0)                      # it begins: only then does its end free the slot
                     elif match is not None:
                         obey(match, order)
                 except UserError as error:

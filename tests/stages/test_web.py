@@ -675,6 +675,17 @@ def test_several_tabs_are_several_games_up_to_a_bound(tmp_path, monkeypatch, cap
     assert capsys.readouterr().out.count("left") == 3
 
 
+def test_starts_in_a_row_leave_one_game(tmp_path, quick):
+    with playing(tmp_path) as (address, site):
+        with Tab(address) as tab:
+            for _ in range(5):
+                tab.send(json.dumps(ORDER))
+            for _ in range(5):
+                next_of(tab, "begin")
+            assert len(site.games.free) == matches.MOST_GAMES - 1
+        wait_for(lambda: len(site.games.free) == matches.MOST_GAMES)
+
+
 def test_a_pause_stops_the_clock(tmp_path, monkeypatch):
     monkeypatch.setattr(matches, "READY", 0.)
     with playing(tmp_path) as (address, _), Tab(address) as tab:
