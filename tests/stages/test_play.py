@@ -469,6 +469,21 @@ def test_a_recurrent_policy_begins_each_game_without_memory(folder):
     assert np.array_equal(*states) and states[0].any()
 
 
+def test_a_turn_that_passed_while_the_thread_was_busy_is_made_up_for(folder):
+    """Player 2 decides on every other frame only; what it was asked in a game that is over counts no more."""
+    player = play.load_player(folder / "mlp.pt")
+    obs = Observation(np.zeros((1, 2, NUM_FLOATS), np.float32), np.zeros((1, 2, NUM_INTS), np.int16))
+    decider = inference.Inference([player, player], np.array([[0, 1]]), None, Pace(), True)
+    seen = []
+    for begins in (False, True):
+        decider.thread.submit(time.sleep, .1)
+        for tick, turn in enumerate(([[1, 1]], [[1, 0]]), start=2 * begins):
+            decider.ask(tick, obs, np.zeros((1, 2), bool), np.array(turn, bool), np.array([begins and tick == 3]))
+        seen += [(tick, turn.tolist()) for tick, turn, _ in decider.answers(time.perf_counter() + 10)]
+    decider.close()
+    assert seen == [(1, [[True, True]]), (3, [[True, False]])]
+
+
 def test_policies_are_warm_before_the_first_frame(folder, tmp_path, monkeypatch):
     forwards = []
     step, start = Policy.step, VecEnv.__init__
