@@ -323,6 +323,12 @@ def only_known(args: Args, known: set[str], where: str) -> None:
 
 # ---------------------------------------------------------------------------------------------------------------- match
 
+MATCH_FLAGS = {"policy", "opponent", "num_games", "character", "opponent_character", "stage", "max_episode_frames",
+               "deterministic", "seed", "results", "record", "port", "opponent_port", "on_game_end", "async_inference",
+               "action_repeat", "frame_delay", "target_return", "player", "num_workers", "max_restarts", "game_type"}
+DOLPHIN_FLAGS = MATCH_FLAGS - {"num_workers"} | {"connect_code", "user_json", *to_flags(DolphinArgs())}
+
+
 def check(args: Args, matchups: list[tuple[str, str, str]], num_games: int, level: int) -> None:
     """One line for each match that cannot be. level: the opponent's in Dolphin, 0 for none."""
     live = args.game_type == "dolphin"
@@ -355,6 +361,10 @@ def check(args: Args, matchups: list[tuple[str, str, str]], num_games: int, leve
                 raise UserError(f"--connect-code {args.connect_code}: {rule}")
     elif args.user_json:
         raise UserError(f"--user-json {args.user_json}: needs --connect-code")
+    if live:
+        only_known(args, DOLPHIN_FLAGS, "in Dolphin")
+    else:
+        only_known(args, MATCH_FLAGS, "in a match on the embedded game")
 
 
 def live_game(args: Args, level: int) -> DolphinArgs | None:
