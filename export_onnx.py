@@ -57,9 +57,9 @@ from cleanmelee.quantisation import (
     Frames, Quantiser, Result, agreement, choose_layers, game_frames, measure, quiet, replay_frames, steps_of,
 )
 from cleanmelee.reference import pack_weights
-from cleanmelee.runs import versions
+from cleanmelee.runs import best_checkpoint, versions
 from cleanmelee.terminal import Terminal, printable, warn
-from melee_common import Policy, best_checkpoint, load_policy, to_torch
+from melee_common import Policy, load_policy, to_torch
 
 OPSET = 18                                                               # the exporter's own; higher ones are converted
 MAX_LOGIT_ERROR = 1e-3                                                      # of a float32 export; measured: below 1e-5

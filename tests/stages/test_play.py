@@ -598,6 +598,22 @@ def test_full_games_end_by_stocks(folder, tmp_path):
     assert row["games"] == 2 and row["stocks_lost"] == 4 and row["stocks_taken"] == 0
 
 
+def test_a_run_plays_by_its_best_checkpoint(folder, tmp_path):
+    """On either side; rows of two runs can be told apart, and those of two ways to play one."""
+    for run_name, policy in (("one", "mlp.pt"), ("two", "gru.pt")):
+        (tmp_path / run_name / "checkpoints").mkdir(parents=True)
+        shutil.copy(folder / policy, tmp_path / run_name / "checkpoints" / "best.pt")
+    one, two = (str(tmp_path / name) for name in ("one", "two"))
+    best = {name: f"{name}/checkpoints/best.pt" for name in (one, two)}
+    row = run(folder, tmp_path, one, two, max_episode_frames=5)
+    assert (row["policy"], row["opponent"], row["action_repeat"]) == (best[one], best[two], 1)
+    row = run(folder, tmp_path, two, two, max_episode_frames=5, player="BB#2", opponent_port=1)
+    assert (row["policy"], row["opponent"], row["action_repeat"]) == (best[two], "itself", 3)
+    assert (row["player"], row["port"], row["target_return"]) == ("BB#2", 2, None)
+    with pytest.raises(UserError, match="^unknown opponent .*nobody': "):
+        run(folder, tmp_path, one, str(tmp_path / "nobody"))
+
+
 def test_recordings_of_two_matches_share_a_folder(folder, tmp_path):
     for opponent in ("idle", "random"):
         run(folder, tmp_path, "mlp.pt", opponent, num_games=1, max_episode_frames=30, record=str(tmp_path / "slp"))
