@@ -85,7 +85,8 @@ class Args:
     """folder for a .slp file of every game (off: empty)"""
 
     port: Annotated[int, Range(0, 2)] = 0
-    """the policy's controller port, 1 or 2 (off: 0, each in half of the games, in Dolphin 1)"""
+    """the policy's controller port, 1 or 2 (off: 0, each in half of the games; in Dolphin, and with --num-games 0,
+    always 1)"""
     opponent_port: Annotated[int, Range(0, 2)] = 0
     """the opponent's controller port (off: 0, the other one)"""
     on_game_end: Literal["restart", "stop"] = "restart"

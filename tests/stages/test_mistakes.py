@@ -116,7 +116,8 @@ MISTAKES = [                                                                # sc
     *(("play", flag, value, f"--{flag} {value}: means nothing in a match on the embedded game") for flag, value in (
         ("dolphin", "dolphin"), ("iso", "melee.iso"), ("tournament-bots", "idle"), ("max-pairs", 5), ("host", "::"),
         ("web-port", 1), ("boot-timeout", 9.0))),
-    ("play", "game-type", "dolphin --max-episode-frames=0 --num-workers=1", "--num-workers 1: means nothing in Dolphin"),
+    ("play", "game-type", "dolphin --max-episode-frames=0 --num-workers=1",
+     "--num-workers 1: means nothing in Dolphin"),
     ("play", "record", "text.txt/slp", "cannot write"), ("play", "results", "text.txt/results.jsonl", "cannot write"),
     ("play", "results", "empty", "not a regular file"), ("play", "user-json", "user.json", "needs --connect-code"),
 
