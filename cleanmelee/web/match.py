@@ -5,6 +5,7 @@ is there, and until then the last one holds. A page that cannot keep up slows it
 same `Hands` as in every other match."""
 
 import asyncio
+import collections
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -31,7 +32,7 @@ from cleanmelee.player import TorchPolicy
 from cleanmelee.recording import Recorder
 from cleanmelee.terminal import printable
 from cleanmelee.web.picture import pictures, scene
-from cleanmelee.web.thoughts import FACTS, THOUGHT, Thinker, unmirror
+from cleanmelee.web.thoughts import FACTS, THOUGHT, Thinker
 
 FRAME_TIME = 1 / 60                                                         # seconds
 READY = 1.                                                                  # seconds before a game's first frame
@@ -153,13 +154,17 @@ class Match:
                 bot_kinds[0, side] = BOTS.get(name, 0)
                 continue
             if isinstance(policy, TorchPolicy):
-                policy = self.thinkers[side] = Thinker(policy.policy)
+                policy = self.thinkers[side] = Thinker(policy.policy, side)
             assignment[0, side] = len(policies)
             policies.append(policy)
         rng = None if deterministic else np.random.default_rng(seed)
         self.envs = VecEnv(1, characters, STAGES[order.stage], seed=seed, bot_kinds=bot_kinds,
                            max_episode_frames=max_episode_frames)
         self.hands = Hands(policies, assignment, rng, Pace(), True, thread)
+        # Of either side: what it thinks stands beside the frame that it makes, as late as it acts.
+        self.thoughts = [collections.deque([None] * delay) for delay in self.hands.delay[0]]
+        for thinker in filter(None, self.thinkers):
+            thinker.inference = self.hands.inference
         self.begins, self.over = np.ones(1, bool), False
         self.frame, self.controllers = self.envs.frames[0].copy(), self.envs.controllers[0].copy()
         self.held = np.zeros((), CONTROLLER)                                # the last input
@@ -193,8 +198,8 @@ class Match:
     def step(self) -> bytes:
         """The next frame -> HEAD, PICTURE, and THOUGHT for either port where a policy's are known."""
         acting = self.hands.take(time.perf_counter())                       # what is there: the game does not wait
-        thoughts = [thinker and thinker.thought for thinker in self.thinkers]
-        mirror = self.mirror
+        for thoughts, thinker in zip(self.thoughts, self.thinkers, strict=True):
+            thoughts.append(thinker and thinker.thought)
         if self.human is not None:
             acting[0, self.human] = self.held
             acting[0, self.human]["buttons"] |= self.tapped                 # also of a key that is up again already
@@ -209,7 +214,7 @@ class Match:
         self.frame, self.controllers = frames[0].copy(), controllers[0].copy()
         if not self.over:
             self._ask()
-        return head.tobytes() + self.picture() + self._told(thoughts, mirror)
+        return head.tobytes() + self.picture() + self._told([thoughts.popleft() for thoughts in self.thoughts])
 
     def picture(self) -> bytes:
         return pictures(self.frame[None], self.controllers[None]).tobytes()
@@ -217,19 +222,18 @@ class Match:
     def _ask(self) -> None:
         self.hands.advance(self.begins)
         turn = self.hands.turn(np.ones(1, bool))
-        self.mirror = mirrored(self.envs.frames)[0]
         if turn.any():
             obs = observe(self.envs.frames, self.envs.controllers, self.hands.pending())
             self.hands.ask(obs, mirrored(self.envs.frames), turn, self.begins)
 
-    def _told(self, thoughts: list, mirror: np.ndarray) -> bytes:
+    def _told(self, thoughts: list) -> bytes:
         if not any(self.thinkers):
             return b""
         records = np.zeros(NUM_PLAYERS, THOUGHT)
         for side, thought in enumerate(thoughts):
             if thought is not None:
                 records[side] = thought
-        return unmirror(records, mirror).tobytes()
+        return records.tobytes()
 
     def result(self) -> str:
         """In a line, for the page and for the terminal."""
@@ -254,7 +258,7 @@ def legal(controller: np.void) -> np.ndarray:
         x, y = (min(max(value, -1.), 1.) if math.isfinite(value) else 0. for value in (x, y))
         pull = max(1., math.hypot(x, y))
         for axis, value in (("x", x), ("y", y)):
-            steps = int(value / pull * STEPS)
+            steps = int(value / pull * STEPS + math.copysign(1e-4, value))  # of a step that float32 falls short of
             result[f"{stick}_{axis}"] = steps / STEPS if abs(steps) >= STICK_REST else 0
     for name in ("l", "r"):
         value = float(controller[name])
@@ -333,7 +337,7 @@ class Games:
         try:
             await send(connection, {"type": "begin", "scene": match.scene()})
             await connection.send(np.zeros((), HEAD).tobytes() + match.picture())
-            await self._record(self._open, slot, match.names, match.frame, match.controllers)
+            recorded = await self._record(self._open, slot, match.names, match.frame, match.controllers)
             deadline = before = time.perf_counter() + READY
             while not match.over:
                 deadline = max(deadline + FRAME_TIME, time.perf_counter() - LATEST)
@@ -342,7 +346,8 @@ class Games:
                     before = time.perf_counter()
                     continue
                 told = match.step()
-                self.disk.submit(self.recorder.add, [slot], {slot: match.frame}, {slot: match.controllers})
+                if recorded:
+                    self.disk.submit(self.recorder.add, [slot], {slot: match.frame}, {slot: match.controllers})
                 await connection.send(told)
                 now = time.perf_counter()
                 match.frames, match.seconds, before = match.frames + 1, match.seconds + now - before, now
@@ -383,9 +388,11 @@ class Games:
         except UserError as error:
             print(f"warning: {printable(error)}; the game goes on unrecorded", file=sys.stderr)
 
-    def _open(self, slot: int, names: list[str], frame: np.ndarray, controllers: np.ndarray) -> None:
+    def _open(self, slot: int, names: list[str], frame: np.ndarray, controllers: np.ndarray) -> bool:
+        """Is this game recorded?"""
         self.recorder.names[slot] = tuple(names)
         self.recorder.begin([slot], {slot: frame}, {slot: controllers})
+        return slot in self.recorder.writers
 
 
 async def stop(task: asyncio.Task | None) -> None:

@@ -186,6 +186,17 @@ def test_no_other_file_is_taken_for_weights(tmp_path):
     for name in ("junk.npz", "foreign.npz", "nowhere.npz"):
         with pytest.raises(UserError, match=name):
             ReferencePolicy(tmp_path / name)
+    weights = {"layer": np.arange(100.)}
+    np.savez(tmp_path / "flipped.npz", **pack_weights({}, weights))
+    data = bytearray((tmp_path / "flipped.npz").read_bytes())
+    data[data.index(np.float64(7).tobytes())] ^= 1                          # within the weights
+    (tmp_path / "flipped.npz").write_bytes(data)
+    np.savez(tmp_path / "text.npz", **weights, about=np.frombuffer(b"no JSON", np.uint8))
+    np.savez(tmp_path / "list.npz", **weights, about=np.frombuffer(b"[]", np.uint8))
+    np.savez(tmp_path / "other.npz", **weights, about=np.frombuffer(b'{"config": {}}', np.uint8))
+    for name in ("flipped.npz", "text.npz", "list.npz", "other.npz"):
+        with pytest.raises(UserError, match=f"{name}: damaged; write it again with"):
+            ReferencePolicy(tmp_path / name)
 
 
 # ---------------------------------------------------------------------------------------------------------- eight bits
