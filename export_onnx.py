@@ -64,7 +64,7 @@ from melee_common import Policy, load_policy, to_torch
 
 OPSET = 18                                                               # the exporter's own; higher ones are converted
 MAX_LOGIT_ERROR = 1e-3                                                      # of a float32 export; measured: below 1e-5
-MAX_LIKELIEST = .01                                                         # share that may differ: two can be as likely
+MAX_LIKELIEST = .01                                                         # share that may differ: two can be even
 MIN_AGREEMENT, MAX_LOSS_GROWTH = .98, .01                                   # of int8, against float32
 LATENCY_STEPS, WARM_UP_STEPS = 2000, 200
 

@@ -89,7 +89,7 @@ class Inference:
         self.seats = [np.flatnonzero(assignment == k) for k in range(len(policies))]
         self.states = [policy.initial_state(len(slots)) for policy, slots in zip(policies, self.seats, strict=True)]
         self.begins = np.zeros(len(assignment), bool)                       # games that began since the last decision
-        self.turn = np.zeros(assignment.shape, bool)                       # who had a turn since then, in the same game
+        self.turn = np.zeros(assignment.shape, bool)                        # who had a turn since then, in that game
         self.own = asynchronous and thread is None
         self.thread = concurrent.futures.ThreadPoolExecutor(1) if self.own else thread
         self.asked = -1                                                     # number of the last question
