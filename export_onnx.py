@@ -21,7 +21,8 @@ with a memory of its own:
     states     largest difference of any state number
     logits     largest difference, both scored on the actions that were taken there: logits of a later head depend on
                the earlier ones, so after the first action that differs they could not be compared otherwise
-    actions    decisions in which any of the 13 numbers differs, given the same noise
+    actions    decisions in which any of the 13 numbers differs, given the same noise; over the first ones it also looks
+               at the most likely actions
     loss       cross-entropy of the actions that were taken there
 
 --int8 leaves layers in float32 until enough decisions stay the same and the loss stays low. What comes out is written
@@ -54,15 +55,16 @@ from cleanmelee.frame import CHARACTERS, NUM_ITEMS, NUM_PLAYERS
 from cleanmelee.observation import Observation, schema_hash
 from cleanmelee.onnx import MOST_LIKELY, OnnxPolicy, check_model, interface, onnx_session
 from cleanmelee.quantisation import (
-    Frames, Quantiser, Result, agreement, choose_layers, game_frames, measure, quiet, replay_frames, steps_of,
+    SCREEN, Frames, Quantiser, Result, agreement, choose_layers, game_frames, measure, quiet, replay_frames, steps_of,
 )
 from cleanmelee.reference import pack_weights
-from cleanmelee.runs import versions
+from cleanmelee.runs import best_checkpoint, versions
 from cleanmelee.terminal import Terminal, printable, warn
-from melee_common import Policy, best_checkpoint, load_policy, to_torch
+from melee_common import Policy, load_policy, to_torch
 
 OPSET = 18                                                               # the exporter's own; higher ones are converted
 MAX_LOGIT_ERROR = 1e-3                                                      # of a float32 export; measured: below 1e-5
+MAX_LIKELIEST = .01                                                         # share that may differ: two can be even
 MIN_AGREEMENT, MAX_LOSS_GROWTH = .98, .01                                   # of int8, against float32
 LATENCY_STEPS, WARM_UP_STEPS = 2000, 200
 
@@ -216,19 +218,20 @@ def cut(model, metadata: dict[str, str]):
 
 
 @torch.inference_mode()
-def parity(policy: Policy, model, frames: Frames) -> dict:
+def parity(policy: Policy, model, frames: Frames, deterministic: bool = False) -> dict:
     """The policy and its export side by side over `frames`, each with its own state."""
     state = policy.initial_state(frames.begins.shape[1])
     worst_state, worst_logit, different = 0., 0., 0
-    for t, (_, (theirs, their_logits, *their_state)) in enumerate(steps_of(onnx_session(model.SerializeToString()),
-                                                                          frames)):
+    steps = steps_of(onnx_session(model.SerializeToString()), frames, deterministic)
+    for t, (_, (theirs, their_logits, *their_state)) in enumerate(steps):
         state = tuple(part.index_fill(0, torch.from_numpy(np.flatnonzero(frames.begins[t])), 0) for part in state)
         now = to_torch(Observation(frames.obs.floats[t], frames.obs.ints[t]))
         features, state = policy.features(now, state)
-        actions, _ = policy.controller_head.sample(features, torch.from_numpy(frames.noise[t]))
+        noise = None if deterministic else torch.from_numpy(frames.noise[t])
+        actions, _ = policy.controller_head.sample(features, noise)
         logits = policy.logits(features, torch.from_numpy(frames.actions[t]))
         worst_logit = float(np.maximum(worst_logit, np.abs(their_logits - logits.numpy()).max()))   # keeps NaN
-        different += int((theirs != actions.numpy()).any(-1).sum())
+        different += int((theirs != actions.numpy()).any(-1)[frames.weights[t] > 0].sum())
         for mine, other in zip(state, their_state, strict=True):
             worst_state = float(np.maximum(worst_state, np.abs(other - mine.numpy()).max()))
     return {"states": worst_state, "logits": worst_logit, "actions": different}
@@ -332,17 +335,20 @@ def main(args: Args) -> None:
     with torch.inference_mode():
         speed = latencies({"torch float32": lambda: policy.step(first, state, noise)} | {
             f"onnx {name}": stepper(file) for name, file in files.items()})
-    players = frames.begins.shape[1]
+    players, counted = frames.begins.shape[1], int((frames.weights > 0).sum())
+    few = frames.part(slice(SCREEN))
     found = Table("parity", "states differ by", "logits differ by", "actions differ", "loss", title=(
         f"{args.steps} decisions of {players} players, same noise"))
     measured: dict[str, Result] = {}
     for name, model in models.items():
         error, measured[name] = parity(policy, model, frames), measure(model, frames)
         found.add_row(name, f"{error['states']:.1e}" if state else "no state", f"{error['logits']:.1e}",
-                      f"{error['actions']} of {args.steps * players}", f"{measured[name].loss:.4f}")
+                      f"{error['actions']} of {counted}", f"{measured[name].loss:.4f}")
         if name == "float32" and not error["logits"] < MAX_LOGIT_ERROR:
             raise RuntimeError(f"the export is not the policy: logits differ by {error['logits']:.2g}, "
                                f"more than {MAX_LOGIT_ERROR}; nothing was written")
+        if name == "float32" and parity(policy, model, few, True)["actions"] > MAX_LIKELIEST * few.weights.size:
+            raise RuntimeError("the export is not the policy: its most likely actions are others; nothing was written")
 
     # ------------------------------------------------------------------------------------------------------------ write
     sizes = {"torch float32": f"{checkpoint.stat().st_size / 1e3:.0f} (checkpoint)"} | {

@@ -42,7 +42,7 @@ from cleanmelee.games import VecEnv
 from cleanmelee.names import check_players, number
 from cleanmelee.observation import Observation, Pending, check_timing, observe, schema_hash
 from cleanmelee.plain import Plain
-from cleanmelee.runs import versions
+from cleanmelee.runs import best_checkpoint, versions
 from cleanmelee.terminal import printable
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -599,12 +599,6 @@ def _check_finite(weights: dict[str, torch.Tensor], what: str) -> None:
     if not all(torch.isfinite(x).all() for x in weights.values()):
         raise UserError(f"{what}the weights are no longer finite numbers; lower the learning rate or choose another "
                         "checkpoint")
-
-
-def best_checkpoint(path: str | Path) -> Path:
-    """Of a run folder its best checkpoint, else its latest; a file is taken as it is."""
-    kept = [Path(path) / "checkpoints" / name for name in ("best.pt", "latest.pt")]
-    return next((file for file in kept if file.is_file()), Path(path))
 
 
 def load_checkpoint(path: str | Path) -> dict:

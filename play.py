@@ -48,6 +48,7 @@ from cleanmelee.inference import Hands, Pace, warm_up
 from cleanmelee.observation import observe
 from cleanmelee.onnx import load_player
 from cleanmelee.recording import Recorder
+from cleanmelee.runs import best_checkpoint
 from cleanmelee.statistics import Game, print_matchups, summarise
 from cleanmelee.terminal import Terminal
 
@@ -59,9 +60,10 @@ MAX_GAMES = 65536                                                           # of
 @dataclass
 class Args:
     policy: Annotated[str, PATH] = ""
-    """the policy that plays: a checkpoint (.pt) or an exported policy (.onnx); needed but for a tournament"""
+    """the policy that plays: a checkpoint (.pt), a run's folder or an exported policy (.onnx); needed but for a
+    tournament and the page"""
     opponent: Annotated[str, PATH] = "attacker"
-    """a bot (idle, random, attacker, level1 to level12), another policy's file, or in Dolphin cpu1 to cpu9 and human"""
+    """a bot (idle, random, attacker, level1 to level12), another policy, or in Dolphin cpu1 to cpu9 and human"""
     num_games: Annotated[int, Range(0, MAX_GAMES)] = 10
     """games of each matchup; on the embedded game all side by side (0: until Ctrl-C, one after the other)"""
     character: str = "mewtwo"
@@ -71,7 +73,8 @@ class Args:
     stage: str = "final_destination"
     """stage, several, or all"""
     max_episode_frames: Annotated[int, COUNT_OR_OFF] = 0
-    """game frames after which the side ahead by stocks, then percent, wins; 3600 is a minute (off: 0, full games)"""
+    """game frames after which the side ahead by stocks, then percent, wins; 3600 is a minute; not in Dolphin (off: 0,
+    full games)"""
     deterministic: bool = False
     """policies take their most likely action; sampling usually plays better"""
     seed: Annotated[int, SEEDS] = 1
@@ -82,7 +85,8 @@ class Args:
     """folder for a .slp file of every game (off: empty)"""
 
     port: Annotated[int, Range(0, 2)] = 0
-    """the policy's controller port, 1 or 2 (off: 0, each in half of the games, in Dolphin 1)"""
+    """the policy's controller port, 1 or 2 (off: 0, each in half of the games; in Dolphin, and with --num-games 0,
+    always 1)"""
     opponent_port: Annotated[int, Range(0, 2)] = 0
     """the opponent's controller port (off: 0, the other one)"""
     on_game_end: Literal["restart", "stop"] = "restart"
@@ -322,6 +326,12 @@ def only_known(args: Args, known: set[str], where: str) -> None:
 
 # ---------------------------------------------------------------------------------------------------------------- match
 
+MATCH_FLAGS = {"policy", "opponent", "num_games", "character", "opponent_character", "stage", "max_episode_frames",
+               "deterministic", "seed", "results", "record", "port", "opponent_port", "on_game_end", "async_inference",
+               "action_repeat", "frame_delay", "target_return", "player", "num_workers", "max_restarts", "game_type"}
+DOLPHIN_FLAGS = MATCH_FLAGS - {"num_workers"} | {"connect_code", "user_json", *to_flags(DolphinArgs())}
+
+
 def check(args: Args, matchups: list[tuple[str, str, str]], num_games: int, level: int) -> None:
     """One line for each match that cannot be. level: the opponent's in Dolphin, 0 for none."""
     live = args.game_type == "dolphin"
@@ -338,7 +348,10 @@ def check(args: Args, matchups: list[tuple[str, str, str]], num_games: int, leve
         raise UserError(f"--opponent {args.opponent}: needs Dolphin, with --game-type dolphin, --dolphin and --iso")
     if not level and args.opponent not in BOTS and not Path(args.opponent).is_file():
         raise UserError(f"unknown opponent {args.opponent!r}: choose one of {', '.join(BOTS)}, in Dolphin cpu1 to cpu9 "
-                        "or human, or the file of a policy")
+                        "or human, or a policy's file or run")
+    if live and args.max_episode_frames:                        # the rest of the game would count as one of its own
+        raise UserError(f"--max-episode-frames {args.max_episode_frames}: a game in Dolphin goes on to its own end; "
+                        "leave the flag out")
     if live and args.live.instant_restart:
         raise UserError("--instant-restart: it takes stages at random, and a match has one; leave it out")
     if args.connect_code:
@@ -351,6 +364,10 @@ def check(args: Args, matchups: list[tuple[str, str, str]], num_games: int, leve
                 raise UserError(f"--connect-code {args.connect_code}: {rule}")
     elif args.user_json:
         raise UserError(f"--user-json {args.user_json}: needs --connect-code")
+    if live:
+        only_known(args, DOLPHIN_FLAGS, "in Dolphin")
+    else:
+        only_known(args, MATCH_FLAGS, "in a match on the embedded game")
 
 
 def live_game(args: Args, level: int) -> DolphinArgs | None:
@@ -390,6 +407,9 @@ def main(args: Args) -> None:
     matchups = parse_matchups(args.character, args.opponent_character, args.stage)
     num_games = 1 if args.on_game_end == "stop" else args.num_games
     level = HUMAN if args.opponent == "human" else CPU_LEVELS.get(args.opponent, 0)
+    args.policy = args.policy and str(best_checkpoint(args.policy))
+    if args.opponent and not level and args.opponent not in BOTS:
+        args.opponent = str(best_checkpoint(args.opponent))
     check(args, matchups, num_games, level)
     dolphin = live_game(args, level)
     policies = [load_player(args.policy)]
@@ -476,12 +496,14 @@ def main(args: Args) -> None:
     # ---------------------------------------------------------------------------------------------------------- result
     facts = {"game_type": args.game_type, "deterministic": args.deterministic, "seed": args.seed,
              "action_repeat": policies[0].action_repeat, "frame_delay": policies[0].frame_delay,
-             "async_inference": args.async_inference, "max_episode_frames": args.max_episode_frames}
+             "async_inference": args.async_inference, "max_episode_frames": args.max_episode_frames,
+             "target_return": args.target_return, "player": args.player, "port": port}
     rows = []
     for (own, other, stage), games, pace in zip(matchups, played, paces, strict=True):
         if not games:
             continue
-        row = {"policy": name, "opponent": opponent_name, "character": own, "opponent_character": other, "stage": stage}
+        row = {"policy": args.policy, "opponent": "itself" if opponent_name == "itself" else args.opponent,
+               "character": own, "opponent_character": other, "stage": stage}
         row |= summarise([game for game, _ in games], np.array([side for _, side in games])) | facts
         if len(sessions) > 1 or len(matchups) == 1:                         # the pace is the matchup's own
             row |= pace.row()

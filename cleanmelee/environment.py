@@ -116,7 +116,7 @@ class MeleeEnv(gymnasium.Env):
         if path in BOTS:
             return path, None
         if path and os.path.isdir(path):                                    # an empty one would be the current folder
-            return Pool(path)
+            return Pool(path, read_only=True)
         if not path or not os.path.isfile(path):
             raise UserError(f"unknown opponent {opponent!r}: name one of {', '.join(BOTS)}, a checkpoint or a pool")
         return Path(path).stem, load_policy(path)[0]

@@ -89,9 +89,11 @@ class Inference:
         self.seats = [np.flatnonzero(assignment == k) for k in range(len(policies))]
         self.states = [policy.initial_state(len(slots)) for policy, slots in zip(policies, self.seats, strict=True)]
         self.begins = np.zeros(len(assignment), bool)                       # games that began since the last decision
+        self.turn = np.zeros(assignment.shape, bool)                        # who had a turn since then, in that game
         self.own = asynchronous and thread is None
         self.thread = concurrent.futures.ThreadPoolExecutor(1) if self.own else thread
         self.asked = -1                                                     # number of the last question
+        self.mirror = np.zeros(assignment.shape, bool)                      # of the frame that is decided on
         self.futures = collections.deque()
         self.made = collections.deque()                                     # answers, where nobody waits for a thread
 
@@ -124,9 +126,12 @@ class Inference:
 
     def _decide(self, tick, obs, mirror, turn, begins):
         self.begins |= begins
+        self.turn[begins] = False
+        self.turn |= turn                                                   # who decides seldom must not be passed over
         if tick < self.asked:                                               # a newer frame is waiting
             return None
         start = time.perf_counter()
+        turn, self.turn, self.mirror = self.turn, np.zeros_like(self.turn), mirror
         actions = act(self.policies, self.seats, turn, obs, self.states, self.begins, self.rng)
         self.begins[:] = False
         self.pace.inference.append(time.perf_counter() - start)

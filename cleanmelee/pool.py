@@ -52,18 +52,22 @@ class Pool:
     CACHE_BYTES = 2 ** 29                                              # of policies held in memory; the last drawn stay
 
     def __init__(self, directory: str | Path, history_size: int = 20, prune: str = "oldest", keep_files: bool = False,
-                 action_repeat: int = 0, frame_delay: int = 0):
+                 action_repeat: int = 0, frame_delay: int = 0, read_only: bool = False):
         """keep_files: `prune` deletes nothing, so that every id stays readable. action_repeat: of the games that its
-        policies shall play, and frame_delay; a file with others counts as broken (action_repeat 0: any)."""
+        policies shall play, and frame_delay; a file with others counts as broken (action_repeat 0: any). read_only: for
+        somebody who draws from another's pool; nothing is written, what no index knows is active for this reader."""
         if prune not in ("oldest", "worst"):
             raise UserError(f"--prune {prune!r}: choose oldest or worst")
-        self.directory, self.history_size = Path(directory), history_size
+        self.directory, self.read_only = Path(directory), read_only
+        self.history_size = math.inf if read_only else history_size         # a reader retires nobody
         self.by_elo, self.keep_files, self.action_repeat = prune == "worst", keep_files, action_repeat
         self.frame_delay = frame_delay
         # id -> (which file, policy, bytes)
         self._cache: collections.OrderedDict[str, tuple] = collections.OrderedDict()
         self._warned: set[str] = set()
         self._file, self._known = None, {}
+        if read_only:
+            return
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             if not self._files() <= set(self._index()["all"]):
@@ -216,7 +220,9 @@ class Pool:
         except OSError:
             pass
         index = self._read()
-        if index is None:
+        if index is None and self.read_only:
+            index = self._known = self._known or self._rebuilt()
+        elif index is None:
             with self._change() as (index, _):
                 pass
         return index
@@ -244,6 +250,9 @@ class Pool:
             return None
         if self._file is not None:
             self._file.close()
+        if self.read_only:
+            for name in self._files() - set(everyone):
+                self._join(index, name, None)
         self._file, self._known = file, index
         return index
 

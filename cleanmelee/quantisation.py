@@ -92,6 +92,9 @@ def replay_frames(policy: Policy, folder: str, steps: int, seed: int) -> tuple[F
         floats, ints, actions, weights = (
             x.numpy()[::policy.action_repeat] for x in (*rows.obs, rows.actions, rows.weights))
         found.append(Frames(Observation(floats, ints), actions.astype(np.int64), weights, begins, noise))
+        if not weights.any():
+            raise UserError(f"--calibration-replays {folder}: nobody decides anything in the middle of its games; give "
+                            "longer ones, or other --steps")
     return tuple(found)
 
 
@@ -99,7 +102,7 @@ def replay_frames(policy: Policy, folder: str, steps: int, seed: int) -> tuple[F
 # Running a step over them
 # ---------------------------------------------------------------------------------------------------------------------
 
-def steps_of(session, frames: Frames) -> Iterator[tuple[dict, list[np.ndarray]]]:
+def steps_of(session, frames: Frames, deterministic: bool = False) -> Iterator[tuple[dict, list[np.ndarray]]]:
     """(what goes in, [actions, logits, *state]) of every frame; a game's first one has no memory."""
     B = frames.begins.shape[1]
     kinds = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
@@ -109,7 +112,7 @@ def steps_of(session, frames: Frames) -> Iterator[tuple[dict, list[np.ndarray]]]
         for part in state:
             part[begins] = 0
         feed = {"floats": frames.obs.floats[t], "ints": frames.obs.ints[t], "noise": frames.noise[t],
-                "deterministic": np.zeros(B, bool), "taken": frames.actions[t],
+                "deterministic": np.full(B, deterministic), "taken": frames.actions[t],
                 **{i.name: part for i, part in zip(inputs, state, strict=True)}}
         answer = session.run(None, feed)
         yield feed, answer
@@ -119,6 +122,7 @@ def steps_of(session, frames: Frames) -> Iterator[tuple[dict, list[np.ndarray]]]
 class Result(NamedTuple):
     actions: np.ndarray         # [T, B, 13] chosen
     loss: float                 # nats a decision, of what was done
+    weights: np.ndarray | float = 1.    # [T, B] 0 where that does not count
 
 
 def measure(model, frames: Frames) -> Result:
@@ -128,12 +132,13 @@ def measure(model, frames: Frames) -> Result:
     actions, logits = map(np.stack, zip(*answers, strict=True))
     logprobs, _ = action_logprobs(torch.from_numpy(logits), torch.from_numpy(frames.actions))       # [T, B, 6]
     weights = frames.weights
-    return Result(actions, float(-(logprobs.sum(-1).numpy() * weights).sum() / max(weights.sum(), 1)))
+    return Result(actions, float(-(logprobs.sum(-1).numpy() * weights).sum() / max(weights.sum(), 1)), weights)
 
 
 def agreement(a: Result, b: Result) -> float:
     """Share of decisions on which all 13 numbers are the same."""
-    return float((a.actions == b.actions).all(-1).mean())
+    same = (a.actions == b.actions).all(-1)
+    return float(np.average(same, weights=np.broadcast_to(a.weights, same.shape)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -216,7 +221,10 @@ class Quantiser:
 
     def _reader(self):
         from onnxruntime.quantization import CalibrationDataReader
-        feeds = (feed for feed, _ in steps_of(onnx_session(self.model.SerializeToString()), self.frames))
+        steps = steps_of(onnx_session(self.model.SerializeToString()), self.frames)
+        counts = self.frames.weights > 0                                    # [T, B] not what stands past a game's end
+        feeds = ({name: part[rows] for name, part in feed.items()}
+                 for (feed, _), rows in zip(steps, counts, strict=True) if rows.any())
 
         class Reader(CalibrationDataReader):
             def get_next(self):

@@ -17,8 +17,8 @@ from cleanmelee.events import (
 )
 from cleanmelee.files import atomic_write, check_writable, open_locked
 from cleanmelee.frame import (
-    CONTROLLER, EXTERNAL_CHARACTER, FIGHTERS, FIRST_FRAME, FRAME, NUM_ITEMS, NUM_PLAYERS, PLATFORM_LEFT,
-    PLATFORM_RIGHT, PLAYER, TIME_LIMIT, outcomes,
+    CONTROLLER, EXTERNAL_CHARACTER, FIGHTERS, FIRST_CONTROL_FRAME, FIRST_FRAME, FRAME, NUM_ITEMS, NUM_PLAYERS,
+    PLATFORM_LEFT, PLATFORM_RIGHT, PLAYER, TIME_LIMIT, outcomes,
 )
 
 
@@ -39,12 +39,13 @@ class SlpWriter:
     its writer was killed, and `finish_recordings` gives it its name. It is locked while it grows. names, codes: one
     string a player, shown by viewers. cpu_levels: 0 is a person or a policy. seed: the game's. frozen_stadium: is
     Pokemon Stadium frozen in this game? started: seconds since 1970, None for now. As a context manager it closes on
-    success and removes the unfinished file on an exception. Raises UserError if another process writes the same file,
-    OSError where the disk fails: then `abort`. """
+    success and removes the unfinished file on an exception. replace: it takes the place of a file of that name; False:
+    it gets a longer name beside it. Raises UserError if another process writes the same file, OSError where the disk
+    fails: then `abort`. """
 
     def __init__(self, path, *, names=("", ""), codes=("", ""), cpu_levels=(0, 0), seed=0, frozen_stadium=True,
-                 started=None):
-        self.path = Path(path)
+                 started=None, replace=True):
+        self.path, self.replace = Path(path), replace
         self.part = self.path.with_name(self.path.name + ".part")
         self.names, self.codes, self.cpu_levels = names, codes, cpu_levels
         self.seed, self.frozen_stadium = seed, frozen_stadium
@@ -71,7 +72,7 @@ class SlpWriter:
     def add(self, frames: np.ndarray, controllers: np.ndarray) -> None:
         """Append frames [T] (or one record) and their controllers [T, 2]: controllers[t] produced frames[t].
 
-        Raises ValueError if the ids do not continue the game, or a record cannot be told in a .slp file.
+        Raises ValueError if the ids do not begin or continue a game, or a record cannot be told in a .slp file.
         """
         frames = np.atleast_1d(np.asarray(frames, FRAME))
         controllers = np.asarray(controllers, CONTROLLER).reshape(-1, NUM_PLAYERS)
@@ -81,8 +82,11 @@ class SlpWriter:
             return
         if self.last is None:
             self._seat(frames[0])
-            # Viewers expect a game to begin at -123: hold the first frame until it does.
+            # Viewers expect a game to begin at -123: hold the first frame until it does. Only while nobody may act, or
+            # the frames held would be made up.
             missing = int(frames["frame_id"][0]) - FIRST_FRAME
+            if frames["frame_id"][0] >= FIRST_CONTROL_FRAME:
+                raise ValueError(f"a game begins before frame {FIRST_CONTROL_FRAME}, not at {frames['frame_id'][0]}")
             frames = np.concatenate([np.repeat(frames[:1], max(missing, 0)), frames])
             controllers = np.concatenate([np.zeros((max(missing, 0), NUM_PLAYERS), CONTROLLER), controllers])
             frames["frame_id"][:max(missing, 0)] = np.arange(FIRST_FRAME, FIRST_FRAME + max(missing, 0))
@@ -123,8 +127,20 @@ class SlpWriter:
         os.fsync(self.file.fileno())
         if os.name == "nt":
             self.file.close()              # Windows renames no open file
-        os.replace(self.part, self.path)   # elsewhere still locked: nobody may take the game for one left behind
+        self._into_place()                 # elsewhere still locked: nobody may take the game for one left behind
         self.file.close()
+
+    def _into_place(self):
+        while not self.replace:
+            try:
+                os.link(self.part, self.path)
+            except FileExistsError:        # another process was quicker
+                self.path = self.path.with_stem(f"{self.path.stem}_2")
+                continue
+            except OSError:                # a disk without links
+                break
+            return self.part.unlink()
+        os.replace(self.part, self.path)
 
     def abort(self) -> None:
         """Forget the game: remove the unfinished file."""
@@ -232,8 +248,7 @@ class Recorder:
                                 f"{most}; play fewer at a time, or raise it with ulimit -n")
         for path, last in finish_recordings(folder):
             print(f"{path}: left behind by a process that was killed; kept up to frame {last}", file=sys.stderr)
-        numbers = [path.name.split("_")[1] for path in self.folder.glob("game_*_*.slp*")]
-        self.next_number = 1 + max((int(n) for n in numbers if n.isdigit()), default=0)
+        self.next_number = 1
         self.writers: dict[int, SlpWriter] = {}                             # of each slot
         self.waiting: dict[int, list[tuple[bytes, bytes]]] = {}            # its frames and controllers, not yet written
         self.numbers: dict[int, int] = {}                                   # of its game, if that has to start over
@@ -244,12 +259,15 @@ class Recorder:
             return
         names = {internal: name for name, internal in FIGHTERS.items()}
         with self._disk():
+            taken = self._taken()
             for g in slots:
                 number = self.numbers.pop(g, self.next_number)
+                if number in taken:
+                    number = max(self.next_number, 1 + max(taken))
                 self.next_number = max(self.next_number, number + 1)
                 who = "_vs_".join(names[int(k)] for k in frames[g]["players"]["character"])
                 path = self.folder / f"game_{number:03d}_{who}.slp"
-                self.writers[g] = SlpWriter(path, names=self.names[g], cpu_levels=self.cpu_levels[g])
+                self.writers[g] = SlpWriter(path, names=self.names[g], cpu_levels=self.cpu_levels[g], replace=False)
                 self.waiting[g] = []
         self.add(slots, frames, controllers)
 
@@ -266,18 +284,25 @@ class Recorder:
             self.numbers[slot] = int(self.writers[slot].path.name.split("_")[1])
             self.writers.pop(slot).abort()
 
-    def end(self, slot: int, how: str | None = None) -> None:
+    def end(self, slot: int, how: str | None = None) -> Path | None:
+        """-> the recording; None: there is none."""
         self._flush()
         with self._disk():
             if slot in self.writers:
                 self.writers[slot].close(how)
-                del self.writers[slot]
                 self.recorded += 1
+                return self.writers.pop(slot).path
+        return None
 
     def close(self) -> None:
         """What is still on was quit."""
         for g in list(self.writers):
             self.end(g, "NoContest")
+
+    def _taken(self) -> set[int]:
+        """Numbers that games in the folder have, those of other processes among them."""
+        numbers = (path.name.split("_")[1] for path in self.folder.glob("game_*_*.slp*"))
+        return {int(number) for number in numbers if number.isdigit()}
 
     def _flush(self) -> None:
         start = time.perf_counter()

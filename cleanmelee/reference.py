@@ -40,13 +40,17 @@ class ReferencePolicy:
 
     def __init__(self, path: str | Path):
         """UserError: the file is none of ours."""
-        with np.load(open_npz(path), allow_pickle=False) as file:
-            self.w = {name: file[name] for name in file.files}
-        about = json.loads(self.w.pop("about").tobytes())
-        if about["schema"] != schema_hash():
-            raise UserError(f"{path}: made for frame schema {about['schema']}, this code has {schema_hash()}; export "
-                            "the checkpoint again")
-        self.config = about["config"]
+        content = open_npz(path)
+        try:
+            with np.load(content, allow_pickle=False) as file:
+                self.w = {name: file[name] for name in file.files}
+            about = json.loads(self.w.pop("about").tobytes())
+            self.config, schema = about["config"], about["schema"]
+        except (ValueError, KeyError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile):
+            raise UserError(f"{path}: damaged; write it again with export_onnx.py --npz") from None
+        if schema != schema_hash():
+            raise UserError(f"{path}: made for frame schema {schema}, this code has {schema_hash()}; export the "
+                            "checkpoint again")
         self.backbone = self.config["backbone"]
         shown = (self.config.get(name, default) for name, default in (("ablate", ()), ("player", 0)))
         self.lens = make_lens(self.config["frame_delay"], *shown)

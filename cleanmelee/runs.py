@@ -108,6 +108,12 @@ def has_begun(run: Path) -> None:
     (run / STARTING).unlink(missing_ok=True)
 
 
+def best_checkpoint(path: str | Path) -> Path:
+    """Of a run folder its best checkpoint, else its latest; a file is taken as it is."""
+    kept = [Path(path) / "checkpoints" / name for name in ("best.pt", "latest.pt")]
+    return next((file for file in kept if file.is_file()), Path(path))
+
+
 def keep_copy(file: str, copy: Path) -> str:
     """Copies `file` (empty, or gone: nothing) to `copy` unless that is there -> the path to read from from now on."""
     if file and not copy.exists() and Path(file).is_file():

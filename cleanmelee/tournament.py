@@ -34,7 +34,7 @@ def enter(folder: Path, bots: list[str], max_pairs: int, seed: int
     if not folder.is_dir() or not any(folder.glob("*_*.pt")):
         raise UserError(f"--tournament {folder}: no pool with checkpoints; give the folder of one, e.g. runs/NAME/pool")
     check_writable("--tournament", folder / "tournament.json")
-    pool = Pool(folder)
+    pool = Pool(folder, read_only=True)
     policies = []
     names = []
     for name in pool.ids():

@@ -5,6 +5,7 @@ is there, and until then the last one holds. A page that cannot keep up slows it
 same `Hands` as in every other match."""
 
 import asyncio
+import collections
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -31,7 +32,7 @@ from cleanmelee.player import TorchPolicy
 from cleanmelee.recording import Recorder
 from cleanmelee.terminal import printable
 from cleanmelee.web.picture import pictures, scene
-from cleanmelee.web.thoughts import FACTS, THOUGHT, Thinker, unmirror
+from cleanmelee.web.thoughts import FACTS, THOUGHT, Thinker
 
 FRAME_TIME = 1 / 60                                                         # seconds
 READY = 1.                                                                  # seconds before a game's first frame
@@ -153,20 +154,24 @@ class Match:
                 bot_kinds[0, side] = BOTS.get(name, 0)
                 continue
             if isinstance(policy, TorchPolicy):
-                policy = self.thinkers[side] = Thinker(policy.policy)
+                policy = self.thinkers[side] = Thinker(policy.policy, side)
             assignment[0, side] = len(policies)
             policies.append(policy)
         rng = None if deterministic else np.random.default_rng(seed)
         self.envs = VecEnv(1, characters, STAGES[order.stage], seed=seed, bot_kinds=bot_kinds,
                            max_episode_frames=max_episode_frames)
         self.hands = Hands(policies, assignment, rng, Pace(), True, thread)
+        # Of either side: what it thinks stands beside the frame that it makes, as late as it acts.
+        self.thoughts = [collections.deque([None] * delay) for delay in self.hands.delay[0]]
+        for thinker in filter(None, self.thinkers):
+            thinker.inference = self.hands.inference
         self.begins, self.over = np.ones(1, bool), False
         self.frame, self.controllers = self.envs.frames[0].copy(), self.envs.controllers[0].copy()
         self.held = np.zeros((), CONTROLLER)                                # the last input
         self.tapped = 0                                                     # buttons pressed since the last frame
         self.number = self.seen = 0                                         # of the last input, and told with it
         self.delay = None                                                   # the page's own measurement
-        self.paused, self.path = False, None                                # path: of the recording
+        self.paused = False
         self.frames, self.seconds = 0, 0.                                   # played, without pauses
         self._ask()
 
@@ -193,8 +198,8 @@ class Match:
     def step(self) -> bytes:
         """The next frame -> HEAD, PICTURE, and THOUGHT for either port where a policy's are known."""
         acting = self.hands.take(time.perf_counter())                       # what is there: the game does not wait
-        thoughts = [thinker and thinker.thought for thinker in self.thinkers]
-        mirror = self.mirror
+        for thoughts, thinker in zip(self.thoughts, self.thinkers, strict=True):
+            thoughts.append(thinker and thinker.thought)
         if self.human is not None:
             acting[0, self.human] = self.held
             acting[0, self.human]["buttons"] |= self.tapped                 # also of a key that is up again already
@@ -209,7 +214,7 @@ class Match:
         self.frame, self.controllers = frames[0].copy(), controllers[0].copy()
         if not self.over:
             self._ask()
-        return head.tobytes() + self.picture() + self._told(thoughts, mirror)
+        return head.tobytes() + self.picture() + self._told([thoughts.popleft() for thoughts in self.thoughts])
 
     def picture(self) -> bytes:
         return pictures(self.frame[None], self.controllers[None]).tobytes()
@@ -217,19 +222,18 @@ class Match:
     def _ask(self) -> None:
         self.hands.advance(self.begins)
         turn = self.hands.turn(np.ones(1, bool))
-        self.mirror = mirrored(self.envs.frames)[0]
         if turn.any():
             obs = observe(self.envs.frames, self.envs.controllers, self.hands.pending())
             self.hands.ask(obs, mirrored(self.envs.frames), turn, self.begins)
 
-    def _told(self, thoughts: list, mirror: np.ndarray) -> bytes:
+    def _told(self, thoughts: list) -> bytes:
         if not any(self.thinkers):
             return b""
         records = np.zeros(NUM_PLAYERS, THOUGHT)
         for side, thought in enumerate(thoughts):
             if thought is not None:
                 records[side] = thought
-        return unmirror(records, mirror).tobytes()
+        return records.tobytes()
 
     def result(self) -> str:
         """In a line, for the page and for the terminal."""
@@ -254,7 +258,7 @@ def legal(controller: np.void) -> np.ndarray:
         x, y = (min(max(value, -1.), 1.) if math.isfinite(value) else 0. for value in (x, y))
         pull = max(1., math.hypot(x, y))
         for axis, value in (("x", x), ("y", y)):
-            steps = int(value / pull * STEPS)
+            steps = int(value / pull * STEPS + math.copysign(1e-4, value))  # of a step that float32 falls short of
             result[f"{stick}_{axis}"] = steps / STEPS if abs(steps) >= STICK_REST else 0
     for name in ("l", "r"):
         value = float(controller[name])
@@ -306,6 +310,7 @@ class Games:
                         match, task = None, None
                         slot, match = await self._begin(Order.read(order))
                         task = asyncio.create_task(self._play(connection, slot, match))
+                        await asyncio.sleep(0)                      # it begins: only then does its end free the slot
                     elif match is not None:
                         obey(match, order)
                 except UserError as error:
@@ -332,7 +337,7 @@ class Games:
         try:
             await send(connection, {"type": "begin", "scene": match.scene()})
             await connection.send(np.zeros((), HEAD).tobytes() + match.picture())
-            match.path = await self._record(self._open, slot, match.names, match.frame, match.controllers)
+            recorded = await self._record(self._open, slot, match.names, match.frame, match.controllers)
             deadline = before = time.perf_counter() + READY
             while not match.over:
                 deadline = max(deadline + FRAME_TIME, time.perf_counter() - LATEST)
@@ -341,7 +346,8 @@ class Games:
                     before = time.perf_counter()
                     continue
                 told = match.step()
-                self.disk.submit(self.recorder.add, [slot], {slot: match.frame}, {slot: match.controllers})
+                if recorded:
+                    self.disk.submit(self.recorder.add, [slot], {slot: match.frame}, {slot: match.controllers})
                 await connection.send(told)
                 now = time.perf_counter()
                 match.frames, match.seconds, before = match.frames + 1, match.seconds + now - before, now
@@ -357,18 +363,17 @@ class Games:
 
     async def _end(self, connection: ServerConnection, slot: int, match: Match) -> None:
         match.close()
-        await self._record(self.recorder.end, slot, None if match.over else "NoContest")
+        path = await self._record(self.recorder.end, slot, None if match.over else "NoContest")
         self.free.add(slot)
-        name = match.path.name if match.path and match.path.exists() else ""
         who = f"{match.names[0]} against {match.names[1]} on {match.order.stage}"
         line = f"{who}: {match.result() if match.over else 'left'}, "
         line += f"{match.frames / max(match.seconds, 1e-9):.1f} frames/s"
         if match.delay:
             line += ", input to picture {:.1f} frames (99th percentile {:.1f}, {} inputs)".format(*match.delay)
         with contextlib.suppress(OSError):                                  # `| head` has seen enough: the game has not
-            print(printable(f"{line}, {match.path if name else 'not recorded'}"), flush=True)
+            print(printable(f"{line}, {path or 'not recorded'}"), flush=True)
         if match.over:
-            await send(connection, {"type": "over", "result": match.result(), "recording": name})
+            await send(connection, {"type": "over", "result": match.result(), "recording": path.name if path else ""})
 
     def close(self) -> None:
         """What is still on was quit."""
@@ -383,10 +388,11 @@ class Games:
         except UserError as error:
             print(f"warning: {printable(error)}; the game goes on unrecorded", file=sys.stderr)
 
-    def _open(self, slot: int, names: list[str], frame: np.ndarray, controllers: np.ndarray) -> Path | None:
+    def _open(self, slot: int, names: list[str], frame: np.ndarray, controllers: np.ndarray) -> bool:
+        """Is this game recorded?"""
         self.recorder.names[slot] = tuple(names)
         self.recorder.begin([slot], {slot: frame}, {slot: controllers})
-        return self.recorder.writers[slot].path if slot in self.recorder.writers else None
+        return slot in self.recorder.writers
 
 
 async def stop(task: asyncio.Task | None) -> None:

@@ -161,9 +161,13 @@ async def listening(site: Site, host: str, port: int):
         server = await serve(
             site.connected, host, port, process_request=site.answer, max_size=MESSAGE_BYTES, compression=None,
             close_timeout=GOODBYE, server_header=None, logger=SILENT)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:                                # UnicodeError: a name like a..b
+        number = getattr(error, "errno", None)                              # newer asyncio gives none, for no address
+        if isinstance(error, socket.gaierror) or number in (None, errno.EADDRNOTAVAIL):
+            raise UserError(f"--host {printable(host, 100)}: no address of this machine; give one that it has, or "
+                            "0.0.0.0 for all of them") from None
         reason = {errno.EADDRINUSE: "is in use, perhaps by another play.py",
-                  errno.EACCES: "is not for everybody to listen at"}.get(error.errno, f"cannot be used ({error})")
+                  errno.EACCES: "is not for everybody to listen at"}.get(number, f"cannot be used ({error})")
         raise UserError(f"--web-port {port}: the port {reason}; choose another one, or 0 for any that is free"
                         ) from None
     try:

@@ -56,17 +56,20 @@ def unmirror(thoughts: np.ndarray, mirror: np.ndarray) -> np.ndarray:
 
 
 class Thinker(TorchPolicy):
-    """A policy that remembers what it thought, of every few decisions; it plays like any other."""
+    """A policy that remembers what it thought, of every few decisions, with right where it is on the stage; it plays
+    one side of a game, like any other."""
 
-    def __init__(self, policy: Policy):
+    def __init__(self, policy: Policy, side: int):
         super().__init__(policy)
+        self.side, self.inference = side, None                              # inference: where it decides, once known
         self.thought, self.decisions = None, 0
 
     def decide(self, obs: Observation, state: tuple, noise: torch.Tensor | None) -> tuple[torch.Tensor, tuple]:
         features, state = self.policy.features(obs, state)
         actions, _ = self.policy.controller_head.sample(features, noise)
-        if self.decisions % EVERY == 0:
-            self.thought = think(self.policy, features, actions)[0]
+        if self.inference is not None and self.decisions % EVERY == 0:
+            mirror = self.inference.mirror[:, self.side]                    # of this decision: they may cross meanwhile
+            self.thought = unmirror(think(self.policy, features, actions), mirror)[0]
         self.decisions += 1
         return actions, state
 

@@ -118,6 +118,28 @@ def test_going_back_brings_back_what_left_later(tmp_path):
         assert pool.ids() == then
 
 
+def test_a_reader_changes_nothing(tmp_path, capsys):
+    """Whatever the history_size of the run: its index stays as it is, and the reader sees also what is in no index."""
+    pool = Pool(tmp_path, history_size=30)
+    names = fill(pool, range(1, 26))
+    save_checkpoint(tmp_path / "main_000000000030.pt", tiny())
+    for damage in (lambda: None, lambda: (tmp_path / "index.json").write_text("{"), (tmp_path / "index.json").unlink):
+        damage()
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+        reader = Pool(tmp_path, read_only=True)
+        for _ in range(2):
+            assert reader.ids() == reader.all_ids() == [*names, "main_000000000030"] and reader.sample(
+                np.random.default_rng(0)) in reader.ids()
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+    assert capsys.readouterr().err.count("rebuilt from 26 files") == 2
+    assert Pool(tmp_path / "nowhere", read_only=True).ids() == [] and not (tmp_path / "nowhere").exists()
+    fill(Pool(tmp_path / "new", history_size=30), [1])
+    reader = Pool(tmp_path / "new", read_only=True)
+    assert steps_of(reader.ids()) == [1]
+    fill(Pool(tmp_path / "new", history_size=30), [2])
+    assert steps_of(reader.ids()) == [1, 2]                                 # it sees what the run adds
+
+
 def test_each_run_deletes_only_its_own_and_nothing_that_another_uses(tmp_path):
     one, two = (Pool(tmp_path, history_size=1) for _ in range(2))
     a1, a2, a3 = fill(one, [1, 2, 3], agent="a")

@@ -18,8 +18,9 @@ from cleanmelee.frame import FRAME
 from cleanmelee.games import VecEnv
 from cleanmelee.pool import Pool, Ratings
 from cleanmelee.replays import read_replay
+from cleanmelee.runs import best_checkpoint
 from helpers import FRAMES, metrics, tiny
-from melee_common import Policy, best_checkpoint, load_checkpoint, load_policy, save_checkpoint
+from melee_common import Policy, load_checkpoint, load_policy, save_checkpoint
 
 SETTINGS = {"seed": 1, "games": 2, "opponents": ["idle"], "held_out": "", "max_episode_frames": 40,
             "combinations": [("mewtwo", "mewtwo", "final_destination")]}

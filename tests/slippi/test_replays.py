@@ -194,6 +194,8 @@ def test_writer_says_what_is_wrong(tmp_path):
         write_slp(tmp_path / "a.slp", frames[:0], controllers[:0])
     with pytest.raises(ValueError, match="lower one"):
         write_slp(tmp_path / "a.slp", *make_game(20, ports=(1, 0)))
+    with pytest.raises(ValueError, match="a game begins before frame -39, not at -39"):
+        write_slp(tmp_path / "a.slp", *make_game(20, first=-39))
     assert not os.listdir(tmp_path)  # neither a file nor the rest of one
 
 

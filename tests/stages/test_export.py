@@ -186,6 +186,17 @@ def test_no_other_file_is_taken_for_weights(tmp_path):
     for name in ("junk.npz", "foreign.npz", "nowhere.npz"):
         with pytest.raises(UserError, match=name):
             ReferencePolicy(tmp_path / name)
+    weights = {"layer": np.arange(100.)}
+    np.savez(tmp_path / "flipped.npz", **pack_weights({}, weights))
+    data = bytearray((tmp_path / "flipped.npz").read_bytes())
+    data[data.index(np.float64(7).tobytes())] ^= 1                          # within the weights
+    (tmp_path / "flipped.npz").write_bytes(data)
+    np.savez(tmp_path / "text.npz", **weights, about=np.frombuffer(b"no JSON", np.uint8))
+    np.savez(tmp_path / "list.npz", **weights, about=np.frombuffer(b"[]", np.uint8))
+    np.savez(tmp_path / "other.npz", **weights, about=np.frombuffer(b'{"config": {}}', np.uint8))
+    for name in ("flipped.npz", "text.npz", "list.npz", "other.npz"):
+        with pytest.raises(UserError, match=f"{name}: damaged; write it again with"):
+            ReferencePolicy(tmp_path / name)
 
 
 # ---------------------------------------------------------------------------------------------------------- eight bits
@@ -237,6 +248,42 @@ def test_frames_of_replays_are_other_games_than_those_that_calibrate(tmp_path, m
         assert part.begins[0].all() and not part.begins[1:].any() and part.weights.mean() > .9
     seen = [{row.tobytes() for row in part.obs.floats.reshape(-1, policy.num_floats)} for part in (calibration, frames)]
     assert not seen[0] & seen[1]
+
+
+def test_what_stands_past_a_games_end_does_not_count(exported, frames):
+    """Neither in what is the same, nor in the ranges that a static export keeps."""
+    policy, model = exported
+    half = np.ones_like(frames[1].weights)
+    half[STEPS // 2:] = 0
+    actions = np.zeros((*half.shape, 13))
+    other = actions.copy()
+    other[STEPS // 2:] = 1
+    assert agreement(Result(actions, 1., half), Result(other, 1., half)) == 1
+    assert agreement(Result(actions, 1., 1 - half), Result(other, 1., 1 - half)) == 0
+    wild = Observation(frames[1].obs.floats * (1 + 1e4 * (1 - half[..., None])), frames[1].obs.ints)
+    spoiled = frames[1]._replace(obs=wild, weights=half, actions=np.where(half[..., None] > 0, frames[1].actions, 0))
+    both = [Quantiser(model, "static", part) for part in (spoiled, frames[1].part(slice(STEPS // 2)))]
+    files = [quantiser(list(quantiser.layers)).SerializeToString() for quantiser in both]
+    assert files[0] == files[1]
+    wrong = make_policy(policy.config["backbone"], policy.config["hidden"], scale=.12)
+    differ = parity(wrong, model, frames[1]._replace(weights=half))["actions"]
+    assert differ == parity(wrong, model, frames[1].part(slice(STEPS // 2)))["actions"] > 0
+
+
+def test_replays_in_which_nobody_decides_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    games = write_games(tmp_path / "games", 4)
+    monkeypatch.setattr("cleanmelee.dataset.FIRST_CONTROL_FRAME", 10 ** 6)
+    with pytest.raises(UserError, match="nobody decides anything"):
+        replay_frames(make_policy("mlp", (16,)), games, 50, seed=1)
+
+
+def test_the_most_likely_action_of_an_export_is_checked(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(export_onnx, "MOST_LIKELY", np.full_like(export_onnx.MOST_LIKELY, .999))
+    monkeypatch.setattr(export_onnx, "export", export)                      # not the one that was made before
+    with pytest.raises(RuntimeError, match="most likely actions are others; nothing was written"):
+        export_onnx.main(Args(str(checkpoint), str(tmp_path / "policy.onnx"), steps=8))
+    assert not (tmp_path / "policy.onnx").exists()
 
 
 # -------------------------------------------------------------------------------------------------------- command line

@@ -109,9 +109,15 @@ MISTAKES = [                                                                # sc
     ("play", "stage", "battlefield,moon", "'moon'"), ("play", "num-games", -3, "--num-games -3"),
     ("play", "num-games", 65537, "--num-games 65537"), ("play", "max-restarts", -1, "--max-restarts -1"),
     ("play", "num-workers", -1, "--num-workers -1"), ("play", "port", 3, "--port 3"),
-    ("play", "opponent-port", 3, "--opponent-port 3"), ("play", "game-type", "dolphin", "--dolphin (empty)"),
+    ("play", "opponent-port", 3, "--opponent-port 3"),
+    ("play", "game-type", "dolphin --max-episode-frames=0", "--dolphin (empty)"),
     ("play", "frame-delay", 2, "--frame-delay 2: "), ("play", "action-repeat", -1, "--action-repeat -1"),
     ("play", "max-episode-frames", -1, "--max-episode-frames -1"), ("play", "seed", -1, "--seed -1"),
+    *(("play", flag, value, f"--{flag} {value}: means nothing in a match on the embedded game") for flag, value in (
+        ("dolphin", "dolphin"), ("iso", "melee.iso"), ("tournament-bots", "idle"), ("max-pairs", 5), ("host", "::"),
+        ("web-port", 1), ("boot-timeout", 9.0))),
+    ("play", "game-type", "dolphin --max-episode-frames=0 --num-workers=1",
+     "--num-workers 1: means nothing in Dolphin"),
     ("play", "record", "text.txt/slp", "cannot write"), ("play", "results", "text.txt/results.jsonl", "cannot write"),
     ("play", "results", "empty", "not a regular file"), ("play", "user-json", "user.json", "needs --connect-code"),
 

@@ -26,6 +26,7 @@ from cleanmelee.features import NUM_FLOATS, NUM_INTS
 from cleanmelee.frame import CHARACTERS, STAGES, outcomes
 from cleanmelee.games import VecEnv
 from cleanmelee.observation import Observation, schema_hash
+from cleanmelee.recording import Recorder
 from cleanmelee.replays import read_replay
 from melee_common import Policy, play_games, save_checkpoint
 from cleanmelee.inference import Pace
@@ -38,12 +39,13 @@ LENGTH = 240  # frames of a test game
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """mlp.pt decides on every frame, gru.pt on every third, gru.onnx is the same policy; late.pt acts four frames
-    late."""
+    """mlp.pt decides on every frame, gru.pt on every third, gru.onnx is the same policy; late.pt acts four frames late;
+    falls.pt runs off the stage."""
     path = tmp_path_factory.mktemp("policies")
     torch.manual_seed(0)
     save_checkpoint(path / "mlp.pt", Policy("mlp", (16,)))
     save_checkpoint(path / "late.pt", Policy("mlp", (16,), frame_delay=4))
+    save_checkpoint(path / "falls.pt", stubborn(0))
     gru = Policy("gru", (16,), action_repeat=3, players=("AA#1", "BB#2"), player=1).eval()
     with torch.no_grad():                                              # a fresh policy's likeliest action never changes
         for p in gru.parameters():
@@ -67,7 +69,8 @@ def run(folder, tmp_path, policy="gru.pt", opponent="attacker", **options):
     """Plays and returns the row of results."""
     opponent = str(folder / opponent) if (folder / opponent).exists() else opponent
     results = tmp_path / "results.jsonl"
-    options = {"results": str(results), "max_episode_frames": LENGTH, "num_games": 2} | options
+    length = 0 if options.get("game_type") == "dolphin" else LENGTH
+    options = {"results": str(results), "max_episode_frames": length, "num_games": 2} | options
     play.main(from_flags(Args, {"policy": str(folder / policy), "opponent": opponent, **options}))
     return json.loads(results.read_text().splitlines()[-1])
 
@@ -466,6 +469,21 @@ def test_a_recurrent_policy_begins_each_game_without_memory(folder):
     assert np.array_equal(*states) and states[0].any()
 
 
+def test_a_turn_that_passed_while_the_thread_was_busy_is_made_up_for(folder):
+    """Player 2 decides on every other frame only; what it was asked in a game that is over counts no more."""
+    player = play.load_player(folder / "mlp.pt")
+    obs = Observation(np.zeros((1, 2, NUM_FLOATS), np.float32), np.zeros((1, 2, NUM_INTS), np.int16))
+    decider = inference.Inference([player, player], np.array([[0, 1]]), None, Pace(), True)
+    seen = []
+    for begins in (False, True):
+        decider.thread.submit(time.sleep, .1)
+        for tick, turn in enumerate(([[1, 1]], [[1, 0]]), start=2 * begins):
+            decider.ask(tick, obs, np.zeros((1, 2), bool), np.array(turn, bool), np.array([begins and tick == 3]))
+        seen += [(tick, turn.tolist()) for tick, turn, _ in decider.answers(time.perf_counter() + 10)]
+    decider.close()
+    assert seen == [(1, [[True, True]]), (3, [[True, False]])]
+
+
 def test_policies_are_warm_before_the_first_frame(folder, tmp_path, monkeypatch):
     forwards = []
     step, start = Policy.step, VecEnv.__init__
@@ -576,9 +594,24 @@ def test_the_pace_of_a_row_is_its_own(folder, tmp_path):
 
 
 def test_full_games_end_by_stocks(folder, tmp_path):
-    falls = save_checkpoint(tmp_path / "falls.pt", stubborn(0))
-    row = run(folder, tmp_path, str(falls), "idle", max_episode_frames=0)
+    row = run(folder, tmp_path, "falls.pt", "idle", max_episode_frames=0)
     assert row["games"] == 2 and row["stocks_lost"] == 4 and row["stocks_taken"] == 0
+
+
+def test_a_run_plays_by_its_best_checkpoint(folder, tmp_path):
+    """On either side; rows of two runs can be told apart, and those of two ways to play one."""
+    for run_name, policy in (("one", "mlp.pt"), ("two", "gru.pt")):
+        (tmp_path / run_name / "checkpoints").mkdir(parents=True)
+        shutil.copy(folder / policy, tmp_path / run_name / "checkpoints" / "best.pt")
+    one, two = (str(tmp_path / name) for name in ("one", "two"))
+    best = {name: f"{name}/checkpoints/best.pt" for name in (one, two)}
+    row = run(folder, tmp_path, one, two, max_episode_frames=5)
+    assert (row["policy"], row["opponent"], row["action_repeat"]) == (best[one], best[two], 1)
+    row = run(folder, tmp_path, two, two, max_episode_frames=5, player="BB#2", opponent_port=1)
+    assert (row["policy"], row["opponent"], row["action_repeat"]) == (best[two], "itself", 3)
+    assert (row["player"], row["port"], row["target_return"]) == ("BB#2", 2, None)
+    with pytest.raises(UserError, match="^unknown opponent .*nobody': "):
+        run(folder, tmp_path, one, str(tmp_path / "nobody"))
 
 
 def test_recordings_of_two_matches_share_a_folder(folder, tmp_path):
@@ -587,6 +620,28 @@ def test_recordings_of_two_matches_share_a_folder(folder, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [row["opponent"] for row in rows] == ["idle", "random"]
     assert [p.name[:8] for p in sorted((tmp_path / "slp").glob("*.slp"))] == ["game_001", "game_002"]
+
+
+def test_two_processes_record_into_one_folder(tmp_path):
+    """Neither takes the other's numbers, and where both had the same name at once both games stay."""
+    with VecEnv(1, CHARACTERS["fox"], STAGES["final_destination"]) as envs:
+        one, two = Recorder(tmp_path, 1), Recorder(tmp_path, 1)
+        paths = []
+        for recorder in (one, two, two, one):
+            recorder.begin([0], envs.frames, envs.controllers)
+            paths.append(recorder.end(0))
+        assert [path.name[:8] for path in paths] == ["game_001", "game_002", "game_003", "game_004"]
+        one.begin([0], envs.frames, envs.controllers)
+        one.drop(0)                                                         # it starts over, and the other was quicker
+        for recorder in (two, one):
+            recorder.begin([0], envs.frames, envs.controllers)
+            paths.append(recorder.end(0))
+        one.begin([0], envs.frames, envs.controllers)
+        taken = one.writers[0].path
+        taken.write_text("a game of another process")
+        paths.append(one.end(0))
+        assert taken.read_text() == "a game of another process" and paths[-1].name == "game_007_fox_vs_fox_2.slp"
+    assert sorted(tmp_path.iterdir()) == sorted({*paths, taken})
 
 
 def test_ctrl_c_shows_the_finished_games(folder, tmp_path, monkeypatch, capsys):
@@ -642,7 +697,7 @@ def two_games(folder, tmp_path_factory):
     recordings."""
     path = tmp_path_factory.mktemp("live")
     row = run(folder, path, "mlp.pt", "cpu9", port=2, character="fox", opponent_character="marth", stage="battlefield",
-              record=str(path / "slp"), max_episode_frames=0, boot_timeout=120., **stand_in(path))
+              record=str(path / "slp"), boot_timeout=120., **stand_in(path))
     return row, sorted((path / "slp").glob("*"))
 
 
@@ -683,6 +738,7 @@ def test_a_person_gets_a_window_and_the_other_port(folder, tmp_path, live, monke
             run(folder, tmp_path, "mlp.pt", "human", num_games=0, **options, **live)
         assert seen.value.args == (1, False, levels)
     for options, said in (({"opponent_port": 1}, "the policy sits there"),
+                          ({"max_episode_frames": 60}, "goes on to its own end"),
                           ({"instant_restart": True}, "stages at random")):
         with pytest.raises(UserError, match=said):
             run(folder, tmp_path, "mlp.pt", "cpu1", **({"port": 1} | options), **live)
@@ -703,7 +759,7 @@ def online(tmp_path, live):
 def test_a_match_online(folder, tmp_path, online):
     """The code is typed, we are found at whichever port, and the person's character and the stages are told as they
     were."""
-    row = run(folder, tmp_path, "mlp.pt", "human", record=str(tmp_path / "slp"), max_episode_frames=0, **online)
+    row = run(folder, tmp_path, "mlp.pt", "human", record=str(tmp_path / "slp"), **online)
     assert (row["games"], row["character"], row["opponent_character"]) == (2, "sheik", "marth")
     assert row["stage"] == "final_destination, yoshis_story"
     replays = [read_replay(path) for path in sorted((tmp_path / "slp").glob("*"))]
@@ -734,37 +790,35 @@ def test_nobody_there_and_other_mistakes_of_a_match_online(folder, tmp_path, onl
 def test_a_crash_of_dolphin_costs_no_result(folder, tmp_path, live):
     """The game starts over; what was played of it stays as a game that was quit. Inference runs beside the game."""
     (tmp_path / "troubles" / "0").write_text("FAKE_CRASH_AT=20\n")
-    row = run(folder, tmp_path, "late.pt", "attacker", record=str(tmp_path / "slp"), max_episode_frames=120,
-              num_games=1, async_inference=True, boot_timeout=120., **live)
+    row = run(folder, tmp_path, "falls.pt", "attacker", record=str(tmp_path / "slp"), num_games=1,
+              async_inference=True, boot_timeout=120., **live)
     replays = [read_replay(path) for path in sorted((tmp_path / "slp").glob("*"))]
     assert row["games"] == 1 and len(replays) == 2 and row["frames_per_second"] < 61
     assert replays[0].meta["end"] == "NoContest" and 15 < replays[0].frames["frame_id"][-1] < 20
-    last = replays[1].frames[-1]                                            # 120 frames after -40, if nobody has lost
-    assert last["frame_id"] == 80 or -40 < last["frame_id"] < 80 and not last["players"]["stocks"].all()
+    assert replays[1].meta["end"] == "Game" and not replays[1].frames["players"]["stocks"][-1].all()
 
 
 def test_a_slow_dolphin_misses_no_decision(folder, tmp_path, live):
     """50 ms a frame: inference beside the game is long done, and the game is as fast as Dolphin is."""
-    (tmp_path / "fake_dolphin.txt").write_text("FAKE_FRAME_TIME=0.05\n")
-    row = run(folder, tmp_path, "mlp.pt", "idle", num_games=1, max_episode_frames=60, async_inference=True,
-              boot_timeout=120., **live)
+    (tmp_path / "fake_dolphin.txt").write_text("FAKE_FRAME_TIME=0.05\nFAKE_STOCKS=1\n")
+    row = run(folder, tmp_path, "falls.pt", "idle", num_games=1, async_inference=True, boot_timeout=120., **live)
     assert row["games"] == 1 and row["frames_missed"] <= 5 and 5 < row["frames_per_second"] < 20.5
 
 
 def test_a_dolphin_that_fails_again_and_again_costs_no_finished_game(folder, tmp_path, live, monkeypatch, capsys):
-    """Every Dolphin crashes after 60 frames, within its second game of 50."""
-    (tmp_path / "fake_dolphin.txt").write_text("FAKE_CRASH_AT=20\n")
+    """Every Dolphin crashes within its second game."""
+    (tmp_path / "fake_dolphin.txt").write_text("FAKE_CRASH_AT=20\nFAKE_GAME=1\nFAKE_STOCKS=1\n")
     results = tmp_path / "results.jsonl"
     monkeypatch.setattr(sys, "argv", ["play.py", *map(str, [
-        "--policy", folder / "mlp.pt", "--num-games", 9, "--max-episode-frames", 50, "--max-restarts", 1,
-        "--results", results, "--boot-timeout", 120, "--game-type", "dolphin", "--dolphin", live["dolphin"],
+        "--policy", folder / "falls.pt", "--num-games", 9, "--max-restarts", 1, "--results", results,
+        "--boot-timeout", 120, "--game-type", "dolphin", "--dolphin", live["dolphin"],
         "--iso", live["iso"]])])
     with pytest.raises(SystemExit) as end:
         run_script(play.main, Args)
     captured = capsys.readouterr()
     *warnings, error = captured.err.strip().splitlines()
     assert end.value.code == 2 and len(warnings) == 1 and "failed more than 1 times within an hour" in error
-    assert json.loads(results.read_text())["games"] == 2 and "mlp.pt against attacker" in captured.out
+    assert json.loads(results.read_text())["games"] == 2 and "falls.pt against attacker" in captured.out
 
 
 # --------------------------------------------------------------------------------------------------------- command line

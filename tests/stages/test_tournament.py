@@ -13,9 +13,10 @@ import pytest
 import play
 from cleanmelee.cli import UserError
 from cleanmelee.controller import NUM_STICK
+from cleanmelee.environment import MeleeEnv
 from cleanmelee.pool import Pool, Ratings, fit_elo
 from melee_common import Policy
-from cleanmelee.tournament import draw_pairs
+from cleanmelee.tournament import draw_pairs, enter
 from play import Args
 from helpers import stubborn
 
@@ -37,6 +38,17 @@ def pool(tmp_path):
 def hold(pool, **options) -> dict:
     play.main(Args(**{"tournament": str(pool.directory), "num_games": 4, "max_episode_frames": LENGTH} | options))
     return json.loads((pool.directory / "tournament.json").read_text())
+
+
+def test_the_pool_of_a_run_is_only_read(pool):
+    """Also where it holds more than a pool keeps by default."""
+    for step in range(4, 24):
+        (pool.directory / f"main_{step:012d}.pt").symlink_to(pool.path(pool.ids()[0]))
+    index = (pool.directory / "index.json").read_bytes()
+    policies, names, _ = enter(pool.directory, [], 100, 1)
+    assert len(policies) == len(names) == 23 and (pool.directory / "index.json").read_bytes() == index
+    assert len(MeleeEnv(str(pool.directory))._opponents[0].ids()) == 23
+    assert (pool.directory / "index.json").read_bytes() == index
 
 
 def test_pairs_are_few_and_connect_everybody():

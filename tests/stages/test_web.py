@@ -82,6 +82,11 @@ def policies(tmp_path_factory):
         for p in gru.parameters():
             p.add_(torch.randn_like(p) * .1)
     save_checkpoint(path / "checkpoints" / "latest.pt", gru)
+    late = Policy("gru", (16,), action_repeat=2, frame_delay=4).eval()
+    with torch.no_grad():
+        for p in late.parameters():
+            p.add_(torch.randn_like(p) * .1)
+    save_checkpoint(path / "pool" / "late_000000000030.pt", late)
     save_checkpoint(path / "pool" / "runner_000000000010.pt", stubborn(0))
     data = torch.load(path / "checkpoints" / "latest.pt", weights_only=True)
     torch.save(data | {"schema": "000000000000"}, path / "pool" / "other_000000000020.pt")
@@ -248,14 +253,16 @@ def test_probabilities_are_the_policys():
         assert np.abs(thought[stick] / 255 - joint / joint.max((1, 2), keepdims=True)).max() < .003
 
 
-def test_a_thinker_plays_like_its_policy_and_a_recording_shows_what_it_thought(policies, tmp_path, monkeypatch):
-    """What was thought at play is what is thought of the recording: values, and the heat under the stick."""
-    one = play_out(policies, tmp_path, 120, "checkpoints/latest.pt", "level3")
+@pytest.mark.parametrize("name, delay", [("checkpoints/latest.pt", 0), ("pool/late_000000000030.pt", 4)])
+def test_a_thinker_plays_like_its_policy_and_a_recording_shows_what_it_thought(policies, tmp_path, name, delay):
+    """What was thought at play is what is thought of the recording: values, and the heat under the stick, beside the
+    frame that the decision made."""
+    one = play_out(policies, tmp_path, 120, name, "level3")
     replay = Library(tmp_path).read(one.path.name)
-    policy = play.load_player(policies / "checkpoints" / "latest.pt").policy
-    again = recorded_thoughts(policy, replay)[-120:, 1]
+    again = recorded_thoughts(play.load_player(policies / name).policy, replay)[-120:, 1]
+    assert not one.thoughts[:delay, 1]["known"].any() and not again[:delay]["known"].any()
+    again, live = again[delay:], one.thoughts[delay::2 * EVERY, 1]          # two frames each; every third of them
     assert again["known"].all() and len(np.unique(again["value"])) > 20
-    live = one.thoughts[::2 * EVERY, 1]                                     # two frames each; every third of them
     assert live["value"] == pytest.approx(again["value"][::2 * EVERY], abs=1e-4)
     assert np.abs(live["main"].astype(int) - again["main"][::2 * EVERY]).max() <= 1
     assert np.array_equal(again["value"][::2], again["value"][1::2])        # it decides on every other frame
@@ -292,6 +299,23 @@ def test_heat_is_where_the_stick_goes_on_the_stage(policies, tmp_path):
     assert replay.controllers["main_x"][-1, 1] == 1
     for thought in (one.thoughts[-1, 1], recorded_thoughts(stubborn(0), replay)[-1, 1]):
         assert np.argmax(thought["main"].max(1)) == NUM_STICK - 1
+
+
+def test_heat_stays_where_it_was_decided_when_players_cross(policies):
+    """What was thought is shown for three decisions, the players change sides after the first."""
+    match = Match(Order("fox", "marth", "final_destination", "pool/runner_000000000010.pt"), Opponents(policies), 1,
+                  False, 0)
+    heat = []
+    for t in range(4):
+        concurrent.futures.wait(match.hands.inference.futures)
+        told = match.step()
+        thought = np.frombuffer(told, THOUGHT, 2, HEAD.itemsize + PICTURE.itemsize)[1]
+        heat.append(int(np.argmax(thought["main"].max(1))))
+        if t == 0:
+            x = match.envs.frames["players"]["x"]
+            x[:] = x[:, ::-1].copy()
+    match.close()
+    assert heat == [NUM_STICK - 1] * EVERY + [0]
 
 
 def test_a_policy_plays_the_page_as_it_plays_a_match(policies, tmp_path):
@@ -363,6 +387,7 @@ def test_what_a_page_sends_becomes_a_legal_controller():
     assert pressed == sum(game.BUTTONS.values()) and pressed > 0
     diagonal = of(main_x=1., main_y=1.)
     assert .97 < np.hypot(diagonal["main_x"], diagonal["main_y"]) <= 1.0001
+    assert of(main_x=.2875)["main_x"] == np.float32(23 / 80) == -of(main_x=-.2875)["main_x"]
     assert of(main_x=.28)["main_x"] == 0 and of(main_x=.2876)["main_x"] == np.float32(23 / 80)
     assert of(l=.29)["l"] == 0 and (of(main_x=-3e38)["main_x"], of(main_x=.5)["main_x"]) == (-1, .5)
 
@@ -675,6 +700,17 @@ def test_several_tabs_are_several_games_up_to_a_bound(tmp_path, monkeypatch, cap
     assert capsys.readouterr().out.count("left") == 3
 
 
+def test_starts_in_a_row_leave_one_game(tmp_path, quick):
+    with playing(tmp_path) as (address, site):
+        with Tab(address) as tab:
+            for _ in range(5):
+                tab.send(json.dumps(ORDER))
+            for _ in range(5):
+                next_of(tab, "begin")
+            assert len(site.games.free) == matches.MOST_GAMES - 1
+        wait_for(lambda: len(site.games.free) == matches.MOST_GAMES)
+
+
 def test_a_pause_stops_the_clock(tmp_path, monkeypatch):
     monkeypatch.setattr(matches, "READY", 0.)
     with playing(tmp_path) as (address, _), Tab(address) as tab:
@@ -716,6 +752,19 @@ def test_a_full_disk_costs_the_recording_and_no_game(tmp_path, monkeypatch, quic
     assert "No space left on device" in capsys.readouterr().err
 
 
+def test_a_game_whose_recording_cannot_begin_goes_on(tmp_path, monkeypatch, quick, capsys):
+    def taken(*_):
+        raise UserError("game.slp.part: another process is recording to this file")
+
+    added = []
+    monkeypatch.setattr(Recorder, "begin", taken)
+    monkeypatch.setattr(Recorder, "add", lambda *_: added.append(1))
+    with playing(tmp_path, max_episode_frames=60) as (address, _), Tab(address) as tab:
+        order(tab)
+        assert next_of(tab, "over")["recording"] == "" and not added
+    assert "the game goes on unrecorded" in capsys.readouterr().err
+
+
 def test_the_server_stops_with_games_on(tmp_path):
     with contextlib.ExitStack() as later:
         with playing(tmp_path) as (address, _):
@@ -749,8 +798,9 @@ def test_a_port_in_use_is_one_line(folder, watching):
     port = int(watching.split(":")[2].strip("/"))
     with pytest.raises(UserError, match=f"--web-port {port}: the port is in use"):
         play.main(from_flags(play.Args, {"watch": str(folder), "web_port": port}))
-    with pytest.raises(UserError, match="--web-port 0: the port cannot be used"):
-        play.main(from_flags(play.Args, {"watch": str(folder), "web_port": 0, "host": "no.such.host.invalid"}))
+    for host in ("no.such.host.invalid", "a..b", "192.0.2.1"):
+        with pytest.raises(UserError, match=f"^--host {host}: no address of this machine; "):
+            play.main(from_flags(play.Args, {"watch": str(folder), "web_port": 0, "host": host}))
 
 
 def test_the_flags_reach_the_page(policies, folder, tmp_path, monkeypatch):

@@ -12,8 +12,9 @@ Switches are lines NAME=VALUE in a file `fake_dolphin.txt` beside the ISO (FAKE_
   FAKE_SEED        seed of the first game (0)
   FAKE_STOCKS      stocks of both players (4)
   FAKE_CRASH_AT, FAKE_HANG_AT   boot, pipes (nobody reads the controllers; hang only), menus, or a frame id of the first
-  game FAKE_TROUBLES    a folder of such files: each stand-in that starts takes one away and obeys it, too, until none
-  is left FAKE_FRAME_TIME  seconds that every frame of a game takes at least (0) FAKE_NO_GECKO    1: no menus and no
+                   game, or of the one that FAKE_GAME says, counted from 0
+  FAKE_TROUBLES    a folder of such files: each stand-in that starts takes one away and obeys it, until none is left
+  FAKE_FRAME_TIME  seconds that every frame of a game takes at least (0) FAKE_NO_GECKO    1: no menus and no
   games are shown FAKE_CPU_RACE    1: the CPU slider does not move until 200 menu frames have passed FAKE_WRONG
   character: another one than was picked; stage: another one; level: a human where a CPU was asked for FAKE_LEAVE_AT
   frame id: the game ends there without a winner FAKE_CODE        connect code of somebody who waits online, in Direct
@@ -207,7 +208,7 @@ class Dolphin:
 
     def fail(self, where) -> None:
         """Crashes or hangs if that is what is wanted of this place."""
-        if isinstance(where, int) and self.games:
+        if isinstance(where, int) and self.games != int(setting("FAKE_GAME", "0")):
             return
         if setting("FAKE_CRASH_AT") == str(where):
             print("the stand-in crashes, as it was told", file=sys.stderr)
