@@ -52,6 +52,7 @@ def run_script(main, args_type) -> None:
         print(f"error: {printable(line, 2000)}", file=sys.stderr)
         sys.exit(2)
     finally:
+        named.clear()
         on_request(end_now, end_now)                                        # what the interpreter does now is not ours
 
 
