@@ -396,3 +396,11 @@ def games_of(replays: list[Replay], players: list[tuple[int, int]] | None = None
 
 def pack(replays: list[Replay], **options) -> Sequences:
     return load_all(games_of(replays, **options))
+
+
+def upcoming(controllers: np.ndarray, frame_delay: int) -> np.ndarray:
+    """Controllers [T, 2] of a whole game -> [T - 1 - frame_delay, 2, frame_delay]: at every frame but the last ones
+    what a player who is that late has chosen already, of the frames that follow; it now chooses the one after them."""
+    T = len(controllers)
+    following = np.arange(max(0, T - 1 - frame_delay))[:, None] + 1 + np.arange(frame_delay)        # [T - 1 - D, D]
+    return np.moveaxis(controllers[following], 1, 2)

@@ -16,14 +16,14 @@ import torch
 from cleanmelee import dataset, replays as replays_room
 from cleanmelee.cli import UserError
 from cleanmelee.controller import encode_controllers, mirrored
-from cleanmelee.dataset import Streams, Windows, games_of, load_all, open_games, permuted, prefetch
+from cleanmelee.dataset import Streams, Windows, open_games, permuted, prefetch
 from cleanmelee.frame import FIRST_CONTROL_FRAME
-from cleanmelee.observation import observe, upcoming
+from cleanmelee.observation import observe
 from cleanmelee.packed import BLOCK, DamagedCache, PackedGame, Store, pack_game
 from cleanmelee.recording import write_slp
 from cleanmelee.replays import Replay, activity, load_replays, scan_replays
 from cleanmelee.rewards import RewardArgs, compute_rewards
-from helpers import made_up_game, write_games
+from helpers import games_of, load_all, made_up_game, upcoming, write_games
 
 
 @pytest.fixture(autouse=True)
@@ -37,10 +37,6 @@ def made_up_replay(seed, length=400, **meta):
     frames, controllers = made_up_game(seed, length)
     return Replay(frames, controllers, {"path": f"{seed}.slp", "hash": f"{seed:064x}", "characters": (1, 18),
                                         "incomplete": (), **meta})
-
-
-def both_sides(replays):
-    return [(i, player) for i in range(len(replays)) for player in (0, 1)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -173,7 +169,7 @@ def test_a_replay_that_was_moved_or_touched_is_not_parsed_again(tmp_path, monkey
 def test_windows_are_what_was_seen_done_and_under_way(delay):
     """Against the definition, frame by frame: any window, from either side, over the end of a game."""
     replays = [made_up_replay(0), made_up_replay(1, 150, incomplete=(90,))]
-    games = games_of(replays, both_sides(replays), gamma=.9, delay=delay)
+    games = games_of(replays, gamma=.9, delay=delay)
     sides, begins = np.array([0, 3, 1, 2]), np.array([70, 80, 300, 100])
     rows = games.read(sides, begins, 100)
     for b, (side, begin) in enumerate(zip(sides.tolist(), begins.tolist(), strict=True)):
@@ -206,7 +202,7 @@ def test_windows_are_what_was_seen_done_and_under_way(delay):
 
 def test_in_order_is_every_row_once():
     replays = [made_up_replay(k, n) for k, n in enumerate((300, 70, 257, 3))]
-    games = games_of(replays, both_sides(replays))
+    games = games_of(replays)
     whole = load_all(games)
     seen = collections.defaultdict(list)
     for sides, rows, first in games.in_order(lanes=3, size=64):
@@ -266,7 +262,7 @@ def test_permuted_is_a_permutation_that_depends_on_the_seed(count):
 def test_an_epoch_is_every_window_once():
     lengths = (300, 70, 257, 20, 21)
     replays = [made_up_replay(k, n) for k, n in enumerate(lengths)]
-    games = games_of(replays, both_sides(replays))
+    games = games_of(replays)
     windows = Windows(games, size=20, stride=20, batch_size=7, seed=1)
     cuts = []
     for epoch in (1, 2, 1):
@@ -286,7 +282,7 @@ def test_an_epoch_is_every_window_once():
 
 def test_batches_mix_games():
     replays = [made_up_replay(k, 200) for k in range(40)]
-    games = games_of(replays, both_sides(replays))
+    games = games_of(replays)
     windows = Windows(games, size=20, stride=20, batch_size=32, seed=1)
     distinct = [len(set(games.sides[windows.choose(1, k)[0], 0].tolist())) for k in range(10)]
     assert min(distinct) > 15 and np.mean(distinct) > 20                    # of 40; 22 are expected of a fair draw
@@ -295,7 +291,7 @@ def test_batches_mix_games():
 def test_streams_go_through_whole_games():
     """Each lane from a game's first row to its last, then from the first of another; every side comes equally often."""
     replays = [made_up_replay(seed, length) for seed, length in enumerate((100, 230, 61, 400, 2))]
-    games = games_of(replays, both_sides(replays))
+    games = games_of(replays)
     streams = Streams(games, 20, 3, seed=1)
     batches = streams.num_batches(1)
     assert batches == streams.most_batches() == -(-2 * (5 + 12 + 3 + 20 + 1) // 3)
@@ -324,7 +320,7 @@ def test_streams_go_through_whole_games():
 @pytest.mark.parametrize("workers", [0, 2])
 def test_prefetch_makes_the_batches_in_order(workers):
     replays = [made_up_replay(k, 100) for k in range(4)]
-    windows = Windows(games_of(replays, both_sides(replays)), size=20, stride=20, batch_size=5, seed=1)
+    windows = Windows(games_of(replays), size=20, stride=20, batch_size=5, seed=1)
     keys = list(windows.schedule(2))
     before = torch.get_rng_state()
     made = list(prefetch(windows, keys, workers))
@@ -341,7 +337,7 @@ def test_prefetch_makes_the_batches_in_order(workers):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_mistake_while_a_batch_is_made_reaches_the_learner(workers):
     replays = [made_up_replay(k, 100) for k in range(2)]
-    games = games_of(replays, both_sides(replays))
+    games = games_of(replays)
     games.sources[0] = b"no packed game"
     windows = Windows(games, size=20, stride=20, batch_size=50, seed=1)
     with pytest.raises(UserError, match="damaged cache") as kept:              # with its traceback and all its frames

@@ -9,16 +9,18 @@ import bc
 import melee_common
 import play
 import ppo_selfplay
-from cleanmelee import dataset, inference
+from cleanmelee import inference
 from cleanmelee.cli import UserError
 from cleanmelee.controller import NEUTRAL_ACTION, NUM_BUTTONS, decode_actions, encode_controllers, mirrored
 from cleanmelee.environment import MeleeEnv, MeleeParallelEnv
 from cleanmelee.features import NUM_CONTROLLER_FLOATS, NUM_FLOATS, OWN_CONTROLLER, num_floats
 from cleanmelee.frame import CONTROLLER
 from cleanmelee.games import BOT_SLOT, VecEnv
-from cleanmelee.observation import Observation, Pending, observe, upcoming
+from cleanmelee.observation import Observation, Pending, observe
 from cleanmelee.replays import Replay, load_replays
-from helpers import FRAMES, made_up_game, metrics, random_actions, random_frames, tiny, write_games
+from helpers import (
+    FRAMES, games_of, load_all, made_up_game, metrics, pack, random_actions, random_frames, tiny, upcoming, write_games,
+)
 from melee_common import Policy, act, load_policy, play_games, save_checkpoint
 
 NEUTRAL = np.zeros((), CONTROLLER)
@@ -94,7 +96,7 @@ def test_a_queue_holds_decisions_for_as_many_frames_as_they_act():
 
 def packed(frames, controllers, delay):
     meta = {"incomplete": [], "path": "a", "hash": "00", "characters": (1, 18)}
-    return dataset.pack([Replay(frames, controllers, meta)], [(0, 0), (0, 1)], delay=delay)
+    return pack([Replay(frames, controllers, meta)], delay=delay)
 
 
 @pytest.mark.parametrize("delay", [0, 1, 4])
@@ -145,7 +147,7 @@ def test_a_game_seen_live_is_the_game_read_from_its_file(monkeypatch):
     play.main(play.Args("late.pt", "random", num_games=1, port=1, max_episode_frames=300, record="games", results="",
                         character="fox"))
     replays, _ = load_replays("games", num_workers=0)
-    data = dataset.pack(replays, [(0, 0)], delay=4)
+    data = load_all(games_of(replays, [(0, 0)], delay=4))
     first = len(replays[0]) - len(shown) - 1                                # play shows every frame but the last one
     live = Observation(*(np.concatenate(part)[:, 0] for part in zip(*shown, strict=True)))
     rows = slice(first, int(data.starts[1]))

@@ -7,7 +7,6 @@ import torch
 import play
 import ppo_selfplay
 from cleanmelee.controller import NEUTRAL_ACTION, NUM_BUTTONS, NUM_STICK, decode_actions, encode_controllers, mirrored
-from cleanmelee.dataset import pack, subjects
 from cleanmelee.environment import MeleeEnv
 from cleanmelee.features import FLOATS, FLOAT_NAMES, OWN_CONTROLLER
 from cleanmelee.frame import CHARACTERS, CONTROLLER, STAGES
@@ -16,7 +15,7 @@ from cleanmelee.observation import observe
 from cleanmelee.recording import write_slp
 from cleanmelee.replays import load_replays, read_replay
 from melee_common import play_games, save_checkpoint
-from helpers import random_actions, random_frames, stubborn
+from helpers import pack, random_actions, random_frames, stubborn
 
 TOWARDS = NUM_STICK - 1
 
@@ -179,7 +178,7 @@ def test_cloning(history, tmp_path):
     frames, controllers = map(np.stack, zip(*history[:-1], strict=True))
     write_slp(tmp_path / "game.slp", frames[:, 0], controllers[:, 0])
     replays, _ = load_replays(tmp_path, num_workers=0)
-    data = pack(replays, subjects(replays))
+    data = pack(replays)
     sides, crossed = mirrored(frames[:-1, 0]), (np.diff(mirrored(frames[:, 0]), axis=0) != 0)[:-1]
     for player in (0, 1):
         end = data.starts[player + 1]                                  # a recording begins with frames of the countdown

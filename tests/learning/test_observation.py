@@ -6,7 +6,6 @@ import pytest
 
 import observation_table
 from cleanmelee.controller import decode_actions
-from cleanmelee.dataset import games_of
 from cleanmelee.features import FEATURES, FLOAT_NAMES, NUM_FLOATS, OWN_CONTROLLER, num_floats
 from cleanmelee.frame import BUTTON_B, BUTTON_L, CONTROLLER, FRAME, GAMEANDWATCH, LINK, MEWTWO, SHEIK, STAGES
 from cleanmelee.game import STORES, TABLES
@@ -16,7 +15,7 @@ from cleanmelee.games import VecEnv
 from cleanmelee.observation import PLAN, observe
 from cleanmelee.recording import write_slp
 from cleanmelee.replays import read_replay
-from helpers import random_actions, random_frames
+from helpers import games_of, random_actions, random_frames
 
 STORING = [(MEWTWO, SHEIK), (LINK, GAMEANDWATCH), (SHEIK, MEWTWO), (GAMEANDWATCH, LINK)]
 
@@ -101,7 +100,7 @@ def test_no_observation_knows_what_comes_later(tmp_path):
         seen = []
         for k, (frames, controllers, _) in enumerate((one, other)):
             replay, first = from_file(tmp_path / f"{k}.slp", frames[:, g], controllers[:, g])
-            rows = games_of([replay], [(0, 0), (0, 1)], delay=2).read(np.arange(2), np.full(2, first), 380)
+            rows = games_of([replay], delay=2).read(np.arange(2), np.full(2, first), 380)
             known = [*observe(frames[:, g], controllers[:, g]),
                      *observe(replay.frames[first:], replay.controllers[first:]),
                      rows.obs.floats[..., :NUM_FLOATS].numpy(), rows.obs.ints.numpy()]

@@ -55,7 +55,6 @@ import export_onnx
 import play
 import ppo_selfplay
 from cleanmelee.cli import UserError, run_script
-from cleanmelee.dataset import pack, subjects
 from cleanmelee.frame import CHARACTERS, STAGES
 from cleanmelee.game import BOTS
 from cleanmelee.games import VecEnv
@@ -64,7 +63,7 @@ from cleanmelee.recording import write_slp
 from cleanmelee.replays import load_replays
 from cleanmelee.slp import read_replay
 from cleanmelee.workers import end_with_parent
-from helpers import FRAMES, metrics, random_observation, tiny
+from helpers import FRAMES, metrics, pack, random_observation, tiny
 from melee_common import load_checkpoint, load_policy
 from mutations import ONNX, PT, RUN, SLP
 
@@ -188,7 +187,7 @@ def sound(well, what: str) -> None:
 def learn_from(path: Path) -> None:
     """What bc.py does with a replay."""
     replays, _ = load_replays(str(path), num_workers=0, cache_dir=False, min_frames=10, progress=False)
-    data = pack(replays, subjects(replays))
+    data = pack(replays)
     sound(torch.isfinite(data.obs.floats).all() and torch.isfinite(data.returns).all(), "numbers that are not finite")
     game = replays[0]
     report(game.frames.tobytes(), game.controllers.tobytes(), game.meta["winner"], game.meta["end"])
