@@ -311,7 +311,13 @@ def summary() -> str:
         return (f"learning from {row['games']:,} games on disk", f"{row['peak'] / 1024:.1f} GB of memory; the loader "
                 f"is {row['cpu'] / row['learner']:.0f} times as fast as the learner")
 
-    parts = {"learning": learnt, "game": fast, "fidelity": true, "web": shown, "cloning": cloned, "data": kept}
+    def everyone(about):
+        row = about["rows"][0]
+        rates = ", ".join(f"{name} {100 * rate[0]:.0f} %" for name, rate in row["winrates"].items())
+        return (f"one policy for ten characters and six stages, {row['frames'] / 1e6:.0f} M game frames, "
+                f"{row['minutes']:.0f} minutes of one core", f"{rates} (one seed)")
+
+    parts = {"learning": learnt, "everybody": everyone, "game": fast, "fidelity": true, "web": shown, "cloning": cloned, "data": kept}
     return table(["", "measured"], [list(part(load(name))) for name, part in parts.items()
                                     if (FOLDER / f"{name}.json").exists()])
 
