@@ -317,7 +317,8 @@ def summary() -> str:
         return (f"one policy for ten characters and six stages, {row['frames'] / 1e6:.0f} M game frames, "
                 f"{row['minutes']:.0f} minutes of one core", f"{rates} (one seed)")
 
-    parts = {"learning": learnt, "everybody": everyone, "game": fast, "fidelity": true, "web": shown, "cloning": cloned, "data": kept}
+    parts = {"learning": learnt, "everybody": everyone, "game": fast, "fidelity": true, "web": shown, "cloning": cloned,
+             "data": kept}
     return table(["", "measured"], [list(part(load(name))) for name, part in parts.items()
                                     if (FOLDER / f"{name}.json").exists()])
 
